@@ -1,0 +1,61 @@
+# make demo, make test, make lint, make bench: each sets up what it needs in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := protos/scopewatch/v1/monitor.proto
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos -I $(shell $(BIN)/python -c 'import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])')
+
+.PHONY: demo test lint format stubs bench system-deps clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/scopewatch demo
+
+test: $(VENV)/dev.stamp system-deps
+	$(BIN)/pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	mkdir -p build/stubs
+	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=build/protos.binpb $(PROTOS)
+	$(BIN)/buf lint build/protos.binpb --config buf.yaml
+	$(PROTOC) --python_out=build/stubs --pyi_out=build/stubs --grpc_python_out=build/stubs $(PROTOS)
+	for stub in build/stubs/scopewatch/v1/*; do cmp $$stub service/scopewatch/v1/$$(basename $$stub) || exit 1; done
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+stubs: $(VENV)/dev.stamp
+	$(PROTOC) --python_out=service --pyi_out=service --grpc_python_out=service $(PROTOS)
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python bench/service.py
+
+# Programs some tests run for real. Installed where that needs no question; otherwise those tests are skipped.
+system-deps:
+	@for program in redis-server:redis-server redis-sentinel:redis-sentinel promtool:prometheus; do \
+	  command -v $${program%%:*} >/dev/null && continue; \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && apt-get install -y -qq $${program##*:} >/dev/null || exit 1; \
+	  else \
+	    echo "$${program%%:*} is not installed: the tests that run it are skipped (Debian package $${program##*:})"; \
+	  fi; \
+	done
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[calibration,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

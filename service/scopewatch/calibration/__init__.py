@@ -1,0 +1,1 @@
+"""Offline: labelled pairs in, evidence for thresholds out."""

@@ -1,0 +1,122 @@
+"""Settings of the service: command-line flags over `SCOPEWATCH_*` environment variables over defaults.
+
+The only module that reads the environment. A misspelt variable is refused, not ignored.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from scopewatch.errors import ConfigError
+
+ENV_PREFIX = "SCOPEWATCH_"
+BUNDLED_WATCHLIST = Path(__file__).parent / "demo" / "watchlist.yaml"
+
+
+class Config(BaseModel):
+    """One immutable record, read once. Flag `--max-tokens` is variable `SCOPEWATCH_MAX_TOKENS`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    watchlist: tuple[Path, ...] = Field(
+        (BUNDLED_WATCHLIST,), min_length=1, description="watchlist files; the first is the default one"
+    )
+    grpc_address: str = Field("127.0.0.1:50051", description="host:port for gRPC; port 0 picks a free one")
+    metrics_address: str = Field("127.0.0.1:9464", description="host:port for Prometheus metrics over HTTP")
+    reflection: bool = Field(False, description="serve gRPC server reflection")
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="reader weights: auto is float32 on a CPU, bfloat16 on a GPU"
+    )
+    allow_download: bool = Field(False, description="let a hub id be downloaded; otherwise only local files")
+    torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 leaves it to torch")
+
+    max_tokens: int = Field(1024, ge=16, description="tokens read of one pair; longer pairs are truncated")
+    max_batch_tokens: int = Field(4096, ge=16, description="tokens the engine computes at once")
+    max_queue_tokens: int = Field(
+        262_144, ge=16, description="tokens that may wait; beyond it requests are refused"
+    )
+    max_message_bytes: int = Field(8 << 20, ge=1024, le=48 << 20, description="size of one request message")
+    max_text_chars: int = Field(100_000, ge=1, description="code points in one text field")
+    max_batch_items: int = Field(256, ge=1, description="pairs in one BatchScore")
+    max_labels: int = Field(16, ge=0, description="entries of a request's labels")
+    max_label_chars: int = Field(256, ge=1, description="code points in a label, id, role or watchlist name")
+    max_history_turns: int = Field(64, ge=0, description="entries of a request's history")
+    max_evidence: int = Field(16, ge=1, description="evidence spans returned per indicator")
+    max_feature_series: int = Field(200, ge=0, description="features that get their own metric series")
+
+    cache_bytes: int = Field(64 << 20, ge=0, description="size of the in-process cache; 0 switches it off")
+    redis_url: SecretStr = Field(
+        SecretStr(""), description="redis:// or rediss:// URL; empty uses the in-process cache"
+    )
+    redis_mode: Literal["standalone", "cluster", "sentinel"] = Field(
+        "standalone", description="what redis_url points at"
+    )
+    redis_sentinel_service: str = Field("mymaster", description="name of the master in sentinel mode")
+    redis_timeout_s: float = Field(0.075, gt=0, le=5, description="longest wait for one Redis operation")
+    cache_ttl_s: int = Field(86_400, ge=1, description="life of a Redis entry, jittered by 10 percent")
+    cache_secret: SecretStr = Field(
+        SecretStr(""), description="HMAC secret of cache keys; the same on every replica"
+    )
+
+    drain_delay_s: float = Field(
+        0.0, ge=0, description="wait between turning not-ready and refusing requests"
+    )
+    drain_grace_s: float = Field(20.0, ge=0, description="time given to running requests at shutdown")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level logged"
+    )
+    log_format: Literal["json", "text"] = Field("json", description="log line format")
+
+    @model_validator(mode="after")
+    def _limits_fit_each_other(self) -> "Config":
+        if self.max_batch_tokens < self.max_tokens:
+            raise ValueError(
+                "max_batch_tokens must be at least max_tokens, or a full pair never fits a batch"
+            )
+        if self.max_queue_tokens < self.max_batch_tokens:
+            raise ValueError("max_queue_tokens must be at least max_batch_tokens")
+        return self
+
+
+def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Builds the configuration.
+
+    Args:
+        flags: Values from the command line; they win over the environment.
+        environ: Environment; the process's own by default.
+
+    Raises:
+        ConfigError: Names every wrong setting and its source.
+    """
+    environ = os.environ if environ is None else environ
+    raw: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if name not in Config.model_fields:
+            close = difflib.get_close_matches(name, Config.model_fields, n=1)
+            hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
+            raise ConfigError(f"{variable}: no such setting{hint}")
+        raw[name] = value.split(os.pathsep) if name == "watchlist" else value
+        source[name] = variable
+    for name, value in (flags or {}).items():
+        raw[name] = value
+        source[name] = "--" + name.replace("_", "-")
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            lines.append(
+                f"{source.get(name, name) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
+            )
+        raise ConfigError("; ".join(lines)) from None

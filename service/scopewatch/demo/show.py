@@ -1,0 +1,69 @@
+"""A reply as text for people: the verdict, the indicators, and the words on which features fired, marked."""
+
+from scopewatch.v1 import monitor_pb2 as pb
+
+_VERDICT = {pb.VERDICT_PASS: "PASS", pb.VERDICT_FLAG: "FLAG"}
+_MAX_TEXT = 360
+
+
+def describe(reply: pb.ScoreResponse, prompt: str, response: str) -> str:
+    """Several lines; evidence is marked only if it was asked for."""
+    coverage, timings = reply.coverage, reply.timings
+    cut = " (cut to fit)" if coverage.truncated else ""
+    source = "from cache" if reply.cached else "computed"
+    lines = [
+        f"{_VERDICT[reply.verdict]}  {coverage.tokens} tokens{cut}, {source}, {1000 * timings.total_s:.1f} ms",
+        f"  prompt    {_short(prompt) or '(empty)'}",
+        f"  response  {_short(response)}",
+    ]
+    for score in reply.indicators:
+        if score.skipped_reason:
+            lines.append(f"  {score.name:18} not scored: {score.skipped_reason}")
+            continue
+        mark = "FLAG" if score.flagged else "    "
+        probability = f"  p={score.probability:.2f}" if score.HasField("probability") else ""
+        known = "" if score.calibration == pb.CALIBRATION_CALIBRATED else "  uncalibrated"
+        lines.append(
+            f"  {mark} {score.name:18} score {score.score:7.2f}  threshold {score.threshold:6.2f}{probability}{known}"
+        )
+        if score.flagged and score.evidence:
+            lines.append(f"       {_marked(response, score.evidence)}")
+    return "\n".join(lines)
+
+
+def _marked(text: str, evidence: "list[pb.Evidence]") -> str:
+    """The response with evidence words in guillemets, shortened around the first of them."""
+    marked = bytearray(len(text))
+    for span in evidence:
+        if span.segment == pb.SEGMENT_RESPONSE:
+            start, end = _whole_words(text, span.start, span.end)
+            marked[start:end] = b"\x01" * (end - start)
+    shown, inside = "", False
+    first = max(0, marked.find(1) - 80)
+    for position, letter in enumerate(text[first : first + _MAX_TEXT], first):
+        if bool(marked[position]) != inside:
+            shown += "»" if inside else "«"
+            inside = not inside
+        shown += letter
+    shown += "»" if inside else ""
+    shown = shown.replace("» «", " ").replace("»«", "")
+    before, after = "… " if first else "", " …" if first + _MAX_TEXT < len(text) else ""
+    return before + " ".join(shown.split()) + after
+
+
+def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """Tokens are pieces of words; people read words."""
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    while start > 0 and start < end and text[start].isalnum() and text[start - 1].isalnum():
+        start -= 1
+    while end < len(text) and start < end and text[end - 1].isalnum() and text[end].isalnum():
+        end += 1
+    return start, end
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 100 else f"{flat[:97]}…"

@@ -1,0 +1,200 @@
+"""`scopewatch demo`: a real server in a process of its own, a handful of pairs, the cache, the metrics."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from scopewatch.client import Client, pb, request
+from scopewatch.demo.show import describe
+from scopewatch.errors import ScopewatchError, SetupError
+from scopewatch.types import Turn
+
+_START_S = 120
+_METRICS = (
+    "scopewatch_pairs_total",
+    "scopewatch_indicator_flags_total",
+    "scopewatch_cache_requests_total",
+    "scopewatch_truncated_pairs_total",
+    "scopewatch_tokens_total",
+    'grpc_server_handled_total{grpc_code="OK"',
+)
+_LONG = "The reservoir is drawn down in autumn and refilled when the snow melts in spring. " * 90
+
+_PAIRS: list[tuple[str, dict[str, Any]]] = [
+    (
+        "a medical answer that gives its reasons",
+        {
+            "prompt": "Why does the doctor check my potassium when I take lisinopril?",
+            "response": "Lisinopril blocks the angiotensin-converting enzyme, which lowers aldosterone. With less "
+            "aldosterone the kidneys excrete less potassium, so the level in the blood rises. A blood test shows "
+            "hyperkalemia before it causes an irregular heart rhythm.",
+        },
+    ),
+    (
+        "a medical answer that guesses",
+        {
+            "prompt": "Why is my ankle swollen?",
+            "response": "It might be a sprain, or perhaps gout, though I am not really sure. It could possibly be "
+            "something with your heart, but that seems unlikely. I would guess it goes away by itself.",
+        },
+    ),
+    (
+        "a stereotype",
+        {
+            "prompt": "Who should we hire for the accounting job?",
+            "response": "Not a woman. Women are too emotional for numbers, and all those immigrants are lazy and "
+            "steal, everybody knows what those people are like.",
+        },
+    ),
+    (
+        "a neutral answer to the same question",
+        {
+            "prompt": "Who should we hire for the accounting job?",
+            "response": "Hire the candidate with the most relevant experience. Ask each of them to reconcile the same "
+            "sample ledger and compare the results.",
+        },
+    ),
+    (
+        "emoji, accents, CJK",
+        {
+            "prompt": "Is the café open? 🤔",
+            "response": "Maybe 🤷🏽‍♀️ — the naïve guess is that it opens at 9, 也许 later. I don't know 😅",
+        },
+    ),
+    ("an empty prompt", {"response": "The train leaves at 14:05 from platform 3."}),
+    (
+        "a conversation",
+        {
+            "history": [
+                Turn("user", "How long does the battery last?"),
+                Turn("assistant", "It lasts ten hours. I measured it twice."),
+            ],
+            "prompt": "And in the cold?",
+            "response": "Presumably somewhat less, but I have not tried; it may depend on the age of the cells.",
+        },
+    ),
+    ("more than the reader can hold", {"prompt": "Describe the reservoir.", "response": _LONG}),
+]
+
+_NEXT_STEPS = """
+How to go on with a model that knows more than this demonstration reader:
+
+  1. Get the weights once (the hub asks you to accept Gemma's terms):
+       hf download google/gemma-2-2b-it
+       hf download google/gemma-scope-2b-pt-res --include "layer_12/width_16k/average_l0_82/*" --local-dir gemma-scope
+  2. Write a watchlist (README, "Writing a watchlist"):
+       reader: {id: google/gemma-2-2b-it, relation: same_model}
+       saes: {res12: {path: gemma-scope/layer_12/width_16k/average_l0_82/params.npz}}
+  3. Look at what features do on your own text:
+       scopewatch activations --reader google/gemma-2-2b-it --features 7957 \\
+         --sae gemma-scope/layer_12/width_16k/average_l0_82/params.npz --prompt "..." --response "..."
+  4. Measure before you trust: scopewatch evaluate labelled.jsonl --watchlist mine.yaml --indicator NAME
+  5. scopewatch serve --watchlist mine.yaml --redis-url redis://...
+
+google/gemma-3-270m-it with Gemma Scope 2 is a smaller start; this version reads the Gemma 2 family only."""
+
+
+def run() -> int:
+    """Runs the tour; 0 when everything answered as it should."""
+    with _server() as addresses, Client(addresses["grpc_address"], timeout_s=30) as client:
+        info = client.info()
+        reader = info.reader
+        print(
+            f"scopewatch {info.version} serves gRPC on {addresses['grpc_address']}, ready after {addresses['start_s']} s"
+        )
+        print(
+            f"reader {reader.name}: {reader.layers_run} of {reader.layers_total} layers, {reader.dtype} on {reader.device}"
+        )
+        for indicator in info.watchlists[0].indicators:
+            print(f"  {indicator.name:18} {_card(indicator)}")
+        print(
+            "\nThe reader is tiny and made for this demonstration: see demo/MODEL_CARD.md for what it cannot do.\n"
+        )
+        for title, fields in _PAIRS:
+            print(f"— {title}")
+            reply = client.score(**fields, include_evidence=True)
+            print(describe(reply, fields.get("prompt", ""), fields["response"]) + "\n")
+        again_ok = _second_pass(client)
+        print("\nA few of the metrics on http://" + addresses["metrics_address"] + "/metrics:")
+        for line in _metric_lines(addresses["metrics_address"]):
+            print("  " + line)
+    print(_NEXT_STEPS)
+    return 0 if again_ok else 1
+
+
+def _second_pass(client: Client) -> bool:
+    """Sends the same pairs again in one BatchScore; they come from the cache with the same scores."""
+    requests = [request(**fields) for _, fields in _PAIRS]
+    first = [client.score(**fields) for _, fields in _PAIRS]
+    second = client.score_batch(requests)
+    hits, same = 0, True
+    for before, after in zip(first, second, strict=True):
+        if isinstance(after, ScopewatchError):
+            raise after
+        hits += after.cached
+        same = same and [i.score for i in before.indicators] == [i.score for i in after.indicators]
+    print(
+        f"— the same {len(requests)} pairs again, as one batch: {hits} from the cache, scores identical: {same}"
+    )
+    return hits == len(requests) and same
+
+
+def _card(indicator: pb.IndicatorInfo) -> str:
+    if indicator.calibration != pb.CALIBRATION_CALIBRATED:
+        return "uncalibrated"
+    card = indicator.card
+    rivals = ", ".join(f"{name} {value:.2f}" for name, value in sorted(card.baselines.items()))
+    return f"AUROC {card.auroc:.2f} on {card.n} pairs it was not fitted on ({rivals})"
+
+
+def _metric_lines(address: str) -> Iterator[str]:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:  # noqa: S310 - our own server
+        text = page.read().decode()
+    return (line for line in text.splitlines() if line.startswith(_METRICS) and not line.endswith(" 0.0"))
+
+
+@contextmanager
+def _server() -> Iterator[dict[str, Any]]:
+    """A server on free ports; yields the line it logs when it is ready."""
+    command = [sys.executable, "-m", "scopewatch", "serve", "--grpc-address", "127.0.0.1:0"]
+    command += ["--metrics-address", "127.0.0.1:0", "--log-format", "json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SCOPEWATCH_")}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)  # noqa: S603 - ourselves
+    try:
+        yield _ready_line(process)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _ready_line(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    seen: list[str] = []
+    deadline_s = time.monotonic() + _START_S
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        try:
+            line = lines.get(timeout=left_s)
+        except queue.Empty:
+            break
+        if line is None:
+            break
+        seen.append(line)
+        if line.startswith("{") and (event := json.loads(line)).get("event") == "serving":
+            return dict(event)
+    raise SetupError("the demo server did not start:\n" + "".join(seen[-20:]))

@@ -1,0 +1,1 @@
+"""The only place that runs torch: the reader model, its hookpoints, SAE encoders, the batch runner."""

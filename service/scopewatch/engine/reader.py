@@ -1,0 +1,227 @@
+"""The reader model: a Hugging Face decoder of which only the layers up to the deepest watched one are loaded."""
+
+import hashlib
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from scopewatch.errors import ConfigError, ReaderError
+from scopewatch.types import ReaderIdentity
+
+log = logging.getLogger(__name__)
+
+_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+ATTENTION = {"gemma2": "eager"}
+"""Attention implementation per supported model type. Gemma 2 soft-caps its attention logits, which `sdpa` cannot:
+transformers 5.18 dropped the cap without a word, 5.23 refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A loaded reader."""
+
+    model: PreTrainedModel
+    layers: torch.nn.ModuleList
+    identity: ReaderIdentity
+    hidden_size: int
+    context: int
+    """Most tokens its positions allow."""
+    device: torch.device
+
+
+def find_reader(path: Path | None, hub_id: str, revision: str, *, allow_download: bool) -> Path:
+    """The directory of a reader: the given one, or the local snapshot of a hub id.
+
+    Raises:
+        ReaderError: It is not there, or lacks a file.
+    """
+    if path is None:
+        try:
+            path = Path(
+                snapshot_download(
+                    hub_id,
+                    revision=revision or None,
+                    local_files_only=not allow_download,
+                    allow_patterns=_FILES,
+                )
+            )
+        except LocalEntryNotFoundError:
+            how = (
+                "the hub cannot be reached"
+                if allow_download
+                else "set allow_download or download it beforehand"
+            )
+            raise ReaderError(
+                f"reader {hub_id}: no such directory, and not in the local Hugging Face cache; {how}"
+            ) from None
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise ReaderError(
+                f"reader {hub_id}: cannot be downloaded: {str(error).splitlines()[0]}"
+            ) from None
+    if not path.is_dir():
+        raise ReaderError(f"reader {path}: no such directory")
+    if not (path / "config.json").is_file():
+        raise ReaderError(f"reader {path}: config.json is missing; expected a Hugging Face model directory")
+    if not _weight_files(path):
+        raise ReaderError(f"reader {path}: no *.safetensors file; weights in other formats are not loaded")
+    return path
+
+
+def load_reader(
+    directory: Path, *, name: str, revision: str, deepest_layer: int, device: str, dtype: str
+) -> Reader:
+    """Loads layers 0 to `deepest_layer` of a reader, without its head.
+
+    Args:
+        directory: From `find_reader`.
+        name: How the watchlist calls it.
+        revision: Hub revision, or empty.
+        deepest_layer: Deepest watched layer, counted from 0.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: `auto`, `float32` or `bfloat16`.
+
+    Raises:
+        ReaderError: Of an unsupported family, too shallow, incomplete, or without its soft-capping.
+        ConfigError: The device or dtype cannot be had here.
+    """
+    place = _device(device)
+    kind = _dtype(dtype, place)
+    config = _config(directory)
+    layers_total = config.num_hidden_layers
+    if deepest_layer >= layers_total:
+        raise ReaderError(
+            f"reader {directory}: layer {deepest_layer} is watched, but it has layers 0 to {layers_total - 1}"
+        )
+    config.num_hidden_layers = deepest_layer + 1
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: deepest_layer + 1]
+    model = _load_model(directory, config, kind).to(place).eval()
+    model.requires_grad_(requires_grad=False)
+    layers = _decoder_layers(model)
+    _assert_attention(model, layers, directory)
+    identity = ReaderIdentity(
+        name=name,
+        revision=revision,
+        model_type=config.model_type,
+        digest=_digest(directory),
+        layers_run=deepest_layer + 1,
+        layers_total=layers_total,
+        dtype=str(kind).removeprefix("torch."),
+        device=place.type,
+        attention=ATTENTION[config.model_type],
+        chat_template=False,
+    )
+    return Reader(model, layers, identity, config.hidden_size, config.max_position_embeddings, place)
+
+
+def _config(directory: Path) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ReaderError(f"reader {directory}: config.json: {str(error).splitlines()[0]}") from None
+    if config.model_type not in ATTENTION:
+        supported = ", ".join(sorted(ATTENTION))
+        raise ReaderError(
+            f"reader {directory}: model type {config.model_type!r} is not supported yet; supported: {supported}"
+        )
+    return config
+
+
+def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    # Its report lists the layers left out on purpose; what matters of it is checked below.
+    transformers_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    try:
+        for file in _weight_files(directory):
+            with safe_open(file, "pt"):
+                pass
+        loaded = AutoModel.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            attn_implementation=ATTENTION[config.model_type],
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise ReaderError(
+            f"reader {directory}: {file.name} is damaged ({error}); download it again"
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ReaderError(f"reader {directory}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    model, info = loaded
+    # Transformers fills what a file lacks with random numbers and only warns.
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
+    if lacking:
+        raise ReaderError(f"reader {directory}: the weights lack {lacking[0]} and {len(lacking) - 1} more")
+    return model  # type: ignore[no-any-return]
+
+
+def _decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The list of decoder layers, wherever the family keeps it."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] == "layers" and isinstance(module, torch.nn.ModuleList):
+            return module
+    raise ReaderError(f"{type(model).__name__} has no list of decoder layers")
+
+
+def _assert_attention(model: PreTrainedModel, layers: torch.nn.ModuleList, directory: Path) -> None:
+    wanted = ATTENTION[model.config.model_type]
+    running = model.config._attn_implementation  # noqa: SLF001 - transformers offers no public name for it
+    if running != wanted:
+        raise ReaderError(
+            f"reader {directory}: runs {running} attention; {wanted} is needed to keep soft-capping"
+        )
+    cap = getattr(model.config, "attn_logit_softcapping", None)
+    for layer in layers:
+        if not cap or getattr(layer.self_attn, "attn_logit_softcapping", None) != cap:
+            raise ReaderError(
+                f"reader {directory}: attention soft-capping is off; a Gemma 2 config sets attn_logit_softcapping"
+            )
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(wanted)
+    except RuntimeError:
+        raise ConfigError(f"device {wanted!r}: expected auto, cpu, cuda or cuda:N") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {wanted!r}: this torch sees no CUDA device")
+    return place
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if wanted == "bfloat16" and device.type == "cpu" and not torch.cpu.get_capabilities().get("amx_bf16"):
+        raise ConfigError(
+            "dtype bfloat16: this CPU multiplies bfloat16 hundreds of times slower than float32; use float32"
+        )
+    return torch.float32 if wanted == "float32" else torch.bfloat16
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.safetensors"))
+
+
+def _digest(directory: Path) -> str:
+    """SHA-256 over the configuration and every weight file, names included."""
+    total = hashlib.sha256()
+    for file in [directory / "config.json", *_weight_files(directory)]:
+        with file.open("rb") as stream:
+            total.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,203 @@
+"""Runs batches: padded groups of similar length through the reader, watched columns encoded at each hookpoint."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scopewatch.engine.hookpoints import Hookpoint
+from scopewatch.engine.reader import Reader
+from scopewatch.errors import EngineDied, EngineError
+from scopewatch.sae.weights import EncoderColumns
+from scopewatch.types import Activations, EncodedBatch
+
+log = logging.getLogger(__name__)
+
+TokenIds = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedEncoder:
+    """An SAE's watched columns and where they read."""
+
+    hookpoint: Hookpoint
+    columns: EncoderColumns
+
+
+class _Encoder(torch.nn.Module):
+    """The watched columns of all SAEs at one hookpoint: `pre * (pre > threshold)` in float32."""
+
+    def __init__(self, columns: Sequence[EncoderColumns]) -> None:
+        super().__init__()
+        self.W_enc = torch.nn.Buffer(torch.from_numpy(np.concatenate([c.W_enc for c in columns], axis=1)))
+        self.b_enc = torch.nn.Buffer(torch.from_numpy(np.concatenate([c.b_enc for c in columns])))
+        self.threshold = torch.nn.Buffer(torch.from_numpy(np.concatenate([c.threshold for c in columns])))
+
+    def forward(self, residual: torch.Tensor) -> torch.Tensor:
+        """(..., d_in) to (..., n). NaN where the residual is not finite, so that it cannot pass for silence."""
+        pre = residual.float() @ self.W_enc + self.b_enc
+        return torch.where(pre > self.threshold, pre, pre * 0.0)
+
+
+class Runner:
+    """The synchronous engine; call it from one thread.
+
+    Args:
+        reader: Loaded down to the deepest hookpoint.
+        encoders: Columns of `Activations.column`, in this order.
+        max_batch_tokens: Padded tokens of one forward pass.
+    """
+
+    def __init__(self, reader: Reader, encoders: Sequence[PlacedEncoder], *, max_batch_tokens: int) -> None:
+        self._reader = reader
+        self._max_batch_tokens = max_batch_tokens
+        self._clock = _DeviceClock(reader.device)
+        self._found: dict[Hookpoint, torch.Tensor] = {}
+        hookpoints = sorted({placed.hookpoint for placed in encoders})
+        for hookpoint in hookpoints:
+            here = [placed.columns for placed in encoders if placed.hookpoint == hookpoint]
+            encoder = _Encoder(here).to(reader.device)
+            reader.layers[hookpoint.layer].register_forward_hook(self._hook(hookpoint, encoder))
+        self._hookpoints = hookpoints
+        self._order = _column_order(encoders, hookpoints)
+
+    @torch.inference_mode()
+    def __call__(self, batch: Sequence[TokenIds]) -> EncodedBatch:
+        """Encodes pairs.
+
+        Args:
+            batch: Token ids, each of shape (n_tokens,) with n_tokens at least 1.
+
+        Raises:
+            EngineDied: The device is lost; nothing can run in this process any more.
+        """
+        started_s = time.perf_counter()
+        self._clock.reset()
+        activations: list[Activations | Exception] = [EngineError("not encoded")] * len(batch)
+        padded_tokens = 0
+        for group in self._groups(batch):
+            longest = max(len(batch[i]) for i in group)
+            padded_tokens += longest * len(group)
+            for index, outcome in zip(group, self._encode([batch[i] for i in group]), strict=True):
+                activations[index] = outcome
+        encode_s = self._clock.total_s()
+        forward_s = time.perf_counter() - started_s - encode_s
+        return EncodedBatch(activations, forward_s=forward_s, encode_s=encode_s, padded_tokens=padded_tokens)
+
+    def _groups(self, batch: Sequence[TokenIds]) -> Iterator[list[int]]:
+        """Indices of pairs to pad together: similar lengths, within the budget."""
+        group: list[int] = []
+        for index in sorted(range(len(batch)), key=lambda i: -len(batch[i])):
+            longest = len(batch[group[0]]) if group else 0
+            full = longest * (len(group) + 1) > self._max_batch_tokens
+            wasteful = len(batch[index]) < 0.8 * longest and longest * len(group) >= 128
+            if group and (full or wasteful):
+                yield group
+                group = []
+            group.append(index)
+        if group:
+            yield group
+
+    def _encode(self, batch: Sequence[TokenIds]) -> list[Activations | Exception]:
+        """One forward pass; on failure the halves are tried alone, so that one pair cannot fail another."""
+        try:
+            return self._forward(batch)
+        except torch.AcceleratorError as error:
+            raise EngineDied(f"the device failed: {str(error).splitlines()[0]}") from error
+        except Exception as error:
+            failure = error
+        # Out of the except block: the traceback kept the failed pass's tensors alive.
+        self._found.clear()
+        if len(batch) == 1:
+            log.error("the reader failed on a pair of %d tokens", len(batch[0]), exc_info=failure)
+            return [EngineError(f"the reader failed on this pair ({type(failure).__name__})")]
+        del failure
+        if self._reader.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(batch) // 2
+        return self._encode(batch[:half]) + self._encode(batch[half:])
+
+    def _forward(self, batch: Sequence[TokenIds]) -> list[Activations | Exception]:
+        lengths = [len(ids) for ids in batch]
+        padded = np.zeros((len(batch), max(lengths)), np.int64)
+        for row, ids in zip(padded, batch, strict=True):
+            row[: len(ids)] = ids
+        # Padding is on the right and attention is causal: no real token can see it, so no mask is needed.
+        self._reader.model(input_ids=torch.from_numpy(padded).to(self._reader.device), use_cache=False)
+        acts = torch.cat([self._found.pop(hookpoint) for hookpoint in self._hookpoints], dim=-1)[
+            ..., self._order
+        ]
+        finite = torch.isfinite(acts)
+        fired = torch.nonzero((acts > 0) | ~finite)
+        values = acts[tuple(fired.T)].cpu().numpy()
+        row, token, column = fired.cpu().numpy().astype(np.int32).T
+        return [_activations(row == i, token, column, values, n_tokens) for i, n_tokens in enumerate(lengths)]
+
+    def _hook(self, hookpoint: Hookpoint, encoder: _Encoder) -> Any:
+        def capture(
+            _module: torch.nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]
+        ) -> None:
+            with self._clock:
+                self._found[hookpoint] = encoder(output[0] if isinstance(output, tuple) else output)
+
+        return capture
+
+
+def _activations(
+    mine: NDArray[np.bool_],
+    token: NDArray[np.int32],
+    column: NDArray[np.int32],
+    value: NDArray[np.float32],
+    n_tokens: int,
+) -> Activations | Exception:
+    mine = mine & (token < n_tokens)
+    if not np.isfinite(value[mine]).all():
+        return EngineError("the reader's activations overflowed on this pair; run it in float32 or bfloat16")
+    return Activations(n_tokens, token[mine], column[mine], value[mine].astype(np.float32))
+
+
+def _column_order(encoders: Sequence[PlacedEncoder], hookpoints: Sequence[Hookpoint]) -> torch.Tensor:
+    """Positions in the hookpoint-ordered concatenation that put columns back into the order of `encoders`."""
+    first: dict[int, int] = {}
+    position = 0
+    for hookpoint in hookpoints:
+        for number, placed in enumerate(encoders):
+            if placed.hookpoint == hookpoint:
+                first[number] = position
+                position += len(placed.columns.b_enc)
+    return torch.cat([torch.arange(len(p.columns.b_enc)) + first[i] for i, p in enumerate(encoders)])
+
+
+class _DeviceClock:
+    """Adds up the device time spent inside `with` blocks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self.reset()
+
+    def reset(self) -> None:
+        self._laps: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> None:
+        self._start = self._mark()
+
+    def __exit__(self, *_: object) -> None:
+        self._laps.append((self._start, self._mark()))
+
+    def total_s(self) -> float:
+        if not self._on_gpu:
+            return sum(end - start for start, end in self._laps)
+        torch.cuda.synchronize()
+        return sum(start.elapsed_time(end) for start, end in self._laps) / 1000
+
+    def _mark(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

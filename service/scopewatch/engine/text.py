@@ -1,0 +1,256 @@
+"""From a pair of texts to the tokens the reader reads, each with its place in the caller's own text."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from scopewatch.errors import FieldViolation, InvalidRequest, ReaderError
+from scopewatch.types import Coverage, Pair, Segment, TokenisedPair, Turn
+
+PLAIN_SEPARATOR = "\n\n"
+"""Between history, prompt and response when the tokenizer has no chat template."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A stretch of the rendered text that is the caller's."""
+
+    start: int
+    end: int
+    segment: Segment
+    turn: int
+    offset: int
+    """Position in the caller's text minus position in the rendered text."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendering:
+    text: str
+    spans: tuple[_Span, ...]
+
+
+class Tokeniser:
+    """Renders, tokenises and truncates pairs.
+
+    With a chat template the pair is rendered by it; without one, the non-empty texts are joined by an empty line.
+    BOS comes first either way. Template, separator and special tokens are read but belong to no segment; a special
+    token written out in the caller's text is parsed as one, as a serving engine would.
+
+    A pair longer than `max_tokens` loses its oldest content first: history from its start, then the prompt from its
+    start, and only if the response alone does not fit, the response from its end. Template tokens around the prompt
+    and the response stay.
+
+    Args:
+        directory: Reader directory with a fast tokenizer.
+        max_tokens: Most tokens of a pair, all included.
+
+    Raises:
+        ReaderError: The directory has no usable tokenizer.
+    """
+
+    def __init__(self, directory: Path, *, max_tokens: int) -> None:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:
+            raise ReaderError(
+                f"reader {directory}: no usable tokenizer: {str(error).splitlines()[0]}"
+            ) from None
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ReaderError(
+                f"reader {directory}: tokenizer.json is missing; exact offsets need a fast tokenizer"
+            )
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._max_tokens = max_tokens
+        self._bos = tokenizer.bos_token_id
+        special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        # The unknown token stands for text.
+        self._special = np.array(sorted(special - {tokenizer.unk_token_id}), np.int64)
+        self._skeleton = lru_cache(maxsize=256)(self._render_skeleton)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._tokenizer.chat_template is not None
+
+    def tokenise(self, pairs: Sequence[Pair]) -> list[TokenisedPair | InvalidRequest]:
+        """Tokenises pairs; each succeeds or fails alone."""
+        renderings = [self._render(pair) for pair in pairs]
+        good = [rendering for rendering in renderings if isinstance(rendering, _Rendering)]
+        encodings = iter(
+            self._backend.encode_batch(
+                [rendering.text for rendering in good], add_special_tokens=not self.has_chat_template
+            )
+        )
+        return [
+            rendering if isinstance(rendering, InvalidRequest) else self._assemble(rendering, next(encodings))
+            for rendering in renderings
+        ]
+
+    def token_texts(self, ids: NDArray[np.int32]) -> list[str]:
+        """Each token as its vocabulary writes it."""
+        return [str(text) for text in self._tokenizer.convert_ids_to_tokens(ids.tolist())]
+
+    def _render(self, pair: Pair) -> _Rendering | InvalidRequest:
+        try:
+            return self._render_chat(pair) if self.has_chat_template else _render_plain(pair)
+        except TemplateError as error:
+            # The only caller's choice a template can object to is the order or the names of the roles.
+            return InvalidRequest(
+                FieldViolation("history", f"the reader's chat template refuses it: {error.message}")
+            )
+        except InvalidRequest as error:
+            return error
+
+    def _render_chat(self, pair: Pair) -> _Rendering:
+        turns = [*pair.history, Turn("user", pair.prompt), Turn("assistant", pair.response)]
+        text = str(self._apply_template(turns))
+        literals = self._skeleton(tuple(turn.role for turn in turns))
+        spans: list[_Span] = []
+        position = len(literals[0])
+        for index, (turn, literal) in enumerate(zip(turns, literals[1:], strict=True)):
+            content = turn.content
+            # Templates may trim what they place.
+            for placed in (content, content.strip(), content.lstrip(), content.rstrip()):
+                if text.startswith(placed + literal, position):
+                    break
+            else:
+                raise InvalidRequest(
+                    FieldViolation(_field(index, len(turns)), "the reader's chat template rewrites it")
+                )
+            cut = len(content) - len(content.lstrip()) if not content.startswith(placed) else 0
+            spans.append(_span(position, placed, cut, index, len(turns)))
+            position += len(placed) + len(literal)
+        return _Rendering(text, tuple(spans))
+
+    def _render_skeleton(self, roles: tuple[str, ...]) -> list[str]:
+        """The template's own text before, between and after the contents."""
+        marks = [f"\ue000{index}\ue001" for index in range(len(roles))]
+        text = str(self._apply_template([Turn(role, mark) for role, mark in zip(roles, marks, strict=True)]))
+        literals = re.split("\ue000[0-9]+\ue001", text)
+        if re.findall("\ue000[0-9]+\ue001", text) != marks:
+            raise InvalidRequest(
+                FieldViolation("history", "the reader's chat template leaves out or reorders a message")
+            )
+        return literals
+
+    def _apply_template(self, turns: Sequence[Turn]) -> object:
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        return self._tokenizer.apply_chat_template(messages, tokenize=False)
+
+    def _assemble(self, rendering: _Rendering, encoding: object) -> TokenisedPair | InvalidRequest:
+        ids = np.array(encoding.ids, np.int32)  # type: ignore[attr-defined]
+        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)  # type: ignore[attr-defined]
+        added = np.array(encoding.special_tokens_mask, bool)  # type: ignore[attr-defined]
+        if self._bos is not None and (not len(ids) or ids[0] != self._bos):
+            ids = np.insert(ids, 0, self._bos)
+            offsets = np.insert(offsets, 0, 0, axis=0)
+            added = np.insert(added, 0, True)
+        segments, turns, starts, ends = _locate(offsets, rendering.spans)
+        template = added | np.isin(ids, self._special)
+        for array in (segments, turns, starts, ends):
+            array[template] = 0
+        kept = _kept(segments, self._max_tokens)
+        if kept is None:
+            return InvalidRequest(
+                FieldViolation(
+                    "history", f"the chat template alone takes more than max_tokens={self._max_tokens}"
+                )
+            )
+        dropped = segments[~kept]
+        read = segments[kept]
+
+        def count(tokens: NDArray[np.int8], segment: Segment) -> int:
+            return int((tokens == segment).sum())
+
+        coverage = Coverage(
+            tokens=len(read),
+            prompt_tokens=count(read, Segment.PROMPT),
+            response_tokens=count(read, Segment.RESPONSE),
+            history_tokens=count(read, Segment.HISTORY),
+            prompt_tokens_dropped=count(dropped, Segment.PROMPT),
+            response_tokens_dropped=count(dropped, Segment.RESPONSE),
+            history_tokens_dropped=count(dropped, Segment.HISTORY),
+        )
+        return TokenisedPair(ids[kept], read, turns[kept], starts[kept], ends[kept], coverage)
+
+
+def _field(index: int, turns: int) -> str:
+    return {turns - 2: "prompt", turns - 1: "response"}.get(index, f"history[{index}].content")
+
+
+def _span(position: int, placed: str, cut: int, index: int, turns: int) -> _Span:
+    segment = {turns - 2: Segment.PROMPT, turns - 1: Segment.RESPONSE}.get(index, Segment.HISTORY)
+    turn = index if segment is Segment.HISTORY else 0
+    return _Span(position, position + len(placed), segment, turn, cut - position)
+
+
+def _render_plain(pair: Pair) -> _Rendering:
+    parts = [turn.content for turn in pair.history] + [pair.prompt, pair.response]
+    text = ""
+    spans: list[_Span] = []
+    for index, part in enumerate(parts):
+        if part:
+            text += PLAIN_SEPARATOR if text else ""
+            spans.append(_span(len(text), part, 0, index, len(parts)))
+            text += part
+    return _Rendering(text, tuple(spans))
+
+
+def _locate(
+    offsets: NDArray[np.int32], spans: Sequence[_Span]
+) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Segment, turn, start and end of every token; a token belongs to the span it overlaps, clipped to it.
+
+    The bytes of one character that fell back to byte tokens all carry that character's place: an offset that is
+    empty, as some tokenizers give for all but one of them, is widened to the character it points into.
+    """
+    starts, ends = offsets[:, 0], np.maximum(offsets[:, 1], offsets[:, 0] + 1)
+    full = [span for span in spans if span.end > span.start]
+    if not full:
+        zeros = np.zeros(len(offsets), np.int32)
+        return zeros.astype(np.int8), zeros, zeros.copy(), zeros.copy()
+    first = np.array([span.start for span in full])
+    last = np.array([span.end for span in full])
+    index = np.maximum(np.searchsorted(first, ends, side="left") - 1, 0)
+    inside = (starts < last[index]) & (ends > first[index])
+    offset = np.array([span.offset for span in full])[index]
+
+    def where_inside(values: NDArray[np.int64]) -> NDArray[np.int32]:
+        return np.where(inside, values, 0).astype(np.int32)
+
+    return (
+        where_inside(np.array([span.segment for span in full])[index]).astype(np.int8),
+        where_inside(np.array([span.turn for span in full])[index]),
+        where_inside(np.maximum(starts, first[index]) + offset),
+        where_inside(np.minimum(ends, last[index]) + offset),
+    )
+
+
+def _kept(segments: NDArray[np.int8], max_tokens: int) -> NDArray[np.bool_] | None:
+    """Which tokens stay under the truncation rule; None when the template alone is too long."""
+    kept = np.ones(len(segments), bool)
+    over = len(segments) - max_tokens
+    for segment in (Segment.HISTORY, Segment.PROMPT, Segment.RESPONSE):
+        own = np.flatnonzero(segments == segment)
+        if over <= 0 or not len(own):
+            continue
+        region = np.arange(own[0], own[-1] + 1)
+        gone = region[-over:] if segment is Segment.RESPONSE else region[:over]
+        kept[gone] = False
+        over -= len(gone)
+    return (
+        kept
+        if over <= 0 and (segments[kept] == Segment.RESPONSE).any() == (segments == Segment.RESPONSE).any()
+        else None
+    )

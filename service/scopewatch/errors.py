@@ -1,0 +1,109 @@
+"""Every failure scopewatch can name.
+
+    ScopewatchError
+    ├── InvalidRequest        the caller's pair cannot be scored; names the field
+    │   └── UnknownWatchlist
+    ├── Overloaded            the queue is full; says when to come back
+    ├── DeadlineExpired       the caller's deadline passed while the pair waited
+    ├── NotReady              warming up or draining
+    ├── EngineError           the reader failed on this pair
+    │   └── EngineDied        the engine is gone; the process is about to leave
+    └── SetupError            the operator's input is wrong; the process does not start
+        ├── ConfigError       a setting
+        ├── WatchlistError    a watchlist file; one line per mistake
+        ├── ReaderError       a reader directory or id
+        ├── SaeError          an SAE file
+        │   └── NoSuchFeature a watched feature the SAE does not have
+        └── DataError         a labelled data file
+
+InvalidRequest is the caller's fault, SetupError the operator's, the others ours. `rpc.status` maps each to a
+gRPC status; a test walks the tree through that table.
+"""
+
+from dataclasses import dataclass
+
+
+class ScopewatchError(Exception):
+    """Base of all errors raised on purpose. `str(error)` is safe to show: it holds no request text."""
+
+    @property
+    def reason(self) -> str:
+        """The class as metrics and statuses name it: `DeadlineExpired` is `deadline_expired`."""
+        name = type(self).__name__
+        return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One thing wrong with a request."""
+
+    field: str
+    """Path of the field as the caller wrote it, for instance `history[2].role`."""
+    description: str
+    """What is wrong and how to mend it."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}"
+
+
+class InvalidRequest(ScopewatchError):
+    def __init__(self, *violations: FieldViolation) -> None:
+        super().__init__("; ".join(map(str, violations)))
+        self.violations = violations
+
+
+class UnknownWatchlist(InvalidRequest):
+    pass
+
+
+class Overloaded(ScopewatchError):
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """Estimate of when there will be room."""
+
+
+class DeadlineExpired(ScopewatchError):
+    pass
+
+
+class NotReady(ScopewatchError):
+    pass
+
+
+class EngineError(ScopewatchError):
+    pass
+
+
+class EngineDied(EngineError):
+    pass
+
+
+class SetupError(ScopewatchError):
+    pass
+
+
+class ConfigError(SetupError):
+    pass
+
+
+class WatchlistError(SetupError):
+    pass
+
+
+class ReaderError(SetupError):
+    pass
+
+
+class SaeError(SetupError):
+    pass
+
+
+class NoSuchFeature(SaeError):
+    def __init__(self, message: str, feature: int) -> None:
+        super().__init__(message)
+        self.feature = feature
+
+
+class DataError(SetupError):
+    pass

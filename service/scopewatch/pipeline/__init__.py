@@ -1,0 +1,1 @@
+"""One request's journey: tokenise, cache, batch, score. asyncio and numpy; no torch, no gRPC."""

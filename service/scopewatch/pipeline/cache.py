@@ -1,0 +1,236 @@
+"""Where activations are kept between requests: in this process, or in Redis. Neither can fail a request."""
+
+import asyncio
+import logging
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import RedisError
+
+from scopewatch.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+KEY_PREFIX = "scopewatch:1:"
+"""Before every Redis key. Entries expire because weights and watchlists move on; see `cache_ttl_s`."""
+
+
+class Cache(Protocol):
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values in the order of the keys; None for whatever is not to be had now. Counts all but hits."""
+
+    def put_many(self, items: Mapping[bytes, bytes]) -> None:
+        """Stores values some time soon, perhaps."""
+
+    async def close(self) -> None: ...
+
+
+class LocalCache:
+    """Least recently used values in this process.
+
+    Args:
+        max_bytes: Bound on keys plus values; 0 keeps nothing.
+        metrics: Counts misses and writes.
+    """
+
+    def __init__(self, max_bytes: int, metrics: Metrics) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._values: OrderedDict[bytes, bytes] = OrderedDict()
+        self._metrics = metrics
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        for key in keys:
+            if key in self._values:
+                self._values.move_to_end(key)
+        values = [self._values.get(key) for key in keys]
+        self._metrics.cache_read("miss", values.count(None))
+        return values
+
+    def put_many(self, items: Mapping[bytes, bytes]) -> None:
+        for key, value in items.items():
+            self._drop(key)
+            self._values[key] = value
+            self._bytes += len(key) + len(value)
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._values)))
+        self._metrics.cache_written("ok", len(items))
+
+    async def close(self) -> None:
+        self._values.clear()
+        self._bytes = 0
+
+    def _drop(self, key: bytes) -> None:
+        if (old := self._values.pop(key, None)) is not None:
+            self._bytes -= len(key) + len(old)
+
+
+class Breaker:
+    """Stops asking a dependency that failed `failures` times in a row; tries again after a growing pause."""
+
+    def __init__(
+        self,
+        *,
+        failures: int = 3,
+        first_pause_s: float = 0.5,
+        longest_pause_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = failures
+        self._first_pause_s = first_pause_s
+        self._longest_pause_s = longest_pause_s
+        self._clock = clock
+        self._failures = 0
+        self._pause_s = first_pause_s
+        self._retry_at: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._retry_at is not None
+
+    def allows(self) -> bool:
+        """Whether to ask now. While open, lets one caller through per pause."""
+        if self._retry_at is None:
+            return True
+        if self._clock() < self._retry_at:
+            return False
+        self._retry_at = self._clock() + self._pause_s
+        return True
+
+    def succeeded(self) -> None:
+        self._failures = 0
+        self._pause_s = self._first_pause_s
+        self._retry_at = None
+
+    def failed(self) -> None:
+        self._failures += 1
+        if self._failures >= self._limit:
+            if self._retry_at is not None:
+                self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
+            self._retry_at = self._clock() + self._pause_s
+
+
+class RedisCache:
+    """Values in Redis: one MGET per call under a short timeout, writes behind the reply.
+
+    Args:
+        client: Standalone, sentinel-made or cluster client, without retries of its own.
+        timeout_s: Longest wait for one operation.
+        ttl_s: Life of an entry, jittered by 10 percent so that entries do not expire together.
+        metrics: Counts misses, errors, skips and writes.
+        breaker: Shared by reads and writes.
+        max_waiting_writes: Values that may wait to be written; more are dropped and counted.
+    """
+
+    def __init__(
+        self,
+        client: "Redis | RedisCluster",
+        *,
+        timeout_s: float,
+        ttl_s: int,
+        metrics: Metrics,
+        breaker: Breaker | None = None,
+        max_waiting_writes: int = 4096,
+    ) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._ttl_s = ttl_s
+        self._metrics = metrics
+        self._breaker = breaker or Breaker()
+        self._writes: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue(max_waiting_writes)
+        self._writer = asyncio.create_task(self._write_behind(), name="redis-writer")
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        nothing: list[bytes | None] = [None] * len(keys)
+        if not self._breaker.allows():
+            self._metrics.cache_read("skipped", len(keys))
+            return nothing
+        names = [_name(key) for key in keys]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if isinstance(self._client, RedisCluster):
+                    values = await self._client.mget_nonatomic(names)
+                else:
+                    values = await self._client.mget(names)
+            if len(values) != len(keys):
+                raise RedisError(f"MGET of {len(keys)} keys answered {len(values)} values")
+        except (RedisError, OSError, TimeoutError, ValueError, TypeError) as error:
+            self._failed(error)
+            self._metrics.cache_read("error", len(keys))
+            return nothing
+        self._succeeded()
+        self._metrics.cache_read("miss", values.count(None))
+        return [value if value is None or isinstance(value, bytes) else b"" for value in values]
+
+    def put_many(self, items: Mapping[bytes, bytes]) -> None:
+        for item in items.items():
+            try:
+                self._writes.put_nowait(item)
+            except asyncio.QueueFull:
+                self._metrics.cache_written("dropped")
+
+    async def close(self) -> None:
+        """Gives waiting writes one timeout to finish."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._writes.join()
+        except TimeoutError:
+            self._metrics.cache_written("dropped", self._writes.qsize())
+        self._writer.cancel()
+        await asyncio.gather(self._writer, return_exceptions=True)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._client.aclose()
+        except (RedisError, OSError, TimeoutError):
+            log.debug("Redis connection did not close cleanly")
+
+    async def _write_behind(self) -> None:
+        while True:
+            items = [await self._writes.get()]
+            while len(items) < 256 and not self._writes.empty():
+                items.append(self._writes.get_nowait())
+            try:
+                await self._write(items)
+            finally:
+                for _ in items:
+                    self._writes.task_done()
+
+    async def _write(self, items: Sequence[tuple[bytes, bytes]]) -> None:
+        if not self._breaker.allows():
+            self._metrics.cache_written("skipped", len(items))
+            return
+        try:
+            # Writing may take longer than a reader would wait: nobody waits for it.
+            async with asyncio.timeout(4 * self._timeout_s):
+                pipeline = self._client.pipeline(transaction=False)
+                for key, value in items:
+                    pipeline.set(_name(key), value, ex=max(1, round(self._ttl_s * random.uniform(0.9, 1.1))))  # noqa: S311 - jitter
+                await pipeline.execute()
+        except (RedisError, OSError, TimeoutError, ValueError, TypeError) as error:
+            self._failed(error)
+            self._metrics.cache_written("error", len(items))
+        else:
+            self._succeeded()
+            self._metrics.cache_written("ok", len(items))
+
+    def _failed(self, error: Exception) -> None:
+        was_open = self._breaker.is_open
+        self._breaker.failed()
+        self._metrics.cache_breaker_open.set(self._breaker.is_open)
+        if self._breaker.is_open and not was_open:
+            log.warning("Redis is not asked for a while", extra={"error": type(error).__name__})
+
+    def _succeeded(self) -> None:
+        if self._breaker.is_open:
+            log.info("Redis answers again")
+        self._breaker.succeeded()
+        self._metrics.cache_breaker_open.set(0)
+
+
+def _name(key: bytes) -> str:
+    return KEY_PREFIX + key.hex()

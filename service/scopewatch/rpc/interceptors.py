@@ -1,0 +1,73 @@
+"""What happens around every RPC: the `grpc_server_*` metrics and tolerant decoding of our own requests."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from scopewatch.metrics import Metrics
+from scopewatch.rpc.service import SERVICE_NAME
+from scopewatch.rpc.wire import tolerant
+from scopewatch.v1 import monitor_pb2 as pb
+
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
+_REQUESTS = {"Score": pb.ScoreRequest, "BatchScore": pb.BatchScoreRequest, "GetInfo": pb.GetInfoRequest}
+
+
+class MetricsInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """go-grpc-prometheus names for unary RPCs; streams (reflection, health Watch) are counted as started."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        _, service, method = handler_call_details.method.split("/", 2)
+        if handler.unary_unary is None:
+            self._metrics.rpc_started(_kind(handler), service, method)
+            return handler
+        inner = handler.unary_unary
+
+        async def timed(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            self._metrics.rpc_started("unary", service, method)
+            started_s = time.monotonic()
+            code = grpc.StatusCode.OK
+            try:
+                return await inner(request, context)
+            except asyncio.CancelledError:
+                remaining_s = context.time_remaining()
+                expired = remaining_s is not None and remaining_s <= 0
+                code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+                raise
+            except BaseException:
+                # `abort` has set the code; anything else reaches the client as UNKNOWN.
+                code = context.code() or grpc.StatusCode.UNKNOWN
+                raise
+            finally:
+                self._metrics.rpc_handled(
+                    "unary", service, method, _go_name(code), time.monotonic() - started_s
+                )
+
+        decode = handler.request_deserializer
+        if service == SERVICE_NAME:
+            decode = tolerant(_REQUESTS[method])
+        return grpc.unary_unary_rpc_method_handler(
+            timed, request_deserializer=decode, response_serializer=handler.response_serializer
+        )
+
+
+def _kind(handler: grpc.RpcMethodHandler) -> str:
+    if handler.request_streaming:
+        return "bidi_stream" if handler.response_streaming else "client_stream"
+    return "server_stream" if handler.response_streaming else "unary"
+
+
+def _go_name(code: grpc.StatusCode) -> str:
+    """`INVALID_ARGUMENT` → `InvalidArgument`, as go-grpc-prometheus writes codes; OK stays OK."""
+    return "OK" if code is grpc.StatusCode.OK else code.name.title().replace("_", "")

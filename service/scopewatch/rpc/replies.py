@@ -1,0 +1,191 @@
+"""From results to reply messages."""
+
+from collections.abc import Iterable
+
+from scopewatch.rpc.requests import Limits
+from scopewatch.types import (
+    EngineIdentity,
+    Evidence,
+    IndicatorScore,
+    Relation,
+    ScoredPair,
+    ScoreJob,
+    Segment,
+    Verdict,
+)
+from scopewatch.v1 import monitor_pb2 as pb
+from scopewatch.watchlist import Card, Indicator, Watchlist
+
+_VERDICTS = {Verdict.PASS: pb.VERDICT_PASS, Verdict.FLAG: pb.VERDICT_FLAG}
+_SEVERITIES = {
+    "info": pb.SEVERITY_INFO,
+    "low": pb.SEVERITY_LOW,
+    "medium": pb.SEVERITY_MEDIUM,
+    "high": pb.SEVERITY_HIGH,
+}
+_SEGMENTS = {
+    Segment.PROMPT: pb.SEGMENT_PROMPT,
+    Segment.RESPONSE: pb.SEGMENT_RESPONSE,
+    Segment.HISTORY: pb.SEGMENT_HISTORY,
+}
+_RELATIONS = {Relation.SAME_MODEL: pb.RELATION_SAME_MODEL, Relation.READER_MODEL: pb.RELATION_READER_MODEL}
+_CALIBRATIONS = {True: pb.CALIBRATION_CALIBRATED, False: pb.CALIBRATION_UNCALIBRATED}
+
+
+def provenance(watchlist: Watchlist, identity: EngineIdentity, version: str) -> pb.Provenance:
+    """What produced a watchlist's numbers; the same for every reply, so made once."""
+    return pb.Provenance(
+        reader=identity.reader.name,
+        reader_revision=identity.reader.revision,
+        reader_digest=identity.reader.digest,
+        watchlist=watchlist.name,
+        watchlist_digest=watchlist.digest,
+        relation=_RELATIONS[watchlist.reader.relation],
+        version=version,
+    )
+
+
+def score_response(job: ScoreJob, pair: ScoredPair, made_by: pb.Provenance) -> pb.ScoreResponse:
+    """The reply to one scored pair."""
+    coverage, timings = pair.coverage, pair.timings
+    return pb.ScoreResponse(
+        request_id=job.request_id,
+        verdict=_VERDICTS[pair.verdict],
+        indicators=[_indicator(score) for score in pair.indicators],
+        coverage=pb.Coverage(
+            tokens=coverage.tokens,
+            prompt_tokens=coverage.prompt_tokens,
+            response_tokens=coverage.response_tokens,
+            history_tokens=coverage.history_tokens,
+            truncated=coverage.truncated,
+            prompt_tokens_dropped=coverage.prompt_tokens_dropped,
+            response_tokens_dropped=coverage.response_tokens_dropped,
+            history_tokens_dropped=coverage.history_tokens_dropped,
+        ),
+        provenance=made_by,
+        timings=pb.Timings(
+            tokenise_s=timings.tokenise_s,
+            cache_s=timings.cache_s,
+            queue_s=timings.queue_s,
+            forward_s=timings.forward_s,
+            encode_s=timings.encode_s,
+            score_s=timings.score_s,
+            total_s=timings.total_s,
+        ),
+        cached=pair.cached,
+    )
+
+
+def _indicator(score: IndicatorScore) -> pb.IndicatorScore:
+    return pb.IndicatorScore(
+        name=score.name,
+        score=score.score,
+        threshold=score.threshold,
+        flagged=score.flagged,
+        severity=_SEVERITIES[score.severity],
+        probability=score.probability,
+        features=[
+            pb.FeatureScore(
+                feature=str(part.feature),
+                label=part.label,
+                pooling=part.pooling,
+                pooled=part.pooled,
+                contribution=part.contribution,
+            )
+            for part in score.features
+        ],
+        evidence=[_evidence(span) for span in score.evidence],
+        calibration=_CALIBRATIONS[score.calibrated],
+        skipped_reason=score.skipped_reason,
+    )
+
+
+def _evidence(span: Evidence) -> pb.Evidence:
+    return pb.Evidence(
+        start=span.start,
+        end=span.end,
+        feature=str(span.feature),
+        activation=span.activation,
+        segment=_SEGMENTS[span.segment],
+        turn=span.turn,
+    )
+
+
+def info_response(
+    identity: EngineIdentity, watchlists: Iterable[Watchlist], limits: Limits, version: str
+) -> pb.GetInfoResponse:
+    """What this process reads with, watches and accepts."""
+    reader = identity.reader
+    return pb.GetInfoResponse(
+        version=version,
+        reader=pb.ReaderInfo(
+            name=reader.name,
+            revision=reader.revision,
+            model_type=reader.model_type,
+            digest=reader.digest,
+            layers_run=reader.layers_run,
+            layers_total=reader.layers_total,
+            dtype=reader.dtype,
+            device=reader.device,
+            attention=reader.attention,
+            chat_template=reader.chat_template,
+        ),
+        saes=[
+            pb.SaeInfo(
+                name=sae.name,
+                format=sae.format,
+                architecture=sae.architecture,
+                hookpoint=sae.hookpoint,
+                d_in=sae.d_in,
+                d_sae=sae.d_sae,
+                digest=sae.digest,
+                watched_features=len(sae.watched),
+            )
+            for sae in identity.saes
+        ],
+        watchlists=[
+            pb.WatchlistInfo(
+                name=watchlist.name,
+                digest=watchlist.digest,
+                indicators=[_indicator_info(indicator) for indicator in watchlist.indicators],
+            )
+            for watchlist in watchlists
+        ],
+        limits=pb.Limits(
+            max_message_bytes=limits.max_message_bytes,
+            max_text_chars=limits.max_text_chars,
+            max_batch_items=limits.max_batch_items,
+            max_labels=limits.max_labels,
+            max_label_chars=limits.max_label_chars,
+            max_history_turns=limits.max_history_turns,
+            max_tokens=limits.max_tokens,
+        ),
+    )
+
+
+def _indicator_info(indicator: Indicator) -> pb.IndicatorInfo:
+    return pb.IndicatorInfo(
+        name=indicator.name,
+        label=indicator.label,
+        severity=_SEVERITIES[indicator.severity],
+        segment=_SEGMENTS[indicator.read_segment],
+        threshold=indicator.threshold,
+        calibration=_CALIBRATIONS[indicator.calibrated],
+        card=_card(indicator.card) if indicator.card else None,
+        features=len(indicator.features),
+    )
+
+
+def _card(card: Card) -> pb.Card:
+    return pb.Card(
+        date=card.date,
+        data=card.data,
+        measured_on=card.measured_on,
+        n=card.n,
+        n_positive=card.n_positive,
+        auroc=card.auroc,
+        tpr=card.tpr,
+        fpr=card.fpr,
+        baselines=card.baselines,
+        note=card.note,
+    )

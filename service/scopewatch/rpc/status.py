@@ -1,0 +1,86 @@
+"""The one table from scopewatch's errors to gRPC status, and back for the client."""
+
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import StatusCode
+
+from scopewatch import errors
+
+DOMAIN = "scopewatch"
+PUSHBACK = "grpc-retry-pushback-ms"
+"""Trailing metadata that gRPC clients with a retry policy obey (gRFC A6)."""
+
+_CODES: dict[type[errors.ScopewatchError], StatusCode] = {
+    errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
+    errors.UnknownWatchlist: StatusCode.INVALID_ARGUMENT,
+    errors.Overloaded: StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExpired: StatusCode.DEADLINE_EXCEEDED,
+    errors.NotReady: StatusCode.UNAVAILABLE,
+    errors.EngineError: StatusCode.INTERNAL,
+    errors.EngineDied: StatusCode.UNAVAILABLE,
+    errors.SetupError: StatusCode.FAILED_PRECONDITION,
+    errors.ScopewatchError: StatusCode.INTERNAL,
+}
+_UNKNOWN = "an unexpected error; the server's log has the details"
+
+
+def code_of(error: Exception) -> StatusCode:
+    """The status of the nearest class in the table; INTERNAL for anything that is not ours."""
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), StatusCode.INTERNAL)
+
+
+def to_status(error: Exception) -> status_pb2.Status:
+    """The full status with details: ErrorInfo always, BadRequest with the fields, RetryInfo with the pause."""
+    code: int = code_of(error).value[0]
+    reason = error.reason.upper() if isinstance(error, errors.ScopewatchError) else "UNEXPECTED"
+    details = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
+    if isinstance(error, errors.InvalidRequest):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+            for v in error.violations
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, errors.Overloaded):
+        delay = duration_pb2.Duration(nanos=0)
+        delay.FromMilliseconds(pushback_ms(error))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(
+        code=code, message=str(error) if isinstance(error, errors.ScopewatchError) else _UNKNOWN
+    )
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def pushback_ms(error: errors.Overloaded) -> int:
+    """Milliseconds to wait before trying again."""
+    return round(1000 * error.retry_after_s)
+
+
+def from_status(status: status_pb2.Status) -> errors.ScopewatchError:
+    """The error a status stands for, as far as the wire tells; the inverse of `to_status` for the client."""
+    violations: list[errors.FieldViolation] = []
+    retry_after_s = 0.0
+    for packed in status.details:
+        bad_request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if packed.Unpack(bad_request):
+            violations = [errors.FieldViolation(v.field, v.description) for v in bad_request.field_violations]
+        elif packed.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    match status.code:
+        case code_pb2.INVALID_ARGUMENT if violations:
+            return errors.InvalidRequest(*violations)
+        case code_pb2.INVALID_ARGUMENT:
+            return errors.InvalidRequest(errors.FieldViolation("request", status.message))
+        case code_pb2.RESOURCE_EXHAUSTED:
+            return errors.Overloaded(status.message, retry_after_s=retry_after_s)
+        case code_pb2.DEADLINE_EXCEEDED:
+            return errors.DeadlineExpired(status.message)
+        case code_pb2.UNAVAILABLE:
+            return errors.NotReady(status.message)
+        case code_pb2.INTERNAL:
+            return errors.EngineError(status.message)
+        case _:
+            return errors.ScopewatchError(status.message)

@@ -1,0 +1,1 @@
+"""Reading released SAEs into one in-memory form; numpy only."""

@@ -1,0 +1,303 @@
+"""Composition root and life cycle: builds every part once, serves, drains, stops."""
+
+import asyncio
+import logging
+import platform
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, start_http_server
+
+import scopewatch
+from scopewatch.config import Config
+from scopewatch.engine.build import Engine, build_engine, choices
+from scopewatch.engine.thread import EngineThread
+from scopewatch.errors import ConfigError, EngineDied, ScopewatchError
+from scopewatch.metrics import Metrics
+from scopewatch.pipeline.activations import CacheKeys
+from scopewatch.pipeline.batcher import Batcher
+from scopewatch.pipeline.cache import Cache, LocalCache, RedisCache
+from scopewatch.pipeline.monitor import Monitor
+from scopewatch.pipeline.redis_client import redis_client
+from scopewatch.pipeline.scoring import compile_watchlist
+from scopewatch.rpc.interceptors import MetricsInterceptor
+from scopewatch.rpc.replies import info_response, provenance
+from scopewatch.rpc.requests import Limits
+from scopewatch.rpc.service import SERVICE_NAME, MonitorService
+from scopewatch.types import Pair, TokenisedPair
+from scopewatch.v1 import monitor_pb2_grpc
+from scopewatch.watchlist import Watchlist, load_watchlist
+
+log = logging.getLogger(__name__)
+
+TRANSPORT_MAX_BYTES = 64 << 20
+"""Hard limit of the transport; the configured one is lower and answers with the field's name."""
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What takes long to build and needs no event loop."""
+
+    watchlists: tuple[Watchlist, ...]
+    engine: Engine
+
+
+def load(config: Config) -> Loaded:
+    """Reads watchlists, reader and SAEs.
+
+    Raises:
+        SetupError: Something of it is wrong.
+    """
+    watchlists = tuple(load_watchlist(file) for file in config.watchlist)
+    return Loaded(watchlists, build_engine(*choices(watchlists), config))
+
+
+@asynccontextmanager
+async def monitoring(
+    loaded: Loaded, config: Config, metrics: Metrics, on_death: Callable[[EngineDied], None] = lambda _: None
+) -> AsyncIterator[Monitor]:
+    """The spine, warmed up, with its engine thread, batcher and cache; everything is closed on leaving.
+
+    Args:
+        loaded: From `load`.
+        config: Settings.
+        metrics: Where everything is counted.
+        on_death: Called from another thread when the engine dies.
+    """
+    identity = loaded.engine.identity
+    engine = EngineThread(loaded.engine.runner, on_death)
+    tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
+
+    async def tokenise(pairs: Sequence[Pair]) -> list[TokenisedPair | ScopewatchError]:
+        loop = asyncio.get_running_loop()
+        return list(await loop.run_in_executor(tokenisers, loaded.engine.tokeniser.tokenise, pairs))
+
+    batcher = Batcher(
+        engine.encode,
+        max_batch_tokens=config.max_batch_tokens,
+        max_queue_tokens=config.max_queue_tokens,
+        metrics=metrics,
+    )
+    cache = _cache(config, metrics)
+    try:
+        metrics.describe(identity, loaded.watchlists, _versions())
+        await engine.encode(_worst_case(loaded.engine, config))
+        yield Monitor(
+            tokenise=tokenise,
+            submit=batcher.submit,
+            cache=cache,
+            keys=CacheKeys(identity, config.cache_secret.get_secret_value().encode()),
+            watchlists={w.name: compile_watchlist(w, identity.features) for w in loaded.watchlists},
+            features=identity.features,
+            metrics=metrics,
+            max_evidence=config.max_evidence,
+        )
+    finally:
+        await batcher.close()
+        await cache.close()
+        engine.stop()
+        tokenisers.shutdown(wait=False)
+
+
+@asynccontextmanager
+async def offline(config: Config) -> AsyncIterator[Monitor]:
+    """The same spine without a server, for commands that read files."""
+    loaded = await asyncio.to_thread(load, config)
+    async with monitoring(loaded, config, Metrics(CollectorRegistry())) as monitor:
+        yield monitor
+
+
+def _cache(config: Config, metrics: Metrics) -> Cache:
+    url = config.redis_url.get_secret_value()
+    if not url:
+        return LocalCache(config.cache_bytes, metrics)
+    if not config.cache_secret.get_secret_value():
+        log.warning("cache_secret is empty: whoever reads this Redis can test which texts were scored")
+    client = redis_client(
+        url,
+        mode=config.redis_mode,
+        sentinel_service=config.redis_sentinel_service,
+        timeout_s=config.redis_timeout_s,
+    )
+    return RedisCache(client, timeout_s=config.redis_timeout_s, ttl_s=config.cache_ttl_s, metrics=metrics)
+
+
+def _worst_case(engine: Engine, config: Config) -> list[np.ndarray]:
+    """The largest batch there can be, so that memory and kernels are settled before the first caller comes."""
+    count = max(1, config.max_batch_tokens // engine.max_tokens)
+    return [np.zeros(engine.max_tokens, np.int32)] * count
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in ("torch", "transformers", "grpcio")}
+    return {"version": scopewatch.__version__, "python": platform.python_version(), **libraries}
+
+
+class Server:
+    """One process: start, serve, drain. Build it inside the event loop it is to run on.
+
+    Args:
+        config: Settings.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._metrics = Metrics(registry := CollectorRegistry(), max_feature_series=config.max_feature_series)
+        self._registry = registry
+        self._service = MonitorService(self._metrics)
+        self._health = health.aio.HealthServicer()
+        self._stopping = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._death: EngineDied | None = None
+
+    async def run(self) -> int:
+        """Serves until a signal or the engine's death.
+
+        Returns:
+            Exit code: 0 after a signal, 1 when the engine died.
+
+        Raises:
+            SetupError: It cannot start.
+        """
+        started_s = time.monotonic()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stopping.set)
+        grpc_server, grpc_address = await self._start_grpc()
+        httpd, metrics_address = self._start_metrics()
+        try:
+            loaded = await self._unless_stopped(load)
+            if loaded is None:
+                return 0
+            async with monitoring(loaded, self._config, self._metrics, self._engine_died) as monitor:
+                await self._open(monitor, loaded)
+                log.info(
+                    "serving",
+                    extra={
+                        "grpc_address": grpc_address,
+                        "metrics_address": metrics_address,
+                        "watchlists": [watchlist.name for watchlist in loaded.watchlists],
+                        "start_s": round(time.monotonic() - started_s, 2),
+                    },
+                )
+                await self._stopping.wait()
+                await self._drain(grpc_server)
+        finally:
+            await grpc_server.stop(0)
+            httpd.shutdown()
+            httpd.server_close()
+        log.info("stopped")
+        return 1 if self._death else 0
+
+    async def _start_grpc(self) -> tuple[grpc.aio.Server, str]:
+        server = grpc.aio.server(
+            interceptors=[MetricsInterceptor(self._metrics)],
+            options=[
+                ("grpc.max_receive_message_length", TRANSPORT_MAX_BYTES),
+                ("grpc.max_send_message_length", -1),
+                # Two processes on one port is a mistake, not load balancing.
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
+        )
+        monitor_pb2_grpc.add_MonitorServiceServicer_to_server(self._service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        await self._health.set("", _SERVING)
+        await self._health.set(SERVICE_NAME, _NOT_SERVING)
+        if self._config.reflection:
+            reflection.enable_server_reflection(
+                (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+            )
+        host, _ = _split_address("grpc_address", self._config.grpc_address)
+        try:
+            port = server.add_insecure_port(self._config.grpc_address)
+        except RuntimeError:
+            raise ConfigError(
+                f"grpc_address {self._config.grpc_address}: cannot be bound; is it in use?"
+            ) from None
+        await server.start()
+        return server, f"{host}:{port}"
+
+    def _start_metrics(self) -> "tuple[object, str]":
+        host, port = _split_address("metrics_address", self._config.metrics_address)
+        try:
+            httpd, _ = start_http_server(port, addr=host.strip("[]"), registry=self._registry)
+        except OSError as error:
+            raise ConfigError(
+                f"metrics_address {self._config.metrics_address}: {error.strerror or error}"
+            ) from None
+        return httpd, f"{host}:{httpd.server_port}"
+
+    async def _unless_stopped(self, work: Callable[[Config], Loaded]) -> Loaded | None:
+        """Runs blocking work on a daemon thread, which a signal during start-up can leave behind."""
+        done: asyncio.Future[Loaded] = self._loop.create_future()
+
+        def settle(result: Loaded | None, error: BaseException | None) -> None:
+            if not done.done():
+                done.set_exception(error) if error else done.set_result(result)  # type: ignore[arg-type]
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = work(self._config)
+            except BaseException as problem:
+                error = problem
+            try:
+                self._loop.call_soon_threadsafe(settle, result, error)
+            except RuntimeError:
+                log.debug("start-up was left behind")
+
+        threading.Thread(target=run, name="load", daemon=True).start()
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({done, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        return await done if done.done() else None
+
+    async def _open(self, monitor: Monitor, loaded: Loaded) -> None:
+        identity = loaded.engine.identity
+        limits = Limits.of(self._config, max_tokens=loaded.engine.max_tokens)
+        self._service.open(
+            monitor,
+            limits=limits,
+            info=info_response(identity, loaded.watchlists, limits, scopewatch.__version__),
+            provenances={w.name: provenance(w, identity, scopewatch.__version__) for w in loaded.watchlists},
+        )
+        await self._health.set(SERVICE_NAME, _SERVING)
+        self._metrics.ready.set(1)
+
+    async def _drain(self, grpc_server: grpc.aio.Server) -> None:
+        """Not ready, then a pause in which balancers notice, then no new calls, then the running ones finish."""
+        self._metrics.ready.set(0)
+        await self._health.enter_graceful_shutdown()
+        if self._death:
+            await grpc_server.stop(0.5)
+            return
+        log.info(
+            "draining", extra={"delay_s": self._config.drain_delay_s, "grace_s": self._config.drain_grace_s}
+        )
+        await asyncio.sleep(self._config.drain_delay_s)
+        self._service.close()
+        await grpc_server.stop(self._config.drain_grace_s)
+
+    def _engine_died(self, death: EngineDied) -> None:
+        self._death = death
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+
+def _split_address(setting: str, address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{setting} {address!r}: expected host:port, for instance 127.0.0.1:50051")
+    return host, int(port)

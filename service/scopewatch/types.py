@@ -1,0 +1,228 @@
+"""Values that cross module borders. Immutable, named, with units and shapes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Segment(IntEnum):
+    """Part of the conversation a token belongs to; TEMPLATE covers BOS, special and separator tokens."""
+
+    TEMPLATE = 0
+    PROMPT = 1
+    RESPONSE = 2
+    HISTORY = 3
+
+
+class Verdict(StrEnum):
+    PASS = "pass"
+    FLAG = "flag"
+
+
+class Relation(StrEnum):
+    """Whether the reader wrote the response itself or reads another model's text."""
+
+    SAME_MODEL = "same_model"
+    READER_MODEL = "reader_model"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What a caller wants scored."""
+
+    prompt: str
+    response: str
+    history: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of a pair the reader reads, in tokens."""
+
+    tokens: int
+    prompt_tokens: int
+    response_tokens: int
+    history_tokens: int
+    prompt_tokens_dropped: int = 0
+    response_tokens_dropped: int = 0
+    history_tokens_dropped: int = 0
+
+    @property
+    def truncated(self) -> bool:
+        return bool(self.prompt_tokens_dropped or self.response_tokens_dropped or self.history_tokens_dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedPair:
+    """A pair as the reader reads it; all arrays have shape (n_tokens,)."""
+
+    ids: NDArray[np.int32]
+    segments: NDArray[np.int8]
+    """`Segment` of each token."""
+    turns: NDArray[np.int32]
+    """Index into the history for HISTORY tokens, else 0."""
+    starts: NDArray[np.int32]
+    """First code point of the token in its segment's text; 0 for TEMPLATE."""
+    ends: NDArray[np.int32]
+    """One past the last code point; 0 for TEMPLATE."""
+    coverage: Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureKey:
+    """One watched feature: which SAE (its name in the watchlists) and which column of it."""
+
+    sae: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.sae}/{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """Sparse activations of the watched features on one pair: what the engine gives and the cache keeps.
+
+    The three arrays have shape (n_fired,), ordered by token, then column; values are finite and greater than 0.
+    """
+
+    n_tokens: int
+    token: NDArray[np.int32]
+    column: NDArray[np.int32]
+    """Index into the engine's watched features."""
+    value: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """The engine's answer for one batch."""
+
+    activations: list[Activations | Exception]
+    """In the order of the input; an exception where the reader failed on that pair alone."""
+    forward_s: float
+    encode_s: float
+    padded_tokens: int
+    """Tokens computed, padding included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds per stage; 0 where a stage did not run."""
+
+    tokenise_s: float = 0.0
+    cache_s: float = 0.0
+    queue_s: float = 0.0
+    forward_s: float = 0.0
+    encode_s: float = 0.0
+    score_s: float = 0.0
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureScore:
+    feature: FeatureKey
+    label: str
+    pooling: str
+    pooled: float
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A span of the caller's own text, in Unicode code points."""
+
+    start: int
+    end: int
+    feature: FeatureKey
+    activation: float
+    segment: Segment
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndicatorScore:
+    name: str
+    score: float
+    threshold: float
+    flagged: bool
+    severity: str
+    calibrated: bool
+    probability: float | None = None
+    features: tuple[FeatureScore, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    skipped_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPair:
+    """A pair's verdict with everything that explains it."""
+
+    verdict: Verdict
+    indicators: tuple[IndicatorScore, ...]
+    coverage: Coverage
+    watchlist: str
+    timings: Timings
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderIdentity:
+    """The reader as it runs. Everything here changes activations, so everything is in the cache key."""
+
+    name: str
+    revision: str
+    model_type: str
+    digest: str
+    """SHA-256 over the weight files and configuration."""
+    layers_run: int
+    layers_total: int
+    dtype: str
+    device: str
+    attention: str
+    chat_template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SaeIdentity:
+    name: str
+    format: str
+    architecture: str
+    hookpoint: str
+    d_in: int
+    d_sae: int
+    digest: str
+    watched: tuple[int, ...]
+    """Watched feature indices, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineIdentity:
+    reader: ReaderIdentity
+    saes: tuple[SaeIdentity, ...]
+
+    @property
+    def features(self) -> tuple[FeatureKey, ...]:
+        """Watched features in the order of `Activations.column`."""
+        return tuple(FeatureKey(sae.name, index) for sae in self.saes for index in sae.watched)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreJob:
+    """One pair on its way through the pipeline."""
+
+    pair: Pair
+    watchlist: str
+    request_id: str
+    include_evidence: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    deadline_s: float | None = None
+    """When the caller stops waiting, on the clock of `time.monotonic`; None for never."""

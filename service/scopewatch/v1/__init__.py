@@ -1,0 +1,1 @@
+"""Generated from protos/scopewatch/v1; see `make stubs`."""

@@ -1,0 +1,382 @@
+from google.rpc import status_pb2 as _status_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERDICT_UNSPECIFIED: _ClassVar[Verdict]
+    VERDICT_PASS: _ClassVar[Verdict]
+    VERDICT_FLAG: _ClassVar[Verdict]
+
+class Severity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SEVERITY_UNSPECIFIED: _ClassVar[Severity]
+    SEVERITY_INFO: _ClassVar[Severity]
+    SEVERITY_LOW: _ClassVar[Severity]
+    SEVERITY_MEDIUM: _ClassVar[Severity]
+    SEVERITY_HIGH: _ClassVar[Severity]
+
+class Segment(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SEGMENT_UNSPECIFIED: _ClassVar[Segment]
+    SEGMENT_PROMPT: _ClassVar[Segment]
+    SEGMENT_RESPONSE: _ClassVar[Segment]
+    SEGMENT_HISTORY: _ClassVar[Segment]
+
+class Relation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RELATION_UNSPECIFIED: _ClassVar[Relation]
+    RELATION_SAME_MODEL: _ClassVar[Relation]
+    RELATION_READER_MODEL: _ClassVar[Relation]
+
+class Calibration(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CALIBRATION_UNSPECIFIED: _ClassVar[Calibration]
+    CALIBRATION_UNCALIBRATED: _ClassVar[Calibration]
+    CALIBRATION_CALIBRATED: _ClassVar[Calibration]
+VERDICT_UNSPECIFIED: Verdict
+VERDICT_PASS: Verdict
+VERDICT_FLAG: Verdict
+SEVERITY_UNSPECIFIED: Severity
+SEVERITY_INFO: Severity
+SEVERITY_LOW: Severity
+SEVERITY_MEDIUM: Severity
+SEVERITY_HIGH: Severity
+SEGMENT_UNSPECIFIED: Segment
+SEGMENT_PROMPT: Segment
+SEGMENT_RESPONSE: Segment
+SEGMENT_HISTORY: Segment
+RELATION_UNSPECIFIED: Relation
+RELATION_SAME_MODEL: Relation
+RELATION_READER_MODEL: Relation
+CALIBRATION_UNSPECIFIED: Calibration
+CALIBRATION_UNCALIBRATED: Calibration
+CALIBRATION_CALIBRATED: Calibration
+
+class Turn(_message.Message):
+    __slots__ = ("role", "content")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    content: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("request_id", "prompt", "response", "history", "watchlist", "labels", "include_evidence")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    WATCHLIST_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    prompt: str
+    response: str
+    history: _containers.RepeatedCompositeFieldContainer[Turn]
+    watchlist: str
+    labels: _containers.ScalarMap[str, str]
+    include_evidence: bool
+    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[str] = ..., response: _Optional[str] = ..., history: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., watchlist: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., include_evidence: _Optional[bool] = ...) -> None: ...
+
+class FeatureScore(_message.Message):
+    __slots__ = ("feature", "label", "pooling", "pooled", "contribution")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
+    POOLED_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    label: str
+    pooling: str
+    pooled: float
+    contribution: float
+    def __init__(self, feature: _Optional[str] = ..., label: _Optional[str] = ..., pooling: _Optional[str] = ..., pooled: _Optional[float] = ..., contribution: _Optional[float] = ...) -> None: ...
+
+class Evidence(_message.Message):
+    __slots__ = ("start", "end", "feature", "activation", "segment", "turn")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    end: int
+    feature: str
+    activation: float
+    segment: Segment
+    turn: int
+    def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ..., feature: _Optional[str] = ..., activation: _Optional[float] = ..., segment: _Optional[_Union[Segment, str]] = ..., turn: _Optional[int] = ...) -> None: ...
+
+class IndicatorScore(_message.Message):
+    __slots__ = ("name", "score", "threshold", "flagged", "severity", "probability", "features", "evidence", "calibration", "skipped_reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    FLAGGED_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    score: float
+    threshold: float
+    flagged: bool
+    severity: Severity
+    probability: float
+    features: _containers.RepeatedCompositeFieldContainer[FeatureScore]
+    evidence: _containers.RepeatedCompositeFieldContainer[Evidence]
+    calibration: Calibration
+    skipped_reason: str
+    def __init__(self, name: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., flagged: _Optional[bool] = ..., severity: _Optional[_Union[Severity, str]] = ..., probability: _Optional[float] = ..., features: _Optional[_Iterable[_Union[FeatureScore, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ..., calibration: _Optional[_Union[Calibration, str]] = ..., skipped_reason: _Optional[str] = ...) -> None: ...
+
+class Coverage(_message.Message):
+    __slots__ = ("tokens", "prompt_tokens", "response_tokens", "history_tokens", "truncated", "prompt_tokens_dropped", "response_tokens_dropped", "history_tokens_dropped")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_TOKENS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TOKENS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    tokens: int
+    prompt_tokens: int
+    response_tokens: int
+    history_tokens: int
+    truncated: bool
+    prompt_tokens_dropped: int
+    response_tokens_dropped: int
+    history_tokens_dropped: int
+    def __init__(self, tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., history_tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., prompt_tokens_dropped: _Optional[int] = ..., response_tokens_dropped: _Optional[int] = ..., history_tokens_dropped: _Optional[int] = ...) -> None: ...
+
+class Provenance(_message.Message):
+    __slots__ = ("reader", "reader_revision", "reader_digest", "watchlist", "watchlist_digest", "relation", "version")
+    READER_FIELD_NUMBER: _ClassVar[int]
+    READER_REVISION_FIELD_NUMBER: _ClassVar[int]
+    READER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WATCHLIST_FIELD_NUMBER: _ClassVar[int]
+    WATCHLIST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    RELATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    reader: str
+    reader_revision: str
+    reader_digest: str
+    watchlist: str
+    watchlist_digest: str
+    relation: Relation
+    version: str
+    def __init__(self, reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., watchlist: _Optional[str] = ..., watchlist_digest: _Optional[str] = ..., relation: _Optional[_Union[Relation, str]] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Timings(_message.Message):
+    __slots__ = ("tokenise_s", "cache_s", "queue_s", "forward_s", "encode_s", "score_s", "total_s")
+    TOKENISE_S_FIELD_NUMBER: _ClassVar[int]
+    CACHE_S_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_S_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_S_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_S_FIELD_NUMBER: _ClassVar[int]
+    SCORE_S_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_S_FIELD_NUMBER: _ClassVar[int]
+    tokenise_s: float
+    cache_s: float
+    queue_s: float
+    forward_s: float
+    encode_s: float
+    score_s: float
+    total_s: float
+    def __init__(self, tokenise_s: _Optional[float] = ..., cache_s: _Optional[float] = ..., queue_s: _Optional[float] = ..., forward_s: _Optional[float] = ..., encode_s: _Optional[float] = ..., score_s: _Optional[float] = ..., total_s: _Optional[float] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("request_id", "verdict", "indicators", "coverage", "provenance", "timings", "cached")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    INDICATORS_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    verdict: Verdict
+    indicators: _containers.RepeatedCompositeFieldContainer[IndicatorScore]
+    coverage: Coverage
+    provenance: Provenance
+    timings: Timings
+    cached: bool
+    def __init__(self, request_id: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., indicators: _Optional[_Iterable[_Union[IndicatorScore, _Mapping]]] = ..., coverage: _Optional[_Union[Coverage, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., cached: _Optional[bool] = ...) -> None: ...
+
+class BatchScoreRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[ScoreRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[ScoreRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchScoreResult(_message.Message):
+    __slots__ = ("response", "status")
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    response: ScoreResponse
+    status: _status_pb2.Status
+    def __init__(self, response: _Optional[_Union[ScoreResponse, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class BatchScoreResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[BatchScoreResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[BatchScoreResult, _Mapping]]] = ...) -> None: ...
+
+class GetInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReaderInfo(_message.Message):
+    __slots__ = ("name", "revision", "model_type", "digest", "layers_run", "layers_total", "dtype", "device", "attention", "chat_template")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_RUN_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    revision: str
+    model_type: str
+    digest: str
+    layers_run: int
+    layers_total: int
+    dtype: str
+    device: str
+    attention: str
+    chat_template: bool
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., model_type: _Optional[str] = ..., digest: _Optional[str] = ..., layers_run: _Optional[int] = ..., layers_total: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention: _Optional[str] = ..., chat_template: _Optional[bool] = ...) -> None: ...
+
+class SaeInfo(_message.Message):
+    __slots__ = ("name", "format", "architecture", "hookpoint", "d_in", "d_sae", "digest", "watched_features")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    HOOKPOINT_FIELD_NUMBER: _ClassVar[int]
+    D_IN_FIELD_NUMBER: _ClassVar[int]
+    D_SAE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WATCHED_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    format: str
+    architecture: str
+    hookpoint: str
+    d_in: int
+    d_sae: int
+    digest: str
+    watched_features: int
+    def __init__(self, name: _Optional[str] = ..., format: _Optional[str] = ..., architecture: _Optional[str] = ..., hookpoint: _Optional[str] = ..., d_in: _Optional[int] = ..., d_sae: _Optional[int] = ..., digest: _Optional[str] = ..., watched_features: _Optional[int] = ...) -> None: ...
+
+class Card(_message.Message):
+    __slots__ = ("date", "data", "measured_on", "n", "n_positive", "auroc", "tpr", "fpr", "baselines", "note")
+    class BaselinesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    DATE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_ON_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    N_POSITIVE_FIELD_NUMBER: _ClassVar[int]
+    AUROC_FIELD_NUMBER: _ClassVar[int]
+    TPR_FIELD_NUMBER: _ClassVar[int]
+    FPR_FIELD_NUMBER: _ClassVar[int]
+    BASELINES_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    date: str
+    data: str
+    measured_on: str
+    n: int
+    n_positive: int
+    auroc: float
+    tpr: float
+    fpr: float
+    baselines: _containers.ScalarMap[str, float]
+    note: str
+    def __init__(self, date: _Optional[str] = ..., data: _Optional[str] = ..., measured_on: _Optional[str] = ..., n: _Optional[int] = ..., n_positive: _Optional[int] = ..., auroc: _Optional[float] = ..., tpr: _Optional[float] = ..., fpr: _Optional[float] = ..., baselines: _Optional[_Mapping[str, float]] = ..., note: _Optional[str] = ...) -> None: ...
+
+class IndicatorInfo(_message.Message):
+    __slots__ = ("name", "label", "severity", "segment", "threshold", "calibration", "card", "features")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    label: str
+    severity: Severity
+    segment: Segment
+    threshold: float
+    calibration: Calibration
+    card: Card
+    features: int
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., segment: _Optional[_Union[Segment, str]] = ..., threshold: _Optional[float] = ..., calibration: _Optional[_Union[Calibration, str]] = ..., card: _Optional[_Union[Card, _Mapping]] = ..., features: _Optional[int] = ...) -> None: ...
+
+class WatchlistInfo(_message.Message):
+    __slots__ = ("name", "digest", "indicators")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INDICATORS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    indicators: _containers.RepeatedCompositeFieldContainer[IndicatorInfo]
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., indicators: _Optional[_Iterable[_Union[IndicatorInfo, _Mapping]]] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("max_message_bytes", "max_text_chars", "max_batch_items", "max_labels", "max_label_chars", "max_history_turns", "max_tokens")
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXT_CHARS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_LABELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_LABEL_CHARS_FIELD_NUMBER: _ClassVar[int]
+    MAX_HISTORY_TURNS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    max_message_bytes: int
+    max_text_chars: int
+    max_batch_items: int
+    max_labels: int
+    max_label_chars: int
+    max_history_turns: int
+    max_tokens: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_text_chars: _Optional[int] = ..., max_batch_items: _Optional[int] = ..., max_labels: _Optional[int] = ..., max_label_chars: _Optional[int] = ..., max_history_turns: _Optional[int] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+
+class GetInfoResponse(_message.Message):
+    __slots__ = ("version", "reader", "saes", "watchlists", "limits")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    READER_FIELD_NUMBER: _ClassVar[int]
+    SAES_FIELD_NUMBER: _ClassVar[int]
+    WATCHLISTS_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    reader: ReaderInfo
+    saes: _containers.RepeatedCompositeFieldContainer[SaeInfo]
+    watchlists: _containers.RepeatedCompositeFieldContainer[WatchlistInfo]
+    limits: Limits
+    def __init__(self, version: _Optional[str] = ..., reader: _Optional[_Union[ReaderInfo, _Mapping]] = ..., saes: _Optional[_Iterable[_Union[SaeInfo, _Mapping]]] = ..., watchlists: _Optional[_Iterable[_Union[WatchlistInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...

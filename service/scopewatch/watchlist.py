@@ -1,0 +1,408 @@
+"""The watchlist: a YAML file that says which features are watched, how they are scored and what is known of them.
+
+    version: 1
+    name: clinic
+    reader: {path: reader, relation: reader_model}     # or {id: google/gemma-2-2b, revision: ...}
+    saes:
+      res: {path: sae/layer_2/width_3k/average_l0_32/params.npz}
+    indicators:
+      - name: speculation
+        label: Hedged or guessed claims
+        segment: response
+        pooling: max                                   # of every feature that names none
+        features:
+          - {feature: res/1234, weight: 0.8, label: "may, might"}
+          - {feature: res/77, weight: 0.3, pooling: {kind: rolling_mean_max, window: 8}}
+        bias: -1.5
+        threshold: 0.4
+        severity: medium
+
+An indicator's score is `bias + sum(weight * pooling(activations of the feature on the segment's tokens))`; it is
+flagged when the score is greater than the threshold. Relative paths count from the watchlist's own folder.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from scopewatch.errors import WatchlistError
+from scopewatch.types import FeatureKey, Relation, Segment
+
+MAX_FILE_BYTES = 16 << 20
+_NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
+_FEATURE = re.compile(r"(?P<sae>[A-Za-z][A-Za-z0-9_.-]{0,63})/(?P<index>0|[1-9][0-9]{0,8})\Z")
+_POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    # kind: (required, optional)
+    "max": (frozenset(), frozenset()),
+    "mean": (frozenset(), frozenset()),
+    "sum": (frozenset(), frozenset()),
+    "fraction_active": (frozenset(), frozenset()),
+    "rolling_mean_max": (frozenset({"window"}), frozenset()),
+    "k_of_n": (frozenset({"k"}), frozenset({"n"})),
+}
+
+Name = Annotated[str, Field(pattern=_NAME)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Pooling(_Strict):
+    """How a feature's activations on the n tokens of a segment become one number.
+
+    max: largest. mean: average over all tokens. sum: total. fraction_active: share of tokens above 0.
+    rolling_mean_max: largest mean over `window` consecutive tokens (over all when the segment is shorter).
+    k_of_n: largest value that at least `k` of some `n` consecutive tokens reach (`n` omitted: of all), so that a
+    threshold of t asks for k tokens above t; 0 when there are fewer than k tokens.
+    """
+
+    kind: Literal["max", "mean", "sum", "fraction_active", "rolling_mean_max", "k_of_n"]
+    window: int | None = Field(None, ge=1, le=4096)
+    k: int | None = Field(None, ge=1, le=4096)
+    n: int | None = Field(None, ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _arguments_fit(self) -> Self:
+        required, optional = _POOLING_ARGUMENTS[self.kind]
+        given = {name for name in ("window", "k", "n") if getattr(self, name) is not None}
+        if missing := required - given:
+            raise ValueError(f"pooling {self.kind} needs {', '.join(sorted(missing))}")
+        if extra := given - required - optional:
+            raise ValueError(f"pooling {self.kind} takes no {', '.join(sorted(extra))}")
+        if self.k and self.n and self.k > self.n:
+            raise ValueError(f"k_of_n asks for k={self.k} of only n={self.n} tokens")
+        return self
+
+    def __str__(self) -> str:
+        given = [
+            f"{name}={value}" for name in ("window", "k", "n") if (value := getattr(self, name)) is not None
+        ]
+        return f"{self.kind}({', '.join(given)})" if given else self.kind
+
+
+def _pooling_from_word(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+PoolingField = Annotated[Pooling, BeforeValidator(_pooling_from_word)]
+
+
+class WatchedFeature(_Strict):
+    feature: str
+    """`{sae}/{index}`."""
+    weight: Finite = 1.0
+    pooling: PoolingField | None = None
+    label: str = Field("", max_length=200)
+
+    @field_validator("feature")
+    @classmethod
+    def _names_a_known_sae(cls, value: str, info: ValidationInfo) -> str:
+        match = _FEATURE.match(value)
+        if not match:
+            raise ValueError(f"a feature is written sae/index, for instance res/1234, not {value!r}")
+        known = (info.context or {}).get("saes")
+        if known is not None and match["sae"] not in known:
+            raise ValueError(
+                f"there is no SAE {match['sae']!r} under saes (there: {', '.join(sorted(known)) or 'none'})"
+            )
+        return value
+
+    @field_validator("weight")
+    @classmethod
+    def _weighs_something(cls, value: float) -> float:
+        if value == 0:
+            raise ValueError("a weight of 0 watches nothing; remove the feature")
+        return value
+
+    @property
+    def key(self) -> FeatureKey:
+        sae, _, index = self.feature.partition("/")
+        return FeatureKey(sae, int(index))
+
+
+class Probability(_Strict):
+    """Platt scaling: probability = 1 / (1 + exp(-(slope * score + intercept)))."""
+
+    slope: Finite = Field(gt=0)
+    intercept: Finite
+
+
+class Card(_Strict):
+    """Evidence for a threshold: where, when and how well it was measured."""
+
+    date: str
+    data: str
+    measured_on: str = ""
+    n: int = Field(ge=1)
+    n_positive: int = Field(ge=0)
+    auroc: float = Field(ge=0, le=1)
+    tpr: float = Field(ge=0, le=1)
+    fpr: float = Field(ge=0, le=1)
+    baselines: dict[str, float] = Field(default_factory=dict)
+    note: str = ""
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _yaml_reads_dates(cls, value: object) -> str:
+        return str(value)
+
+
+class Indicator(_Strict):
+    name: Name
+    label: str = Field("", max_length=200)
+    segment: Literal["prompt", "response", "history"] = "response"
+    severity: Literal["info", "low", "medium", "high"] = "medium"
+    pooling: PoolingField = Pooling(kind="max")
+    features: tuple[WatchedFeature, ...] = Field(min_length=1, max_length=4096)
+    bias: Finite = 0.0
+    threshold: Finite
+    probability: Probability | None = None
+    card: Annotated[Card | None, BeforeValidator(lambda card: None if card == "uncalibrated" else card)] = (
+        None
+    )
+    """None is written `uncalibrated`, or left out."""
+
+    @model_validator(mode="after")
+    def _terms_are_distinct(self) -> Self:
+        seen: set[tuple[str, str]] = set()
+        for term in self.features:
+            identity = (term.feature, str(term.pooling or self.pooling))
+            if identity in seen:
+                raise ValueError(
+                    f"feature {term.feature} stands twice with pooling {identity[1]}; add the weights"
+                )
+            seen.add(identity)
+        return self
+
+    @property
+    def calibrated(self) -> bool:
+        return self.card is not None
+
+    @property
+    def read_segment(self) -> Segment:
+        return Segment[self.segment.upper()]
+
+
+class ReaderSource(_Strict):
+    path: str = ""
+    """Directory, relative to the watchlist."""
+    id: str = ""
+    """Hugging Face hub id."""
+    revision: str = ""
+    relation: Relation = Relation.READER_MODEL
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.path) == bool(self.id):
+            raise ValueError("give either path (a directory) or id (a hub id)")
+        return self
+
+
+class SaeSource(_Strict):
+    path: str = Field(min_length=1)
+    """Gemma Scope `params.npz`, relative to the watchlist."""
+    hookpoint: str = ""
+    """For instance layers.20.resid_post; read from `layer_20` in the path when empty."""
+
+
+class _Document(_Strict):
+    version: Literal[1]
+    name: Name
+    reader: ReaderSource
+    saes: dict[Name, SaeSource] = Field(min_length=1)
+    indicators: tuple[Indicator, ...] = Field(min_length=1, max_length=256)
+
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Watchlist:
+    """A valid watchlist file."""
+
+    name: str
+    reader: ReaderSource
+    saes: dict[str, SaeSource]
+    indicators: tuple[Indicator, ...]
+    file: Path
+    digest: str
+    """SHA-256 of the file's bytes."""
+    _lines: dict[Location, int] = field(repr=False, default_factory=dict)
+
+    def where(self, *location: str | int) -> str:
+        """`file:line: path`, for messages about something found wrong after loading."""
+        return f"{self.file}:{_line_of(self._lines, location)}: {_dotted(location)}"
+
+    @property
+    def features(self) -> dict[FeatureKey, Location]:
+        """Every watched feature and where it first stands."""
+        found: dict[FeatureKey, Location] = {}
+        for i, indicator in enumerate(self.indicators):
+            for j, term in enumerate(indicator.features):
+                found.setdefault(term.key, ("indicators", i, "features", j, "feature"))
+        return found
+
+    def resolve(self, path: str) -> Path:
+        """A path of the file, relative to the file's folder unless absolute."""
+        return self.file.parent / Path(path).expanduser()
+
+
+def load_watchlist(file: Path) -> Watchlist:
+    """Reads and validates a watchlist.
+
+    Raises:
+        WatchlistError: With one `file:line: field: problem` line for every mistake.
+    """
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise WatchlistError(f"{file}: larger than {MAX_FILE_BYTES} bytes; a watchlist is a small file")
+        raw = file.read_bytes()
+        text = raw.decode()
+    except OSError as error:
+        raise WatchlistError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise WatchlistError(f"{file}: not UTF-8 at byte {error.start}") from None
+    value, lines, mistakes = _parse_yaml(text, file)
+    if not isinstance(value, dict):
+        raise WatchlistError(
+            f"{file}:1: a watchlist is a mapping with version, name, reader, saes and indicators"
+        )
+    saes = value.get("saes")
+    mistakes += _repeated_names(value)
+    document = None
+    try:
+        context = {"saes": {str(name) for name in saes} if isinstance(saes, dict) else None}
+        document = _Document.model_validate(value, context=context)
+    except ValidationError as error:
+        mistakes += _mistakes(error)
+    if mistakes or document is None:
+        ordered = sorted(
+            {(_line_of(lines, loc), _dotted(_known(lines, loc)), message) for loc, message in mistakes}
+        )
+        raise WatchlistError(
+            "\n".join(f"{file}:{line}: {dotted}: {message}" for line, dotted, message in ordered)
+        )
+    return Watchlist(
+        name=document.name,
+        reader=document.reader,
+        saes=document.saes,
+        indicators=document.indicators,
+        file=file,
+        digest=hashlib.sha256(raw).hexdigest(),
+        _lines=lines,
+    )
+
+
+def _parse_yaml(text: str, file: Path) -> tuple[Any, dict[Location, int], list[tuple[Location, str]]]:
+    """YAML to plain values, the line of every path, and keys that stand twice."""
+    lines: dict[Location, int] = {(): 1}
+    mistakes: list[tuple[Location, str]] = []
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            raise WatchlistError(f"{file}:1: the file is empty")
+        _walk(node, (), lines, mistakes, set())
+        return loader.construct_document(node), lines, mistakes
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise WatchlistError(f"{file}:{line}: not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise WatchlistError(f"{file}:1: not valid YAML: {str(error).splitlines()[0]}") from None
+    finally:
+        loader.dispose()
+
+
+def _walk(
+    node: yaml.Node,
+    path: Location,
+    lines: dict[Location, int],
+    mistakes: list[tuple[Location, str]],
+    open_nodes: set[int],
+) -> None:
+    lines[path] = node.start_mark.line + 1
+    if id(node) in open_nodes or len(lines) > 1_000_000:
+        raise ValueError("anchors that contain themselves or multiply without end")
+    open_nodes = open_nodes | {id(node)}
+    if isinstance(node, yaml.MappingNode):
+        for key, child in node.value:
+            child_path = (*path, str(key.value))
+            if child_path in lines:
+                lines[child_path] = key.start_mark.line + 1
+                mistakes.append((child_path, "this key stands twice"))
+                continue
+            _walk(child, child_path, lines, mistakes, open_nodes)
+            lines[child_path] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, child in enumerate(node.value):
+            _walk(child, (*path, index), lines, mistakes, open_nodes)
+
+
+def _repeated_names(value: dict[str, Any]) -> list[tuple[Location, str]]:
+    indicators = value.get("indicators")
+    seen: set[str] = set()
+    mistakes: list[tuple[Location, str]] = []
+    for i, indicator in enumerate(indicators if isinstance(indicators, list) else []):
+        name = indicator.get("name") if isinstance(indicator, dict) else None
+        if isinstance(name, str) and name in seen:
+            mistakes.append((("indicators", i, "name"), f"another indicator is already named {name!r}"))
+        elif isinstance(name, str):
+            seen.add(name)
+    return mistakes
+
+
+def _mistakes(error: ValidationError) -> list[tuple[Location, str]]:
+    found = [(tuple(problem["loc"]), problem["type"], _plain(problem["msg"])) for problem in error.errors()]
+    # A list whose items are all wrong is also called too short; only the items are news.
+    return [
+        (loc, "needs at least one entry" if kind == "too_short" else message)
+        for loc, kind, message in found
+        if kind != "too_short" or not any(other[: len(loc)] == loc and other != loc for other, _, _ in found)
+    ]
+
+
+def _known(lines: dict[Location, int], location: Location) -> Location:
+    """The path without the parts pydantic adds for unions."""
+    known: Location = ()
+    for part in location:
+        if (*known, part) in lines:
+            known = (*known, part)
+    last = location[-1] if location else ""
+    missing = isinstance(last, str) and re.fullmatch(r"[a-z_]+", last) and (not known or known[-1] != last)
+    return (*known, last) if missing else known
+
+
+def _line_of(lines: dict[Location, int], location: Location) -> int:
+    known = _known(lines, location)
+    while known not in lines:
+        known = known[:-1]
+    return lines[known]
+
+
+def _dotted(location: Location) -> str:
+    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return dotted.removeprefix(".") or "the file"
+
+
+def _plain(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return {
+        "Extra inputs are not permitted": "no such key here",
+        "Field required": "missing",
+    }.get(message, message)

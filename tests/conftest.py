@@ -1,0 +1,278 @@
+"""A tiny random Gemma 2 reader and SAE in the released file layouts, real servers, real Redis."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+HIDDEN = 32
+LAYERS = 4
+D_SAE = 64
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+)
+_TEXTS = [
+    "The quick brown fox jumps over the lazy dog. It may rain tomorrow, perhaps.",
+    "Insulin lowers blood sugar. The patient might have gout, but we are not sure.",
+    "hello world, what is the answer to this question? I do not know the answer.",
+]
+
+
+def gemma_tokenizer(directory: Path, *, chat: bool, byte_level: bool = False) -> None:
+    """Saves a tokenizer built as Gemma's (BPE, space to ▁, byte fallback), or a byte-level one."""
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    if byte_level:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet)
+        tokenizer.train_from_iterator(_TEXTS, trainer)
+    else:
+        base = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        base.normalizer = normalizers.Replace(" ", "▁")
+        byte_tokens = [f"<0x{b:02X}>" for b in range(256)]
+        trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=specials + byte_tokens)
+        base.train_from_iterator([t.replace(" ", "▁") for t in _TEXTS], trainer)
+        state = yaml.safe_load(base.to_str())
+        state["added_tokens"] = []
+        tokenizer = Tokenizer.from_str(__import__("json").dumps(state))
+        tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+    bos = tokenizer.token_to_id("<bos>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", bos)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=["<start_of_turn>", "<end_of_turn>"],
+    )
+    if chat:
+        fast.chat_template = GEMMA_TEMPLATE
+    fast.save_pretrained(directory)
+
+
+def gemma_config(**changes: object) -> Gemma2Config:
+    settings: dict[str, object] = {
+        "vocab_size": 512,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 64,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "sliding_window": 16,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 30.0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
+    return Gemma2Config(**(settings | changes))
+
+
+def save_reader(directory: Path, *, chat: bool = True, byte_level: bool = False, **changes: object) -> Path:
+    """A random Gemma 2 causal LM with loud attention, so that a lost soft-cap would show."""
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(gemma_config(**changes))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight *= 25
+            layer.self_attn.k_proj.weight *= 25
+            for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
+                norm.weight.normal_(0, 0.3)
+    model.save_pretrained(directory)
+    gemma_tokenizer(directory, chat=chat, byte_level=byte_level)
+    return directory
+
+
+def sae_arrays(seed: int = 0, d_in: int = HIDDEN, d_sae: int = D_SAE) -> dict[str, np.ndarray]:
+    """Random JumpReLU weights of which a good part fires."""
+    rng = np.random.default_rng(seed)
+    W_dec = rng.normal(size=(d_sae, d_in)).astype(np.float32)
+    W_dec /= np.linalg.norm(W_dec, axis=1, keepdims=True)
+    return {
+        "W_enc": (W_dec.T + 0.1 * rng.normal(size=(d_in, d_sae))).astype(np.float32),
+        "b_enc": rng.normal(scale=0.1, size=d_sae).astype(np.float32),
+        "threshold": rng.uniform(0.05, 0.5, size=d_sae).astype(np.float32),
+        "W_dec": W_dec,
+        "b_dec": rng.normal(scale=0.1, size=d_in).astype(np.float32),
+    }
+
+
+def save_sae(folder: Path, layer: int, seed: int = 0, **changes: np.ndarray) -> Path:
+    file = folder / f"layer_{layer}" / "width_64" / "average_l0_20" / "params.npz"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(file, **(sae_arrays(seed) | changes))
+    return file
+
+
+@dataclass(frozen=True)
+class House:
+    """Files of one small installation."""
+
+    folder: Path
+    reader: Path
+    saes: dict[str, Path]
+    watchlist: Path
+
+
+def watchlist_document(**changes: object) -> dict[str, object]:
+    """Two SAEs, three indicators, every segment; thresholds that some texts pass and some do not."""
+    document: dict[str, object] = {
+        "version": 1,
+        "name": "test",
+        "reader": {"path": "reader"},
+        "saes": {
+            "mid": {"path": "sae/layer_1/width_64/average_l0_20/params.npz"},
+            "late": {"path": "sae/layer_2/width_64/average_l0_20/params.npz"},
+        },
+        "indicators": [
+            {
+                "name": "alpha",
+                "segment": "response",
+                "pooling": "max",
+                "features": [
+                    {"feature": "mid/3", "weight": 1.0, "label": "three"},
+                    {"feature": "late/7", "weight": 0.5, "pooling": "mean"},
+                    {"feature": "mid/11", "weight": -0.25, "pooling": "fraction_active"},
+                ],
+                "threshold": 1.0,
+                "probability": {"slope": 2.0, "intercept": -1.0},
+            },
+            {
+                "name": "beta",
+                "segment": "prompt",
+                "severity": "high",
+                "features": [{"feature": "late/0", "pooling": {"kind": "rolling_mean_max", "window": 3}}],
+                "threshold": 0.3,
+            },
+            {
+                "name": "gamma",
+                "segment": "history",
+                "features": [{"feature": "mid/3", "pooling": {"kind": "k_of_n", "k": 2, "n": 6}}],
+                "threshold": 0.1,
+            },
+        ],
+    }
+    return document | changes
+
+
+def build_house(folder: Path, *, chat: bool = True, byte_level: bool = False, **changes: object) -> House:
+    save_reader(folder / "reader", chat=chat, byte_level=byte_level)
+    saes = {"mid": save_sae(folder / "sae", 1, seed=1), "late": save_sae(folder / "sae", 2, seed=2)}
+    watchlist = folder / "watchlist.yaml"
+    watchlist.write_text(yaml.safe_dump(watchlist_document(**changes), sort_keys=False))
+    return House(folder, folder / "reader", saes, watchlist)
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    """An installation with a chat template."""
+    return build_house(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture(scope="session")
+def plain_house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    """An installation whose tokenizer has no chat template and works on bytes."""
+    return build_house(tmp_path_factory.mktemp("plain"), chat=False, byte_level=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """A real redis-server on a free port that can be killed and brought back."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.port = free_port()
+        self._arguments = arguments
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        command = [
+            "redis-server",
+            "--port",
+            str(self.port),
+            "--save",
+            "",
+            "--bind",
+            "127.0.0.1",
+            *self._arguments,
+        ]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda: _accepts(self.port), "redis-server did not start")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(condition: Callable[[], object], message: str, timeout_s: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, message
+        time.sleep(0.02)
+
+
+def need(program: str) -> None:
+    """Skips a test whose program the machine lacks; CI installs them all and must not skip."""
+    import os
+
+    if shutil.which(program) is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{program} is missing on CI")
+        pytest.skip(f"{program} is not installed; see `make system-deps`")
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    need("redis-server")
+    server = RedisServer()
+    yield server
+    server.kill()
