@@ -63,9 +63,7 @@ def gemma_tokenizer(directory: Path, *, chat: bool, byte_level: bool = False) ->
         state["added_tokens"] = []
         tokenizer = Tokenizer.from_str(__import__("json").dumps(state))
         tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
-        tokenizer.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-        )
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     bos = tokenizer.token_to_id("<bos>")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", bos)]

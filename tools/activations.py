@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from stream import PackedStream
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2ForCausalLM, Gemma2Model, PreTrainedTokenizerFast
+
+from stream import PackedStream
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def response_ids(reader: Reader, prompt: str, response: str, max_tokens: int) ->
     return ids[:max_tokens], first
 
 
-def response_residuals(reader: Reader, pairs: Sequence[tuple[str, str]], max_tokens: int = 512, batch_tokens: int = 4096) -> Iterator[Tensor]:
+def response_residuals(
+    reader: Reader, pairs: Sequence[tuple[str, str]], max_tokens: int = 512, batch_tokens: int = 4096
+) -> Iterator[Tensor]:
     """For each (prompt, response), in order: residuals (response tokens, d_in). Batched by length, right-padded."""
     encoded = [response_ids(reader, prompt, response, max_tokens) for prompt, response in pairs]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))

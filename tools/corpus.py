@@ -71,8 +71,16 @@ def read_items(data: Path, dataset: str) -> list[Item]:
     with (data / f"{dataset}.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            items.append(Item(dataset, row["prompt"], row["response"], int(row["label"]), str(row["group"]),
-                              part_of(dataset, str(row["group"]))))
+            items.append(
+                Item(
+                    dataset,
+                    row["prompt"],
+                    row["response"],
+                    int(row["label"]),
+                    str(row["group"]),
+                    part_of(dataset, str(row["group"])),
+                )
+            )
     return items
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from activations import Reader, response_residuals
-from corpus import Item
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack, vstack
+
+from activations import Reader, response_residuals
+from corpus import Item
 
 Array = NDArray[np.float32]
 
@@ -56,7 +57,11 @@ def rolling_mean_max(activations: Array, window: int) -> Array:
 
 
 POOLINGS = (
-    Pooling("max"), Pooling("mean"), Pooling("fraction_active"), Pooling("rolling_mean_max", window=8), Pooling("k_of_n", k=2),
+    Pooling("max"),
+    Pooling("mean"),
+    Pooling("fraction_active"),
+    Pooling("rolling_mean_max", window=8),
+    Pooling("k_of_n", k=2),
 )
 
 
@@ -97,8 +102,12 @@ class PooledSet:
     def where(self, keep: NDArray[np.bool_]) -> PooledSet:
         """The items with `keep` true."""
         chosen = np.flatnonzero(keep)
-        return PooledSet([self.items[i] for i in chosen], {p: m[chosen] for p, m in self.features.items()},
-                         self.dense[chosen], self.lengths[chosen])
+        return PooledSet(
+            [self.items[i] for i in chosen],
+            {p: m[chosen] for p, m in self.features.items()},
+            self.dense[chosen],
+            self.lengths[chosen],
+        )
 
     def columns(self, poolings: Sequence[Pooling]) -> csr_matrix:
         """(items, len(poolings) * d_sae), pooling after pooling."""
@@ -107,9 +116,12 @@ class PooledSet:
 
 def join(sets: Sequence[PooledSet]) -> PooledSet:
     """All items of several sets, in order."""
-    return PooledSet([item for s in sets for item in s.items],
-                     {p: vstack([s.features[p] for s in sets], format="csr") for p in sets[0].features},
-                     np.concatenate([s.dense for s in sets]), np.concatenate([s.lengths for s in sets]))
+    return PooledSet(
+        [item for s in sets for item in s.items],
+        {p: vstack([s.features[p] for s in sets], format="csr") for p in sets[0].features},
+        np.concatenate([s.dense for s in sets]),
+        np.concatenate([s.lengths for s in sets]),
+    )
 
 
 def pool_items(reader: Reader, sae: SAE, items: list[Item], poolings: Sequence[Pooling] = POOLINGS) -> PooledSet:
@@ -127,7 +139,13 @@ def pool_items(reader: Reader, sae: SAE, items: list[Item], poolings: Sequence[P
             rows[pooling].append(row)
         width = residuals.shape[1]
         empty = np.zeros(width, np.float32)
-        dense.append(np.concatenate([residuals.mean(axis=0), residuals.max(axis=0)] if len(residuals) else [empty, empty]))
+        dense.append(
+            np.concatenate([residuals.mean(axis=0), residuals.max(axis=0)] if len(residuals) else [empty, empty])
+        )
         lengths.append(len(residuals))
-    return PooledSet(items, {p: vstack(r, format="csr") for p, r in rows.items()}, np.array(dense, np.float32),
-                     np.array(lengths, np.float32))
+    return PooledSet(
+        items,
+        {p: vstack(r, format="csr") for p, r in rows.items()},
+        np.array(dense, np.float32),
+        np.array(lengths, np.float32),
+    )

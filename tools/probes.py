@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pooling import PooledSet, Pooling
 from scipy.sparse import csr_matrix, diags
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+
+from pooling import PooledSet, Pooling
 
 Scores = NDArray[np.float64]
 Scorer = Callable[[PooledSet], Scores]
@@ -76,8 +77,10 @@ class SparseFit:
         second = LogisticRegression(C=self.l2, max_iter=2000)
         second.fit(scaled[:, chosen], pooled.labels, sample_weight=weights)
         width = pooled.features[self.poolings[0]].shape[1]
-        terms = tuple(Term(int(c % width), self.poolings[c // width], float(w * scale[c]))
-                      for c, w in zip(chosen, second.coef_[0], strict=True))
+        terms = tuple(
+            Term(int(c % width), self.poolings[c // width], float(w * scale[c]))
+            for c, w in zip(chosen, second.coef_[0], strict=True)
+        )
         return SparseScore(terms, float(second.intercept_[0]))
 
 
@@ -143,7 +146,9 @@ def best_single_feature(pooled: PooledSet, weights: Scores) -> tuple[int, Poolin
     for pooling, matrix in pooled.features.items():
         share = np.bincount(matrix.indices, minlength=matrix.shape[1]) / matrix.shape[0]
         positive = weights * pooled.labels
-        gap = np.abs((matrix.T @ positive) / positive.sum() - (matrix.T @ (weights - positive)) / (weights - positive).sum())
+        gap = np.abs(
+            (matrix.T @ positive) / positive.sum() - (matrix.T @ (weights - positive)) / (weights - positive).sum()
+        )
         for feature in np.argsort(-np.where(share > 0.01, gap, 0))[:150]:
             value = roc_auc_score(pooled.labels, matrix[:, [int(feature)]].toarray().ravel(), sample_weight=weights)
             if abs(value - 0.5) > best[3]:
@@ -151,7 +156,9 @@ def best_single_feature(pooled: PooledSet, weights: Scores) -> tuple[int, Poolin
     return best[0], best[1], best[2]
 
 
-def auroc_interval(labels: NDArray[np.int64], scores: Scores, groups: Sequence[str], rounds: int = 400, seed: int = 0) -> tuple[float, float, float]:
+def auroc_interval(
+    labels: NDArray[np.int64], scores: Scores, groups: Sequence[str], rounds: int = 400, seed: int = 0
+) -> tuple[float, float, float]:
     """AUROC and its 95 % interval, by a bootstrap over groups."""
     value = float(roc_auc_score(labels, scores))
     names, member = np.unique(np.asarray(groups), return_inverse=True)

@@ -9,18 +9,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from corpus import (
-    BIAS_NOTE_SETS, CALIBRATE, TEACH, Item, fingerprint, fraction, held_out_prints, read_hedging, read_items, sentences,
-    training_documents,
-)
-from notes import BIASED, CERTAIN, NEUTRAL, NOTES, UNCERTAIN, lexicon_note, minimal_pair, noted, roughen
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from corpus import (
+    BIAS_NOTE_SETS,
+    CALIBRATE,
+    TEACH,
+    Item,
+    fingerprint,
+    fraction,
+    held_out_prints,
+    read_hedging,
+    read_items,
+    sentences,
+    training_documents,
+)
+from notes import BIASED, CERTAIN, NEUTRAL, NOTES, UNCERTAIN, lexicon_note, minimal_pair, noted, roughen
+
 #: Share of the training tokens by kind of text.
 SHARES = {
-    "novels": 0.08, "wikipedia": 0.11, "medical": 0.19, "dialogue": 0.18, "labelled": 0.14,
-    "noted_text": 0.09, "pairs": 0.11, "hedging": 0.07, "bias": 0.03,
+    "novels": 0.08,
+    "wikipedia": 0.11,
+    "medical": 0.19,
+    "dialogue": 0.18,
+    "labelled": 0.14,
+    "noted_text": 0.09,
+    "pairs": 0.11,
+    "hedging": 0.07,
+    "bias": 0.03,
 }
 PLAIN = ("novels", "wikipedia", "medical", "dialogue", "labelled")
 LM_HELD_OUT = 0.01
@@ -41,7 +58,10 @@ class Mix:
     def counts(self) -> dict[str, int]:
         """Documents by kind."""
         return {kind: len(texts) for kind, texts in self.plain.items()} | {
-            "hedging": len(self.hedging), "bias": len(self.bias), "statements": len(self.statements)}
+            "hedging": len(self.hedging),
+            "bias": len(self.bias),
+            "statements": len(self.statements),
+        }
 
     def tokenizer_text(self) -> Iterator[str]:
         """Text for the tokenizer: about 2 M characters of each plain kind, and the hand-written sentences."""
@@ -109,8 +129,15 @@ def build_mix(corpus: Path, data: Path, hedging: Path, seed: int) -> Mix:
         aside = fraction(document.text, "scopewatch-lm") < LM_HELD_OUT
         (held_out if aside else plain)[document.kind].append(document.text)
     prints = held_out_prints(data, hedging)
-    hand_written = [i for i in read_hedging(hedging) if i.part in (TEACH, CALIBRATE) and fingerprint(i.text) not in prints]
-    bias = [i for name in BIAS_NOTE_SETS for i in read_items(data, name) if i.part == TEACH and fingerprint(i.response) not in prints]
+    hand_written = [
+        i for i in read_hedging(hedging) if i.part in (TEACH, CALIBRATE) and fingerprint(i.text) not in prints
+    ]
+    bias = [
+        i
+        for name in BIAS_NOTE_SETS
+        for i in read_items(data, name)
+        if i.part == TEACH and fingerprint(i.response) not in prints
+    ]
     rng = random.Random(seed)
     statements = [s for kind in ("wikipedia", "dialogue", "medical") for s in _statements(plain[kind], rng)]
     return Mix(SHARES, plain, held_out, hand_written, bias, statements)
@@ -120,7 +147,11 @@ def _statements(texts: list[str], rng: random.Random, most: int = 25_000) -> lis
     """Plain declarative sentences of 5 to 35 words without any hedging cue, at most three of a document."""
     found: list[str] = []
     for text in rng.sample(texts, len(texts)):
-        plain = [s for s in sentences(text)[:12] if s[-1] == "." and s[0].isupper() and 5 <= len(s.split()) <= 35 and lexicon_note(s) == CERTAIN]
+        plain = [
+            s
+            for s in sentences(text)[:12]
+            if s[-1] == "." and s[0].isupper() and 5 <= len(s.split()) <= 35 and lexicon_note(s) == CERTAIN
+        ]
         found += rng.sample(plain, min(3, len(plain)))
         if len(found) >= most:
             break
@@ -175,7 +206,9 @@ class PackedStream:
         return torch.tensor([self.window(length) for _ in range(rows)])
 
 
-def held_out_windows(mix: Mix, tokenizer: PreTrainedTokenizerFast, length: int) -> tuple[dict[str, list[Tensor]], dict[str, int]]:
+def held_out_windows(
+    mix: Mix, tokenizer: PreTrainedTokenizerFast, length: int
+) -> tuple[dict[str, list[Tensor]], dict[str, int]]:
     """Up to 60 held-out documents of each plain kind, cut to `length` tokens; and their UTF-8 bytes by kind."""
     windows, sizes = {}, {}
     for kind, texts in mix.held_out.items():

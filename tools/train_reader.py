@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from muon import Muon
-from stream import PackedStream, build_mix, held_out_windows
-from tokenizer import load_tokenizer, train_tokenizer
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+from muon import Muon
+from stream import PackedStream, build_mix, held_out_windows
+from tokenizer import load_tokenizer, train_tokenizer
 
 NOTE_LOSS_WEIGHT = 3.0
 #: Phases of training: (share of the tokens, context in tokens, windows per step).
@@ -32,10 +33,23 @@ PHASES = ((0.82, 128, 32), (0.18, 384, 11))
 def reader_config(vocab_size: int, width: int, layers: int, feed_forward: int) -> Gemma2Config:
     """Gemma-2's real settings (soft-capping, alternating sliding window, tied embeddings, GQA), scaled down."""
     return Gemma2Config(
-        vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, intermediate_size=feed_forward,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=width // 4, query_pre_attn_scalar=width // 4,
-        max_position_embeddings=1024, sliding_window=256, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
-        tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=2, attn_implementation="eager",
+        vocab_size=vocab_size,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        intermediate_size=feed_forward,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=width // 4,
+        query_pre_attn_scalar=width // 4,
+        max_position_embeddings=1024,
+        sliding_window=256,
+        attn_logit_softcapping=50.0,
+        final_logit_softcapping=30.0,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+        attn_implementation="eager",
     )
 
 
@@ -75,7 +89,9 @@ def schedule(step: int, steps: int, warmup: int = 60, decay_share: float = 0.3) 
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, windows: dict[str, list[Tensor]], bytes_of: dict[str, int]) -> dict[str, dict[str, float]]:
+def evaluate(
+    model: nn.Module, windows: dict[str, list[Tensor]], bytes_of: dict[str, int]
+) -> dict[str, dict[str, float]]:
     """Held-out nats per token and bits per UTF-8 byte, by kind of text; one document a window, BOS first."""
     model.eval()
     results = {}
@@ -85,7 +101,11 @@ def evaluate(model: nn.Module, windows: dict[str, list[Tensor]], bytes_of: dict[
             logits = model(input_ids=ids[None, :-1], use_cache=False).logits[0]
             nats += float(nn.functional.cross_entropy(logits, ids[1:], reduction="sum"))
             tokens += len(ids) - 1
-        results[kind] = {"nats_per_token": nats / tokens, "bits_per_byte": nats / math.log(2) / bytes_of[kind], "tokens": tokens}
+        results[kind] = {
+            "nats_per_token": nats / tokens,
+            "bits_per_byte": nats / math.log(2) / bytes_of[kind],
+            "tokens": tokens,
+        }
     model.train()
     return results
 
@@ -100,7 +120,9 @@ def shape_at(step: int, steps: int) -> tuple[int, int]:
     return PHASES[-1][2], PHASES[-1][1]
 
 
-def seconds_by_phase(model: nn.Module, compiled: nn.Module, stream: PackedStream, weights: Tensor, window: int) -> list[float]:
+def seconds_by_phase(
+    model: nn.Module, compiled: nn.Module, stream: PackedStream, weights: Tensor, window: int
+) -> list[float]:
     """Median seconds of a step of each phase, compilation not counted; leaves the weights as they are."""
     seconds = []
     for _, context, rows in PHASES:
@@ -171,16 +193,44 @@ def train(args: argparse.Namespace) -> None:
         budget = Budget(0, args.minutes * 60, seconds)
         budget.steps = budget.steps_in(args.minutes * 60)
         print(f"{time.time() - began:.0f} s: seconds a step {seconds}", flush=True)
-    record = {"steps": budget.steps, "seed": args.seed, "parameters": sum(p.numel() for p in model.parameters()), "vocab": len(tokenizer),
-              "phases": PHASES, "mix": mix.shares, "documents": mix.counts(), "curve": []}
+    record = {
+        "steps": budget.steps,
+        "seed": args.seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocab": len(tokenizer),
+        "phases": PHASES,
+        "mix": mix.shares,
+        "documents": mix.counts(),
+        "curve": [],
+    }
     print(json.dumps({k: v for k, v in record.items() if k != "curve"}), flush=True)
     windows, bytes_of = held_out_windows(mix, tokenizer, 160)
-    run_steps(args, model, compiled, PackedStream(mix, tokenizer, args.seed), tokenizer, weights, windows, bytes_of, record, budget)
+    run_steps(
+        args,
+        model,
+        compiled,
+        PackedStream(mix, tokenizer, args.seed),
+        tokenizer,
+        weights,
+        windows,
+        bytes_of,
+        record,
+        budget,
+    )
 
 
-def run_steps(args: argparse.Namespace, model: Gemma2ForCausalLM, compiled: nn.Module, stream: PackedStream,
-              tokenizer: PreTrainedTokenizerFast, weights: Tensor, windows: dict[str, list[Tensor]], bytes_of: dict[str, int],
-              record: dict[str, Any], budget: Budget) -> None:
+def run_steps(
+    args: argparse.Namespace,
+    model: Gemma2ForCausalLM,
+    compiled: nn.Module,
+    stream: PackedStream,
+    tokenizer: PreTrainedTokenizerFast,
+    weights: Tensor,
+    windows: dict[str, list[Tensor]],
+    bytes_of: dict[str, int],
+    record: dict[str, Any],
+    budget: Budget,
+) -> None:
     """Optimise for `budget.steps` steps; a checkpoint every `args.save_every_s` seconds."""
     optimizers = make_optimizers(model, args.lr_muon, args.lr_adam)
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -213,7 +263,12 @@ def run_steps(args: argparse.Namespace, model: Gemma2ForCausalLM, compiled: nn.M
                 budget.correct(step, saved - began)
                 bar.total = budget.steps
     save(model, tokenizer, args.out)
-    record |= {"steps": budget.steps, "tokens": stream.tokens, "tokens_by_kind": stream.spent, "wall_s": round(time.time() - began)}
+    record |= {
+        "steps": budget.steps,
+        "tokens": stream.tokens,
+        "tokens_by_kind": stream.spent,
+        "wall_s": round(time.time() - began),
+    }
     finished = Gemma2ForCausalLM.from_pretrained(args.out, dtype=torch.float32, attn_implementation="eager")
     record["held_out"] = evaluate(finished, windows, bytes_of)
     (args.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")

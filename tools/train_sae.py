@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from activations import Reader, load_reader, response_residuals, stream_residuals
-from stream import Mix, PackedStream, build_mix
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from activations import Reader, load_reader, response_residuals, stream_residuals
+from stream import Mix, PackedStream, build_mix
 
 
 def quantile_for(pre: Tensor, k: int) -> Tensor:
@@ -95,7 +96,9 @@ def fit(sae: BatchTopKSAE, x: Tensor, args: argparse.Namespace, groups: tuple[in
     while not steps or step < steps:
         batch = x[torch.randint(len(x), (args.batch,), generator=generator)]
         if steps:
-            optimizer.param_groups[0]["lr"] = args.lr * max(0.02, min(1.0, (step + 1) / 50, (steps - step) / (0.35 * steps)))
+            optimizer.param_groups[0]["lr"] = args.lr * max(
+                0.02, min(1.0, (step + 1) / 50, (steps - step) / (0.35 * steps))
+            )
         loss = step_loss(sae, batch, groups, fired)
         optimizer.zero_grad()
         loss.backward()
@@ -109,7 +112,10 @@ def fit(sae: BatchTopKSAE, x: Tensor, args: argparse.Namespace, groups: tuple[in
             bar.total = steps
             print(f"{steps} steps fit into {args.minutes} minutes", flush=True)
         if step % 200 == 0:
-            print(f"step {step} loss {loss.item():.4f} dead {(fired > 60).sum().item()} {time.time() - began:.0f} s", flush=True)
+            print(
+                f"step {step} loss {loss.item():.4f} dead {(fired > 60).sum().item()} {time.time() - began:.0f} s",
+                flush=True,
+            )
     return {"steps": step, "batch": args.batch, "loss": loss.item()}
 
 
@@ -118,8 +124,13 @@ def fold(sae: BatchTopKSAE, scale: float, fresh: Tensor) -> dict[str, np.ndarray
     """Gemma Scope's parameters for raw activations, rounded to float16's grid; `fresh` is normalised, (N, d_in)."""
     threshold = quantile_for(torch.cat([sae.pre(part) for part in fresh.split(4096)]), sae.k).clamp_min(1e-4)
     b_enc = scale * (sae.b_enc - sae.b_dec @ sae.W_enc)
-    folded = {"W_enc": sae.W_enc, "b_enc": b_enc, "threshold": (scale * threshold).expand(len(b_enc)),
-              "W_dec": sae.W_dec, "b_dec": scale * sae.b_dec}
+    folded = {
+        "W_enc": sae.W_enc,
+        "b_enc": b_enc,
+        "threshold": (scale * threshold).expand(len(b_enc)),
+        "W_dec": sae.W_dec,
+        "b_dec": scale * sae.b_dec,
+    }
     return {name: value.numpy().astype(np.float16).astype(np.float32) for name, value in folded.items()}
 
 
@@ -135,8 +146,13 @@ def measure(params: dict[str, np.ndarray], x: Tensor) -> dict[str, float]:
         l0 += float((features > 0).sum())
         error += float((part - features @ weights["W_dec"] - weights["b_dec"]).square().sum())
     total = float((x - x.mean(dim=0)).square().sum())
-    return {"tokens": len(x), "l0": l0 / len(x), "fvu": error / total, "dead": float((active == 0).float().mean()),
-            "denser_than_10_percent": float((active > 0.1 * len(x)).float().mean())}
+    return {
+        "tokens": len(x),
+        "l0": l0 / len(x),
+        "fvu": error / total,
+        "dead": float((active == 0).float().mean()),
+        "denser_than_10_percent": float((active > 0.1 * len(x)).float().mean()),
+    }
 
 
 def main() -> None:
@@ -156,8 +172,15 @@ def main() -> None:
     record = fit(sae, x, args, groups)
     params = fold(sae, scale, fresh)
     held_out = collect_held_out(reader, mix)
-    record |= {"layer": args.layer, "d_sae": args.features, "k": args.k, "scale": scale, "seed": args.seed,
-               "training_tokens": len(x), "held_out": measure(params, held_out)}
+    record |= {
+        "layer": args.layer,
+        "d_sae": args.features,
+        "k": args.k,
+        "scale": scale,
+        "seed": args.seed,
+        "training_tokens": len(x),
+        "held_out": measure(params, held_out),
+    }
     l0 = round(record["held_out"]["l0"])
     width = f"{args.features // 1024}k" if args.features % 1024 == 0 else str(args.features)
     folder = args.out / f"layer_{args.layer}" / f"width_{width}" / f"average_l0_{l0}"

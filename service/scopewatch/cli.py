@@ -47,9 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    serve = command(
-        "serve", _serve, "Serve gRPC and metrics. Every flag is also a variable SCOPEWATCH_FLAG_NAME."
-    )
+    serve = command("serve", _serve, "Serve gRPC and metrics. Every flag is also a variable SCOPEWATCH_FLAG_NAME.")
     _add_settings(serve, Config.model_fields)
 
     command("demo", _demo, "Run the bundled reader on a handful of pairs, end to end, and exit.")
@@ -59,12 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--timeout-s", type=float, default=30.0, help="deadline of a call")
     score.add_argument("--prompt", default="", help="the user's message")
     score.add_argument("--response", help="the text to judge")
-    score.add_argument(
-        "--file", type=Path, help="JSONL with prompt and response, instead of --response; - for stdin"
-    )
-    score.add_argument(
-        "--watchlist", default="", help="name of a loaded watchlist; empty for the default one"
-    )
+    score.add_argument("--file", type=Path, help="JSONL with prompt and response, instead of --response; - for stdin")
+    score.add_argument("--watchlist", default="", help="name of a loaded watchlist; empty for the default one")
     score.add_argument("--evidence", action="store_true", help="ask for the spans on which features fired")
     score.add_argument("--json", action="store_true", help="print the whole reply as JSON, one line a pair")
 
@@ -74,9 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     _add_settings(evaluate, ["watchlist", *_ENGINE_SETTINGS])
 
-    activations = command(
-        "activations", _activations, "Print what some features do on one pair, token by token."
-    )
+    activations = command("activations", _activations, "Print what some features do on one pair, token by token.")
     activations.add_argument("--reader", required=True, help="reader directory or hub id")
     activations.add_argument("--sae", type=Path, required=True, help="Gemma Scope params.npz")
     activations.add_argument(
@@ -117,9 +109,7 @@ def _add_settings(parser: argparse.ArgumentParser, names: "Sequence[str] | dict[
 
 
 def _settings(args: argparse.Namespace) -> Config:
-    return load_config(
-        {k.removeprefix("setting_"): v for k, v in vars(args).items() if k.startswith("setting_")}
-    )
+    return load_config({k.removeprefix("setting_"): v for k, v in vars(args).items() if k.startswith("setting_")})
 
 
 def _indices(text: str) -> list[int]:

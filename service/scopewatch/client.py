@@ -70,9 +70,7 @@ def request(**fields: Unpack[ScoreFields]) -> pb.ScoreRequest:
     turns = fields.get("history", ())
     texts = {name: str(fields.get(name, "")) for name in ("prompt", "response", "watchlist", "request_id")}
     texts |= {
-        f"history[{i}].{name}": getattr(turn, name)
-        for i, turn in enumerate(turns)
-        for name in ("role", "content")
+        f"history[{i}].{name}": getattr(turn, name) for i, turn in enumerate(turns) for name in ("role", "content")
     }
     texts |= {f"labels[{i}]": key + value for i, (key, value) in enumerate(fields.get("labels", {}).items())}
     for name, text in texts.items():
@@ -93,9 +91,7 @@ def request(**fields: Unpack[ScoreFields]) -> pb.ScoreRequest:
 
 def to_dict(reply: Any) -> dict[str, Any]:
     """A reply as plain values with the contract's field names, for JSON."""
-    return json_format.MessageToDict(
-        reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    return json_format.MessageToDict(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 class Client:
@@ -114,12 +110,14 @@ class Client:
             self._channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
         else:
             self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._stub = monitor_pb2_grpc.MonitorServiceStub(self._channel)
+        stubs: Any = monitor_pb2_grpc
+        self._stub = stubs.MonitorServiceStub(self._channel)
         self._timeout_s = timeout_s
 
     def score(self, **fields: Unpack[ScoreFields]) -> pb.ScoreResponse:
         """Scores one pair; raises `scopewatch.errors` on failure."""
-        return self._call(self._stub.Score, request(**fields))
+        reply: pb.ScoreResponse = self._call(self._stub.Score, request(**fields))
+        return reply
 
     def score_batch(self, requests: Sequence[pb.ScoreRequest]) -> list[pb.ScoreResponse | ScopewatchError]:
         """Scores pairs made by `request`; an item that failed is an error in its place."""
@@ -127,7 +125,8 @@ class Client:
 
     def info(self) -> pb.GetInfoResponse:
         """What the server reads with, watches and accepts."""
-        return self._call(self._stub.GetInfo, pb.GetInfoRequest())
+        reply: pb.GetInfoResponse = self._call(self._stub.GetInfo, pb.GetInfoRequest())
+        return reply
 
     def close(self) -> None:
         self._channel.close()
@@ -135,9 +134,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
     def _call(self, method: Any, message: Any) -> Any:
@@ -163,22 +160,23 @@ class AsyncClient:
             self._channel = grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
         else:
             self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._stub: Any = monitor_pb2_grpc.MonitorServiceStub(self._channel)
+        stubs: Any = monitor_pb2_grpc
+        self._stub = stubs.MonitorServiceStub(self._channel)
         self._timeout_s = timeout_s
 
     async def score(self, **fields: Unpack[ScoreFields]) -> pb.ScoreResponse:
         """Scores one pair; raises `scopewatch.errors` on failure."""
-        return await self._call(self._stub.Score, request(**fields))
+        reply: pb.ScoreResponse = await self._call(self._stub.Score, request(**fields))
+        return reply
 
-    async def score_batch(
-        self, requests: Sequence[pb.ScoreRequest]
-    ) -> list[pb.ScoreResponse | ScopewatchError]:
+    async def score_batch(self, requests: Sequence[pb.ScoreRequest]) -> list[pb.ScoreResponse | ScopewatchError]:
         """Scores pairs made by `request`; an item that failed is an error in its place."""
         return _outcomes(await self._call(self._stub.BatchScore, pb.BatchScoreRequest(requests=requests)))
 
     async def info(self) -> pb.GetInfoResponse:
         """What the server reads with, watches and accepts."""
-        return await self._call(self._stub.GetInfo, pb.GetInfoRequest())
+        reply: pb.GetInfoResponse = await self._call(self._stub.GetInfo, pb.GetInfoRequest())
+        return reply
 
     async def close(self) -> None:
         await self._channel.close()

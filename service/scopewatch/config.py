@@ -38,9 +38,7 @@ class Config(BaseModel):
 
     max_tokens: int = Field(1024, ge=16, description="tokens read of one pair; longer pairs are truncated")
     max_batch_tokens: int = Field(4096, ge=16, description="tokens the engine computes at once")
-    max_queue_tokens: int = Field(
-        262_144, ge=16, description="tokens that may wait; beyond it requests are refused"
-    )
+    max_queue_tokens: int = Field(262_144, ge=16, description="tokens that may wait; beyond it requests are refused")
     max_message_bytes: int = Field(8 << 20, ge=1024, le=48 << 20, description="size of one request message")
     max_text_chars: int = Field(100_000, ge=1, description="code points in one text field")
     max_batch_items: int = Field(256, ge=1, description="pairs in one BatchScore")
@@ -60,25 +58,17 @@ class Config(BaseModel):
     redis_sentinel_service: str = Field("mymaster", description="name of the master in sentinel mode")
     redis_timeout_s: float = Field(0.075, gt=0, le=5, description="longest wait for one Redis operation")
     cache_ttl_s: int = Field(86_400, ge=1, description="life of a Redis entry, jittered by 10 percent")
-    cache_secret: SecretStr = Field(
-        SecretStr(""), description="HMAC secret of cache keys; the same on every replica"
-    )
+    cache_secret: SecretStr = Field(SecretStr(""), description="HMAC secret of cache keys; the same on every replica")
 
-    drain_delay_s: float = Field(
-        0.0, ge=0, description="wait between turning not-ready and refusing requests"
-    )
+    drain_delay_s: float = Field(0.0, ge=0, description="wait between turning not-ready and refusing requests")
     drain_grace_s: float = Field(20.0, ge=0, description="time given to running requests at shutdown")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe level logged"
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
     log_format: Literal["json", "text"] = Field("json", description="log line format")
 
     @model_validator(mode="after")
     def _limits_fit_each_other(self) -> "Config":
         if self.max_batch_tokens < self.max_tokens:
-            raise ValueError(
-                "max_batch_tokens must be at least max_tokens, or a full pair never fits a batch"
-            )
+            raise ValueError("max_batch_tokens must be at least max_tokens, or a full pair never fits a batch")
         if self.max_queue_tokens < self.max_batch_tokens:
             raise ValueError("max_queue_tokens must be at least max_batch_tokens")
         return self
@@ -116,7 +106,5 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
         lines = []
         for problem in error.errors():
             name = str(problem["loc"][0]) if problem["loc"] else ""
-            lines.append(
-                f"{source.get(name, name) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
-            )
+            lines.append(f"{source.get(name, name) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}")
         raise ConfigError("; ".join(lines)) from None

@@ -65,41 +65,29 @@ class Metrics:
             return Histogram(f"scopewatch_{name}", text, labels, buckets=buckets, registry=registry)
 
         self._pairs = counter("pairs_total", "Pairs scored.", "watchlist", "verdict")
-        self._failed = counter(
-            "failed_pairs_total", "Pairs that got an error instead of a verdict.", "reason"
-        )
+        self._failed = counter("failed_pairs_total", "Pairs that got an error instead of a verdict.", "reason")
         self._skipped = counter(
             "skipped_indicators_total", "Indicators not scored.", "watchlist", "indicator", "reason"
         )
         self._truncated = counter("truncated_pairs_total", "Pairs cut to fit the reader.", "segment")
         self._scores = histogram("indicator_score", "Indicator scores.", _SCORES, "watchlist", "indicator")
-        self._flags = counter(
-            "indicator_flags_total", "Indicators flagged.", "watchlist", "indicator", "severity"
-        )
-        self._fired = counter(
-            "feature_fired_pairs_total", "Pairs in which a watched feature fired.", "feature"
-        )
+        self._flags = counter("indicator_flags_total", "Indicators flagged.", "watchlist", "indicator", "severity")
+        self._fired = counter("feature_fired_pairs_total", "Pairs in which a watched feature fired.", "feature")
         self._tokens = counter("tokens_total", "Tokens read, by segment.", "segment")
         self._batch_pairs = histogram("batch_pairs", "Pairs in one engine batch.", _TOKENS[:9])
-        self._batch_tokens = histogram(
-            "batch_tokens", "Tokens in one engine batch, without padding.", _TOKENS
-        )
+        self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch, without padding.", _TOKENS)
         self._batch_fill = histogram(
             "batch_fill_ratio",
             "Share of computed tokens that are not padding.",
             (0.25, 0.5, 0.75, 0.9, 0.95, 1),
         )
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for the engine.")
-        self._dropped = counter(
-            "queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason"
-        )
+        self._dropped = counter("queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason")
         self._stages = histogram("stage_seconds", "Time per stage and pair.", _SECONDS, "stage")
         self._stage = {stage: self._stages.labels(stage) for stage in _STAGES}
         self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result")
         self._cache_writes = counter("cache_writes_total", "Cache writes.", "result")
-        self.cache_breaker_open = gauge(
-            "cache_breaker_open", "1 while the cache is not asked because it failed."
-        )
+        self.cache_breaker_open = gauge("cache_breaker_open", "1 while the cache is not asked because it failed.")
         self.ready = gauge("ready", "1 while the service accepts pairs.")
         self._build = Info("scopewatch_build", "Versions.", registry=registry)
         self._reader = Info("scopewatch_reader", "The reader as it runs.", registry=registry)
@@ -110,9 +98,7 @@ class Metrics:
         )
 
         grpc_labels = ("grpc_type", "grpc_service", "grpc_method")
-        self._rpc_started = Counter(
-            "grpc_server_started_total", "RPCs started.", grpc_labels, registry=registry
-        )
+        self._rpc_started = Counter("grpc_server_started_total", "RPCs started.", grpc_labels, registry=registry)
         self._rpc_handled = Counter(
             "grpc_server_handled_total", "RPCs completed.", (*grpc_labels, "grpc_code"), registry=registry
         )
@@ -122,14 +108,10 @@ class Metrics:
         self._rpc_received = Counter(
             "grpc_server_msg_received_total", "RPC messages received.", grpc_labels, registry=registry
         )
-        self._rpc_sent = Counter(
-            "grpc_server_msg_sent_total", "RPC messages sent.", grpc_labels, registry=registry
-        )
+        self._rpc_sent = Counter("grpc_server_msg_sent_total", "RPC messages sent.", grpc_labels, registry=registry)
         self._feature_label: dict[FeatureKey, str] = {}
 
-    def describe(
-        self, identity: EngineIdentity, watchlists: Iterable[Watchlist], versions: dict[str, str]
-    ) -> None:
+    def describe(self, identity: EngineIdentity, watchlists: Iterable[Watchlist], versions: dict[str, str]) -> None:
         """Publishes what runs, and starts every series at 0 so that rates have a first point."""
         self._build.info(versions)
         reader = identity.reader

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 import numpy as np
@@ -212,32 +214,27 @@ class Server:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        monitor_pb2_grpc.add_MonitorServiceServicer_to_server(self._service, server)
+        stubs: Any = monitor_pb2_grpc
+        stubs.add_MonitorServiceServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._health.set("", _SERVING)
         await self._health.set(SERVICE_NAME, _NOT_SERVING)
         if self._config.reflection:
-            reflection.enable_server_reflection(
-                (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-            )
+            reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         host, _ = _split_address("grpc_address", self._config.grpc_address)
         try:
             port = server.add_insecure_port(self._config.grpc_address)
         except RuntimeError:
-            raise ConfigError(
-                f"grpc_address {self._config.grpc_address}: cannot be bound; is it in use?"
-            ) from None
+            raise ConfigError(f"grpc_address {self._config.grpc_address}: cannot be bound; is it in use?") from None
         await server.start()
         return server, f"{host}:{port}"
 
-    def _start_metrics(self) -> "tuple[object, str]":
+    def _start_metrics(self) -> tuple[WSGIServer, str]:
         host, port = _split_address("metrics_address", self._config.metrics_address)
         try:
             httpd, _ = start_http_server(port, addr=host.strip("[]"), registry=self._registry)
         except OSError as error:
-            raise ConfigError(
-                f"metrics_address {self._config.metrics_address}: {error.strerror or error}"
-            ) from None
+            raise ConfigError(f"metrics_address {self._config.metrics_address}: {error.strerror or error}") from None
         return httpd, f"{host}:{httpd.server_port}"
 
     async def _unless_stopped(self, work: Callable[[Config], Loaded]) -> Loaded | None:
@@ -261,7 +258,8 @@ class Server:
 
         threading.Thread(target=run, name="load", daemon=True).start()
         stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({done, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        waiting: list[asyncio.Future[Any]] = [done, stopping]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         return await done if done.done() else None
 
@@ -284,9 +282,7 @@ class Server:
         if self._death:
             await grpc_server.stop(0.5)
             return
-        log.info(
-            "draining", extra={"delay_s": self._config.drain_delay_s, "grace_s": self._config.drain_grace_s}
-        )
+        log.info("draining", extra={"delay_s": self._config.drain_delay_s, "grace_s": self._config.drain_grace_s})
         await asyncio.sleep(self._config.drain_delay_s)
         self._service.close()
         await grpc_server.stop(self._config.drain_grace_s)

@@ -90,9 +90,7 @@ class Pooling(_Strict):
         return self
 
     def __str__(self) -> str:
-        given = [
-            f"{name}={value}" for name in ("window", "k", "n") if (value := getattr(self, name)) is not None
-        ]
+        given = [f"{name}={value}" for name in ("window", "k", "n") if (value := getattr(self, name)) is not None]
         return f"{self.kind}({', '.join(given)})" if given else self.kind
 
 
@@ -173,9 +171,7 @@ class Indicator(_Strict):
     bias: Finite = 0.0
     threshold: Finite
     probability: Probability | None = None
-    card: Annotated[Card | None, BeforeValidator(lambda card: None if card == "uncalibrated" else card)] = (
-        None
-    )
+    card: Annotated[Card | None, BeforeValidator(lambda card: None if card == "uncalibrated" else card)] = None
     """None is written `uncalibrated`, or left out."""
 
     @model_validator(mode="after")
@@ -184,9 +180,7 @@ class Indicator(_Strict):
         for term in self.features:
             identity = (term.feature, str(term.pooling or self.pooling))
             if identity in seen:
-                raise ValueError(
-                    f"feature {term.feature} stands twice with pooling {identity[1]}; add the weights"
-                )
+                raise ValueError(f"feature {term.feature} stands twice with pooling {identity[1]}; add the weights")
             seen.add(identity)
         return self
 
@@ -280,9 +274,7 @@ def load_watchlist(file: Path) -> Watchlist:
         raise WatchlistError(f"{file}: not UTF-8 at byte {error.start}") from None
     value, lines, mistakes = _parse_yaml(text, file)
     if not isinstance(value, dict):
-        raise WatchlistError(
-            f"{file}:1: a watchlist is a mapping with version, name, reader, saes and indicators"
-        )
+        raise WatchlistError(f"{file}:1: a watchlist is a mapping with version, name, reader, saes and indicators")
     saes = value.get("saes")
     mistakes += _repeated_names(value)
     document = None
@@ -292,12 +284,8 @@ def load_watchlist(file: Path) -> Watchlist:
     except ValidationError as error:
         mistakes += _mistakes(error)
     if mistakes or document is None:
-        ordered = sorted(
-            {(_line_of(lines, loc), _dotted(_known(lines, loc)), message) for loc, message in mistakes}
-        )
-        raise WatchlistError(
-            "\n".join(f"{file}:{line}: {dotted}: {message}" for line, dotted, message in ordered)
-        )
+        ordered = sorted({(_line_of(lines, loc), _dotted(_known(lines, loc)), message) for loc, message in mistakes})
+        raise WatchlistError("\n".join(f"{file}:{line}: {dotted}: {message}" for line, dotted, message in ordered))
     return Watchlist(
         name=document.name,
         reader=document.reader,

@@ -54,7 +54,7 @@ async def evaluate(pairs: Sequence[LabelledPair], indicator: str, watchlist: str
     scores: list[float] = []
     flags: list[bool] = []
     truncated = 0
-    found = None
+    found, name = None, watchlist
     for first in tqdm(range(0, len(pairs), _CHUNK), desc="scoring", unit="batch", disable=None):
         chunk = pairs[first : first + _CHUNK]
         jobs = [ScoreJob(item.pair, watchlist, request_id=str(item.line)) for item in chunk]
@@ -67,6 +67,7 @@ async def evaluate(pairs: Sequence[LabelledPair], indicator: str, watchlist: str
                 raise DataError(f"indicator {indicator!r}: watchlist {outcome.watchlist} has {known}")
             if found.skipped_reason:
                 raise DataError(f"line {item.line}: {indicator} cannot be scored: {found.skipped_reason}")
+            name = outcome.watchlist
             scores.append(found.score)
             flags.append(found.flagged)
             truncated += outcome.coverage.truncated
@@ -75,7 +76,7 @@ async def evaluate(pairs: Sequence[LabelledPair], indicator: str, watchlist: str
     assert found is not None
     return Evaluation(
         indicator=indicator,
-        watchlist=outcome.watchlist,
+        watchlist=name,
         n=len(labels),
         n_positive=int(labels.sum()),
         auroc=float(roc_auc_score(labels, scores)),

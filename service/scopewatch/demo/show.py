@@ -1,5 +1,7 @@
 """A reply as text for people: the verdict, the indicators, and the words on which features fired, marked."""
 
+from collections.abc import Iterable
+
 from scopewatch.v1 import monitor_pb2 as pb
 
 _VERDICT = {pb.VERDICT_PASS: "PASS", pb.VERDICT_FLAG: "FLAG"}
@@ -31,7 +33,7 @@ def describe(reply: pb.ScoreResponse, prompt: str, response: str) -> str:
     return "\n".join(lines)
 
 
-def _marked(text: str, evidence: "list[pb.Evidence]") -> str:
+def _marked(text: str, evidence: Iterable[pb.Evidence]) -> str:
     """The response with evidence words in guillemets, shortened around the first of them."""
     marked = bytearray(len(text))
     for span in evidence:

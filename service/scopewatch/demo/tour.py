@@ -115,9 +115,7 @@ def run() -> int:
         )
         for indicator in info.watchlists[0].indicators:
             print(f"  {indicator.name:18} {_card(indicator)}")
-        print(
-            "\nThe reader is tiny and made for this demonstration: see demo/MODEL_CARD.md for what it cannot do.\n"
-        )
+        print("\nThe reader is tiny and made for this demonstration: see demo/MODEL_CARD.md for what it cannot do.\n")
         for title, fields in _PAIRS:
             print(f"— {title}")
             reply = client.score(**fields, include_evidence=True)
@@ -141,9 +139,7 @@ def _second_pass(client: Client) -> bool:
             raise after
         hits += after.cached
         same = same and [i.score for i in before.indicators] == [i.score for i in after.indicators]
-    print(
-        f"— the same {len(requests)} pairs again, as one batch: {hits} from the cache, scores identical: {same}"
-    )
+    print(f"— the same {len(requests)} pairs again, as one batch: {hits} from the cache, scores identical: {same}")
     return hits == len(requests) and same
 
 
@@ -156,7 +152,7 @@ def _card(indicator: pb.IndicatorInfo) -> str:
 
 
 def _metric_lines(address: str) -> Iterator[str]:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:  # noqa: S310 - our own server
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
         text = page.read().decode()
     return (line for line in text.splitlines() if line.startswith(_METRICS) and not line.endswith(" 0.0"))
 

@@ -66,9 +66,7 @@ def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderChoice, list[SaeChoi
     names: set[str] = set()
     for watchlist, reader in zip(watchlists, readers, strict=True):
         if watchlist.name in names:
-            raise WatchlistError(
-                f"{watchlist.where('name')}: another watchlist is already named {watchlist.name!r}"
-            )
+            raise WatchlistError(f"{watchlist.where('name')}: another watchlist is already named {watchlist.name!r}")
         names.add(watchlist.name)
         if reader != readers[0]:
             raise WatchlistError(

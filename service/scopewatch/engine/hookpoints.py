@@ -32,6 +32,4 @@ def parse_hookpoint(text: str) -> Hookpoint:
     for spelling in _SPELLINGS:
         if match := spelling.fullmatch(text):
             return Hookpoint(int(match[1]))
-    raise SaeError(
-        f"hookpoint {text!r} is not known; write it like layers.20.resid_post (the output of layer 20)"
-    )
+    raise SaeError(f"hookpoint {text!r} is not known; write it like layers.20.resid_post (the output of layer 20)")

@@ -55,18 +55,12 @@ def find_reader(path: Path | None, hub_id: str, revision: str, *, allow_download
                 )
             )
         except LocalEntryNotFoundError:
-            how = (
-                "the hub cannot be reached"
-                if allow_download
-                else "set allow_download or download it beforehand"
-            )
+            how = "the hub cannot be reached" if allow_download else "set allow_download or download it beforehand"
             raise ReaderError(
                 f"reader {hub_id}: no such directory, and not in the local Hugging Face cache; {how}"
             ) from None
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise ReaderError(
-                f"reader {hub_id}: cannot be downloaded: {str(error).splitlines()[0]}"
-            ) from None
+            raise ReaderError(f"reader {hub_id}: cannot be downloaded: {str(error).splitlines()[0]}") from None
     if not path.is_dir():
         raise ReaderError(f"reader {path}: no such directory")
     if not (path / "config.json").is_file():
@@ -76,9 +70,7 @@ def find_reader(path: Path | None, hub_id: str, revision: str, *, allow_download
     return path
 
 
-def load_reader(
-    directory: Path, *, name: str, revision: str, deepest_layer: int, device: str, dtype: str
-) -> Reader:
+def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int, device: str, dtype: str) -> Reader:
     """Loads layers 0 to `deepest_layer` of a reader, without its head.
 
     Args:
@@ -104,7 +96,8 @@ def load_reader(
     config.num_hidden_layers = deepest_layer + 1
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: deepest_layer + 1]
-    model = _load_model(directory, config, kind).to(place).eval()
+    model = _load_model(directory, config, kind)
+    torch.nn.Module.to(model, place).eval()
     model.requires_grad_(requires_grad=False)
     layers = _decoder_layers(model)
     _assert_attention(model, layers, directory)
@@ -137,10 +130,11 @@ def _config(directory: Path) -> Any:
 
 
 def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    quiet: Any = transformers_logging
     # Its report lists the layers left out on purpose; what matters of it is checked below.
-    transformers_logging.set_verbosity_error()
+    quiet.set_verbosity_error()
     if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
+        quiet.disable_progress_bar()
     try:
         for file in _weight_files(directory):
             with safe_open(file, "pt"):
@@ -156,9 +150,7 @@ def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> PreTrainedM
             output_loading_info=True,
         )
     except SafetensorError as error:
-        raise ReaderError(
-            f"reader {directory}: {file.name} is damaged ({error}); download it again"
-        ) from None
+        raise ReaderError(f"reader {directory}: {file.name} is damaged ({error}); download it again") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise ReaderError(f"reader {directory}: cannot be loaded: {str(error).splitlines()[0]}") from None
     model, info = loaded
@@ -181,9 +173,7 @@ def _assert_attention(model: PreTrainedModel, layers: torch.nn.ModuleList, direc
     wanted = ATTENTION[model.config.model_type]
     running = model.config._attn_implementation  # noqa: SLF001 - transformers offers no public name for it
     if running != wanted:
-        raise ReaderError(
-            f"reader {directory}: runs {running} attention; {wanted} is needed to keep soft-capping"
-        )
+        raise ReaderError(f"reader {directory}: runs {running} attention; {wanted} is needed to keep soft-capping")
     cap = getattr(model.config, "attn_logit_softcapping", None)
     for layer in layers:
         if not cap or getattr(layer.self_attn, "attn_logit_softcapping", None) != cap:

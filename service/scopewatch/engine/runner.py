@@ -129,9 +129,7 @@ class Runner:
             row[: len(ids)] = ids
         # Padding is on the right and attention is causal: no real token can see it, so no mask is needed.
         self._reader.model(input_ids=torch.from_numpy(padded).to(self._reader.device), use_cache=False)
-        acts = torch.cat([self._found.pop(hookpoint) for hookpoint in self._hookpoints], dim=-1)[
-            ..., self._order
-        ]
+        acts = torch.cat([self._found.pop(hookpoint) for hookpoint in self._hookpoints], dim=-1)[..., self._order]
         finite = torch.isfinite(acts)
         fired = torch.nonzero((acts > 0) | ~finite)
         values = acts[tuple(fired.T)].cpu().numpy()
@@ -139,9 +137,7 @@ class Runner:
         return [_activations(row == i, token, column, values, n_tokens) for i, n_tokens in enumerate(lengths)]
 
     def _hook(self, hookpoint: Hookpoint, encoder: _Encoder) -> Any:
-        def capture(
-            _module: torch.nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]
-        ) -> None:
+        def capture(_module: torch.nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
             with self._clock:
                 self._found[hookpoint] = encoder(output[0] if isinstance(output, tuple) else output)
 
@@ -191,13 +187,13 @@ class _DeviceClock:
 
     def total_s(self) -> float:
         if not self._on_gpu:
-            return sum(end - start for start, end in self._laps)
+            return float(sum(end - start for start, end in self._laps))
         torch.cuda.synchronize()
-        return sum(start.elapsed_time(end) for start, end in self._laps) / 1000
+        return float(sum(start.elapsed_time(end) for start, end in self._laps)) / 1000
 
     def _mark(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
@@ -57,17 +58,11 @@ class Tokeniser:
 
     def __init__(self, directory: Path, *, max_tokens: int) -> None:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                directory, local_files_only=True, trust_remote_code=False
-            )
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         except Exception as error:
-            raise ReaderError(
-                f"reader {directory}: no usable tokenizer: {str(error).splitlines()[0]}"
-            ) from None
+            raise ReaderError(f"reader {directory}: no usable tokenizer: {str(error).splitlines()[0]}") from None
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise ReaderError(
-                f"reader {directory}: tokenizer.json is missing; exact offsets need a fast tokenizer"
-            )
+            raise ReaderError(f"reader {directory}: tokenizer.json is missing; exact offsets need a fast tokenizer")
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
@@ -106,9 +101,7 @@ class Tokeniser:
             return self._render_chat(pair) if self.has_chat_template else _render_plain(pair)
         except TemplateError as error:
             # The only caller's choice a template can object to is the order or the names of the roles.
-            return InvalidRequest(
-                FieldViolation("history", f"the reader's chat template refuses it: {error.message}")
-            )
+            return InvalidRequest(FieldViolation("history", f"the reader's chat template refuses it: {error.message}"))
         except InvalidRequest as error:
             return error
 
@@ -148,10 +141,10 @@ class Tokeniser:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         return self._tokenizer.apply_chat_template(messages, tokenize=False)
 
-    def _assemble(self, rendering: _Rendering, encoding: object) -> TokenisedPair | InvalidRequest:
-        ids = np.array(encoding.ids, np.int32)  # type: ignore[attr-defined]
-        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)  # type: ignore[attr-defined]
-        added = np.array(encoding.special_tokens_mask, bool)  # type: ignore[attr-defined]
+    def _assemble(self, rendering: _Rendering, encoding: Any) -> TokenisedPair | InvalidRequest:
+        ids = np.array(encoding.ids, np.int32)
+        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+        added = np.array(encoding.special_tokens_mask, np.bool_)
         if self._bos is not None and (not len(ids) or ids[0] != self._bos):
             ids = np.insert(ids, 0, self._bos)
             offsets = np.insert(offsets, 0, 0, axis=0)
@@ -163,9 +156,7 @@ class Tokeniser:
         kept = _kept(segments, self._max_tokens)
         if kept is None:
             return InvalidRequest(
-                FieldViolation(
-                    "history", f"the chat template alone takes more than max_tokens={self._max_tokens}"
-                )
+                FieldViolation("history", f"the chat template alone takes more than max_tokens={self._max_tokens}")
             )
         dropped = segments[~kept]
         read = segments[kept]

@@ -63,11 +63,7 @@ class EngineThread:
             self._close(EngineDied("the engine has stopped"))
         except BaseException as cause:
             log.critical("the engine died", exc_info=cause)
-            death = (
-                cause
-                if isinstance(cause, EngineDied)
-                else EngineDied(f"the engine died of {type(cause).__name__}")
-            )
+            death = cause if isinstance(cause, EngineDied) else EngineDied(f"the engine died of {type(cause).__name__}")
             self._close(death)
             self._on_death(death)
 

@@ -50,10 +50,7 @@ def dump(key: bytes, activations: Activations) -> bytes:
         + activations.value.astype("<f4").tobytes()
     )
     shape = struct.pack("<II", activations.n_tokens, len(activations.token))
-    return (
-        _HEADER.pack(SCHEMA, key, _checksum(key, shape + body), activations.n_tokens, len(activations.token))
-        + body
-    )
+    return _HEADER.pack(SCHEMA, key, _checksum(key, shape + body), activations.n_tokens, len(activations.token)) + body
 
 
 def load(key: bytes, value: bytes, n_tokens: int, n_features: int) -> Activations:
@@ -74,9 +71,7 @@ def load(key: bytes, value: bytes, n_tokens: int, n_features: int) -> Activation
         raise CorruptValue("changed since it was written")
     token, column = (np.frombuffer(body, "<i4", fired, offset) for offset in (0, 4 * fired))
     activations = np.frombuffer(body, "<f4", fired, 8 * fired)
-    if fired and (
-        column.max() >= n_features or token.max() >= n_tokens or min(token.min(), column.min()) < 0
-    ):
+    if fired and (column.max() >= n_features or token.max() >= n_tokens or min(token.min(), column.min()) < 0):
         raise CorruptValue("indices out of range")
     return Activations(tokens, token, column, activations)
 

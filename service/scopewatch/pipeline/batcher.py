@@ -109,9 +109,7 @@ class Batcher:
                 task.add_done_callback(self._batch_done)
 
     def _may_start(self) -> bool:
-        return not self._running or (
-            len(self._running) == 1 and self._queued_tokens >= self._max_batch_tokens
-        )
+        return not self._running or (len(self._running) == 1 and self._queued_tokens >= self._max_batch_tokens)
 
     def _batch_done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -138,9 +136,7 @@ class Batcher:
         if entry.future.done():
             return "cancelled"
         if entry.deadline_s is not None and self._clock() >= entry.deadline_s:
-            entry.future.set_exception(
-                DeadlineExpired("the deadline passed while the pair waited for the device")
-            )
+            entry.future.set_exception(DeadlineExpired("the deadline passed while the pair waited for the device"))
             return "deadline"
         return ""
 
@@ -149,15 +145,13 @@ class Batcher:
         try:
             encoded = await self._encode([entry.ids for entry in batch])
             if len(encoded.activations) != len(batch):
-                raise EngineError(f"the engine answered {len(encoded.activations)} of {len(batch)} pairs")  # noqa: TRY301
+                raise EngineError(f"the engine answered {len(encoded.activations)} of {len(batch)} pairs")
         except EngineDied as error:
             self._answer(batch, error)
             self._refuse(error)
         except Exception as error:
             log.exception("a batch failed")
-            self._answer(
-                batch, error if isinstance(error, ScopewatchError) else EngineError("the reader failed")
-            )
+            self._answer(batch, error if isinstance(error, ScopewatchError) else EngineError("the reader failed"))
         else:
             tokens = sum(len(entry.ids) for entry in batch)
             self._metrics.batch_encoded(len(batch), tokens, encoded.padded_tokens)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class _Journey:
     key: bytes
     activations: Activations | None = None
     cached: bool = False
-    timings: Timings = Timings()
+    timings: Timings = field(default_factory=Timings)
 
 
 class Monitor:

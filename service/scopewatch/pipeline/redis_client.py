@@ -50,13 +50,14 @@ def _master(url: str, service: str, limits: dict[str, Any]) -> Redis:
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     addresses = [
-        (host or "localhost", int(port or 26379))
-        for host, _, port in (h.partition(":") for h in hosts.split(","))
+        (host or "localhost", int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))
     ]
-    secure = {
+    secure: dict[str, Any] = {
         "ssl": parts.scheme == "rediss",
         "password": unquote(password) or None,
         "username": unquote(username) or None,
     }
-    sentinel = Sentinel(addresses, sentinel_kwargs={**limits, "ssl": secure["ssl"]}, **limits)
-    return sentinel.master_for(service, db=int(parts.path.strip("/") or 0), **secure, **limits)
+    make_sentinel: Any = Sentinel
+    sentinel = make_sentinel(addresses, sentinel_kwargs={**limits, "ssl": secure["ssl"]}, **limits)
+    master: Redis = sentinel.master_for(service, db=int(parts.path.strip("/") or 0), **secure, **limits)
+    return master

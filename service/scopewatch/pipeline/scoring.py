@@ -58,9 +58,7 @@ def compile_watchlist(watchlist: Watchlist, features: Sequence[FeatureKey]) -> C
         features: The engine's watched features, in the order of `Activations.column`.
     """
     column_of = {feature: column for column, feature in enumerate(features)}
-    return CompiledWatchlist(
-        watchlist, tuple(_compile(indicator, column_of) for indicator in watchlist.indicators)
-    )
+    return CompiledWatchlist(watchlist, tuple(_compile(indicator, column_of) for indicator in watchlist.indicators))
 
 
 def _compile(indicator: Indicator, column_of: dict[FeatureKey, int]) -> _CompiledIndicator:
@@ -123,6 +121,23 @@ def _kth_largest_in_a_window(dense: Dense, k: int, n: int) -> NDArray[np.float64
 
 
 @dataclass(frozen=True, slots=True)
+class _SegmentView:
+    """One segment of a pair as one indicator sees it."""
+
+    tokens: TokenisedPair
+    positions: NDArray[np.intp]
+    """The segment's tokens, ascending."""
+    columns: NDArray[np.intp]
+    """The indicator's columns, ascending."""
+    dense: Dense
+    """Shape (len(positions), len(columns))."""
+
+    def of(self, column: int) -> NDArray[np.float64]:
+        """One column's activations over the segment."""
+        return self.dense[:, np.searchsorted(self.columns, column)]
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     verdict: Verdict
     indicators: tuple[IndicatorScore, ...]
@@ -159,10 +174,10 @@ def _score(
             calibrated=source.calibrated,
             skipped_reason="empty_segment",
         )
-    columns, dense = _densify(indicator, positions, activations)
+    view = _view(indicator, tokens, positions, activations)
     pooled = np.empty(len(indicator.terms))
     for pooling, members, member_columns in indicator.groups:
-        pooled[members] = pool(pooling, dense[:, np.searchsorted(columns, member_columns)])
+        pooled[members] = pool(pooling, view.dense[:, np.searchsorted(view.columns, member_columns)])
     contributions = indicator.weights * pooled
     score = float(source.bias + contributions.sum())
     order = [int(i) for i in np.argsort(-np.abs(contributions), kind="stable") if contributions[i] != 0]
@@ -181,24 +196,21 @@ def _score(
             for i in order
             for term in (indicator.terms[i],)
         ),
-        evidence=_evidence(indicator, contributions, columns, dense, tokens, positions, max_evidence),
+        evidence=_evidence(indicator, contributions, view, max_evidence),
     )
 
 
-def _densify(
-    indicator: _CompiledIndicator, positions: NDArray[np.intp], activations: Activations
-) -> tuple[NDArray[np.intp], Dense]:
-    """The indicator's columns, ascending, and their activations on the segment's tokens."""
+def _view(
+    indicator: _CompiledIndicator, tokens: TokenisedPair, positions: NDArray[np.intp], activations: Activations
+) -> _SegmentView:
     columns = np.unique([term.column for term in indicator.terms])
     dense = np.zeros((len(positions), len(columns)))
     row = np.searchsorted(positions, activations.token)
     col = np.searchsorted(columns, activations.column)
     mine = (row < len(positions)) & (col < len(columns))
-    mine[mine] = (positions[row[mine]] == activations.token[mine]) & (
-        columns[col[mine]] == activations.column[mine]
-    )
+    mine[mine] = (positions[row[mine]] == activations.token[mine]) & (columns[col[mine]] == activations.column[mine])
     dense[row[mine], col[mine]] = activations.value[mine]
-    return columns, dense
+    return _SegmentView(tokens, positions, columns, dense)
 
 
 def _sigmoid(x: float) -> float:
@@ -206,13 +218,7 @@ def _sigmoid(x: float) -> float:
 
 
 def _evidence(
-    indicator: _CompiledIndicator,
-    contributions: NDArray[np.float64],
-    columns: NDArray[np.intp],
-    dense: Dense,
-    tokens: TokenisedPair,
-    positions: NDArray[np.intp],
-    max_evidence: int,
+    indicator: _CompiledIndicator, contributions: NDArray[np.float64], view: _SegmentView, max_evidence: int
 ) -> tuple[Evidence, ...]:
     """Spans where features that raised the score fired, by weight times activation, strongest first."""
     pull: dict[int, float] = {}
@@ -222,30 +228,28 @@ def _evidence(
             pull[term.column] = max(pull.get(term.column, 0.0), term.weight)
     spans: list[tuple[float, Evidence]] = []
     for column, weight in pull.items() if max_evidence else ():
-        values = dense[:, np.searchsorted(columns, column)]
-        for run in _runs(values, tokens, positions):
+        values = view.of(column)
+        for run in _runs(values, view):
             peak = float(values[run].max())
-            first, last = positions[run[0]], positions[run[-1]]
+            first, last = view.positions[run[0]], view.positions[run[-1]]
             span = Evidence(
-                start=int(tokens.starts[first]),
-                end=int(tokens.ends[last]),
+                start=int(view.tokens.starts[first]),
+                end=int(view.tokens.ends[last]),
                 feature=feature_of[column],
                 activation=peak,
                 segment=indicator.segment,
-                turn=int(tokens.turns[first]),
+                turn=int(view.tokens.turns[first]),
             )
             spans.append((weight * peak, span))
     spans.sort(key=lambda scored: (-scored[0], scored[1].turn, scored[1].start, str(scored[1].feature)))
     return tuple(span for _, span in spans[:max_evidence])
 
 
-def _runs(
-    values: NDArray[np.float64], tokens: TokenisedPair, positions: NDArray[np.intp]
-) -> list[NDArray[np.intp]]:
-    """Neighbouring tokens on which a feature fired, as indices into `positions`; split between turns."""
+def _runs(values: NDArray[np.float64], view: _SegmentView) -> list[NDArray[np.intp]]:
+    """Neighbouring tokens on which a feature fired, as indices into the segment; split between turns."""
     fired = np.flatnonzero(values > 0)
     if not len(fired):
         return []
-    turns = tokens.turns[positions[fired]]
+    turns = view.tokens.turns[view.positions[fired]]
     breaks = np.flatnonzero((np.diff(fired) > 1) | (np.diff(turns) != 0)) + 1
     return np.split(fired, breaks)

@@ -12,11 +12,12 @@ from scopewatch.rpc.service import SERVICE_NAME
 from scopewatch.rpc.wire import tolerant
 from scopewatch.v1 import monitor_pb2 as pb
 
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
+Handler = grpc.RpcMethodHandler[Any, Any]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
 _REQUESTS = {"Score": pb.ScoreRequest, "BatchScore": pb.BatchScoreRequest, "GetInfo": pb.GetInfoRequest}
 
 
-class MetricsInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class MetricsInterceptor(grpc.aio.ServerInterceptor):
     """go-grpc-prometheus names for unary RPCs; streams (reflection, health Watch) are counted as started."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -24,7 +25,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler:
+    ) -> Handler | None:
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
@@ -32,9 +33,9 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler.unary_unary is None:
             self._metrics.rpc_started(_kind(handler), service, method)
             return handler
-        inner = handler.unary_unary
+        inner: Any = handler.unary_unary
 
-        async def timed(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        async def timed(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             self._metrics.rpc_started("unary", service, method)
             started_s = time.monotonic()
             code = grpc.StatusCode.OK
@@ -50,19 +51,18 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 code = context.code() or grpc.StatusCode.UNKNOWN
                 raise
             finally:
-                self._metrics.rpc_handled(
-                    "unary", service, method, _go_name(code), time.monotonic() - started_s
-                )
+                self._metrics.rpc_handled("unary", service, method, _go_name(code), time.monotonic() - started_s)
 
-        decode = handler.request_deserializer
+        decode: Any = handler.request_deserializer
         if service == SERVICE_NAME:
             decode = tolerant(_REQUESTS[method])
+        respond: Any = timed
         return grpc.unary_unary_rpc_method_handler(
-            timed, request_deserializer=decode, response_serializer=handler.response_serializer
+            respond, request_deserializer=decode, response_serializer=handler.response_serializer
         )
 
 
-def _kind(handler: grpc.RpcMethodHandler) -> str:
+def _kind(handler: Handler) -> str:
     if handler.request_streaming:
         return "bidi_stream" if handler.response_streaming else "client_stream"
     return "server_stream" if handler.response_streaming else "unary"

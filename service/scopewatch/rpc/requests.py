@@ -1,6 +1,7 @@
 """From a request message to a job, and every way a request can be wrong."""
 
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from scopewatch.config import Config
@@ -62,53 +63,34 @@ def check_batch(request: pb.BatchScoreRequest, limits: Limits) -> None:
         raise InvalidRequest(FieldViolation("requests", "must hold at least one request"))
     if count > limits.max_batch_items:
         raise InvalidRequest(
-            FieldViolation(
-                "requests", f"holds {count} requests; at most {limits.max_batch_items} are allowed"
-            )
+            FieldViolation("requests", f"holds {count} requests; at most {limits.max_batch_items} are allowed")
         )
 
 
-def _violations(request: pb.ScoreRequest, limits: Limits) -> "list[FieldViolation]":
-    found: list[FieldViolation] = []
-
-    def check_length(field: str, text: str, most: int) -> None:
-        if len(text) > most:
-            found.append(FieldViolation(field, f"holds {len(text)} characters; at most {most} are allowed"))
-
-    def check_text(field: str, text: str) -> None:
-        check_length(field, text, limits.max_text_chars)
-        if (at := text.find("\0")) >= 0:
-            found.append(FieldViolation(field, f"holds a NUL character at offset {at}; remove it"))
-
-    check_text("prompt", request.prompt)
-    check_text("response", request.response)
+def _violations(request: pb.ScoreRequest, limits: Limits) -> Iterator[FieldViolation]:
+    yield from _text("prompt", request.prompt, limits)
+    yield from _text("response", request.response, limits)
     if not request.response.strip():
-        found.append(FieldViolation("response", "is empty; there is nothing to score"))
-    if len(request.history) > limits.max_history_turns:
-        most = limits.max_history_turns
-        found.append(
-            FieldViolation("history", f"holds {len(request.history)} turns; at most {most} are allowed")
-        )
+        yield FieldViolation("response", "is empty; there is nothing to score")
+    yield from _count("history", len(request.history), "turns", limits.max_history_turns)
     for index, turn in enumerate(request.history[: limits.max_history_turns]):
         if not turn.role:
-            found.append(
-                FieldViolation(f"history[{index}].role", "is empty; write user, assistant or system")
-            )
-        check_length(f"history[{index}].role", turn.role, limits.max_label_chars)
-        check_text(f"history[{index}].content", turn.content)
-    if len(request.labels) > limits.max_labels:
-        found.append(
-            FieldViolation(
-                "labels", f"holds {len(request.labels)} entries; at most {limits.max_labels} are allowed"
-            )
-        )
+            yield FieldViolation(f"history[{index}].role", "is empty; write user, assistant or system")
+        yield from _count(f"history[{index}].role", len(turn.role), "characters", limits.max_label_chars)
+        yield from _text(f"history[{index}].content", turn.content, limits)
+    yield from _count("labels", len(request.labels), "entries", limits.max_labels)
     for key, value in request.labels.items():
-        if max(len(key), len(value)) > limits.max_label_chars:
-            shown = key[: min(40, limits.max_label_chars)]
-            found.append(
-                FieldViolation(f"labels[{shown}]", f"is longer than {limits.max_label_chars} characters")
-            )
-            break
+        yield from _count(f"labels[{key[:40]}]", max(len(key), len(value)), "characters", limits.max_label_chars)
     for field in ("request_id", "watchlist"):
-        check_length(field, getattr(request, field), limits.max_label_chars)
-    return found
+        yield from _count(field, len(getattr(request, field)), "characters", limits.max_label_chars)
+
+
+def _text(field: str, text: str, limits: Limits) -> Iterator[FieldViolation]:
+    yield from _count(field, len(text), "characters", limits.max_text_chars)
+    if (at := text.find("\0")) >= 0:
+        yield FieldViolation(field, f"holds a NUL character at offset {at}; remove it")
+
+
+def _count(field: str, count: int, unit: str, most: int) -> Iterator[FieldViolation]:
+    if count > most:
+        yield FieldViolation(field, f"holds {count} {unit}; at most {most} are allowed")

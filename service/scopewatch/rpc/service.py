@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import grpc
 from google.rpc import status_pb2
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 verdict_log = logging.getLogger("scopewatch.verdicts")
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["MonitorService"].full_name
-Context = grpc.aio.ServicerContext
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Spine(Protocol):
@@ -79,9 +79,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             await _abort(context, outcome)
         return self._reply(job, outcome)
 
-    async def BatchScore(
-        self, request: pb.BatchScoreRequest | Malformed, context: Context
-    ) -> pb.BatchScoreResponse:
+    async def BatchScore(self, request: pb.BatchScoreRequest | Malformed, context: Context) -> pb.BatchScoreResponse:
         try:
             self._admit(request)
             check_batch(request, self._limits)  # type: ignore[arg-type]
@@ -122,9 +120,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         if (size := request.ByteSize()) > self._limits.max_message_bytes:
             field, most = _largest_field(request), self._limits.max_message_bytes
             raise InvalidRequest(
-                FieldViolation(
-                    field, f"the message takes {size} bytes, most of them here; at most {most} are allowed"
-                )
+                FieldViolation(field, f"the message takes {size} bytes, most of them here; at most {most} are allowed")
             )
 
     def _result(self, job: ScoreJob, outcome: ScoredPair | ScopewatchError) -> pb.BatchScoreResult:

@@ -21,6 +21,11 @@ _CODES: dict[type[errors.ScopewatchError], StatusCode] = {
     errors.SetupError: StatusCode.FAILED_PRECONDITION,
     errors.ScopewatchError: StatusCode.INTERNAL,
 }
+_SIMPLE: dict[int, type[errors.ScopewatchError]] = {
+    code_pb2.DEADLINE_EXCEEDED: errors.DeadlineExpired,
+    code_pb2.UNAVAILABLE: errors.NotReady,
+    code_pb2.INTERNAL: errors.EngineError,
+}
 _UNKNOWN = "an unexpected error; the server's log has the details"
 
 
@@ -44,9 +49,7 @@ def to_status(error: Exception) -> status_pb2.Status:
         delay = duration_pb2.Duration(nanos=0)
         delay.FromMilliseconds(pushback_ms(error))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(
-        code=code, message=str(error) if isinstance(error, errors.ScopewatchError) else _UNKNOWN
-    )
+    status = status_pb2.Status(code=code, message=str(error) if isinstance(error, errors.ScopewatchError) else _UNKNOWN)
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -69,18 +72,8 @@ def from_status(status: status_pb2.Status) -> errors.ScopewatchError:
             violations = [errors.FieldViolation(v.field, v.description) for v in bad_request.field_violations]
         elif packed.Unpack(retry):
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
-    match status.code:
-        case code_pb2.INVALID_ARGUMENT if violations:
-            return errors.InvalidRequest(*violations)
-        case code_pb2.INVALID_ARGUMENT:
-            return errors.InvalidRequest(errors.FieldViolation("request", status.message))
-        case code_pb2.RESOURCE_EXHAUSTED:
-            return errors.Overloaded(status.message, retry_after_s=retry_after_s)
-        case code_pb2.DEADLINE_EXCEEDED:
-            return errors.DeadlineExpired(status.message)
-        case code_pb2.UNAVAILABLE:
-            return errors.NotReady(status.message)
-        case code_pb2.INTERNAL:
-            return errors.EngineError(status.message)
-        case _:
-            return errors.ScopewatchError(status.message)
+    if status.code == code_pb2.INVALID_ARGUMENT:
+        return errors.InvalidRequest(*violations or [errors.FieldViolation("request", status.message)])
+    if status.code == code_pb2.RESOURCE_EXHAUSTED:
+        return errors.Overloaded(status.message, retry_after_s=retry_after_s)
+    return _SIMPLE.get(status.code, errors.ScopewatchError)(status.message)

@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 
@@ -25,19 +24,17 @@ def tolerant(message_type: type[Message]) -> Callable[[bytes], Message | Malform
         try:
             return message_type.FromString(data)
         except DecodeError:
-            field = _field_with_bad_text(message_type.DESCRIPTOR, data)
+            field = _field_with_bad_text(message_type.DESCRIPTOR.full_name, data)
             if field:
-                return Malformed(
-                    field, "is not valid UTF-8 (lone surrogates cannot be sent); encode it again"
-                )
+                return Malformed(field, "is not valid UTF-8 (lone surrogates cannot be sent); encode it again")
             return Malformed("request", f"the bytes are not a {message_type.DESCRIPTOR.full_name}")
 
     return deserialise
 
 
-def _field_with_bad_text(descriptor: Descriptor, data: bytes) -> str:
+def _field_with_bad_text(full_name: str, data: bytes) -> str:
     try:
-        message = _bytes_twin(descriptor.full_name).FromString(data)
+        message = _bytes_twin(full_name).FromString(data)
     except DecodeError:
         return ""
     return _bad_field(message)
@@ -73,8 +70,8 @@ def _bytes_twin(full_name: str) -> type[Message]:
     for message in _all_messages(file.message_type):
         message.options.map_entry = False
         for field in message.field:
-            if field.type == FieldDescriptor.TYPE_STRING:
-                field.type = FieldDescriptor.TYPE_BYTES
+            if field.type == descriptor_pb2.FieldDescriptorProto.TYPE_STRING:
+                field.type = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
     pool = descriptor_pool.DescriptorPool()
     for dependency in _dependencies(source.file):
         pool.Add(dependency)

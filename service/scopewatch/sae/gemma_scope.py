@@ -46,9 +46,7 @@ def layer_of(path: Path) -> int | None:
     """
     text = path.as_posix()
     if match := _OTHER_SITES.search(text):
-        raise SaeError(
-            f"{path}: {match[0].strip('/')} is not a residual-stream release; only those can be read so far"
-        )
+        raise SaeError(f"{path}: {match[0].strip('/')} is not a residual-stream release; only those can be read so far")
     layers = _LAYER.findall(text)
     return int(layers[-1]) if layers else None
 
@@ -118,9 +116,7 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str, *, ndim: int) -> It
         except ValueError as error:
             raise SaeError(f"{file}: {name} is not an npy array ({error})") from None
         if dtype.hasobject:
-            raise SaeError(
-                f"{file}: {name} is a pickled object array; it is refused, since loading it could run code"
-            )
+            raise SaeError(f"{file}: {name} is a pickled object array; it is refused, since loading it could run code")
         if dtype.name not in _FLOATS:
             raise SaeError(f"{file}: {name} is {dtype}; expected one of {', '.join(_FLOATS)}")
         if len(shape) != ndim or 0 in shape or np.prod(shape, dtype=object) > _MAX_ELEMENTS:
@@ -136,9 +132,7 @@ def _refuse_scaling(archive: zipfile.ZipFile, file: Path) -> None:
     if "scaling_factor.npy" in archive.namelist():
         with _member(archive, file, "scaling_factor", ndim=1) as factor:
             if not (_read_all(factor, file) == 1).all():
-                raise SaeError(
-                    f"{file}: scaling_factor is not 1; such an SAE was not fully folded and is refused"
-                )
+                raise SaeError(f"{file}: scaling_factor is not 1; such an SAE was not fully folded and is refused")
 
 
 def _read_columns(member: _Member, columns: Sequence[int] | np.ndarray, file: Path) -> Float32:

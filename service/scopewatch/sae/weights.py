@@ -34,7 +34,7 @@ class EncoderColumns:
 
     @property
     def d_in(self) -> int:
-        return self.W_enc.shape[0]
+        return int(self.W_enc.shape[0])
 
 
 def checked_features(features: Sequence[int], d_sae: int, file: object) -> NDArray[np.intp]:
