@@ -107,12 +107,9 @@ def run() -> int:
     with _server() as addresses, Client(addresses["grpc_address"], timeout_s=30) as client:
         info = client.info()
         reader = info.reader
-        print(
-            f"scopewatch {info.version} serves gRPC on {addresses['grpc_address']}, ready after {addresses['start_s']} s"
-        )
-        print(
-            f"reader {reader.name}: {reader.layers_run} of {reader.layers_total} layers, {reader.dtype} on {reader.device}"
-        )
+        print(f"scopewatch {info.version} on {addresses['grpc_address']}, ready after {addresses['start_s']} s")
+        layers = f"{reader.layers_run} of {reader.layers_total} layers"
+        print(f"reader {reader.name}: {layers}, {reader.dtype} on {reader.device}")
         for indicator in info.watchlists[0].indicators:
             print(f"  {indicator.name:18} {_card(indicator)}")
         print("\nThe reader is tiny and made for this demonstration: see demo/MODEL_CARD.md for what it cannot do.\n")

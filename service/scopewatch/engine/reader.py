@@ -97,7 +97,7 @@ def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: deepest_layer + 1]
     model = _load_model(directory, config, kind)
-    torch.nn.Module.to(model, place).eval()
+    torch.nn.Module.to(model, place).train(mode=False)
     model.requires_grad_(requires_grad=False)
     layers = _decoder_layers(model)
     _assert_attention(model, layers, directory)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -12,8 +12,8 @@ from scopewatch.rpc.service import SERVICE_NAME
 from scopewatch.rpc.wire import tolerant
 from scopewatch.v1 import monitor_pb2 as pb
 
-Handler = grpc.RpcMethodHandler[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 _REQUESTS = {"Score": pb.ScoreRequest, "BatchScore": pb.BatchScoreRequest, "GetInfo": pb.GetInfoRequest}
 
 
@@ -25,7 +25,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
+    ) -> "Handler | None":
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
@@ -35,7 +35,7 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
             return handler
         inner: Any = handler.unary_unary
 
-        async def timed(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def timed(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
             self._metrics.rpc_started("unary", service, method)
             started_s = time.monotonic()
             code = grpc.StatusCode.OK

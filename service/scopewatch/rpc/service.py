@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
 from google.rpc import status_pb2
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 verdict_log = logging.getLogger("scopewatch.verdicts")
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["MonitorService"].full_name
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class Spine(Protocol):
