@@ -104,7 +104,7 @@ google/gemma-3-270m-it with Gemma Scope 2 is a smaller start; this version reads
 
 def run() -> int:
     """Runs the tour; 0 when everything answered as it should."""
-    with _server() as addresses, Client(addresses["grpc_address"], timeout_s=30) as client:
+    with running_server() as addresses, Client(addresses["grpc_address"], timeout_s=30) as client:
         info = client.info()
         reader = info.reader
         print(f"scopewatch {info.version} on {addresses['grpc_address']}, ready after {addresses['start_s']} s")
@@ -155,10 +155,10 @@ def _metric_lines(address: str) -> Iterator[str]:
 
 
 @contextmanager
-def _server() -> Iterator[dict[str, Any]]:
-    """A server on free ports; yields the line it logs when it is ready."""
+def running_server(*flags: str) -> Iterator[dict[str, Any]]:
+    """A server process on free ports; yields the line it logs when it is ready."""
     command = [sys.executable, "-m", "scopewatch", "serve", "--grpc-address", "127.0.0.1:0"]
-    command += ["--metrics-address", "127.0.0.1:0", "--log-format", "json"]
+    command += ["--metrics-address", "127.0.0.1:0", "--log-format", "json", *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCOPEWATCH_")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)  # noqa: S603 - ourselves
     try:
