@@ -141,18 +141,31 @@ class Probability(_Strict):
     intercept: Finite
 
 
-class Card(_Strict):
-    """Evidence for a threshold: where, when and how well it was measured."""
+Rate = Annotated[float, Field(ge=0, le=1)]
 
-    date: str
-    data: str
-    measured_on: str = ""
+
+class Measurement(_Strict):
+    """How an indicator did on one labelled data set that its calibration did not see."""
+
+    data: str = Field(min_length=1)
     n: int = Field(ge=1)
     n_positive: int = Field(ge=0)
-    auroc: float = Field(ge=0, le=1)
-    tpr: float = Field(ge=0, le=1)
-    fpr: float = Field(ge=0, le=1)
-    baselines: dict[str, float] = Field(default_factory=dict)
+    auroc: Rate
+    auroc_low: Rate | None = None
+    auroc_high: Rate | None = None
+    tpr: Rate | None = None
+    fpr: Rate | None = None
+    baselines: dict[str, Rate] = Field(default_factory=dict)
+    """AUROC of other detectors on the same pairs."""
+
+
+class Card(_Strict):
+    """Evidence for a threshold: what it was calibrated on, and what was measured elsewhere."""
+
+    date: str
+    calibrated_on: str = Field(min_length=1)
+    n: int = Field(ge=1)
+    measurements: tuple[Measurement, ...] = Field(min_length=1)
     note: str = ""
 
     @field_validator("date", mode="before")

@@ -143,9 +143,11 @@ def _second_pass(client: Client) -> bool:
 def _card(indicator: pb.IndicatorInfo) -> str:
     if indicator.calibration != pb.CALIBRATION_CALIBRATED:
         return "uncalibrated"
-    card = indicator.card
-    rivals = ", ".join(f"{name} {value:.2f}" for name, value in sorted(card.baselines.items()))
-    return f"AUROC {card.auroc:.2f} on {card.n} pairs it was not fitted on ({rivals})"
+    lines = []
+    for row in indicator.card.measurements:
+        rivals = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in row.baselines.items())
+        lines.append(f"AUROC {row.auroc:.2f} on {row.n} pairs of {row.data} ({rivals})")
+    return ("\n" + " " * 21).join(lines)
 
 
 def _metric_lines(address: str) -> Iterator[str]:

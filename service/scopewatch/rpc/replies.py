@@ -179,13 +179,8 @@ def _indicator_info(indicator: Indicator) -> pb.IndicatorInfo:
 def _card(card: Card) -> pb.Card:
     return pb.Card(
         date=card.date,
-        data=card.data,
-        measured_on=card.measured_on,
+        calibrated_on=card.calibrated_on,
         n=card.n,
-        n_positive=card.n_positive,
-        auroc=card.auroc,
-        tpr=card.tpr,
-        fpr=card.fpr,
-        baselines=card.baselines,
+        measurements=[pb.Measurement(**measurement.model_dump()) for measurement in card.measurements],
         note=card.note,
     )

@@ -288,8 +288,8 @@ class SaeInfo(_message.Message):
     watched_features: int
     def __init__(self, name: _Optional[str] = ..., format: _Optional[str] = ..., architecture: _Optional[str] = ..., hookpoint: _Optional[str] = ..., d_in: _Optional[int] = ..., d_sae: _Optional[int] = ..., digest: _Optional[str] = ..., watched_features: _Optional[int] = ...) -> None: ...
 
-class Card(_message.Message):
-    __slots__ = ("date", "data", "measured_on", "n", "n_positive", "auroc", "tpr", "fpr", "baselines", "note")
+class Measurement(_message.Message):
+    __slots__ = ("data", "n", "n_positive", "auroc", "auroc_low", "auroc_high", "tpr", "fpr", "baselines")
     class BaselinesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -297,27 +297,39 @@ class Card(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
-    DATE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
-    MEASURED_ON_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
     N_POSITIVE_FIELD_NUMBER: _ClassVar[int]
     AUROC_FIELD_NUMBER: _ClassVar[int]
+    AUROC_LOW_FIELD_NUMBER: _ClassVar[int]
+    AUROC_HIGH_FIELD_NUMBER: _ClassVar[int]
     TPR_FIELD_NUMBER: _ClassVar[int]
     FPR_FIELD_NUMBER: _ClassVar[int]
     BASELINES_FIELD_NUMBER: _ClassVar[int]
-    NOTE_FIELD_NUMBER: _ClassVar[int]
-    date: str
     data: str
-    measured_on: str
     n: int
     n_positive: int
     auroc: float
+    auroc_low: float
+    auroc_high: float
     tpr: float
     fpr: float
     baselines: _containers.ScalarMap[str, float]
+    def __init__(self, data: _Optional[str] = ..., n: _Optional[int] = ..., n_positive: _Optional[int] = ..., auroc: _Optional[float] = ..., auroc_low: _Optional[float] = ..., auroc_high: _Optional[float] = ..., tpr: _Optional[float] = ..., fpr: _Optional[float] = ..., baselines: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class Card(_message.Message):
+    __slots__ = ("date", "calibrated_on", "n", "measurements", "note")
+    DATE_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATED_ON_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    MEASUREMENTS_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    date: str
+    calibrated_on: str
+    n: int
+    measurements: _containers.RepeatedCompositeFieldContainer[Measurement]
     note: str
-    def __init__(self, date: _Optional[str] = ..., data: _Optional[str] = ..., measured_on: _Optional[str] = ..., n: _Optional[int] = ..., n_positive: _Optional[int] = ..., auroc: _Optional[float] = ..., tpr: _Optional[float] = ..., fpr: _Optional[float] = ..., baselines: _Optional[_Mapping[str, float]] = ..., note: _Optional[str] = ...) -> None: ...
+    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class IndicatorInfo(_message.Message):
     __slots__ = ("name", "label", "severity", "segment", "threshold", "calibration", "card", "features")
