@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, settings
+from prometheus_client import CollectorRegistry
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -23,6 +25,14 @@ from tokenizers import (
     trainers,
 )
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+from scopewatch.metrics import Metrics
+from scopewatch.types import Activations, EngineIdentity, ReaderIdentity, SaeIdentity
+from servers import ServerProcess
+
+# No test depends on how busy the machine is.
+settings.register_profile("scopewatch", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("scopewatch")
 
 HIDDEN = 32
 LAYERS = 4
@@ -274,3 +284,56 @@ def redis_server() -> Iterator[RedisServer]:
     server = RedisServer()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def server(house: House) -> Iterator[ServerProcess]:
+    """A server process over the watchlists `test` and `second`, whose limits are small."""
+    delta = {
+        "name": "delta",
+        "features": [{"feature": "late/5"}, {"feature": "mid/3", "pooling": "sum", "weight": -0.5}],
+        "threshold": 0.0,
+    }
+    second = house.folder / "second.yaml"
+    second.write_text(yaml.safe_dump(watchlist_document(name="second", indicators=[delta]), sort_keys=False))
+    running = ServerProcess("--watchlist", str(house.watchlist), str(second), *SERVER_LIMITS)
+    yield running
+    assert running.stop() == 0
+
+
+SERVER_LIMITS = (
+    *("--max-text-chars", "20000", "--max-message-bytes", "200000", "--max-batch-items", "8"),
+    *("--max-labels", "3", "--max-label-chars", "40", "--max-history-turns", "4"),
+)
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> Metrics:
+    """Instruments of one test; read them back with `registry.get_sample_value`."""
+    return Metrics(registry)
+
+
+def activations(n_tokens: int, *fired: tuple[int, int, float]) -> Activations:
+    """Activations of one pair, from (token, column, value)."""
+    ordered = sorted(fired)
+    return Activations(
+        n_tokens,
+        np.array([token for token, _, _ in ordered], np.int32),
+        np.array([column for _, column, _ in ordered], np.int32),
+        np.array([value for _, _, value in ordered], np.float32),
+    )
+
+
+def engine_identity(**watched: tuple[int, ...]) -> EngineIdentity:
+    """An engine that nobody runs: SAE names and the features watched of each."""
+    reader = ReaderIdentity("reader", "main", "gemma2", "d" * 64, 3, 26, "float32", "cpu", "eager", chat_template=True)
+    saes = tuple(
+        SaeIdentity(name, "gemma_scope", "jumprelu", f"layers.{layer}.resid_post", 32, 64, f"{layer}" * 64, indices)
+        for layer, (name, indices) in enumerate(watched.items())
+    )
+    return EngineIdentity(reader, saes)

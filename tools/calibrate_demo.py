@@ -70,8 +70,14 @@ def measure(methods: dict[str, Scorer], pooled: PooledSet) -> dict[str, Any]:
     """AUROC with its 95 % interval, by method."""
     groups = [item.group for item in pooled.items]
     found = {name: auroc_interval(pooled.labels, scorer(pooled), groups) for name, scorer in methods.items()}
-    return {"n": len(pooled.items), "n_positive": int(pooled.labels.sum()),
-            "auroc": {name: {"value": round(v, 4), "low": round(lo, 4), "high": round(hi, 4)} for name, (v, lo, hi) in found.items()}}
+    return {
+        "n": len(pooled.items),
+        "n_positive": int(pooled.labels.sum()),
+        "auroc": {
+            name: {"value": round(v, 4), "low": round(lo, 4), "high": round(hi, 4)}
+            for name, (v, lo, hi) in found.items()
+        },
+    }
 
 
 def cross_scores(indicator: Indicator, pooled: PooledSet, folds: int = 5) -> Scores:
@@ -101,9 +107,12 @@ def rates(calibration: Calibration, pooled: PooledSet) -> dict[str, float]:
     scores, labels = calibration.score(pooled), pooled.labels
     flagged = scores > calibration.threshold
     probability = expit(calibration.slope * scores + calibration.intercept)
-    return {"tpr": round(float(flagged[labels == 1].mean()), 4), "fpr": round(float(flagged[labels == 0].mean()), 4),
-            "mean_probability_of_positives": round(float(probability[labels == 1].mean()), 4),
-            "mean_probability_of_negatives": round(float(probability[labels == 0].mean()), 4)}
+    return {
+        "tpr": round(float(flagged[labels == 1].mean()), 4),
+        "fpr": round(float(flagged[labels == 0].mean()), 4),
+        "mean_probability_of_positives": round(float(probability[labels == 1].mean()), 4),
+        "mean_probability_of_negatives": round(float(probability[labels == 0].mean()), 4),
+    }
 
 
 def part(pooled: PooledSet, held_out: bool) -> PooledSet:
@@ -120,8 +129,15 @@ def evaluate(indicator: Indicator, sets: dict[str, PooledSet]) -> tuple[dict[str
     finished = calibrate(indicator, calibration_items, score)
     held_out = {name: part(sets[name], held_out=True) for name in indicator.tests}
     report: dict[str, Any] = {
-        "calibrated_on": {"n": len(calibration_items.items), "n_positive": int(calibration_items.labels.sum()), "weights": indicator.sources},
-        "held_out": {name: measure(methods, pooled) | {"at_threshold": rates(finished, pooled)} for name, pooled in held_out.items()},
+        "calibrated_on": {
+            "n": len(calibration_items.items),
+            "n_positive": int(calibration_items.labels.sum()),
+            "weights": indicator.sources,
+        },
+        "held_out": {
+            name: measure(methods, pooled) | {"at_threshold": rates(finished, pooled)}
+            for name, pooled in held_out.items()
+        },
         "left_out": {},
     }
     for name in indicator.transfer:
@@ -150,13 +166,27 @@ def file_digests(names: list[str], data: Path, hedging: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def entry(indicator: Indicator, finished: Calibration, report: dict[str, Any], notes: dict[int, FeatureNote], digests: dict[str, str]) -> dict[str, Any]:
+def entry(
+    indicator: Indicator,
+    finished: Calibration,
+    report: dict[str, Any],
+    notes: dict[int, FeatureNote],
+    digests: dict[str, str],
+) -> dict[str, Any]:
     """One indicator of the watchlist, heaviest terms first."""
     terms = sorted(finished.score.terms, key=lambda term: -abs(term.weight))
     return {
         "name": indicator.name,
-        "terms": [{"feature": t.feature, "pooling": t.pooling.name, "params": t.pooling.params, "weight": float(f"{t.weight:.6g}"),
-                   "label": notes[t.feature].label} for t in terms],
+        "terms": [
+            {
+                "feature": t.feature,
+                "pooling": t.pooling.name,
+                "params": t.pooling.params,
+                "weight": float(f"{t.weight:.6g}"),
+                "label": notes[t.feature].label,
+            }
+            for t in terms
+        ],
         "bias": finished.score.bias,
         "probability": {"slope": finished.slope, "intercept": finished.intercept},
         "threshold": finished.threshold,
@@ -166,7 +196,10 @@ def entry(indicator: Indicator, finished: Calibration, report: dict[str, Any], n
 
 def sample_texts(items: list[Item], most: int = 1500) -> list[str]:
     """Texts to describe features on, from items that are not held out."""
-    usable = sorted((i for i in items if i.part != HELD_OUT), key=lambda i: hashlib.sha256(fingerprint(i.response).encode()).hexdigest())
+    usable = sorted(
+        (i for i in items if i.part != HELD_OUT),
+        key=lambda i: hashlib.sha256(fingerprint(i.response).encode()).hexdigest(),
+    )
     return [item.response for item in usable[:most]]
 
 
@@ -190,7 +223,9 @@ def run(args: argparse.Namespace) -> None:
         reports[indicator.name] = report | {"fit": asdict(indicator.fit)}
         print(indicator.name, json.dumps(report, indent=1), flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "demo_watchlist.json").write_text(json.dumps({"layer": args.layer, "indicators": entries}, indent=1) + "\n")
+    (args.out / "demo_watchlist.json").write_text(
+        json.dumps({"layer": args.layer, "indicators": entries}, indent=1) + "\n"
+    )
     (args.out / "calibration_report.json").write_text(json.dumps(reports, indent=1) + "\n")
 
 

@@ -51,7 +51,7 @@ INDICATORS = (
     Indicator(
         "medical_knowledge",
         {"domain_medical": 1.0, "general": 1.0},
-        ("domain_medical",),
+        ("domain_medical", "own_answers"),
         SparseFit((MAX, MEAN), terms=30, l1=0.05, l2=0.05),
         max_fpr=0.02,
     ),
@@ -66,6 +66,8 @@ def load_items(name: str, data: Path, corpus: Path, hedging: Path) -> list[Item]
         return lexicon_items(corpus)
     if name == "passages":
         return passage_items(read_hedging(hedging))
+    if name == "own_answers":
+        return own_answers()
     if name == "general":
         return general_items(data)
     return read_items(data, name)
@@ -113,16 +115,54 @@ def passage_items(written: list[Item], count: int = 800) -> list[Item]:
 def general_items(data: Path, most: int = 250) -> list[Item]:
     """Answers and remarks that are not medical (0), and short medical statements and answers (1), of the calibration halves."""
     items = []
-    for name, label in (("hallu_begin_wow", 0), ("hallu_truthfulqa", 0), ("truth_statements", 0), ("bias_reddit", 0), ("hallu_medhallu", 1)):
-        found = [i for i in read_items(data, name) if i.part != HELD_OUT and not (label == 0 and _sounds_medical(i.text))]
+    for name, label in (
+        ("hallu_begin_wow", 0),
+        ("hallu_truthfulqa", 0),
+        ("truth_statements", 0),
+        ("bias_reddit", 0),
+        ("hallu_medhallu", 1),
+    ):
+        found = [
+            i for i in read_items(data, name) if i.part != HELD_OUT and not (label == 0 and _sounds_medical(i.text))
+        ]
         found = sorted(found, key=lambda i: fraction(i.text, "general"))[: most * (4 if label else 1)]
         items += [Item("general", i.prompt, i.response, label, i.group, CALIBRATE) for i in found]
     return items
 
 
+def own_answers() -> list[Item]:
+    """Answers written for checking `medical_knowledge`; all held out."""
+    lines = (Path(__file__).parent / "checks" / "medical_answers.txt").read_text(encoding="utf-8").splitlines()
+    return [
+        Item("own_answers", "", line[2:], int(line[0] == "+"), fingerprint(line), HELD_OUT)
+        for line in lines
+        if line[:2] in {"+ ", "- "}
+    ]
+
+
 def _sounds_medical(text: str) -> bool:
-    words = ("disease", "patient", "medic", "cancer", "health", "symptom", "doctor", "drug", "blood", "virus", "vaccin", "infect",
-             "syndrome", "diagnos", "treatment", "cold", "brain", "pregnan", "diet", "cure")
+    words = (
+        "disease",
+        "patient",
+        "medic",
+        "cancer",
+        "health",
+        "symptom",
+        "doctor",
+        "drug",
+        "blood",
+        "virus",
+        "vaccin",
+        "infect",
+        "syndrome",
+        "diagnos",
+        "treatment",
+        "cold",
+        "brain",
+        "pregnan",
+        "diet",
+        "cure",
+    )
     return any(word in text.lower() for word in words)
 
 

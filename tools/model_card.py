@@ -1,6 +1,6 @@
 """Write the bundled model's card: fixed text about what it is, and every number from the runs' own records.
 
-    python tools/model_card.py --reader DIR --sae DIR --report tools/out/calibration_report.json --out MODEL_CARD.md
+python tools/model_card.py --reader DIR --sae DIR --report tools/out/calibration_report.json --out MODEL_CARD.md
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 METHODS = {
-    "sae": "SAE features", "best_single_feature": "best single feature", "dense_probe": "dense probe", "bag_of_words": "bag of words",
-    "hedge_words": "hedge words", "length": "length",
+    "sae": "SAE features",
+    "best_single_feature": "best single feature",
+    "dense_probe": "dense probe",
+    "bag_of_words": "bag of words",
+    "hedge_words": "hedge words",
+    "length": "length",
 }
 
 HEAD = """# The bundled reader and its SAE
@@ -63,15 +67,21 @@ def percent(value: float) -> str:
 def sizes(training: dict[str, Any], sae: dict[str, Any], config: dict[str, Any]) -> str:
     """Architecture, losses and the SAE's quality."""
     held = training["held_out"]
-    rows = "\n".join(f"| {kind} | {v['nats_per_token']:.3f} | {v['bits_per_byte']:.3f} | {int(v['tokens'])} |" for kind, v in held.items())
-    phases = ", then ".join(f"{percent(share)} of the steps with {rows} windows of {context} tokens" for share, context, rows in training["phases"])
+    rows = "\n".join(
+        f"| {kind} | {v['nats_per_token']:.3f} | {v['bits_per_byte']:.3f} | {int(v['tokens'])} |"
+        for kind, v in held.items()
+    )
+    phases = ", then ".join(
+        f"{percent(share)} of the steps with {rows} windows of {context} tokens"
+        for share, context, rows in training["phases"]
+    )
     quality = sae["held_out"]
     return f"""## Sizes and losses
 
-Reader: `Gemma2ForCausalLM`, {training['parameters'] / 1e6:.2f} M parameters, width {config['hidden_size']}, {config['num_hidden_layers']} layers,
-{config['num_attention_heads']} heads ({config['num_key_value_heads']} for keys and values) of {config['head_dim']}, byte-level BPE with {training['vocab']} tokens,
-sliding window {config['sliding_window']} on every other layer, soft-capping {config['attn_logit_softcapping']:g} and {config['final_logit_softcapping']:g},
-{training['tokens'] / 1e6:.1f} M training tokens in {training['steps']} steps ({phases}). Weights are stored as bfloat16.
+Reader: `Gemma2ForCausalLM`, {training["parameters"] / 1e6:.2f} M parameters, width {config["hidden_size"]}, {config["num_hidden_layers"]} layers,
+{config["num_attention_heads"]} heads ({config["num_key_value_heads"]} for keys and values) of {config["head_dim"]}, byte-level BPE with {training["vocab"]} tokens,
+sliding window {config["sliding_window"]} on every other layer, soft-capping {config["attn_logit_softcapping"]:g} and {config["final_logit_softcapping"]:g},
+{training["tokens"] / 1e6:.1f} M training tokens in {training["steps"]} steps ({phases}). Weights are stored as bfloat16.
 
 Loss on documents kept aside (1 % by hash; first 160 tokens of up to 60 documents each):
 
@@ -79,10 +89,10 @@ Loss on documents kept aside (1 % by hash; first 160 tokens of up to 60 document
 |---|---|---|---|
 {rows}
 
-SAE: BatchTopK with nested reconstructions, saved as JumpReLU with one threshold; output of layer {sae['layer']} (the first is 0),
-{sae['d_sae']} features, trained on {sae['training_tokens']:,} activations (BOS left out). On {quality['tokens']:,} tokens kept aside:
-L0 {quality['l0']:.1f}, fraction of variance unexplained {quality['fvu']:.3f}, dead features {percent(quality['dead'])}
-(never active there), active on more than a tenth of the tokens {percent(quality['denser_than_10_percent'])}.
+SAE: BatchTopK with nested reconstructions, saved as JumpReLU with one threshold; output of layer {sae["layer"]} (the first is 0),
+{sae["d_sae"]} features, trained on {sae["training_tokens"]:,} activations (BOS left out). On {quality["tokens"]:,} tokens kept aside:
+L0 {quality["l0"]:.1f}, fraction of variance unexplained {quality["fvu"]:.3f}, dead features {percent(quality["dead"])}
+(never active there), active on more than a tenth of the tokens {percent(quality["denser_than_10_percent"])}.
 """
 
 
@@ -97,15 +107,27 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
 
 def indicator_text(name: str, report: dict[str, Any]) -> str:
     """The measurements of one indicator."""
-    parts = [f"### {name}\n", f"Calibrated on {report['calibrated_on']['n']} items ({report['calibrated_on']['n_positive']} positive). "
-             "Held-out items of the same sets:\n", table(report["held_out"]), ""]
+    fitted = report["calibrated_on"]
+    parts = [
+        f"### {name}\n\nCalibrated on {fitted['n']} items ({fitted['n_positive']} positive). Items held out from it:\n",
+        table(report["held_out"]),
+        "",
+    ]
     for set_name, found in report["held_out"].items():
         at = found["at_threshold"]
-        parts.append(f"- at the bundled threshold, {set_name}: {percent(at['tpr'])} of the positives and {percent(at['fpr'])} of the negatives flagged")
+        parts.append(
+            f"- at the bundled threshold, {set_name}: {percent(at['tpr'])} of the positives and {percent(at['fpr'])} of the negatives flagged"
+        )
     if report["left_out"]:
-        parts += ["\nThe same methods when the set was **left out of calibration entirely** (what to expect on new data; all of the set's items):\n", table(report["left_out"])]
+        parts += [
+            "\nThe same methods when the set was **left out of calibration entirely** (what to expect on new data; all of the set's items):\n",
+            table(report["left_out"]),
+        ]
     if report.get("domain_left_out"):
-        parts += ["\nHeld-out hand-written sentences of one domain, calibrated on the other domains only:\n", table(report["domain_left_out"])]
+        parts += [
+            "\nHeld-out hand-written sentences of one domain, calibrated on the other domains only:\n",
+            table(report["domain_left_out"]),
+        ]
     return "\n".join(parts) + "\n"
 
 

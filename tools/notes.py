@@ -204,7 +204,47 @@ _VERB_HEDGES: dict[str, tuple[str, ...]] = {
 }
 _VERB = re.compile(r"(?<= )(" + "|".join(_VERB_HEDGES) + r")(?= )")
 _LOWER_FIRST = frozenset(
-    ["The", "A", "An", "This", "These", "That", "Those", "It", "They", "He", "She", "We", "There", "In", "On", "At", "Many", "Most", "Some", "People", "Children", "Patients", "When", "After", "As", "For", "Each", "Every", "All", "Its", "His", "Her", "Their", "Our", "One", "Two", "Both", "No", "If"]
+    [
+        "The",
+        "A",
+        "An",
+        "This",
+        "These",
+        "That",
+        "Those",
+        "It",
+        "They",
+        "He",
+        "She",
+        "We",
+        "There",
+        "In",
+        "On",
+        "At",
+        "Many",
+        "Most",
+        "Some",
+        "People",
+        "Children",
+        "Patients",
+        "When",
+        "After",
+        "As",
+        "For",
+        "Each",
+        "Every",
+        "All",
+        "Its",
+        "His",
+        "Her",
+        "Their",
+        "Our",
+        "One",
+        "Two",
+        "Both",
+        "No",
+        "If",
+    ]
 )
 
 

@@ -31,22 +31,23 @@ class Pooling:
 
     def __call__(self, activations: Array) -> Array:
         """(tokens, features) -> (features,). Zero for an empty segment."""
-        tokens = activations.shape[0]
-        if tokens == 0:
-            return np.zeros(activations.shape[1], np.float32)
-        if self.name == "max":
-            return activations.max(axis=0)
-        if self.name == "mean":
-            return activations.mean(axis=0)
-        if self.name == "fraction_active":
-            return (activations > 0).mean(axis=0, dtype=np.float32)
-        if self.name == "rolling_mean_max":
-            return rolling_mean_max(activations, min(self.window, tokens))
-        if self.name == "k_of_n":
-            if tokens < self.k:
-                return np.zeros(activations.shape[1], np.float32)
-            return np.partition(activations, tokens - self.k, axis=0)[tokens - self.k]
-        raise ValueError(self.name)
+        tokens, features = activations.shape
+        if tokens < max(self.k, 1):
+            return np.zeros(features, np.float32)
+        match self.name:
+            case "max":
+                pooled = activations.max(axis=0)
+            case "mean":
+                pooled = activations.mean(axis=0)
+            case "fraction_active":
+                pooled = (activations > 0).mean(axis=0, dtype=np.float32)
+            case "rolling_mean_max":
+                pooled = rolling_mean_max(activations, min(self.window, tokens))
+            case "k_of_n":
+                pooled = np.partition(activations, tokens - self.k, axis=0)[tokens - self.k]
+            case _:
+                raise ValueError(self.name)
+        return pooled
 
 
 def rolling_mean_max(activations: Array, window: int) -> Array:

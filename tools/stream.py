@@ -102,7 +102,7 @@ class Mix:
 
 def hedging_text(items: list[Item], index: int, rng: random.Random) -> str:
     """A hand-written sentence, at times with one or two more; a note only on TEACH sentences, on under half of them."""
-    chosen = [items[index]] + rng.choices(items, k=rng.choice((0, 0, 1, 2)))
+    chosen = [items[index], *rng.choices(items, k=rng.choice((0, 0, 1, 2)))]
     rng.shuffle(chosen)
     pairs = [(item.text, (UNCERTAIN if item.label else CERTAIN) if item.part == TEACH else None) for item in chosen]
     return noted(pairs, 0.45, rng)

@@ -34,10 +34,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
+        **dict(zip(("pad_token", "eos_token", "bos_token", "unk_token"), SPECIAL, strict=False)),
         additional_special_tokens=list(SPECIAL[4:]),
         clean_up_tokenization_spaces=False,
         model_max_length=1024,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from muon import Muon
-from stream import PackedStream, build_mix, held_out_windows
+from stream import Mix, PackedStream, build_mix, held_out_windows
 from tokenizer import load_tokenizer, train_tokenizer
 
 NOTE_LOSS_WEIGHT = 3.0
@@ -120,18 +120,15 @@ def shape_at(step: int, steps: int) -> tuple[int, int]:
     return PHASES[-1][2], PHASES[-1][1]
 
 
-def seconds_by_phase(
-    model: nn.Module, compiled: nn.Module, stream: PackedStream, weights: Tensor, window: int
-) -> list[float]:
+def seconds_by_phase(run: Run, stream: PackedStream) -> list[float]:
     """Median seconds of a step of each phase, compilation not counted; leaves the weights as they are."""
     seconds = []
     for _, context, rows in PHASES:
         times = []
         for _ in range(9):
             start = time.perf_counter()
-            batch = stream.batch(rows, context + 1)
-            next_token_loss(compiled, batch, document_masks(batch[:, :-1], window), weights).backward()
-            model.zero_grad(set_to_none=False)
+            run.loss(stream.batch(rows, context + 1)).backward()
+            run.model.zero_grad(set_to_none=False)
             times.append(time.perf_counter() - start)
         seconds.append(sorted(times)[4] + 0.15)
     return seconds
@@ -154,7 +151,9 @@ class Budget:
         return int(seconds / (slowdown * sum(s * phase[0] for s, phase in zip(self.step_seconds, PHASES, strict=True))))
 
     def correct(self, step: int, elapsed: float) -> None:
-        """Re-estimate from the speed seen so far, unless the total no longer matters or must not change."""
+        """Re-estimate from the speed seen so far, while the total can still change."""
+        if not self.freeze:
+            return
         slowdown = elapsed / max(step, 1) / self.step_seconds[0]
         steps = self.steps_in(self.seconds_left, slowdown)
         if step < self.freeze * min(steps, self.steps):
@@ -170,31 +169,39 @@ def save(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path
     tokenizer.save_pretrained(out)
 
 
-def train(args: argparse.Namespace) -> None:
-    """The whole run; leaves the reader, its tokenizer and `training.json` in `args.out`."""
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
-    began = time.time()
+@dataclass
+class Run:
+    """The parts of a run: the model and its compiled twin, the data, loss weights (vocab,), and what is recorded."""
+
+    args: argparse.Namespace
+    mix: Mix
+    tokenizer: PreTrainedTokenizerFast
+    model: Gemma2ForCausalLM
+    compiled: nn.Module
+    weights: Tensor
+    record: dict[str, Any]
+
+    @property
+    def window(self) -> int:
+        """Sliding window in tokens."""
+        return int(self.model.config.sliding_window)
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Weighted loss of a batch (B, T+1), through the compiled model."""
+        return next_token_loss(self.compiled, batch, document_masks(batch[:, :-1], self.window), self.weights)
+
+
+def prepare(args: argparse.Namespace) -> Run:
+    """Read the texts, train or load the tokenizer, and make a fresh model."""
     mix = build_mix(args.corpus, args.data, args.hedging, args.seed)
     if not (args.out / "tokenizer.json").exists():
         train_tokenizer(mix.tokenizer_text(), args.vocab).save_pretrained(args.out)
     tokenizer = load_tokenizer(args.out)
-    print(f"{time.time() - began:.0f} s: documents {mix.counts()}", flush=True)
     model = Gemma2ForCausalLM(reader_config(len(tokenizer), args.width, args.layers, args.feed_forward))
-    compiled = torch.compile(model, dynamic=False) if args.compile else model
     weights = torch.ones(len(tokenizer))
     weights[tokenizer.convert_tokens_to_ids(list(mix.notes))] = NOTE_LOSS_WEIGHT
     weights[[0, 2]] = 0.0
-    window = model.config.sliding_window
-    budget = Budget(args.steps, 0.0, [], 0.0)
-    if not args.steps:
-        seconds = seconds_by_phase(model, compiled, PackedStream(mix, tokenizer, args.seed + 1), weights, window)
-        budget = Budget(0, args.minutes * 60, seconds)
-        budget.steps = budget.steps_in(args.minutes * 60)
-        print(f"{time.time() - began:.0f} s: seconds a step {seconds}", flush=True)
     record = {
-        "steps": budget.steps,
         "seed": args.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocab": len(tokenizer),
@@ -203,76 +210,69 @@ def train(args: argparse.Namespace) -> None:
         "documents": mix.counts(),
         "curve": [],
     }
-    print(json.dumps({k: v for k, v in record.items() if k != "curve"}), flush=True)
-    windows, bytes_of = held_out_windows(mix, tokenizer, 160)
-    run_steps(
-        args,
-        model,
-        compiled,
-        PackedStream(mix, tokenizer, args.seed),
-        tokenizer,
-        weights,
-        windows,
-        bytes_of,
-        record,
-        budget,
-    )
+    compiled = torch.compile(model, dynamic=False) if args.compile else model
+    return Run(args, mix, tokenizer, model, compiled, weights, record)
 
 
-def run_steps(
-    args: argparse.Namespace,
-    model: Gemma2ForCausalLM,
-    compiled: nn.Module,
-    stream: PackedStream,
-    tokenizer: PreTrainedTokenizerFast,
-    weights: Tensor,
-    windows: dict[str, list[Tensor]],
-    bytes_of: dict[str, int],
-    record: dict[str, Any],
-    budget: Budget,
-) -> None:
-    """Optimise for `budget.steps` steps; a checkpoint every `args.save_every_s` seconds."""
-    optimizers = make_optimizers(model, args.lr_muon, args.lr_adam)
-    base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    began = saved = time.time()
-    smooth = 0.0
-    step = 0
-    bar = tqdm(total=budget.steps, mininterval=20)
-    while step < budget.steps:
-        batch = stream.batch(*(n + i for i, n in enumerate(shape_at(step, budget.steps))))
-        scale = schedule(step, budget.steps)
-        for optimizer, rates in zip(optimizers, base, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * scale
-        loss = next_token_loss(compiled, batch, document_masks(batch[:, :-1], model.config.sliding_window), weights)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
-        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
-        if step % 50 == 0:
-            record["curve"].append({"step": step, "loss": round(smooth, 4), "seconds": round(time.time() - began)})
-            print(f"step {step}/{budget.steps} loss {smooth:.3f} {time.time() - began:.0f} s", flush=True)
-        step += 1
-        bar.update()
-        if time.time() - saved > args.save_every_s:
-            save(model, tokenizer, args.out)
-            saved = time.time()
-            if budget.freeze:
-                budget.correct(step, saved - began)
-                bar.total = budget.steps
-    save(model, tokenizer, args.out)
-    record |= {
+def train(args: argparse.Namespace) -> None:
+    """The whole run; leaves the reader, its tokenizer and `training.json` in `args.out`."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    run = prepare(args)
+    budget = Budget(args.steps, 0.0, [], 0.0)
+    if not args.steps:
+        seconds = seconds_by_phase(run, PackedStream(run.mix, run.tokenizer, args.seed + 1))
+        budget = Budget(0, args.minutes * 60, seconds)
+        budget.steps = budget.steps_in(args.minutes * 60)
+        print(f"seconds a step {seconds}", flush=True)
+    print(json.dumps(run.record | {"steps": budget.steps}), flush=True)
+    stream = PackedStream(run.mix, run.tokenizer, args.seed)
+    began = time.time()
+    run_steps(run, stream, budget)
+    run.record |= {
         "steps": budget.steps,
         "tokens": stream.tokens,
         "tokens_by_kind": stream.spent,
         "wall_s": round(time.time() - began),
     }
     finished = Gemma2ForCausalLM.from_pretrained(args.out, dtype=torch.float32, attn_implementation="eager")
-    record["held_out"] = evaluate(finished, windows, bytes_of)
-    (args.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record["held_out"], indent=1), flush=True)
+    run.record["held_out"] = evaluate(finished, *held_out_windows(run.mix, run.tokenizer, 160))
+    (args.out / "training.json").write_text(json.dumps(run.record, indent=1) + "\n")
+    print(json.dumps(run.record["held_out"], indent=1), flush=True)
+
+
+def run_steps(run: Run, stream: PackedStream, budget: Budget) -> None:
+    """Optimise for `budget.steps` steps; a checkpoint every `save_every_s` seconds and at the end."""
+    optimizers = make_optimizers(run.model, run.args.lr_muon, run.args.lr_adam)
+    base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    began = saved = time.time()
+    smooth, step = 0.0, 0
+    bar = tqdm(total=budget.steps, mininterval=20)
+    while step < budget.steps:
+        rows, context = shape_at(step, budget.steps)
+        loss = run.loss(stream.batch(rows, context + 1))
+        loss.backward()
+        nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        scale = schedule(step, budget.steps)
+        for optimizer, rates in zip(optimizers, base, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * scale
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+        if step % 50 == 0:
+            elapsed = round(time.time() - began)
+            run.record["curve"].append({"step": step, "loss": round(smooth, 4), "seconds": elapsed})
+            print(f"step {step}/{budget.steps} loss {smooth:.3f} {elapsed} s", flush=True)
+        step += 1
+        bar.update()
+        if time.time() - saved > run.args.save_every_s:
+            save(run.model, run.tokenizer, run.args.out)
+            saved = time.time()
+            budget.correct(step, saved - began)
+            bar.total = budget.steps
+    save(run.model, run.tokenizer, run.args.out)
 
 
 def arguments() -> argparse.Namespace:

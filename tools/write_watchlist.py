@@ -49,9 +49,7 @@ def card(entry: dict[str, Any], date: str) -> dict[str, Any]:
         measurement(name, row, row.get("at_threshold"), "half not calibrated on")
         for name, row in found["held_out"].items()
     ]
-    rows += [
-        measurement(name, row, None, "whole set left out of a refit") for name, row in found["left_out"].items()
-    ]
+    rows += [measurement(name, row, None, "whole set left out of a refit") for name, row in found["left_out"].items()]
     sets = ", ".join(found["calibrated_on"]["weights"])
     return {
         "date": date,

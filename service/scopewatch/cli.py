@@ -5,15 +5,19 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import scopewatch
 from scopewatch import logs
 from scopewatch.config import Config, load_config
 from scopewatch.errors import DataError, ScopewatchError, SetupError
+
+if TYPE_CHECKING:
+    from scopewatch.v1.monitor_pb2 import Limits, ScoreRequest
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     score = command("score", _score, "Score pairs on a running server.")
     score.add_argument("--address", default="127.0.0.1:50051", help="host:port of the server")
     score.add_argument("--timeout-s", type=float, default=30.0, help="deadline of a call")
-    score.add_argument("--prompt", default="", help="the user's message")
-    score.add_argument("--response", help="the text to judge")
+    score.add_argument("--prompt", type=_text, default="", help="the user's message")
+    score.add_argument("--response", type=_text, help="the text to judge")
     score.add_argument("--file", type=Path, help="JSONL with prompt and response, instead of --response; - for stdin")
     score.add_argument("--watchlist", default="", help="name of a loaded watchlist; empty for the default one")
     score.add_argument("--evidence", action="store_true", help="ask for the spans on which features fired")
@@ -75,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         "--hookpoint", default="", help="such as layers.20.resid_post; default: layer_N in the SAE's path"
     )
     activations.add_argument("--features", type=_indices, required=True, help="feature indices, such as 1,5")
-    activations.add_argument("--prompt", default="", help="the user's message")
-    activations.add_argument("--response", required=True, help="the response")
+    activations.add_argument("--prompt", type=_text, default="", help="the user's message")
+    activations.add_argument("--response", type=_text, required=True, help="the response")
     activations.add_argument("--json", action="store_true", help="print JSON")
     _add_settings(activations, _ENGINE_SETTINGS)
     return parser
@@ -110,6 +114,14 @@ def _add_settings(parser: argparse.ArgumentParser, names: "Sequence[str] | dict[
 
 def _settings(args: argparse.Namespace) -> Config:
     return load_config({k.removeprefix("setting_"): v for k, v in vars(args).items() if k.startswith("setting_")})
+
+
+def _text(argument: str) -> str:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("not valid UTF-8") from None
+    return argument
 
 
 def _indices(text: str) -> list[int]:
@@ -147,21 +159,19 @@ def _score(args: argparse.Namespace) -> int:
     pairs = list(_pairs_to_score(args))
     failed = False
     with Client(args.address, timeout_s=args.timeout_s) as client:
-        size = client.info().limits.max_batch_items
-        for first in range(0, len(pairs), size):
-            chunk = pairs[first : first + size]
-            requests = [
-                request(prompt=p, response=r, watchlist=args.watchlist, include_evidence=args.evidence)
-                for p, r in chunk
-            ]
-            for (prompt, response), outcome in zip(chunk, client.score_batch(requests), strict=True):
-                if isinstance(outcome, ScopewatchError):
-                    failed = True
-                    print(json.dumps({"error": str(outcome)}) if args.json else f"failed: {outcome}")
-                elif args.json:
-                    print(json.dumps(to_dict(outcome), ensure_ascii=False))
-                else:
-                    print(describe(outcome, prompt, response))
+        requests = [
+            request(prompt=p, response=r, watchlist=args.watchlist, include_evidence=args.evidence) for p, r in pairs
+        ]
+        limits = client.info().limits
+        outcomes = chain.from_iterable(client.score_batch(batch) for batch in _batches(requests, limits))
+        for (prompt, response), outcome in zip(pairs, outcomes, strict=True):
+            if isinstance(outcome, ScopewatchError):
+                failed = True
+                print(json.dumps({"error": str(outcome)}) if args.json else f"failed: {outcome}")
+            elif args.json:
+                print(json.dumps(to_dict(outcome), ensure_ascii=False))
+            else:
+                print(describe(outcome, prompt, response))
     return 1 if failed else 0
 
 
@@ -171,21 +181,44 @@ def _pairs_to_score(args: argparse.Namespace) -> list[tuple[str, str]]:
     if args.response is not None:
         return [(args.prompt, args.response)]
     try:
-        lines = (sys.stdin if str(args.file) == "-" else args.file.open(encoding="utf-8")).read().splitlines()
+        text = sys.stdin.read() if str(args.file) == "-" else args.file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{args.file}: cannot be read: {error}") from None
     pairs: list[tuple[str, str]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            pairs.append((str(row.get("prompt", "")), str(row["response"])))
-        except (ValueError, KeyError, AttributeError):
+            pairs.append(_pair(line))
+        except (ValueError, KeyError, AttributeError, TypeError):
             raise DataError(
-                f"{args.file}:{number}: expected an object with response and, if there is one, prompt"
+                f"{args.file}:{number}: expected an object with the text response and, if there is one, the text prompt"
             ) from None
     return pairs
+
+
+def _pair(line: str) -> tuple[str, str]:
+    row = json.loads(line)
+    prompt, response = row.get("prompt", ""), row["response"]
+    # Raises TypeError for what is not text, UnicodeEncodeError for lone surrogates.
+    (prompt + response).encode()
+    return prompt, response
+
+
+def _batches(requests: "Sequence[ScoreRequest]", limits: "Limits") -> "Iterator[list[ScoreRequest]]":
+    """Requests in messages that the server accepts."""
+    batch: list[ScoreRequest] = []
+    size = 0
+    for request in requests:
+        # A field's tag and length come before each.
+        cost = request.ByteSize() + 8
+        if batch and (len(batch) == limits.max_batch_items or size + cost > limits.max_message_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(request)
+        size += cost
+    if batch:
+        yield batch
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -68,7 +68,12 @@ def request(**fields: Unpack[ScoreFields]) -> pb.ScoreRequest:
         InvalidRequest: A text holds lone surrogates, which UTF-8 cannot carry.
     """
     turns = fields.get("history", ())
-    texts = {name: str(fields.get(name, "")) for name in ("prompt", "response", "watchlist", "request_id")}
+    texts: dict[str, str] = {
+        "prompt": fields.get("prompt", ""),
+        "response": fields.get("response", ""),
+        "watchlist": fields.get("watchlist", ""),
+        "request_id": fields.get("request_id", ""),
+    }
     texts |= {
         f"history[{i}].{name}": getattr(turn, name) for i, turn in enumerate(turns) for name in ("role", "content")
     }

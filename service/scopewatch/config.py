@@ -20,7 +20,7 @@ BUNDLED_WATCHLIST = Path(__file__).parent / "demo" / "watchlist.yaml"
 class Config(BaseModel):
     """One immutable record, read once. Flag `--max-tokens` is variable `SCOPEWATCH_MAX_TOKENS`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
     watchlist: tuple[Path, ...] = Field(
         (BUNDLED_WATCHLIST,), min_length=1, description="watchlist files; the first is the default one"
@@ -87,6 +87,7 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
     environ = os.environ if environ is None else environ
     raw: dict[str, Any] = {}
     source: dict[str, str] = {}
+    wrong: list[str] = []
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX):
             continue
@@ -94,17 +95,19 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
         if name not in Config.model_fields:
             close = difflib.get_close_matches(name, Config.model_fields, n=1)
             hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
-            raise ConfigError(f"{variable}: no such setting{hint}")
-        raw[name] = value.split(os.pathsep) if name == "watchlist" else value
+            wrong.append(f"{variable}: no such setting{hint}")
+            continue
+        raw[name] = [file for file in value.split(os.pathsep) if file] if name == "watchlist" else value
         source[name] = variable
     for name, value in (flags or {}).items():
         raw[name] = value
         source[name] = "--" + name.replace("_", "-")
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = []
         for problem in error.errors():
             name = str(problem["loc"][0]) if problem["loc"] else ""
-            lines.append(f"{source.get(name, name) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}")
-        raise ConfigError("; ".join(lines)) from None
+            wrong.append(f"{source.get(name, name) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}")
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return config

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -24,7 +24,7 @@ import scopewatch
 from scopewatch.config import Config
 from scopewatch.engine.build import Engine, build_engine, choices
 from scopewatch.engine.thread import EngineThread
-from scopewatch.errors import ConfigError, EngineDied, ScopewatchError
+from scopewatch.errors import ConfigError, EngineDied, EngineError, ScopewatchError
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.activations import CacheKeys
 from scopewatch.pipeline.batcher import Batcher
@@ -95,7 +95,7 @@ async def monitoring(
     cache = _cache(config, metrics)
     try:
         metrics.describe(identity, loaded.watchlists, _versions())
-        await engine.encode(_worst_case(loaded.engine, config))
+        await _warm_up(engine, loaded.engine, config)
         yield Monitor(
             tokenise=tokenise,
             submit=batcher.submit,
@@ -136,10 +136,13 @@ def _cache(config: Config, metrics: Metrics) -> Cache:
     return RedisCache(client, timeout_s=config.redis_timeout_s, ttl_s=config.cache_ttl_s, metrics=metrics)
 
 
-def _worst_case(engine: Engine, config: Config) -> list[np.ndarray]:
-    """The largest batch there can be, so that memory and kernels are settled before the first caller comes."""
+async def _warm_up(thread: EngineThread, engine: Engine, config: Config) -> None:
+    """Runs the largest batch there can be, so that memory and kernels are settled before the first caller comes."""
     count = max(1, config.max_batch_tokens // engine.max_tokens)
-    return [np.zeros(engine.max_tokens, np.int32)] * count
+    encoded = await thread.encode([np.zeros(engine.max_tokens, np.int32)] * count)
+    for outcome in encoded.activations:
+        if isinstance(outcome, Exception):
+            raise EngineError(f"warm-up failed: {outcome}; if memory ran out, lower max_batch_tokens")
 
 
 def _versions() -> dict[str, str]:
@@ -176,9 +179,12 @@ class Server:
         started_s = time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
-        grpc_server, grpc_address = await self._start_grpc()
-        httpd, metrics_address = self._start_metrics()
-        try:
+        async with AsyncExitStack() as started:
+            grpc_server, grpc_address = await self._start_grpc()
+            started.push_async_callback(grpc_server.stop, 0)
+            httpd, metrics_address = self._start_metrics()
+            started.callback(httpd.server_close)
+            started.callback(httpd.shutdown)
             loaded = await self._unless_stopped(load)
             if loaded is None:
                 return 0
@@ -195,10 +201,6 @@ class Server:
                 )
                 await self._stopping.wait()
                 await self._drain(grpc_server)
-        finally:
-            await grpc_server.stop(0)
-            httpd.shutdown()
-            httpd.server_close()
         log.info("stopped")
         return 1 if self._death else 0
 
@@ -278,7 +280,8 @@ class Server:
     async def _drain(self, grpc_server: grpc.aio.Server) -> None:
         """Not ready, then a pause in which balancers notice, then no new calls, then the running ones finish."""
         self._metrics.ready.set(0)
-        await self._health.enter_graceful_shutdown()
+        # Liveness stays: Kubernetes would kill a draining pod that says it is dead.
+        await self._health.set(SERVICE_NAME, _NOT_SERVING)
         if self._death:
             await grpc_server.stop(0.5)
             return

@@ -38,11 +38,15 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from yaml.reader import ReaderError
 
 from scopewatch.errors import WatchlistError
 from scopewatch.types import FeatureKey, Relation, Segment
 
 MAX_FILE_BYTES = 16 << 20
+_FREE_ENTRIES = 10_000
+"""How many more entries than characters anchors may make of a file."""
+_TEXT_KEYS = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"})
 _NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 _FEATURE = re.compile(r"(?P<sae>[A-Za-z][A-Za-z0-9_.-]{0,63})/(?P<index>0|[1-9][0-9]{0,8})\Z")
 _POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -314,20 +318,31 @@ def _parse_yaml(text: str, file: Path) -> tuple[Any, dict[Location, int], list[t
     """YAML to plain values, the line of every path, and keys that stand twice."""
     lines: dict[Location, int] = {(): 1}
     mistakes: list[tuple[Location, str]] = []
-    loader = yaml.SafeLoader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise WatchlistError(f"{file}:1: the file is empty")
-        _walk(node, (), lines, mistakes, set())
+        _walk(node, (), lines, mistakes, set(), most=_FREE_ENTRIES + len(text))
         return loader.construct_document(node), lines, mistakes
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise WatchlistError(f"{file}:{line}: not valid YAML: control character {error.character!r}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise WatchlistError(f"{file}:{line}: not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise WatchlistError(f"{file}:1: not valid YAML: {str(error).splitlines()[0]}") from None
-    finally:
-        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """Says where a value stands that looks like a number or a date and is none."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
 
 
 def _walk(
@@ -336,23 +351,29 @@ def _walk(
     lines: dict[Location, int],
     mistakes: list[tuple[Location, str]],
     open_nodes: set[int],
+    *,
+    most: int,
 ) -> None:
     lines[path] = node.start_mark.line + 1
-    if id(node) in open_nodes or len(lines) > 1_000_000:
-        raise ValueError("anchors that contain themselves or multiply without end")
+    if id(node) in open_nodes or len(lines) > most:
+        problem = "anchors that contain themselves or multiply without end"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
     open_nodes = open_nodes | {id(node)}
     if isinstance(node, yaml.MappingNode):
         for key, child in node.value:
-            child_path = (*path, str(key.value))
+            if key.tag not in _TEXT_KEYS:
+                problem = "a key that is not text; quote it if it is meant"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            child_path = (*path, key.value)
             if child_path in lines:
                 lines[child_path] = key.start_mark.line + 1
                 mistakes.append((child_path, "this key stands twice"))
                 continue
-            _walk(child, child_path, lines, mistakes, open_nodes)
+            _walk(child, child_path, lines, mistakes, open_nodes, most=most)
             lines[child_path] = key.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
         for index, child in enumerate(node.value):
-            _walk(child, (*path, index), lines, mistakes, open_nodes)
+            _walk(child, (*path, index), lines, mistakes, open_nodes, most=most)
 
 
 def _repeated_names(value: dict[str, Any]) -> list[tuple[Location, str]]:

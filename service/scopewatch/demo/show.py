@@ -1,11 +1,14 @@
 """A reply as text for people: the verdict, the indicators, and the words on which features fired, marked."""
 
+import unicodedata
 from collections.abc import Iterable
 
 from scopewatch.v1 import monitor_pb2 as pb
 
 _VERDICT = {pb.VERDICT_PASS: "PASS", pb.VERDICT_FLAG: "FLAG"}
 _MAX_TEXT = 360
+_ZERO_WIDTH_JOINER = "\u200d"
+_SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 
 
 def describe(reply: pb.ScoreResponse, prompt: str, response: str) -> str:
@@ -59,11 +62,21 @@ def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1
-    while start > 0 and start < end and text[start].isalnum() and text[start - 1].isalnum():
+    while start < end and _joined(text, start):
         start -= 1
-    while end < len(text) and start < end and text[end - 1].isalnum() and text[end].isalnum():
+    while start < end and _joined(text, end):
         end += 1
     return start, end
+
+
+def _joined(text: str, at: int) -> bool:
+    """Whether the characters before and at a position belong together: one word, or one emoji of several."""
+    if not 0 < at < len(text):
+        return False
+    before, after = text[at - 1], text[at]
+    modifies = unicodedata.category(after).startswith("M") or after in _SKIN_TONES or after == _ZERO_WIDTH_JOINER
+    word = (before.isalnum() or unicodedata.category(before).startswith("M")) and after.isalnum()
+    return modifies or word or before == _ZERO_WIDTH_JOINER
 
 
 def _short(text: str) -> str:

@@ -124,6 +124,8 @@ class Tokeniser:
             cut = len(content) - len(content.lstrip()) if not content.startswith(placed) else 0
             spans.append(_span(position, placed, cut, index, len(turns)))
             position += len(placed) + len(literal)
+        if position != len(text):
+            raise InvalidRequest(FieldViolation("response", "the reader's chat template rewrites it"))
         return _Rendering(text, tuple(spans))
 
     def _render_skeleton(self, roles: tuple[str, ...]) -> list[str]:
@@ -150,13 +152,15 @@ class Tokeniser:
             offsets = np.insert(offsets, 0, 0, axis=0)
             added = np.insert(added, 0, True)
         segments, turns, starts, ends = _locate(offsets, rendering.spans)
+        # Special tokens the caller wrote out are not scored, but are cut like the text around them.
+        kept = _kept(np.where(added, Segment.TEMPLATE, segments), self._max_tokens)
         template = added | np.isin(ids, self._special)
         for array in (segments, turns, starts, ends):
             array[template] = 0
-        kept = _kept(segments, self._max_tokens)
-        if kept is None:
+        response = segments == Segment.RESPONSE
+        if kept.sum() > self._max_tokens or (response.any() and not response[kept].any()):
             return InvalidRequest(
-                FieldViolation("history", f"the chat template alone takes more than max_tokens={self._max_tokens}")
+                FieldViolation("history", f"the template leaves the response no room in max_tokens={self._max_tokens}")
             )
         dropped = segments[~kept]
         read = segments[kept]
@@ -228,8 +232,8 @@ def _locate(
     )
 
 
-def _kept(segments: NDArray[np.int8], max_tokens: int) -> NDArray[np.bool_] | None:
-    """Which tokens stay under the truncation rule; None when the template alone is too long."""
+def _kept(segments: NDArray[np.int8], max_tokens: int) -> NDArray[np.bool_]:
+    """Which tokens stay under the truncation rule; more than `max_tokens` when the template alone is longer."""
     kept = np.ones(len(segments), bool)
     over = len(segments) - max_tokens
     for segment in (Segment.HISTORY, Segment.PROMPT, Segment.RESPONSE):
@@ -240,8 +244,4 @@ def _kept(segments: NDArray[np.int8], max_tokens: int) -> NDArray[np.bool_] | No
         gone = region[-over:] if segment is Segment.RESPONSE else region[:over]
         kept[gone] = False
         over -= len(gone)
-    return (
-        kept
-        if over <= 0 and (segments[kept] == Segment.RESPONSE).any() == (segments == Segment.RESPONSE).any()
-        else None
-    )
+    return kept

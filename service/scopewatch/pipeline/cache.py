@@ -55,8 +55,10 @@ class LocalCache:
     def put_many(self, items: Mapping[bytes, bytes]) -> None:
         for key, value in items.items():
             self._drop(key)
-            self._values[key] = value
-            self._bytes += len(key) + len(value)
+            # One too large to keep must not push everything else out.
+            if len(key) + len(value) <= self._max_bytes:
+                self._values[key] = value
+                self._bytes += len(key) + len(value)
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._values)))
         self._metrics.cache_written("ok", len(items))
@@ -88,6 +90,7 @@ class Breaker:
         self._failures = 0
         self._pause_s = first_pause_s
         self._retry_at: float | None = None
+        self._on_trial = False
 
     @property
     def is_open(self) -> bool:
@@ -100,18 +103,23 @@ class Breaker:
         if self._clock() < self._retry_at:
             return False
         self._retry_at = self._clock() + self._pause_s
+        self._on_trial = True
         return True
 
     def succeeded(self) -> None:
         self._failures = 0
         self._pause_s = self._first_pause_s
         self._retry_at = None
+        self._on_trial = False
 
     def failed(self) -> None:
         self._failures += 1
-        if self._failures >= self._limit:
-            if self._retry_at is not None:
-                self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
+        if self._retry_at is None and self._failures >= self._limit:
+            self._retry_at = self._clock() + self._pause_s
+        elif self._on_trial:
+            # Calls that were under way when it opened fail without a trial, and say nothing new.
+            self._on_trial = False
+            self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
             self._retry_at = self._clock() + self._pause_s
 
 

@@ -1,6 +1,7 @@
-"""What happens around every RPC: the `grpc_server_*` metrics and tolerant decoding of our own requests."""
+"""What happens around every RPC: `grpc_server_*` metrics, tolerant decoding of our own requests, a status for bugs."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
@@ -8,9 +9,12 @@ from typing import Any, TypeAlias
 import grpc
 
 from scopewatch.metrics import Metrics
-from scopewatch.rpc.service import SERVICE_NAME
+from scopewatch.rpc.service import SERVICE_NAME, abort
+from scopewatch.rpc.status import code_of
 from scopewatch.rpc.wire import tolerant
 from scopewatch.v1 import monitor_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
@@ -46,10 +50,14 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
                 expired = remaining_s is not None and remaining_s <= 0
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
                 raise
-            except BaseException:
-                # `abort` has set the code; anything else reaches the client as UNKNOWN.
+            except grpc.aio.AbortError:
                 code = context.code() or grpc.StatusCode.UNKNOWN
                 raise
+            except Exception as error:
+                # gRPC would send the exception's text, which may hold the caller's.
+                log.exception("unexpected failure in %s", method)
+                code = code_of(error)
+                await abort(context, error)
             finally:
                 self._metrics.rpc_handled("unary", service, method, _go_name(code), time.monotonic() - started_s)
 
@@ -70,4 +78,5 @@ def _kind(handler: Handler) -> str:
 
 def _go_name(code: grpc.StatusCode) -> str:
     """`INVALID_ARGUMENT` → `InvalidArgument`, as go-grpc-prometheus writes codes; OK stays OK."""
-    return "OK" if code is grpc.StatusCode.OK else code.name.title().replace("_", "")
+    as_it_is = {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
+    return as_it_is.get(code) or code.name.title().replace("_", "")

@@ -3,11 +3,15 @@
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from scopewatch.config import Config
 from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.types import Pair, ScoreJob, Turn
 from scopewatch.v1 import monitor_pb2 as pb
+
+MAX_VIOLATIONS = 10
+"""Fields named in one answer; more would not fit into the 8 KiB of trailing metadata that clients accept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,12 @@ def to_job(request: pb.ScoreRequest, limits: Limits, deadline_s: float | None) -
     """Validates one request.
 
     Raises:
-        InvalidRequest: Names every field that is wrong.
+        InvalidRequest: Names every field that is wrong, up to `MAX_VIOLATIONS`.
     """
-    violations = list(_violations(request, limits))
-    if violations:
+    found = _violations(request, limits)
+    if violations := list(islice(found, MAX_VIOLATIONS)):
+        if more := sum(1 for _ in found):
+            violations.append(FieldViolation("request", f"{more} more mistakes are not listed"))
         raise InvalidRequest(*violations)
     return ScoreJob(
         pair=Pair(
@@ -80,7 +86,7 @@ def _violations(request: pb.ScoreRequest, limits: Limits) -> Iterator[FieldViola
         yield from _text(f"history[{index}].content", turn.content, limits)
     yield from _count("labels", len(request.labels), "entries", limits.max_labels)
     for key, value in request.labels.items():
-        yield from _count(f"labels[{key[:40]}]", max(len(key), len(value)), "characters", limits.max_label_chars)
+        yield from _count(f"labels[{key[:20]}]", max(len(key), len(value)), "characters", limits.max_label_chars)
     for field in ("request_id", "watchlist"):
         yield from _count(field, len(getattr(request, field)), "characters", limits.max_label_chars)
 

@@ -73,10 +73,10 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             job = to_job(request, self._limits, _deadline_s(context))  # type: ignore[arg-type]
         except ScopewatchError as error:
             self._metrics.pair_failed(error.reason)
-            await _abort(context, error)
+            await abort(context, error)
         (outcome,) = await self._spine.score([job])
         if isinstance(outcome, ScopewatchError):
-            await _abort(context, outcome)
+            await abort(context, outcome)
         return self._reply(job, outcome)
 
     async def BatchScore(self, request: pb.BatchScoreRequest | Malformed, context: Context) -> pb.BatchScoreResponse:
@@ -84,7 +84,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             self._admit(request)
             check_batch(request, self._limits)  # type: ignore[arg-type]
         except ScopewatchError as error:
-            await _abort(context, error)
+            await abort(context, error)
         deadline_s = _deadline_s(context)
         jobs: list[ScoreJob] = []
         outcomes: list[ScoreJob | status_pb2.Status] = []
@@ -109,7 +109,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         try:
             self._admit(request)
         except ScopewatchError as error:
-            await _abort(context, error)
+            await abort(context, error)
         return self._info
 
     def _admit(self, request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest | Malformed) -> None:
@@ -153,15 +153,16 @@ def _largest_field(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoR
     if not isinstance(request, pb.ScoreRequest):
         return "requests"
     sizes = {
-        "prompt": len(request.prompt),
-        "response": len(request.response),
+        "prompt": len(request.prompt.encode()),
+        "response": len(request.response.encode()),
         "history": sum(turn.ByteSize() for turn in request.history),
-        "labels": sum(len(key) + len(value) for key, value in request.labels.items()),
+        "labels": sum(len((key + value).encode()) for key, value in request.labels.items()),
     }
     return max(sizes, key=lambda field: sizes[field])
 
 
-async def _abort(context: Context, error: ScopewatchError) -> NoReturn:
+async def abort(context: Context, error: Exception) -> NoReturn:
+    """Ends an RPC with the error's status and details."""
     status = rpc_status.to_status(to_status(error))
     trailing = status.trailing_metadata
     if isinstance(error, Overloaded):

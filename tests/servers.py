@@ -1,0 +1,213 @@
+"""Servers for tests: in a process of their own, or whole in the test's event loop with a gate before the engine."""
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from prometheus_client.parser import text_string_to_metric_families
+
+import scopewatch.server
+from scopewatch.config import Config
+from scopewatch.server import Loaded, Server
+from scopewatch.types import EncodedBatch
+from scopewatch.v1 import monitor_pb2_grpc
+
+NO_RETRIES = [("grpc.enable_retries", 0), ("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+
+
+def metric(address: str, name: str, **labels: str) -> float:
+    """Sum of a metric's samples that carry these labels, as the metrics endpoint shows them."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as page:
+        families = list(text_string_to_metric_families(page.read().decode()))
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def violations(error: grpc.RpcError) -> dict[str, str]:
+    """Fields that an INVALID_ARGUMENT names, with what is said of them."""
+    status = rpc_status.from_call(error)
+    found = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(found) for detail in status.details)
+    return {violation.field: violation.description for violation in found.field_violations}
+
+
+@asynccontextmanager
+async def direct(address: str) -> AsyncIterator[monitor_pb2_grpc.MonitorServiceStub]:
+    """A stub on a channel that never retries, so that no failure is hidden."""
+    async with grpc.aio.insecure_channel(address, options=NO_RETRIES) as channel:
+        yield monitor_pb2_grpc.MonitorServiceStub(channel)
+
+
+async def eventually(condition: Callable[[], object], message: str, timeout_s: float = 30.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline_s, message
+        await asyncio.sleep(0.02)
+
+
+class ServerProcess:
+    """`scopewatch serve`, or a script that calls it, in a process of its own; its log is kept.
+
+    Args:
+        flags: After `serve` and the free ports.
+        script: Runs instead of `-m scopewatch`.
+        environment: Beside the caller's, from which SCOPEWATCH_ variables are taken out.
+    """
+
+    def __init__(self, *flags: str, script: Path | None = None, **environment: str) -> None:
+        program = [str(script)] if script else ["-m", "scopewatch"]
+        ports = ["--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SCOPEWATCH_")}
+        self.process = subprocess.Popen(
+            [sys.executable, *program, "serve", *ports, *flags],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=inherited | environment,
+        )
+        self.log: list[str] = []
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        """Log lines of one event so far."""
+        parsed = [json.loads(line) for line in self.log if line.startswith("{")]
+        return [line for line in parsed if line["event"] == name]
+
+    def wait_for(self, name: str, timeout_s: float = 200.0) -> dict[str, object]:
+        """The first log line of an event."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self.events(name):
+            over = self.process.poll() is not None or time.monotonic() > deadline_s
+            assert not over, f"no event {name!r}:\n{''.join(self.log)}"
+            time.sleep(0.02)
+        return self.events(name)[0]
+
+    @property
+    def grpc_address(self) -> str:
+        return str(self.wait_for("serving")["grpc_address"])
+
+    @property
+    def metrics_address(self) -> str:
+        return str(self.wait_for("serving")["metrics_address"])
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        """Exit code, once the process has left and its whole log is read."""
+        code = self.process.wait(timeout=timeout_s)
+        self._reading.join()
+        assert self.process.stderr
+        self.process.stderr.close()
+        return code
+
+    def stop(self) -> int:
+        """Ends the process as Kubernetes would; its exit code."""
+        self.process.terminate()
+        try:
+            return self.wait()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.wait()
+            raise
+
+
+class Gate:
+    """Stands before the real engine of servers that are started later: lets batches pass, or holds them.
+
+    Args:
+        monkeypatch: Puts the real engine back at the end of the test.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._open = threading.Event()
+        self._open.set()
+        self.batches: list[list[list[int]]] = []
+        """Token ids of every batch that reached the engine, held ones included."""
+        real = scopewatch.server.load
+
+        def load(config: Config) -> Loaded:
+            loaded = real(config)
+            runner = loaded.engine.runner
+
+            def gated(batch: Sequence[np.ndarray]) -> EncodedBatch:
+                self.batches.append([ids.tolist() for ids in batch])
+                self._open.wait()
+                return runner(batch)
+
+            return replace(loaded, engine=replace(loaded.engine, runner=gated))
+
+        monkeypatch.setattr(scopewatch.server, "load", load)
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """A whole server in the test's event loop."""
+
+    grpc_address: str
+    metrics_address: str
+
+    def metric(self, name: str, **labels: str) -> float:
+        return metric(self.metrics_address, name, **labels)
+
+
+def config(watchlist: Path, **settings: object) -> Config:
+    """Settings of a server on free ports."""
+    free = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
+    return Config.model_validate({"watchlist": [watchlist], **free, **settings})
+
+
+@asynccontextmanager
+async def serving(settings: Config, gate: Gate | None = None) -> AsyncIterator[LocalServer]:
+    """Serves until the block is left; then stops as on SIGTERM, with the gate open, and is expected to exit with 0."""
+    ready: asyncio.Future[LocalServer] = asyncio.get_running_loop().create_future()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "serving":
+                ready.set_result(LocalServer(record.grpc_address, record.metrics_address))
+
+    log, listener = logging.getLogger("scopewatch.server"), Listener()
+    level = log.level
+    log.addHandler(listener)
+    log.setLevel(logging.INFO)
+    server = Server(settings)
+    running = asyncio.create_task(server.run())
+    try:
+        await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
+        yield ready.result() if ready.done() else await running
+    finally:
+        if gate:
+            gate.open()
+        server._stopping.set()
+        code = await running
+        log.removeHandler(listener)
+        log.setLevel(level)
+    assert code == 0

@@ -1,0 +1,178 @@
+"""The bytes of a cached value and the key they lie under."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import activations, engine_identity
+from scopewatch.pipeline import activations as cached
+from scopewatch.pipeline.activations import CacheKeys, CorruptValue, dump, load
+from scopewatch.types import Activations, Coverage, EngineIdentity, TokenisedPair
+
+KEY = bytes(range(32))
+OTHER_KEY = bytes(32)
+N_FEATURES = 5
+IDENTITY = engine_identity(early=(1, 4), late=(0, 2, 9))
+
+
+@st.composite
+def values(draw: st.DrawFn) -> Activations:
+    n_tokens = draw(st.integers(1, 300))
+    places = st.tuples(st.integers(0, n_tokens - 1), st.integers(0, N_FEATURES - 1))
+    numbers = st.floats(0, width=32, exclude_min=True, allow_infinity=False)
+    fired = draw(st.dictionaries(places, numbers, max_size=40))
+    return activations(n_tokens, *((token, column, value) for (token, column), value in fired.items()))
+
+
+def plain(value: Activations) -> tuple[int, list[int], list[int], list[float]]:
+    return value.n_tokens, value.token.tolist(), value.column.tolist(), value.value.tolist()
+
+
+SOME = activations(7, (0, 1, 0.5), (3, 0, 2.0), (3, 4, 1.25), (6, 2, 1e-30))
+
+
+@given(values())
+def test_what_is_loaded_is_what_was_dumped(value: Activations) -> None:
+    """Activations survive the cache exactly, also when nothing fired."""
+    assert plain(load(KEY, dump(KEY, value), value.n_tokens, N_FEATURES)) == plain(value)
+
+
+def test_loaded_arrays_have_the_engines_types() -> None:
+    """A hit is scored by the same code as a miss: same dtypes, whatever the machine's byte order."""
+    loaded = load(KEY, dump(KEY, SOME), 7, N_FEATURES)
+    assert (loaded.token.dtype, loaded.column.dtype, loaded.value.dtype) == (np.int32, np.int32, np.float32)
+
+
+def test_any_flipped_byte_is_noticed() -> None:
+    """A value in which a single byte changed, header or body, is refused."""
+    good = dump(KEY, SOME)
+    accepted = []
+    for place in range(len(good)):
+        for flip in (0x01, 0x80, 0xFF):
+            bad = bytearray(good)
+            bad[place] ^= flip
+            try:
+                load(KEY, bytes(bad), 7, N_FEATURES)
+            except CorruptValue:
+                continue
+            accepted.append((place, flip))
+    assert accepted == []
+
+
+def test_any_truncation_is_noticed() -> None:
+    """A value cut anywhere, or with bytes after its end, is refused."""
+    good = dump(KEY, SOME)
+    accepted = []
+    for wrong in [*(good[:end] for end in range(len(good))), good + b"\0", good + good]:
+        try:
+            load(KEY, wrong, 7, N_FEATURES)
+        except CorruptValue:
+            continue
+        accepted.append(wrong)
+    assert accepted == []
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_noticed(garbage: bytes) -> None:
+    """Bytes that nobody dumped are a CorruptValue, never another error or an answer."""
+    with pytest.raises(CorruptValue):
+        load(KEY, garbage, 7, N_FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("key", "n_tokens", "n_features", "problem"),
+    [
+        pytest.param(OTHER_KEY, 7, N_FEATURES, "written for another key or schema", id="foreign key"),
+        pytest.param(KEY, 8, N_FEATURES, "of another shape", id="longer pair"),
+        pytest.param(KEY, 6, N_FEATURES, "of another shape", id="shorter pair"),
+        pytest.param(KEY, 7, 4, "indices out of range", id="fewer features"),
+    ],
+)
+def test_a_value_belongs_to_its_own_pair(key: bytes, n_tokens: int, n_features: int, problem: str) -> None:
+    """A whole value is refused under another key, for a pair of another length, or with fewer features."""
+    with pytest.raises(CorruptValue) as caught:
+        load(key, dump(KEY, SOME), n_tokens, n_features)
+    assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize("place", [(7, 0, 1.0), (-1, 0, 1.0), (0, -1, 1.0)], ids=["token", "below", "column"])
+def test_indices_outside_the_pair_are_noticed(place: tuple[int, int, float]) -> None:
+    """Indices that the pair does not have never reach scoring, even with a right checksum."""
+    with pytest.raises(CorruptValue) as caught:
+        load(KEY, dump(KEY, activations(7, place)), 7, N_FEATURES)
+    assert str(caught.value) == "indices out of range"
+
+
+def test_another_schema_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value of another version of the format is refused, and lies under another key anyway."""
+    tokens = pair([1, 2, 3])
+    here = CacheKeys(IDENTITY, b"secret").key(tokens)
+    monkeypatch.setattr(cached, "SCHEMA", b"scw9")
+    there, value = CacheKeys(IDENTITY, b"secret").key(tokens), dump(KEY, SOME)
+    monkeypatch.undo()
+    assert here != there
+    with pytest.raises(CorruptValue):
+        load(KEY, value, 7, N_FEATURES)
+
+
+def pair(ids: list[int], **changes: object) -> TokenisedPair:
+    zeros = np.zeros(len(ids), np.int32)
+    tokens = TokenisedPair(
+        np.array(ids, np.int32), np.ones(len(ids), np.int8), zeros, zeros, zeros, Coverage(len(ids), len(ids), 0, 0)
+    )
+    return replace(tokens, **changes)
+
+
+def reader(**changes: object) -> EngineIdentity:
+    return replace(IDENTITY, reader=replace(IDENTITY.reader, **changes))
+
+
+def sae(**changes: object) -> EngineIdentity:
+    early, late = IDENTITY.saes
+    return replace(IDENTITY, saes=(replace(early, **changes), late))
+
+
+def test_the_same_tokens_under_the_same_engine_have_one_key() -> None:
+    """Replicas with equal engines and secrets share entries; how the caller's text is split up does not matter."""
+    keys = CacheKeys(IDENTITY, b"secret")
+    same = CacheKeys(engine_identity(early=(1, 4), late=(0, 2, 9)), b"secret")
+    other_segments = pair([5, 6, 7], segments=np.array([0, 1, 2], np.int8))
+    assert keys.key(pair([5, 6, 7])) == same.key(pair([5, 6, 7])) == keys.key(other_segments)
+    assert len(keys.key(pair([5, 6, 7]))) == 32
+
+
+@pytest.mark.parametrize(
+    ("identity", "secret", "ids"),
+    [
+        pytest.param(IDENTITY, b"secret", [5, 6, 8], id="token"),
+        pytest.param(IDENTITY, b"secret", [6, 5, 7], id="order"),
+        pytest.param(IDENTITY, b"secret", [5, 6], id="shorter"),
+        pytest.param(IDENTITY, b"secret", [5, 6, 7, 0], id="padded"),
+        pytest.param(IDENTITY, b"Secret", [5, 6, 7], id="secret"),
+        pytest.param(IDENTITY, b"", [5, 6, 7], id="no secret"),
+        pytest.param(reader(digest="e" * 64), b"secret", [5, 6, 7], id="reader digest"),
+        pytest.param(reader(revision="next"), b"secret", [5, 6, 7], id="revision"),
+        pytest.param(reader(dtype="bfloat16"), b"secret", [5, 6, 7], id="dtype"),
+        pytest.param(reader(device="cuda"), b"secret", [5, 6, 7], id="device"),
+        pytest.param(reader(attention="flash"), b"secret", [5, 6, 7], id="attention"),
+        pytest.param(reader(layers_run=4), b"secret", [5, 6, 7], id="layers"),
+        pytest.param(sae(digest="e" * 64), b"secret", [5, 6, 7], id="sae digest"),
+        pytest.param(sae(hookpoint="layers.1.resid_post"), b"secret", [5, 6, 7], id="hookpoint"),
+        pytest.param(sae(watched=(1, 5)), b"secret", [5, 6, 7], id="watched set"),
+        pytest.param(sae(watched=(1,)), b"secret", [5, 6, 7], id="fewer watched"),
+        pytest.param(replace(IDENTITY, saes=IDENTITY.saes[:1]), b"secret", [5, 6, 7], id="fewer saes"),
+    ],
+)
+def test_whatever_changes_activations_changes_the_key(identity: EngineIdentity, secret: bytes, ids: list[int]) -> None:
+    """Another text, tenant, reader, SAE, watched set, dtype or attention never finds this value."""
+    assert CacheKeys(identity, secret).key(pair(ids)) != CacheKeys(IDENTITY, b"secret").key(pair([5, 6, 7]))
+
+
+@given(st.lists(st.lists(st.integers(0, 300_000), min_size=1, max_size=8), min_size=2, max_size=20, unique_by=tuple))
+def test_different_token_ids_have_different_keys(texts: list[list[int]]) -> None:
+    """No two texts share a key."""
+    keys = CacheKeys(IDENTITY, b"secret")
+    assert len({keys.key(pair(ids)) for ids in texts}) == len(texts)

@@ -1,0 +1,63 @@
+"""The README says what is true."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from scopewatch.config import Config
+from scopewatch.metrics import Metrics
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def shown_default(name: str) -> str:
+    default = Config.model_fields[name].default
+    if name == "watchlist":
+        return "`the bundled one`"
+    return "empty" if "Secret" in type(default).__name__ else f"`{default}`"
+
+
+@pytest.mark.parametrize("name", Config.model_fields)
+def test_every_setting_is_in_the_table(name: str) -> None:
+    """Each setting stands in the configuration table with its flag, variable, default and meaning."""
+    row = (
+        f"| `--{name.replace('_', '-')}` | `SCOPEWATCH_{name.upper()}` | {shown_default(name)} "
+        f"| {Config.model_fields[name].description} |"
+    )
+
+    assert row in README
+
+
+def test_the_table_has_no_setting_that_does_not_exist() -> None:
+    """A variable named in the README is a setting."""
+    named = {name.lower() for name in re.findall(r"SCOPEWATCH_([A-Z_]+)", README)}
+
+    assert set() == named - set(Config.model_fields)
+
+
+def test_every_metric_is_in_the_table_and_the_other_way_round() -> None:
+    """The metrics table and the exported metrics are the same set."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    exported = {
+        family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        for family in registry.collect()
+        if family.name.startswith(("scopewatch_", "grpc_server_"))
+    }
+    section = README.split("## Metrics")[1].split("\n## ")[0]
+    rows = "\n".join(line.rsplit("|", 2)[0] for line in section.splitlines() if line.startswith("|"))
+
+    assert exported == set(re.findall(r"`((?:scopewatch|grpc_server)_[a-z_]+)`", rows))
+
+
+def test_the_python_snippet_runs(bundled_server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The client snippet runs as printed and flags its speculative answer."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+    exec(snippet.replace("127.0.0.1:50051", bundled_server), {})
+    printed = capsys.readouterr().out
+
+    assert "VERDICT_FLAG" in printed
+    assert "speculation" in printed

@@ -1,0 +1,349 @@
+"""Scoring: from activations to a verdict, against the formulas written out in plain Python."""
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import activations
+from scopewatch.pipeline.scoring import CompiledWatchlist, Judgement, compile_watchlist, judge
+from scopewatch.types import Activations, Coverage, FeatureKey, Segment, TokenisedPair, Verdict
+from scopewatch.watchlist import Indicator, ReaderSource, Watchlist
+
+FEATURES = tuple(FeatureKey("res", index) for index in (2, 3, 5, 7))
+SEGMENT = {"T": Segment.TEMPLATE, "P": Segment.PROMPT, "R": Segment.RESPONSE}
+WIDTH = 3
+"""Characters of every token in these tests."""
+
+
+def read(layout: str) -> TokenisedPair:
+    """A pair from one letter a token: T(emplate), P(rompt), R(esponse), or the number of a history turn."""
+    segments = [SEGMENT.get(letter, Segment.HISTORY) for letter in layout]
+    places = [layout[:i].count(letter) if letter != "T" else -1 for i, letter in enumerate(layout)]
+    return TokenisedPair(
+        ids=np.arange(len(layout), dtype=np.int32),
+        segments=np.array(segments, np.int8),
+        turns=np.array([int(letter) if letter.isdigit() else 0 for letter in layout], np.int32),
+        starts=np.array([max(place, 0) * WIDTH for place in places], np.int32),
+        ends=np.array([(place + 1) * WIDTH for place in places], np.int32),
+        coverage=Coverage(len(layout), layout.count("P"), layout.count("R"), 0),
+    )
+
+
+def compiled(*indicators: dict[str, Any]) -> CompiledWatchlist:
+    named = [{"name": f"i{n}", "threshold": 0.5} | indicator for n, indicator in enumerate(indicators)]
+    watchlist = Watchlist(
+        name="test",
+        reader=ReaderSource(path="reader"),
+        saes={},
+        indicators=tuple(Indicator.model_validate(indicator) for indicator in named),
+        file=Path("watchlist.yaml"),
+        digest="0" * 64,
+    )
+    return compile_watchlist(watchlist, FEATURES)
+
+
+def term(index: int, weight: float = 1.0, **keys: object) -> dict[str, Any]:
+    return {"feature": f"res/{index}", "weight": weight} | keys
+
+
+def score(indicator: dict[str, Any], layout: str, *fired: tuple[int, int, float], max_evidence: int = 100) -> Any:
+    judgement = judge(compiled(indicator), read(layout), activations(len(layout), *fired), max_evidence=max_evidence)
+    return judgement.indicators[0]
+
+
+@dataclass(frozen=True)
+class Case:
+    layout: str
+    fired: tuple[tuple[int, int, float], ...]
+
+    @property
+    def activations(self) -> Activations:
+        return activations(len(self.layout), *self.fired)
+
+    def column(self, letters: str, column: int) -> list[float]:
+        """Activations of one column on the tokens of a segment, in order."""
+        value = {(token, c): value for token, c, value in self.fired}
+        return [value.get((i, column), 0.0) for i, letter in enumerate(self.layout) if letter in letters]
+
+
+LETTERS = {"prompt": "P", "response": "R", "history": "01"}
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Pairs of up to some thirty tokens, template tokens anywhere, few and uneven activations."""
+    layout = "T"
+    for letter in "01PR":
+        own = draw(st.lists(st.sampled_from([letter, letter, letter, "T"]), max_size=7))
+        layout += "".join(own) + "T"
+    places = st.tuples(st.integers(0, len(layout) - 1), st.integers(0, len(FEATURES) - 1))
+    values = st.floats(2**-6, 2**6, width=32)
+    fired = draw(st.dictionaries(places, values, max_size=25))
+    return Case(layout, tuple((token, column, value) for (token, column), value in fired.items()))
+
+
+@st.composite
+def poolings(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["max", "mean", "sum", "fraction_active", "rolling_mean_max", "k_of_n"]))
+    if kind == "rolling_mean_max":
+        return {"kind": kind, "window": draw(st.integers(1, 15))}
+    if kind == "k_of_n":
+        k = draw(st.integers(1, 6))
+        return {"kind": kind, "k": k} | draw(st.fixed_dictionaries({}, optional={"n": st.integers(k, 15)}))
+    return {"kind": kind}
+
+
+def by_hand(pooling: dict[str, Any], values: list[float]) -> float:
+    """The formulas of `watchlist.Pooling`, one token at a time."""
+    n = len(values)
+    match pooling["kind"]:
+        case "max":
+            return max(values)
+        case "mean":
+            return math.fsum(values) / n
+        case "sum":
+            return math.fsum(values)
+        case "fraction_active":
+            return len([value for value in values if value > 0]) / n
+        case "rolling_mean_max":
+            width = min(pooling["window"], n)
+            return max(math.fsum(values[i : i + width]) / width for i in range(n - width + 1))
+        case "k_of_n":
+            k, width = pooling["k"], min(pooling.get("n", n), n)
+            windows = [values[i : i + width] for i in range(n - width + 1)]
+            reached = [v for w in windows for v in w if len([u for u in w if u >= v]) >= k]
+            return max(reached, default=0.0)
+    raise AssertionError(pooling)
+
+
+@given(cases(), poolings(), st.sampled_from(list(LETTERS)), st.integers(0, 3))
+def test_each_pooling_is_its_formula(case: Case, pooling: dict[str, Any], segment: str, column: int) -> None:
+    """A feature of weight 1 scores what its pooling's formula gives for the segment's tokens."""
+    values = case.column(LETTERS[segment], column)
+    indicator = {"segment": segment, "pooling": pooling, "features": [term(FEATURES[column].index)]}
+    found = score(indicator, case.layout, *case.fired)
+    if not values:
+        assert found.skipped_reason == "empty_segment"
+    else:
+        assert found.score == pytest.approx(by_hand(pooling, values), rel=1e-9, abs=1e-12)
+
+
+@given(cases(), st.integers(1, 6), st.integers(0, 9), st.floats(0, 64, width=32), st.data())
+def test_k_of_n_asks_for_k_tokens_above_the_threshold(
+    case: Case, k: int, more: int, threshold: float, data: st.DataObject
+) -> None:
+    """With k_of_n, score > t exactly when some n consecutive tokens of the segment hold k tokens above t."""
+    values = case.column("R", 0)
+    if values:
+        threshold = data.draw(st.sampled_from([threshold, *values]))
+    n = k + more
+    indicator = {"pooling": {"kind": "k_of_n", "k": k, "n": n}, "features": [term(2)], "threshold": threshold}
+    found = score(indicator, case.layout, *case.fired)
+    windows = [values[i : i + n] for i in range(max(len(values) - n, 0) + 1)]
+    assert found.flagged == any(sum(value > threshold for value in window) >= k for window in windows)
+
+
+@given(cases(), poolings(), st.sampled_from(list(LETTERS)))
+def test_only_the_indicators_segment_counts(case: Case, pooling: dict[str, Any], segment: str) -> None:
+    """Whatever fires on other segments, on template tokens or in unwatched columns changes nothing."""
+    indicator = {"segment": segment, "pooling": pooling, "features": [term(2), term(5, -2)]}
+    own = [row for row in case.fired if case.layout[row[0]] in LETTERS[segment] and row[1] in (0, 2)]
+    assert score(indicator, case.layout, *case.fired) == score(indicator, case.layout, *own)
+
+
+TERMS = st.lists(
+    st.tuples(st.sampled_from([2, 3, 5, 7]), poolings(), st.floats(-4, 4, width=32).filter(bool)),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda row: (row[0], str(row[1])),
+)
+
+
+@given(cases(), TERMS, st.floats(-10, 10), st.floats(-10, 10))
+def test_a_score_is_the_bias_plus_the_weighted_sum(
+    case: Case, terms: list[tuple[int, dict[str, Any], float]], bias: float, threshold: float
+) -> None:
+    """score = bias + sum of weight times pooled; contributions add up to it and are sorted by size."""
+    values = {f.index: case.column("R", column) for column, f in enumerate(FEATURES)}
+    indicator = {
+        "bias": bias,
+        "threshold": threshold,
+        "features": [term(index, weight, pooling=pooling) for index, pooling, weight in terms],
+    }
+    found = score(indicator, case.layout, *case.fired)
+    if not values[2]:
+        assert (found.skipped_reason, found.features, found.flagged) == ("empty_segment", (), False)
+        return
+    expected = [weight * by_hand(pooling, values[index]) for index, pooling, weight in terms]
+    assert found.score == pytest.approx(bias + math.fsum(expected), rel=1e-9, abs=1e-9)
+    assert math.fsum(part.contribution for part in found.features) == pytest.approx(found.score - bias, abs=1e-9)
+    sizes = [abs(part.contribution) for part in found.features]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(found.features) == sum(contribution != 0 for contribution in expected)
+    assert found.flagged == (found.score > threshold)
+
+
+def test_each_term_is_shown_with_its_own_pooling_and_label() -> None:
+    """A feature pooled in two ways is two terms; each keeps its pooled value, contribution and label."""
+    indicator = {
+        "pooling": "mean",
+        "features": [term(2, 2.0, label="twice"), term(2, -1.0, pooling="max"), term(5, 9.0)],
+    }
+    found = score(indicator, "TRRRR", (1, 0, 4.0), (2, 0, 2.0))
+    shown = [(str(p.feature), p.label, p.pooling, p.pooled, p.contribution) for p in found.features]
+    assert shown == [("res/2", "", "max", 4.0, -4.0), ("res/2", "twice", "mean", 1.5, 3.0)]
+    assert found.score == -1.0
+
+
+@pytest.mark.parametrize(
+    ("activation", "flagged", "verdict"),
+    [
+        pytest.param(0.5, False, Verdict.PASS, id="equal"),
+        pytest.param(float(np.nextafter(np.float32(0.5), np.float32(1))), True, Verdict.FLAG, id="just above"),
+        pytest.param(float(np.nextafter(np.float32(0.5), np.float32(0))), False, Verdict.PASS, id="just below"),
+    ],
+)
+def test_the_threshold_is_strict(activation: float, flagged: bool, verdict: Verdict) -> None:
+    """A score that equals the threshold is not flagged; the next number is."""
+    judgement = judge(
+        compiled({"features": [term(2)], "threshold": 0.5}),
+        read("R"),
+        activations(1, (0, 0, activation)),
+        max_evidence=0,
+    )
+    assert (judgement.indicators[0].flagged, judgement.verdict) == (flagged, verdict)
+
+
+@pytest.mark.parametrize(
+    ("flags", "verdict"), [((0.5, 0.5), Verdict.FLAG), ((0.5, 9), Verdict.FLAG), ((9, 9), Verdict.PASS)], ids=str
+)
+def test_one_flagged_indicator_flags_the_pair(flags: tuple[float, float], verdict: Verdict) -> None:
+    """The verdict is FLAG when any indicator is flagged, PASS when none is."""
+    watchlist = compiled(*({"features": [term(2)], "threshold": threshold} for threshold in flags))
+    assert judge(watchlist, read("R"), activations(1, (0, 0, 1.0)), max_evidence=0).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("probability", "activation", "expected"),
+    [
+        pytest.param({"slope": 2.0, "intercept": -1.0}, 1.5, 1 / (1 + math.exp(-2.0)), id="platt"),
+        pytest.param({"slope": 1.0, "intercept": 0.0}, 1e30, 1.0, id="far above"),
+        pytest.param({"slope": 1e300, "intercept": -1e308}, 1.0, 0.0, id="far below"),
+        pytest.param(None, 1.5, None, id="not calibrated"),
+    ],
+)
+def test_a_probability_is_the_scaled_score(
+    probability: dict[str, float] | None, activation: float, expected: float | None
+) -> None:
+    """Platt scaling turns the score into a probability, without overflow; no scaling, no probability."""
+    found = score({"features": [term(2)], "probability": probability}, "R", (0, 0, activation))
+    assert found.probability == (None if expected is None else pytest.approx(expected, rel=1e-12))
+
+
+def test_an_empty_segment_is_skipped_and_says_so() -> None:
+    """An indicator whose segment has no token is neither scored nor flagged, whatever its bias and threshold."""
+    indicator = {"segment": "history", "features": [term(2)], "bias": 5.0, "probability": {"slope": 1, "intercept": 0}}
+    found = score(indicator, "TPPRR", (1, 0, 3.0))
+    assert (found.skipped_reason, found.score, found.flagged) == ("empty_segment", 0.0, False)
+    assert (found.probability, found.features, found.evidence) == (None, (), ())
+
+
+def test_a_segment_on_which_nothing_fires_scores_the_bias() -> None:
+    """No activation is a score, not a skip: the bias alone, without features or evidence."""
+    found = score({"features": [term(2), term(3)], "bias": 0.75}, "TRRR")
+    assert (found.score, found.flagged, found.features, found.evidence) == (0.75, True, (), ())
+    assert found.skipped_reason == ""
+
+
+POSITIVE_AND_NEGATIVE = [term(2, 2.0), term(3, 0.5, pooling="mean"), term(5, -3.0), term(7, 1.0, pooling="sum")]
+
+
+@given(cases(), st.sampled_from(list(LETTERS)), st.integers(0, 6))
+def test_evidence_is_the_runs_of_the_features_that_raised_the_score(
+    case: Case, segment: str, max_evidence: int
+) -> None:
+    """Evidence holds every run of neighbouring tokens of a feature with positive weight, strongest first, cut off."""
+    expected = []
+    weight = {0: 2.0, 1: 0.5, 3: 1.0}
+    tokens = read(case.layout)
+    positions = [i for i, letter in enumerate(case.layout) if letter in LETTERS[segment]]
+    for column, factor in weight.items():
+        values = case.column(LETTERS[segment], column)
+        rows = [(value > 0, case.layout[i], i, value) for i, value in zip(positions, values, strict=True)]
+        for (fired, turn), run in groupby(rows, key=lambda row: row[:2]):
+            members = list(run)
+            if fired:
+                peak = max(value for *_, value in members)
+                start, end = int(tokens.starts[members[0][2]]), int(tokens.ends[members[-1][2]])
+                place = int(turn) if turn.isdigit() else 0
+                expected.append((-factor * peak, place, start, end, str(FEATURES[column]), peak))
+    found = score(
+        {"segment": segment, "features": POSITIVE_AND_NEGATIVE}, case.layout, *case.fired, max_evidence=max_evidence
+    )
+    shown = [(span.turn, span.start, span.end, str(span.feature), span.activation) for span in found.evidence]
+    key = [(strength, place, start, feature) for strength, place, start, _, feature, _ in expected]
+    order = sorted(range(len(expected)), key=lambda i: key[i])
+    assert shown == [expected[i][1:] for i in order][:max_evidence]
+    assert {span.segment for span in found.evidence} <= {Segment[segment.upper()]}
+
+
+@given(cases(), st.sampled_from(list(LETTERS)))
+def test_evidence_lies_inside_the_text(case: Case, segment: str) -> None:
+    """Every span is a non-empty part of the text of its own segment and turn."""
+    found = score({"segment": segment, "features": POSITIVE_AND_NEGATIVE}, case.layout, *case.fired)
+    for span in found.evidence:
+        letter = str(span.turn) if segment == "history" else LETTERS[segment]
+        assert 0 <= span.start < span.end <= WIDTH * case.layout.count(letter)
+
+
+def test_neighbouring_tokens_merge_and_turns_split() -> None:
+    """A run of tokens is one span with its peak; a gap, and the border of a history turn, end it."""
+    indicator = {"segment": "history", "features": [term(2)]}
+    fired = [(1, 0, 1.0), (2, 0, 3.0), (4, 0, 2.5), (6, 0, 2.0), (7, 0, 1.5)]
+    found = score(indicator, "T0000T11TPR", *fired)
+    assert [(span.turn, span.start, span.end, span.activation) for span in found.evidence] == [
+        (0, 0, 6, 3.0),
+        (0, 9, 12, 2.5),
+        (1, 0, 6, 2.0),
+    ]
+
+
+def test_a_feature_that_lowers_the_score_is_no_evidence() -> None:
+    """Evidence explains why a score is high: a negative weight has none, however strongly its feature fires."""
+    found = score({"features": [term(2, -5.0), term(3, 0.1)]}, "RR", (0, 0, 9.0), (1, 1, 1.0))
+    assert [str(span.feature) for span in found.evidence] == ["res/3"]
+
+
+@given(cases(), TERMS)
+def test_scoring_is_a_pure_function(case: Case, terms: list[tuple[int, dict[str, Any], float]]) -> None:
+    """The same input gives the same judgement twice, and scoring leaves its input as it was."""
+    watchlist = compiled({"features": [term(index, weight, pooling=pooling) for index, pooling, weight in terms]})
+    tokens, fired = read(case.layout), case.activations
+    for array in (tokens.segments, tokens.turns, tokens.starts, tokens.ends, fired.token, fired.column, fired.value):
+        array.flags.writeable = False
+
+    def run() -> Judgement:
+        return judge(watchlist, deepcopy(tokens), deepcopy(fired), max_evidence=5)
+
+    assert judge(watchlist, tokens, fired, max_evidence=5) == run() == run()
+
+
+@given(cases(), st.permutations(FEATURES))
+def test_the_order_of_the_engines_columns_does_not_matter(case: Case, order: list[FeatureKey]) -> None:
+    """A watchlist is bound to columns by feature: another column order gives the same judgement."""
+    source = compiled({"features": POSITIVE_AND_NEGATIVE}).source
+    moved = [(token, order.index(FEATURES[column]), value) for token, column, value in case.fired]
+    here = judge(compile_watchlist(source, FEATURES), read(case.layout), case.activations, max_evidence=9)
+    there = judge(
+        compile_watchlist(source, order), read(case.layout), activations(len(case.layout), *moved), max_evidence=9
+    )
+    assert replace(here.indicators[0], score=0) == replace(there.indicators[0], score=0)
+    assert here.indicators[0].score == pytest.approx(there.indicators[0].score)

@@ -1,0 +1,511 @@
+"""The tokeniser: which tokens the reader reads, where each stands in the caller's text, what is left out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import House, gemma_tokenizer
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from scopewatch.engine.text import Tokeniser
+from scopewatch.errors import InvalidRequest
+from scopewatch.types import Pair, Segment, TokenisedPair, Turn
+
+PLENTY = 1_000_000
+Place = tuple[int, int, int, int]
+"""Segment, turn, start and end of a token."""
+OUTSIDE: Place = (Segment.TEMPLATE, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A tokeniser under test beside transformers' own tokenizer of the same files."""
+
+    directory: Path
+    tokeniser: Tokeniser
+    tokenizer: PreTrainedTokenizerFast
+    chat: bool
+
+    def read(self, pair: Pair) -> TokenisedPair:
+        (tokens,) = self.tokeniser.tokenise([pair])
+        assert isinstance(tokens, TokenisedPair), tokens
+        return tokens
+
+
+@pytest.fixture(scope="module", params=["chat", "plain"])
+def voice(request: pytest.FixtureRequest, house: House, plain_house: House) -> Voice:
+    """The Gemma-like tokenizer with its chat template, and the byte-level one without any."""
+    directory = (house if request.param == "chat" else plain_house).reader
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    return Voice(directory, Tokeniser(directory, max_tokens=PLENTY), tokenizer, request.param == "chat")
+
+
+def places(tokens: TokenisedPair) -> list[Place]:
+    columns = (tokens.segments, tokens.turns, tokens.starts, tokens.ends)
+    return [tuple(map(int, row)) for row in zip(*columns, strict=True)]
+
+
+def rendered(pair: Pair, *, chat: bool) -> tuple[str, list[tuple[int, int, Segment, int, int]]]:
+    """The text the reader sees, and (start, end, segment, turn, characters trimmed before it) of the caller's texts."""
+    turns = [*pair.history, Turn("user", pair.prompt), Turn("assistant", pair.response)]
+    segments = [(Segment.HISTORY, i) for i in range(len(pair.history))] + [(Segment.PROMPT, 0), (Segment.RESPONSE, 0)]
+    text, spans = "<bos>" if chat else "", []
+    for turn, (segment, index) in zip(turns, segments, strict=True):
+        placed, trimmed = turn.content, 0
+        if chat:
+            text += f"<start_of_turn>{'model' if turn.role == 'assistant' else turn.role}\n"
+            placed, trimmed = placed.strip(), len(placed) - len(placed.lstrip())
+        elif placed and text:
+            text += "\n\n"
+        if placed:
+            spans.append((len(text), len(text) + len(placed), segment, index, trimmed))
+        text += placed + ("<end_of_turn>\n" if chat else "")
+    return text, spans
+
+
+def _byte_of_letter() -> dict[str, int]:
+    """The byte each letter of a byte-level vocabulary stands for, as GPT-2 defined it."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+BYTE_OF_LETTER = _byte_of_letter()
+
+
+def spelled_out(tokens: list[str], text: str, *, byte_level: bool) -> list[tuple[int, int]]:
+    """Where each token stands in a text, found without offsets: by writing the tokens' bytes one after another."""
+    widths = [len(character.encode()) for character in text]
+    character_of_byte = np.repeat(np.arange(len(text)), widths).tolist()
+    first_byte = [0, *np.cumsum(widths).tolist()]
+    raw = text.encode()
+    position, found = 0, []
+    for token in tokens:
+        start = character_of_byte[position]
+        if byte_level:
+            spelling = bytes(BYTE_OF_LETTER[letter] for letter in token)
+        elif len(token) == 6 and token.startswith("<0x"):
+            spelling = bytes([int(token[3:5], 16)])
+        else:
+            # ▁ is written for a space and for itself.
+            there = text[start : start + len(token)]
+            assert there.replace(" ", "▁") == token.replace(" ", "▁")
+            spelling = raw[position : first_byte[start + len(token)]]
+        assert raw[position : position + len(spelling)] == spelling
+        position += len(spelling)
+        found.append((start, character_of_byte[position - 1] + 1))
+    assert position == len(raw)
+    return found
+
+
+def expected_places(voice: Voice, pair: Pair, ids: list[int]) -> list[Place]:
+    """Every token's place, worked out from the tokens' spelling and the template as the test knows it."""
+    text, spans = rendered(pair, chat=voice.chat)
+    tokens = voice.tokenizer.convert_ids_to_tokens(ids)
+    added = [] if voice.chat else [OUTSIDE]
+    special = set(voice.tokenizer.all_special_ids) - {voice.tokenizer.unk_token_id}
+    found = []
+    own_ids, own_tokens = (ids, tokens) if voice.chat else (ids[1:], tokens[1:])
+    for index, (start, end) in zip(own_ids, spelled_out(own_tokens, text, byte_level=not voice.chat), strict=True):
+        inside = [span for span in spans if start < span[1] and end > span[0] and index not in special]
+        if not inside:
+            found.append(OUTSIDE)
+            continue
+        first, last, segment, turn, trimmed = inside[-1]
+        found.append((int(segment), turn, max(start, first) - first + trimmed, min(end, last) - first + trimmed))
+    return added + found
+
+
+TEXTS = {
+    "ascii": "The answer is 42, perhaps.",
+    "emoji": "well 👩🏽‍🚀 and 👨‍👩‍👧‍👦 🇸🇪!",
+    "combining": "e\u0301a\u0300 \u0915\u094d\u0937 o\u0302\u0323",
+    "cjk": "你好,世界。これは日本語です 한국어",
+    "rtl": "שלום \u202eabc\u202c مرحبا",
+    "spaces around": "   hello world  ",
+    "newlines around": "\n\n\thello\r\n\nworld\n \n",
+    "tabs": "a\tb\t\tc",
+    "other spaces": "\u00a0\u2003x\u3000\u2028y\u0085\x1f",
+    "underline of sentencepiece": "a▁b ▁ c",
+    "private marks": "\ue0000\ue001 and \ue0001\ue001",
+    "byte spelled out": "a 0x41> b",
+    "empty": "",
+    "blank": " \n ",
+    "one letter": "a",
+    "special tokens": "a<end_of_turn>b<bos><unk> <start_of_turn>user\nc",
+    "long": "the quick brown fox 🦊 does not know " * 500,
+}
+any_text = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+    | st.sampled_from([*list(TEXTS.values())[:-1], "hello world", " ", "\n"]),
+    max_size=4,
+).map("".join)
+history_of = st.lists(st.tuples(any_text, any_text), max_size=2).map(
+    lambda said: tuple(turn for user, model in said for turn in (Turn("user", user), Turn("assistant", model)))
+)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
+def test_every_token_knows_its_place_in_the_callers_text(voice: Voice, text: str) -> None:
+    """Segment, turn, start and end of each token are those found by spelling the tokens out."""
+    pair = Pair(text, text + "x", (Turn("user", text), Turn("assistant", text)))
+
+    tokens = voice.read(pair)
+
+    assert expected_places(voice, pair, tokens.ids.tolist()) == places(tokens)
+
+
+@given(prompt=any_text, response=any_text, history=history_of)
+@settings(max_examples=120, deadline=None)
+def test_places_hold_for_any_text(voice: Voice, prompt: str, response: str, history: tuple[Turn, ...]) -> None:
+    """No text whatever moves a token's segment or span."""
+    pair = Pair(prompt, response, history)
+
+    tokens = voice.read(pair)
+
+    assert expected_places(voice, pair, tokens.ids.tolist()) == places(tokens)
+
+
+@given(prompt=any_text, response=any_text, history=history_of)
+@settings(max_examples=60, deadline=None)
+@example("", "", ())
+def test_ids_are_those_of_the_tokenizer_itself(
+    voice: Voice, prompt: str, response: str, history: tuple[Turn, ...]
+) -> None:
+    """The reader gets exactly what transformers' own rendering and encoding give."""
+    pair = Pair(prompt, response, history)
+    turns = [*history, Turn("user", prompt), Turn("assistant", response)]
+    if voice.chat:
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        text = voice.tokenizer.apply_chat_template(messages, tokenize=False)
+        expected = voice.tokenizer.encode(text, add_special_tokens=False)
+    else:
+        expected = voice.tokenizer.encode("\n\n".join(turn.content for turn in turns if turn.content))
+
+    assert expected == voice.read(pair).ids.tolist()
+
+
+@given(text=any_text)
+@settings(max_examples=60, deadline=None)
+@example(TEXTS["long"])
+def test_the_whole_response_is_covered(voice: Voice, text: str) -> None:
+    """Every character the template leaves in the response belongs to a response token."""
+    text = text.replace("<", "(")  # special tokens are left out on purpose
+    tokens = voice.read(Pair("why?", text))
+    mine = tokens.segments == Segment.RESPONSE
+    covered = {i for start, end in zip(tokens.starts[mine], tokens.ends[mine], strict=True) for i in range(start, end)}
+    trimmed = len(text) - len(text.lstrip()) if voice.chat else 0
+
+    assert set(range(trimmed, trimmed + len(text.strip() if voice.chat else text))) == covered
+
+
+@pytest.mark.parametrize(
+    ("response", "spans"),
+    [("\n 👩🏽", ["👩"] * 4 + ["🏽"] * 4), ("  é\tü\n", ["é", "é", "\t", "ü", "ü"])],
+    ids=["bytes of an emoji", "bytes of letters"],
+)
+def test_spans_cut_the_untrimmed_text(house: House, response: str, spans: list[str]) -> None:
+    """Offsets count in the text as the caller sent it, though the template trims it."""
+    pair = Pair("hi", response)
+    (tokens,) = Tokeniser(house.reader, max_tokens=PLENTY).tokenise([pair])
+    assert isinstance(tokens, TokenisedPair)
+    mine = tokens.segments == Segment.RESPONSE
+
+    cut = [pair.response[start:end] for start, end in zip(tokens.starts[mine], tokens.ends[mine], strict=True)]
+
+    assert spans == cut
+
+
+def test_bos_comes_first_and_once(voice: Voice) -> None:
+    """A conversation starts with one BOS, whichever of template and tokenizer places it."""
+    ids = voice.read(Pair("hello", "world", (Turn("user", "a"), Turn("assistant", "b")))).ids.tolist()
+
+    assert [0] == [i for i, index in enumerate(ids) if index == voice.tokenizer.bos_token_id]
+
+
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "plain"])
+def test_bos_is_added_where_neither_template_nor_tokenizer_places_it(tmp_path: Path, chat: bool) -> None:
+    """A reader always reads BOS first, since without it every activation is another."""
+    gemma_tokenizer(tmp_path, chat=chat)
+    backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    state = backend.to_str().replace('"<bos> $A"', '"$A"')
+    bare = Tokenizer.from_str(state)
+    bare.post_processor = None
+    bare.save(str(tmp_path / "tokenizer.json"))
+    if chat:
+        template = tmp_path / "chat_template.jinja"
+        template.write_text(template.read_text().replace("{{ bos_token }}", ""))
+    tokeniser = Tokeniser(tmp_path, max_tokens=PLENTY)
+
+    (tokens,) = tokeniser.tokenise([Pair("hello", "world")])
+
+    assert isinstance(tokens, TokenisedPair)
+    texts = tokeniser.token_texts(tokens.ids)
+    assert ("<bos>", 1, OUTSIDE) == (texts[0], texts.count("<bos>"), places(tokens)[0])
+    assert "<start_of_turn>" == texts[1] if chat else places(tokens)[1] == (Segment.PROMPT, 0, 0, 3)
+
+
+def test_written_out_special_tokens_belong_to_no_segment(voice: Voice) -> None:
+    """`<end_of_turn>` typed by a caller is read as the special token it is and never scored."""
+    pair = Pair("a <bos> b", "c<end_of_turn><eos>d<pad>")
+    tokens = voice.read(pair)
+    special = np.isin(tokens.ids, voice.tokenizer.convert_tokens_to_ids(["<bos>", "<end_of_turn>", "<eos>", "<pad>"]))
+    scored = {segment: [] for segment in (Segment.PROMPT, Segment.RESPONSE)}
+    for segment, _, start, end in places(tokens):
+        if segment:
+            scored[Segment(segment)].append(
+                {Segment.PROMPT: pair.prompt, Segment.RESPONSE: pair.response}[segment][start:end]
+            )
+
+    assert {OUTSIDE} == {place for place, is_special in zip(places(tokens), special, strict=True) if is_special}
+    assert ("a  b", "cd") == ("".join(scored[Segment.PROMPT]), "".join(scored[Segment.RESPONSE]))
+
+
+def test_the_unknown_token_is_scored(tmp_path: Path) -> None:
+    """A character the vocabulary lacks is text: its token counts as part of the response."""
+    gemma_tokenizer(tmp_path, chat=True)
+    file = tmp_path / "tokenizer.json"
+    state = file.read_text()
+    assert '"byte_fallback": true' in state
+    file.write_text(state.replace('"byte_fallback": true', '"byte_fallback": false'))
+    tokeniser = Tokeniser(tmp_path, max_tokens=PLENTY)
+
+    (tokens,) = tokeniser.tokenise([Pair("hello", "hello 你好 hello")])
+
+    assert isinstance(tokens, TokenisedPair)
+    unknown = tokeniser.token_texts(tokens.ids).index("<unk>")
+    assert "<unk>" != tokeniser.token_texts(tokens.ids)[unknown - 1]
+    assert [(Segment.RESPONSE, 0, 6, 8)] == [
+        place
+        for place, text in zip(places(tokens), tokeniser.token_texts(tokens.ids), strict=True)
+        if text == "<unk>" and place != OUTSIDE
+    ]
+
+
+def test_a_token_over_a_border_stays_within_one_text(tmp_path: Path) -> None:
+    """A token that reaches from the prompt over the separator into the response is a response token, cut to it."""
+    gemma_tokenizer(tmp_path, chat=False, byte_level=True)
+    backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    backend.add_tokens([AddedToken("y\n\nno", special=False, normalized=False)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+
+    (tokens,) = Tokeniser(tmp_path, max_tokens=PLENTY).tokenise([Pair("why", "nobody")])
+
+    assert isinstance(tokens, TokenisedPair)
+    reached = [place for place in places(tokens) if place[0] == Segment.RESPONSE]
+    assert (Segment.RESPONSE, 0, 0, 2) == reached[0]
+    assert 2 == max(end for segment, _, _, end in places(tokens) if segment == Segment.PROMPT)
+
+
+def test_token_texts_are_the_vocabulary_spelling(house: House) -> None:
+    """`token_texts` names every token, template tokens too, as the vocabulary writes it."""
+    tokeniser = Tokeniser(house.reader, max_tokens=PLENTY)
+    (tokens,) = tokeniser.tokenise([Pair("hello", "é")])
+    assert isinstance(tokens, TokenisedPair)
+    byte_tokens = ["<0xC3>", "<0xA9>"]
+
+    texts = tokeniser.token_texts(tokens.ids)
+
+    assert ["<bos>", "<start_of_turn>"] == texts[:2]
+    assert [*byte_tokens, "<end_of_turn>", "<0x0A>"] == texts[-4:]
+
+
+def test_coverage_counts_the_tokens_of_each_segment(voice: Voice) -> None:
+    """Coverage says how many tokens of each part are read, and that nothing is left out."""
+    tokens = voice.read(Pair("hello world", "I do not know", (Turn("user", "a"), Turn("assistant", "b c"))))
+    by_segment = np.bincount(tokens.segments, minlength=4).tolist()
+    coverage = tokens.coverage
+
+    assert [len(tokens.ids), *by_segment[1:], False] == [
+        coverage.tokens,
+        coverage.prompt_tokens,
+        coverage.response_tokens,
+        coverage.history_tokens,
+        coverage.truncated,
+    ]
+
+
+REFUSED_HISTORIES = {
+    "assistant first": ((Turn("assistant", "a"), Turn("user", "b")), "Conversation roles must alternate"),
+    "user twice": ((Turn("user", "a"),), "Conversation roles must alternate"),
+    "system": ((Turn("system", "a"), Turn("assistant", "b")), "System role not supported"),
+}
+
+
+@pytest.mark.parametrize(("history", "reason"), REFUSED_HISTORIES.values(), ids=REFUSED_HISTORIES.keys())
+def test_roles_the_template_refuses_are_the_callers_mistake(
+    house: House, history: tuple[Turn, ...], reason: str
+) -> None:
+    """A conversation the template refuses is an invalid `history`, in the template's own words."""
+    (refusal,) = Tokeniser(house.reader, max_tokens=PLENTY).tokenise([Pair("hello", "world", history)])
+
+    assert isinstance(refusal, InvalidRequest)
+    assert ["history"] == [violation.field for violation in refusal.violations]
+    assert reason in str(refusal)
+
+
+def test_any_roles_are_read_without_a_template(plain_house: House) -> None:
+    """A reader without a template reads any conversation as plain text."""
+    history = (Turn("system", "be kind"), Turn("tool", "42"), Turn("user", ""))
+    tokeniser = Tokeniser(plain_house.reader, max_tokens=PLENTY)
+
+    (tokens,) = tokeniser.tokenise([Pair("hello", "world", history)])
+
+    assert isinstance(tokens, TokenisedPair)
+    assert {0, 1} == {turn for segment, turn, _, _ in places(tokens) if segment == Segment.HISTORY}
+
+
+LOOP = "{% for m in messages %}"
+UNFAITHFUL = {
+    "drops the first": (f"{LOOP}{{% if not loop.first %}}[{{{{ m.content }}}}]{{% endif %}}{{% endfor %}}", "history"),
+    "drops system": (f"{LOOP}{{% if m.role != 'system' %}}[{{{{ m.content }}}}]{{% endif %}}{{% endfor %}}", "history"),
+    "reorders": ("{% for m in messages | reverse %}[{{ m.content }}]{% endfor %}", "history"),
+    "repeats": (f"{LOOP}[{{{{ m.content }}}}{{{{ m.content }}}}]{{% endfor %}}", "history"),
+    "shouts": (f"{LOOP}[{{{{ m.content | upper }}}}]{{% endfor %}}", "history[0].content"),
+    "shortens": (f"{LOOP}[{{{{ m.content[:4] }}}}]{{% endfor %}}", "history[0].content"),
+    "rewrites the prompt": (
+        f"{LOOP}[{{{{ m.content | replace('hello', 'bye') }}}}]{{% endfor %}}",
+        "prompt",
+    ),
+    "rewrites the response": (f"{LOOP}[{{{{ m.content | replace('world', 'w') }}}}]{{% endfor %}}", "response"),
+    "adds to the end": (
+        f"{LOOP}{{{{ m.content }}}}{{% if 'world' in m.content %}}!{{% endif %}}{{% endfor %}}",
+        "response",
+    ),
+}
+
+
+@pytest.mark.parametrize(("template", "field"), UNFAITHFUL.values(), ids=UNFAITHFUL.keys())
+def test_a_template_that_loses_text_is_refused(tmp_path: Path, template: str, field: str) -> None:
+    """Text the reader would not read as it was sent is refused by name, never scored in part."""
+    gemma_tokenizer(tmp_path, chat=True)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    history = (Turn("system", "be kind"), Turn("user", "question"), Turn("assistant", "answer"))
+
+    (refusal,) = Tokeniser(tmp_path, max_tokens=PLENTY).tokenise([Pair("hello you", "world", history)])
+
+    assert isinstance(refusal, InvalidRequest)
+    assert [field] == [violation.field for violation in refusal.violations]
+
+
+def test_a_refused_pair_does_not_touch_its_neighbours(house: House) -> None:
+    """In one call, good pairs come back in their places beside a refused one."""
+    tokeniser = Tokeniser(house.reader, max_tokens=PLENTY)
+    good = [Pair("hello", "world"), Pair("what is the answer", "I do not know")]
+    alone = [tokeniser.tokenise([pair])[0] for pair in good]
+    refused = Pair("hello", "world", (Turn("system", "x"),))
+
+    first, between, last = tokeniser.tokenise([good[0], refused, good[1]])
+
+    assert isinstance(between, InvalidRequest)
+    assert [one.ids.tolist() for one in alone] == [first.ids.tolist(), last.ids.tolist()]
+
+
+TRUNCATED = {
+    "no history": Pair("the quick brown fox", "insulin lowers blood sugar"),
+    "history": Pair(
+        "hello world",
+        "it may rain 👩🏽‍🚀",
+        (Turn("user", "the fox"), Turn("assistant", "the dog"), Turn("user", "again"), Turn("assistant", "no")),
+    ),
+    "empty prompt": Pair("", "the patient might have gout", (Turn("user", "hello"), Turn("assistant", "world"))),
+    "special tokens inside": Pair("<eos><eos>the<bos>fox<eos>", "<pad>the<eos>dog<pad><pad>"),
+    "only special tokens in the prompt": Pair("<eos>" * 30, "the dog"),
+}
+
+
+def _regions(voice: Voice, pair: Pair, ids: list[int]) -> list[list[int]]:
+    """Token indices from the first to the last of history, prompt and response, special tokens within included."""
+    text, spans = rendered(pair, chat=voice.chat)
+    tokens = voice.tokenizer.convert_ids_to_tokens(ids)
+    shift = 0 if voice.chat else 1
+    where = spelled_out(tokens[shift:], text, byte_level=not voice.chat)
+    regions = []
+    for segment in (Segment.HISTORY, Segment.PROMPT, Segment.RESPONSE):
+        mine = [span for span in spans if span[2] == segment]
+        inside = [
+            i + shift for i, (start, end) in enumerate(where) if mine and start < mine[-1][1] and end > mine[0][0]
+        ]
+        regions.append(inside)
+    return regions
+
+
+@pytest.mark.parametrize("pair", TRUNCATED.values(), ids=TRUNCATED.keys())
+def test_truncation_drops_the_oldest_first(voice: Voice, pair: Pair) -> None:
+    """For every limit: history goes first and from its start, then the prompt's start, then the response's end."""
+    whole = voice.read(pair)
+    tokens = list(zip(whole.ids.tolist(), places(whole), strict=True))
+    history, prompt, response = _regions(voice, pair, whole.ids.tolist())
+    droppable = [*history, *prompt, *reversed(response)]
+    scored = [i for i in response if tokens[i][1][0] == Segment.RESPONSE]
+    outcomes, expected = [], []
+    for limit in range(1, len(tokens) + 2):
+        over = max(0, len(tokens) - limit)
+        dropped = set(droppable[:over])
+        enough = over <= len(droppable) and not dropped.issuperset(scored)
+        expected.append([t for i, t in enumerate(tokens) if i not in dropped] if enough else "refused")
+        (kept,) = Tokeniser(voice.directory, max_tokens=limit).tokenise([pair])
+        refused = isinstance(kept, InvalidRequest)
+        outcomes.append("refused" if refused else list(zip(kept.ids.tolist(), places(kept), strict=True)))
+
+    assert expected == outcomes
+    assert {"refused", "read"} == {"refused" if outcome == "refused" else "read" for outcome in outcomes}
+
+
+@pytest.mark.parametrize("pair", TRUNCATED.values(), ids=TRUNCATED.keys())
+def test_coverage_adds_up_under_truncation(voice: Voice, pair: Pair) -> None:
+    """Kept and dropped tokens of each segment sum to the whole, and the reading fits the limit."""
+    whole = voice.read(pair).coverage
+    read_whole = (whole.history_tokens, whole.prompt_tokens, whole.response_tokens)
+    for limit in range(16, whole.tokens + 1, 3):
+        (tokens,) = Tokeniser(voice.directory, max_tokens=limit).tokenise([pair])
+        if isinstance(tokens, InvalidRequest):
+            continue
+        part = tokens.coverage
+        assert min(limit, whole.tokens) == part.tokens == len(tokens.ids)
+        assert read_whole == (
+            part.history_tokens + part.history_tokens_dropped,
+            part.prompt_tokens + part.prompt_tokens_dropped,
+            part.response_tokens + part.response_tokens_dropped,
+        )
+        kept = (part.history_tokens, part.prompt_tokens, part.response_tokens)
+        assert (read_whole != kept) == part.truncated
+        assert kept == tuple(int((tokens.segments == s).sum()) for s in (3, 1, 2))
+
+
+def test_template_tokens_around_prompt_and_response_stay(house: House) -> None:
+    """A truncated conversation still looks like one to the reader."""
+    pair = Pair("hello world", "the answer", (Turn("user", "the quick fox"), Turn("assistant", "lazy dog")))
+    (whole,) = Tokeniser(house.reader, max_tokens=PLENTY).tokenise([pair])
+    assert isinstance(whole, TokenisedPair)
+    between = len(["<end_of_turn>", "\n", "<start_of_turn>", "m", "o", "d", "el", "\n"])
+    limit = len(whole.ids) - whole.coverage.prompt_tokens - whole.coverage.history_tokens - between
+    tokeniser = Tokeniser(house.reader, max_tokens=limit)
+
+    (tokens,) = tokeniser.tokenise([pair])
+
+    assert isinstance(tokens, TokenisedPair)
+    texts = ["\n" if text == "<0x0A>" else text for text in tokeniser.token_texts(tokens.ids)]
+    shell = "".join(text for text, place in zip(texts, places(tokens), strict=True) if place == OUTSIDE)
+    assert (
+        "<bos><start_of_turn>user\n<end_of_turn>\n"
+        "<start_of_turn>user\n<end_of_turn>\n"
+        "<start_of_turn>model\n<end_of_turn>\n"
+    ) == shell
+    assert (0, 0, whole.coverage.response_tokens) == (
+        tokens.coverage.history_tokens,
+        tokens.coverage.prompt_tokens,
+        tokens.coverage.response_tokens,
+    )
+
+
+def test_a_limit_below_the_template_is_refused(house: House) -> None:
+    """Where the template leaves no room for the response, the pair is refused and the limit named."""
+    (refusal,) = Tokeniser(house.reader, max_tokens=8).tokenise([Pair("hello", "world")])
+
+    assert isinstance(refusal, InvalidRequest)
+    assert "max_tokens=8" in str(refusal)

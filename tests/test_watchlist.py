@@ -1,0 +1,460 @@
+"""The watchlist file: what is accepted, and that every mistake is named at its line."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import watchlist_document
+from scopewatch.engine.build import choices
+from scopewatch.errors import WatchlistError
+from scopewatch.types import FeatureKey, Relation, Segment
+from scopewatch.watchlist import MAX_FILE_BYTES, Pooling, Watchlist, load_watchlist
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(content: str | bytes | dict[str, Any], name: str = "watchlist.yaml") -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, dict):
+            content = yaml.safe_dump(content, sort_keys=False)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        return file
+
+    return write
+
+
+def mistakes(file: Path) -> list[str]:
+    """What the loader says of a file, without the file's own name."""
+    with pytest.raises(WatchlistError) as caught:
+        load_watchlist(file)
+    return [line.removeprefix(f"{file}:") for line in str(caught.value).splitlines()]
+
+
+FULL = """\
+version: 1
+name: clinic.v2
+reader: {id: google/gemma-2-2b, revision: abc123, relation: same_model}
+saes:
+  res: {path: sae/layer_2/params.npz}
+  late: {path: sae/late.npz, hookpoint: layers.20.resid_post}
+indicators:
+  - name: speculation
+    label: Hedged or guessed claims
+    segment: prompt
+    pooling: mean
+    severity: high
+    features:
+      - {feature: res/1234, weight: 0.8, label: "may, might"}
+      - {feature: res/77, weight: -0.3, pooling: {kind: rolling_mean_max, window: 8}}
+      - {feature: late/0, pooling: {kind: k_of_n, k: 2, n: 5}}
+    bias: -1.5
+    threshold: 0.4
+    probability: {slope: 2, intercept: -1}
+    card:
+      date: 2026-11-01
+      calibrated_on: dev.jsonl
+      n: 400
+      measurements:
+        - {data: test.jsonl, n: 200, n_positive: 90, auroc: 0.91, fpr: 0.05, baselines: {keywords: 0.7}}
+  - name: bare
+    features:
+      - {feature: res/77}
+    threshold: 0
+    card: uncalibrated
+"""
+
+
+def test_a_full_file_is_read_as_it_is_written(write: Write) -> None:
+    """Every key of a valid file arrives in the watchlist, with the documented defaults for those left out."""
+    file = write(FULL)
+
+    watchlist = load_watchlist(file)
+    speculation, bare = watchlist.indicators
+
+    assert watchlist.name == "clinic.v2"
+    assert watchlist.digest == hashlib.sha256(FULL.encode()).hexdigest()
+    assert (watchlist.reader.id, watchlist.reader.revision) == ("google/gemma-2-2b", "abc123")
+    assert watchlist.reader.relation == Relation.SAME_MODEL
+    assert watchlist.saes["late"].hookpoint == "layers.20.resid_post"
+    assert (speculation.read_segment, speculation.severity, speculation.bias) == (Segment.PROMPT, "high", -1.5)
+    assert [str(term.pooling or speculation.pooling) for term in speculation.features] == [
+        "mean",
+        "rolling_mean_max(window=8)",
+        "k_of_n(k=2, n=5)",
+    ]
+    assert speculation.card is not None
+    assert (speculation.card.date, speculation.card.measurements[0].auroc) == ("2026-11-01", 0.91)
+    assert speculation.calibrated is True
+    assert (bare.read_segment, bare.severity, bare.bias) == (Segment.RESPONSE, "medium", 0.0)
+    assert bare.pooling == Pooling(kind="max")
+    assert bare.features[0].weight == 1.0
+    assert bare.calibrated is False
+
+
+def test_every_watched_feature_is_listed_once_where_it_first_stands(write: Write) -> None:
+    """A feature that several indicators watch is computed once, and a complaint about it names its first place."""
+    watchlist = load_watchlist(write(FULL))
+    assert watchlist.features == {
+        FeatureKey("res", 1234): ("indicators", 0, "features", 0, "feature"),
+        FeatureKey("res", 77): ("indicators", 0, "features", 1, "feature"),
+        FeatureKey("late", 0): ("indicators", 0, "features", 2, "feature"),
+    }
+
+
+BAD = """\
+version: 2
+name: 9lives
+reader: {path: reader, id: google/gemma-2-2b}
+saes:
+  res: {path: "", hookpoint: layers.2.resid_post, colour: red}
+  bad name: {path: sae.npz}
+indicators:
+  - name: twin
+    segment: answer
+    features:
+      - {feature: res/01}
+      - {feature: nosuch/3, weight: 0}
+      - {feature: res/5, weight: .nan}
+      - {feature: res/6, pooling: median}
+      - {feature: res/7, pooling: {kind: k_of_n}}
+      - {feature: res/8, pooling: {kind: max, window: 3}}
+      - {feature: res/9, pooling: {kind: k_of_n, k: 5, n: 3}}
+      - {feature: res/9, pooling: {kind: rolling_mean_max, window: 0}}
+    threshold: high
+    threshold: 1
+  - name: twin
+    features: []
+    probability: {slope: -1, intercept: 0}
+    card:
+      date: 2026-01-01
+      calibrated_on: mine.jsonl
+      measurements:
+        - {data: theirs.jsonl, n: 10, n_positive: 5, auroc: 1.5}
+  - name: three
+    features:
+      - {feature: res/1, weight: 1}
+      - {feature: res/1, weight: 2, pooling: max}
+    threshold: 0
+  - name: four
+    features:
+      - {feature: res/1}
+      - {weight: 2}
+    bias: .inf
+    treshold: 1
+    severity: fatal
+"""
+BAD_LINES = [
+    "1: version: Input should be 1",
+    "2: name: String should match pattern",
+    "3: reader: give either path (a directory) or id (a hub id)",
+    "5: saes.res.colour: no such key here",
+    "5: saes.res.path: String should have at least 1 character",
+    "6: saes.bad name: String should match pattern",
+    "9: indicators[0].segment: Input should be 'prompt', 'response' or 'history'",
+    "11: indicators[0].features[0].feature: a feature is written sae/index, for instance res/1234, not 'res/01'",
+    "12: indicators[0].features[1].feature: there is no SAE 'nosuch' under saes (there: bad name, res)",
+    "12: indicators[0].features[1].weight: a weight of 0 watches nothing",
+    "13: indicators[0].features[2].weight: Input should be a finite number",
+    "14: indicators[0].features[3].pooling.kind: Input should be 'max', 'mean'",
+    "15: indicators[0].features[4].pooling: pooling k_of_n needs k",
+    "16: indicators[0].features[5].pooling: pooling max takes no window",
+    "17: indicators[0].features[6].pooling: k_of_n asks for k=5 of only n=3 tokens",
+    "18: indicators[0].features[7].pooling.window: Input should be greater than or equal to 1",
+    "20: indicators[0].threshold: this key stands twice",
+    "21: indicators[1].name: another indicator is already named 'twin'",
+    "21: indicators[1].threshold: missing",
+    "22: indicators[1].features: needs at least one entry",
+    "23: indicators[1].probability.slope: Input should be greater than 0",
+    "24: indicators[1].card.n: missing",
+    "28: indicators[1].card.measurements[0].auroc: Input should be less than or equal to 1",
+    "29: indicators[2]: feature res/1 stands twice with pooling max; add the weights",
+    "34: indicators[3].threshold: missing",
+    "37: indicators[3].features[1].feature: missing",
+    "38: indicators[3].bias: Input should be a finite number",
+    "39: indicators[3].treshold: no such key here",
+    "40: indicators[3].severity: Input should be 'info', 'low', 'medium' or 'high'",
+]
+
+
+def test_every_mistake_is_named_at_its_line_in_one_go(write: Write) -> None:
+    """A file with many different mistakes is answered with all of them, each at its own line, in order."""
+    said = mistakes(write(BAD))
+    starts = [line[: len(start)] for line, start in zip(said, BAD_LINES, strict=False)]
+    assert starts == BAD_LINES
+    assert len(said) == len(BAD_LINES)
+
+
+@pytest.mark.parametrize(
+    ("content", "start"),
+    [
+        pytest.param("version: 1\nname: [a, b\nreader: x\n", "3: not valid YAML: ", id="syntax"),
+        pytest.param("version: 1\n\tname: x\n", "2: not valid YAML: ", id="tab"),
+        pytest.param("version: 1\nname: *nowhere\n", "2: not valid YAML: found undefined alias", id="alias"),
+        pytest.param("version: 1\n---\nversion: 1\n", "2: not valid YAML: ", id="two documents"),
+        pytest.param('version: 1\nname: "a\x07b"\n', "2: not valid YAML: control character", id="control character"),
+        pytest.param("version: 1\nname: x\nno: 1\n", "3: not valid YAML: a key that is not text", id="key is a word"),
+        pytest.param("version: 1\n? [a]\n: 1\n", "2: not valid YAML: a key that is not text", id="key is a list"),
+        pytest.param("a: 1\nb: 2026-02-30\n", "2: not valid YAML: day is out of range", id="no such day"),
+        pytest.param(f"a: 1\nb: {'9' * 5000}\n", "2: not valid YAML: Exceeds the limit", id="endless number"),
+        pytest.param("", "1: the file is empty", id="empty"),
+        pytest.param("# nothing\n", "1: the file is empty", id="only a comment"),
+        pytest.param("- version: 1\n", "1: a watchlist is a mapping", id="list"),
+        pytest.param("null\n", "1: a watchlist is a mapping", id="null"),
+        pytest.param(b"version: 1\nname: \xff\xfe\n", " not UTF-8 at byte 17", id="not utf-8"),
+    ],
+)
+def test_what_is_no_watchlist_at_all_is_refused_at_its_line(write: Write, content: str | bytes, start: str) -> None:
+    """A file that cannot be read as YAML text is refused with one line that says where."""
+    (said,) = mistakes(write(content))
+    assert said[: len(start)] == start
+
+
+@pytest.mark.parametrize(
+    "tagged",
+    [
+        "!!python/object/apply:os.system ['touch {mark}']",
+        "!!python/object/new:os.system ['touch {mark}']",
+        "!!python/name:os.system",
+        "!!python/module:os",
+        "!secret x",
+    ],
+)
+def test_tags_that_build_objects_are_refused(write: Write, tmp_path: Path, tagged: str) -> None:
+    """A YAML tag cannot run or import anything: it is refused at its line."""
+    mark = tmp_path / "mark"
+    (said,) = mistakes(write("version: 1\nname: " + tagged.format(mark=mark)))
+    assert said.split(" for the tag")[0] == "2: not valid YAML: could not determine a constructor"
+    assert mark.exists() is False
+
+
+def laughs(levels: int, first: str = "[x, x]", level: str = "[{}]") -> str:
+    """Anchors of which each holds the one before ten times."""
+    lines = [f"a0: &a0 {first}"]
+    lines += [f"a{i}: &a{i} {level.format(', '.join([f'*a{i - 1}'] * 10))}" for i in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(laughs(30), "anchors that contain themselves or multiply without end", id="billion laughs"),
+        pytest.param(laughs(30, "{k: 1}", "{{<<: [{}]}}"), "anchors that contain themselves", id="merge keys"),
+        pytest.param("? {" + laughs(30).replace("\n", ", ") + "}\n: 1\n", "a key that is not text", id="laughing key"),
+        pytest.param("a: &a [*a]\n", "anchors that contain themselves", id="list in itself"),
+        pytest.param("a: &a\n  b: *a\n", "anchors that contain themselves", id="mapping in itself"),
+        pytest.param("[" * 600, "maximum recursion depth exceeded", id="deep nesting"),
+    ],
+)
+def test_yaml_bombs_are_refused(write: Write, content: str, problem: str) -> None:
+    """A small file that unfolds into a huge or endless one is refused before it is unfolded."""
+    (said,) = mistakes(write(content))
+    assert said.split("not valid YAML: ")[1][: len(problem)] == problem
+
+
+def test_anchors_and_merge_keys_of_a_sane_file_work(write: Write) -> None:
+    """Anchors are allowed: what is shared between indicators need not be written twice."""
+    text = FULL.replace("features:\n      - {feature: res/77}", "features: &shared\n      - {feature: res/77}")
+    text += "  - {name: again, features: *shared, threshold: 1}\n"
+    watchlist = load_watchlist(write(text))
+    assert watchlist.indicators[2].features == watchlist.indicators[1].features
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        pytest.param(lambda _: None, "cannot be read: No such file or directory", id="missing"),
+        pytest.param(lambda file: file.mkdir(), "cannot be read: Is a directory", id="directory"),
+        pytest.param(
+            lambda file: file.write_bytes(b" " * (MAX_FILE_BYTES + 1)), "larger than 16777216 bytes", id="huge"
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Path], object], problem: str) -> None:
+    """A missing, unreadable or huge file is a setup error that names the file."""
+    file = tmp_path / "watchlist.yaml"
+    make(file)
+    with pytest.raises(WatchlistError) as caught:
+        load_watchlist(file)
+    assert str(caught.value)[: len(f"{file}: {problem}")] == f"{file}: {problem}"
+
+
+def with_feature(**keys: object) -> dict[str, Any]:
+    document = watchlist_document()
+    document["indicators"] = [
+        {"name": "one", "features": [{"feature": "mid/3"} | keys], "threshold": 1.0},
+    ]
+    return document
+
+
+@pytest.mark.parametrize(
+    "feature",
+    ["mid", "mid/", "/3", "mid/-1", "mid/1.0", "mid/3 ", "mid/3\n", "mid/0x3", "mid/03", "mid/3/4", "mid/٣", ""],
+)
+def test_a_malformed_feature_is_refused(write: Write, feature: str) -> None:
+    """A feature is exactly `sae/index`, the index without sign, zeros in front, or other digits than 0 to 9."""
+    (said,) = mistakes(write(with_feature(feature=feature)))
+    assert said.split(": ")[1:3] == [
+        "indicators[0].features[0].feature",
+        f"a feature is written sae/index, for instance res/1234, not {feature!r}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "problem"),
+    [
+        ({"kind": "mean", "k": 1}, "pooling mean takes no k"),
+        ({"kind": "sum", "n": 2, "k": 1}, "pooling sum takes no k, n"),
+        ({"kind": "fraction_active", "window": 2}, "pooling fraction_active takes no window"),
+        ({"kind": "rolling_mean_max"}, "pooling rolling_mean_max needs window"),
+        ({"kind": "rolling_mean_max", "window": 3, "k": 1}, "pooling rolling_mean_max takes no k"),
+        ({"kind": "k_of_n", "n": 3}, "pooling k_of_n needs k"),
+        ({"kind": "k_of_n", "k": 2, "n": 3, "window": 2}, "pooling k_of_n takes no window"),
+        ({"kind": "k_of_n", "k": 3, "n": 2}, "k_of_n asks for k=3 of only n=2 tokens"),
+    ],
+    ids=str,
+)
+def test_a_pooling_takes_exactly_its_own_arguments(write: Write, pooling: dict[str, object], problem: str) -> None:
+    """An argument that is missing, or that another pooling takes, is refused and named."""
+    (said,) = mistakes(write(with_feature(pooling=pooling)))
+    assert said.split(": ", 2)[1:] == ["indicators[0].features[0].pooling", problem]
+
+
+@pytest.mark.parametrize("weight", [0, -0.0, float("nan"), float("inf"), -float("inf"), "heavy", None])
+def test_a_weight_is_a_finite_number_other_than_zero(write: Write, weight: object) -> None:
+    """A weight that would do nothing or spoil the sum is refused."""
+    (said,) = mistakes(write(with_feature(weight=weight)))
+    assert said.split(": ")[1] == "indicators[0].features[0].weight"
+
+
+@pytest.mark.parametrize("missing", ["date", "calibrated_on", "n", "measurements"])
+def test_an_incomplete_card_is_refused(write: Write, missing: str) -> None:
+    """A card counts as evidence only when it is whole; a missing part is named."""
+    card: dict[str, object] = {
+        "date": "2026-11-01",
+        "calibrated_on": "dev.jsonl",
+        "n": 4,
+        "measurements": [{"data": "test.jsonl", "n": 2, "n_positive": 1, "auroc": 0.5}],
+    }
+    document = with_feature()
+    document["indicators"][0]["card"] = {key: value for key, value in card.items() if key != missing}
+    (said,) = mistakes(write(document))
+    assert said.split(": ", 1)[1] == f"indicators[0].card.{missing}: missing"
+
+
+@pytest.mark.parametrize("reader", [{}, {"path": "", "id": ""}, {"path": "reader", "id": "google/gemma-2-2b"}], ids=str)
+def test_a_reader_comes_from_exactly_one_place(write: Write, reader: dict[str, str]) -> None:
+    """Neither or both of path and id is refused."""
+    (said,) = mistakes(write(watchlist_document(reader=reader)))
+    assert said.split(": ", 1)[1] == "reader: give either path (a directory) or id (a hub id)"
+
+
+@pytest.mark.parametrize(
+    ("location", "place"),
+    [
+        pytest.param(("saes", "late"), "6: saes.late", id="key"),
+        pytest.param(
+            ("indicators", 0, "features", 2, "feature"), "16: indicators[0].features[2].feature", id="feature"
+        ),
+        pytest.param(("indicators", 1), "26: indicators[1]", id="item"),
+        pytest.param((), "1: the file", id="file"),
+        pytest.param(("indicators", 1, "severity"), "26: indicators[1].severity", id="left out"),
+    ],
+)
+def test_where_names_file_line_and_path(write: Write, location: tuple[str | int, ...], place: str) -> None:
+    """What is found wrong after loading can still be told with the line it stands on."""
+    file = write(FULL)
+    assert load_watchlist(file).where(*location) == f"{file}:{place}"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("sae/params.npz", "{folder}/sae/params.npz"), ("/models/x.npz", "/models/x.npz"), ("~/x.npz", "{home}/x.npz")],
+)
+def test_relative_paths_count_from_the_watchlists_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, expected: str
+) -> None:
+    """A path means the same wherever the process was started."""
+    monkeypatch.setenv("HOME", "/home/reader")
+    monkeypatch.chdir("/")
+    watchlist = load_watchlist(write(FULL, "lists/watchlist.yaml"))
+    assert str(watchlist.resolve(path)) == expected.format(folder=tmp_path / "lists", home="/home/reader")
+
+
+class TestSeveralWatchlists:
+    """Watchlists of one process share its reader and its SAEs."""
+
+    @pytest.fixture
+    def load(self, write: Write) -> Callable[..., Watchlist]:
+        def load(name: str, **changes: object) -> Watchlist:
+            return load_watchlist(write(watchlist_document(name=name, **changes), f"{name}.yaml"))
+
+        return load
+
+    def test_their_features_are_united(self, load: Callable[..., Watchlist], tmp_path: Path) -> None:
+        """One engine computes what any watchlist asks for, each SAE once."""
+        more = [{"name": "delta", "features": [{"feature": "mid/5"}, {"feature": "mid/3"}], "threshold": 1}]
+        reader, saes = choices([load("one"), load("two", indicators=more)])
+        assert reader.path == tmp_path / "reader"
+        assert [(sae.name, sorted(sae.wanted)) for sae in saes] == [("late", [0, 7]), ("mid", [3, 5, 11])]
+
+    def test_an_sae_nobody_watches_is_not_loaded(self, load: Callable[..., Watchlist]) -> None:
+        """An SAE without a watched feature costs nothing."""
+        only = [{"name": "delta", "features": [{"feature": "mid/5"}], "threshold": 1}]
+        _, saes = choices([load("one", indicators=only)])
+        assert [sae.name for sae in saes] == ["mid"]
+
+    @pytest.mark.parametrize(
+        ("changes", "problem"),
+        [
+            pytest.param(
+                {"reader": {"path": "other"}},
+                "{two}:3: reader: one process has one reader, and {one} asks for another",
+                id="reader",
+            ),
+            pytest.param(
+                {"reader": {"id": "google/gemma-2-2b"}},
+                "{two}:3: reader: one process has one reader, and {one} asks for another",
+                id="reader by id",
+            ),
+            pytest.param(
+                {"saes": {"mid": {"path": "sae/layer_1/other.npz"}, "late": {"path": "sae/layer_2/x.npz"}}},
+                "{two}:6: saes.mid: another watchlist calls a different SAE 'mid'; rename one",
+                id="file",
+            ),
+            pytest.param(
+                {
+                    "saes": {
+                        "mid": {
+                            "path": "sae/layer_1/width_64/average_l0_20/params.npz",
+                            "hookpoint": "layers.3.resid_post",
+                        },
+                        "late": {"path": "sae/layer_2/width_64/average_l0_20/params.npz"},
+                    }
+                },
+                "{two}:6: saes.mid: another watchlist calls a different SAE 'mid'; rename one",
+                id="hookpoint",
+            ),
+        ],
+    )
+    def test_conflicts_are_refused_at_their_line(
+        self, load: Callable[..., Watchlist], changes: dict[str, object], problem: str
+    ) -> None:
+        """Two watchlists that cannot live in one process are refused, and the message names both sides."""
+        one, two = load("one"), load("two", **changes)
+        with pytest.raises(WatchlistError) as caught:
+            choices([one, two])
+        assert str(caught.value) == problem.format(one=one.file, two=two.file)
+
+    def test_a_name_stands_for_one_watchlist(self, write: Write) -> None:
+        """Two watchlists of one name are refused: a caller could not choose between them."""
+        one, two = (load_watchlist(write(watchlist_document(), f"{name}.yaml")) for name in ("one", "two"))
+        with pytest.raises(WatchlistError) as caught:
+            choices([one, two])
+        assert str(caught.value) == f"{two.file}:2: name: another watchlist is already named 'test'"
