@@ -1,5 +1,6 @@
 """A tiny random Gemma 2 reader and SAE in the released file layouts, real servers, real Redis."""
 
+import logging
 import shutil
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from scopewatch.metrics import Metrics
 from scopewatch.types import Activations, EngineIdentity, ReaderIdentity, SaeIdentity
+from scopewatch.watchlist import Indicator, ReaderSource, Watchlist
 from servers import ServerProcess
 
 # No test depends on how busy the machine is.
@@ -286,6 +288,22 @@ def redis_server() -> Iterator[RedisServer]:
     server.kill()
 
 
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """Takes back what the command line does to logging."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+SERVER_LIMITS = (
+    *("--max-text-chars", "20000", "--max-message-bytes", "200000", "--max-batch-items", "8"),
+    *("--max-labels", "3", "--max-label-chars", "40", "--max-history-turns", "4"),
+)
+
+
 @pytest.fixture(scope="session")
 def server(house: House) -> Iterator[ServerProcess]:
     """A server process over the watchlists `test` and `second`, whose limits are small."""
@@ -299,12 +317,6 @@ def server(house: House) -> Iterator[ServerProcess]:
     running = ServerProcess("--watchlist", str(house.watchlist), str(second), *SERVER_LIMITS)
     yield running
     assert running.stop() == 0
-
-
-SERVER_LIMITS = (
-    *("--max-text-chars", "20000", "--max-message-bytes", "200000", "--max-batch-items", "8"),
-    *("--max-labels", "3", "--max-label-chars", "40", "--max-history-turns", "4"),
-)
 
 
 @pytest.fixture
@@ -337,3 +349,16 @@ def engine_identity(**watched: tuple[int, ...]) -> EngineIdentity:
         for layer, (name, indices) in enumerate(watched.items())
     )
     return EngineIdentity(reader, saes)
+
+
+def watchlist_of(*indicators: dict[str, object], name: str = "test") -> Watchlist:
+    """A watchlist without a file, reader or SAE, of indicators whose thresholds default to 0.5."""
+    complete = [{"name": f"i{number}", "threshold": 0.5} | indicator for number, indicator in enumerate(indicators)]
+    return Watchlist(
+        name=name,
+        reader=ReaderSource(path="reader"),
+        saes={},
+        indicators=tuple(Indicator.model_validate(indicator) for indicator in complete),
+        file=Path(f"{name}.yaml"),
+        digest="0" * 64,
+    )

@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -55,6 +56,14 @@ async def direct(address: str) -> AsyncIterator[monitor_pb2_grpc.MonitorServiceS
     """A stub on a channel that never retries, so that no failure is hidden."""
     async with grpc.aio.insecure_channel(address, options=NO_RETRIES) as channel:
         yield monitor_pb2_grpc.MonitorServiceStub(channel)
+
+
+async def health(address: str, service: str) -> str:
+    """What the health service says of a service: SERVING, NOT_SERVING."""
+    async with grpc.aio.insecure_channel(address, options=NO_RETRIES) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        reply = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=60)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
 
 
 async def eventually(condition: Callable[[], object], message: str, timeout_s: float = 30.0) -> None:
@@ -113,6 +122,9 @@ class ServerProcess:
     @property
     def metrics_address(self) -> str:
         return str(self.wait_for("serving")["metrics_address"])
+
+    def metric(self, name: str, **labels: str) -> float:
+        return metric(self.metrics_address, name, **labels)
 
     def wait(self, timeout_s: float = 60.0) -> int:
         """Exit code, once the process has left and its whole log is read."""

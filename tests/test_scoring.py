@@ -4,7 +4,6 @@ import math
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import activations
+from conftest import activations, watchlist_of
 from scopewatch.pipeline.scoring import CompiledWatchlist, Judgement, compile_watchlist, judge
 from scopewatch.types import Activations, Coverage, FeatureKey, Segment, TokenisedPair, Verdict
-from scopewatch.watchlist import Indicator, ReaderSource, Watchlist
 
 FEATURES = tuple(FeatureKey("res", index) for index in (2, 3, 5, 7))
 SEGMENT = {"T": Segment.TEMPLATE, "P": Segment.PROMPT, "R": Segment.RESPONSE}
@@ -38,16 +36,7 @@ def read(layout: str) -> TokenisedPair:
 
 
 def compiled(*indicators: dict[str, Any]) -> CompiledWatchlist:
-    named = [{"name": f"i{n}", "threshold": 0.5} | indicator for n, indicator in enumerate(indicators)]
-    watchlist = Watchlist(
-        name="test",
-        reader=ReaderSource(path="reader"),
-        saes={},
-        indicators=tuple(Indicator.model_validate(indicator) for indicator in named),
-        file=Path("watchlist.yaml"),
-        digest="0" * 64,
-    )
-    return compile_watchlist(watchlist, FEATURES)
+    return compile_watchlist(watchlist_of(*indicators), FEATURES)
 
 
 def term(index: int, weight: float = 1.0, **keys: object) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import House, gemma_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from conftest import House, gemma_tokenizer
 from scopewatch.engine.text import Tokeniser
-from scopewatch.errors import InvalidRequest
+from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.types import Pair, Segment, TokenisedPair, Turn
 
 PLENTY = 1_000_000
@@ -222,9 +222,12 @@ def test_spans_cut_the_untrimmed_text(house: House, response: str, spans: list[s
 
 def test_bos_comes_first_and_once(voice: Voice) -> None:
     """A conversation starts with one BOS, whichever of template and tokenizer places it."""
+    bos = voice.tokenizer.bos_token_id
+
     ids = voice.read(Pair("hello", "world", (Turn("user", "a"), Turn("assistant", "b")))).ids.tolist()
 
-    assert [0] == [i for i, index in enumerate(ids) if index == voice.tokenizer.bos_token_id]
+    assert bos == ids[0]
+    assert bos not in ids[1:]
 
 
 @pytest.mark.parametrize("chat", [True, False], ids=["chat", "plain"])
@@ -245,8 +248,9 @@ def test_bos_is_added_where_neither_template_nor_tokenizer_places_it(tmp_path: P
 
     assert isinstance(tokens, TokenisedPair)
     texts = tokeniser.token_texts(tokens.ids)
-    assert ("<bos>", 1, OUTSIDE) == (texts[0], texts.count("<bos>"), places(tokens)[0])
-    assert "<start_of_turn>" == texts[1] if chat else places(tokens)[1] == (Segment.PROMPT, 0, 0, 3)
+    second = (Segment.TEMPLATE if chat else Segment.PROMPT, 0, 0)
+    assert [tokeniser.token_texts(tokens.ids[:1])[0]] == [text for text in texts if text == "<bos>"]
+    assert [OUTSIDE[:3], second] == [place[:3] for place in places(tokens)[:2]]
 
 
 def test_written_out_special_tokens_belong_to_no_segment(voice: Voice) -> None:
@@ -254,15 +258,15 @@ def test_written_out_special_tokens_belong_to_no_segment(voice: Voice) -> None:
     pair = Pair("a <bos> b", "c<end_of_turn><eos>d<pad>")
     tokens = voice.read(pair)
     special = np.isin(tokens.ids, voice.tokenizer.convert_tokens_to_ids(["<bos>", "<end_of_turn>", "<eos>", "<pad>"]))
-    scored = {segment: [] for segment in (Segment.PROMPT, Segment.RESPONSE)}
+    texts = {Segment.PROMPT: pair.prompt, Segment.RESPONSE: pair.response}
+    expected = {Segment.PROMPT: "a  b", Segment.RESPONSE: "cd"}
+    scored = dict.fromkeys(texts, "")
     for segment, _, start, end in places(tokens):
         if segment:
-            scored[Segment(segment)].append(
-                {Segment.PROMPT: pair.prompt, Segment.RESPONSE: pair.response}[segment][start:end]
-            )
+            scored[Segment(segment)] += texts[Segment(segment)][start:end]
 
     assert {OUTSIDE} == {place for place, is_special in zip(places(tokens), special, strict=True) if is_special}
-    assert ("a  b", "cd") == ("".join(scored[Segment.PROMPT]), "".join(scored[Segment.RESPONSE]))
+    assert expected == scored
 
 
 def test_the_unknown_token_is_scored(tmp_path: Path) -> None:
@@ -277,12 +281,10 @@ def test_the_unknown_token_is_scored(tmp_path: Path) -> None:
     (tokens,) = tokeniser.tokenise([Pair("hello", "hello 你好 hello")])
 
     assert isinstance(tokens, TokenisedPair)
-    unknown = tokeniser.token_texts(tokens.ids).index("<unk>")
-    assert "<unk>" != tokeniser.token_texts(tokens.ids)[unknown - 1]
-    assert [(Segment.RESPONSE, 0, 6, 8)] == [
-        place
-        for place, text in zip(places(tokens), tokeniser.token_texts(tokens.ids), strict=True)
-        if text == "<unk>" and place != OUTSIDE
+    expected = [(Segment.RESPONSE, 0, 6, 8)]
+    texts = tokeniser.token_texts(tokens.ids)
+    assert expected == [
+        place for place, text in zip(places(tokens), texts, strict=True) if text == "<unk>" and any(place)
     ]
 
 
@@ -293,12 +295,14 @@ def test_a_token_over_a_border_stays_within_one_text(tmp_path: Path) -> None:
     backend.add_tokens([AddedToken("y\n\nno", special=False, normalized=False)])
     backend.save(str(tmp_path / "tokenizer.json"))
 
-    (tokens,) = Tokeniser(tmp_path, max_tokens=PLENTY).tokenise([Pair("why", "nobody")])
+    tokeniser = Tokeniser(tmp_path, max_tokens=PLENTY)
+
+    (tokens,) = tokeniser.tokenise([Pair("why", "nobody")])
 
     assert isinstance(tokens, TokenisedPair)
-    reached = [place for place in places(tokens) if place[0] == Segment.RESPONSE]
-    assert (Segment.RESPONSE, 0, 0, 2) == reached[0]
-    assert 2 == max(end for segment, _, _, end in places(tokens) if segment == Segment.PROMPT)
+    over = tokeniser.token_texts(tokens.ids).index("y\n\nno")
+    expected = [(Segment.PROMPT, 0, 1, 2), (Segment.RESPONSE, 0, 0, 2), (Segment.RESPONSE, 0, 2, 3)]
+    assert expected == places(tokens)[over - 1 : over + 2]
 
 
 def test_token_texts_are_the_vocabulary_spelling(house: House) -> None:
@@ -306,12 +310,11 @@ def test_token_texts_are_the_vocabulary_spelling(house: House) -> None:
     tokeniser = Tokeniser(house.reader, max_tokens=PLENTY)
     (tokens,) = tokeniser.tokenise([Pair("hello", "é")])
     assert isinstance(tokens, TokenisedPair)
-    byte_tokens = ["<0xC3>", "<0xA9>"]
+    expected = ["<bos>", "<start_of_turn>", "<0xC3>", "<0xA9>", "<end_of_turn>", "<0x0A>"]
 
     texts = tokeniser.token_texts(tokens.ids)
 
-    assert ["<bos>", "<start_of_turn>"] == texts[:2]
-    assert [*byte_tokens, "<end_of_turn>", "<0x0A>"] == texts[-4:]
+    assert expected == texts[:2] + texts[-4:]
 
 
 def test_coverage_counts_the_tokens_of_each_segment(voice: Voice) -> None:
@@ -330,8 +333,8 @@ def test_coverage_counts_the_tokens_of_each_segment(voice: Voice) -> None:
 
 
 REFUSED_HISTORIES = {
-    "assistant first": ((Turn("assistant", "a"), Turn("user", "b")), "Conversation roles must alternate"),
-    "user twice": ((Turn("user", "a"),), "Conversation roles must alternate"),
+    "assistant first": ((Turn("assistant", "a"), Turn("user", "b")), "Conversation roles must alternate user/assistant/user/assistant/..."),
+    "user twice": ((Turn("user", "a"),), "Conversation roles must alternate user/assistant/user/assistant/..."),
     "system": ((Turn("system", "a"), Turn("assistant", "b")), "System role not supported"),
 }
 
@@ -344,8 +347,7 @@ def test_roles_the_template_refuses_are_the_callers_mistake(
     (refusal,) = Tokeniser(house.reader, max_tokens=PLENTY).tokenise([Pair("hello", "world", history)])
 
     assert isinstance(refusal, InvalidRequest)
-    assert ["history"] == [violation.field for violation in refusal.violations]
-    assert reason in str(refusal)
+    assert (FieldViolation("history", f"the reader's chat template refuses it: {reason}"),) == refusal.violations
 
 
 def test_any_roles_are_read_without_a_template(plain_house: House) -> None:
@@ -491,11 +493,12 @@ def test_template_tokens_around_prompt_and_response_stay(house: House) -> None:
     assert isinstance(tokens, TokenisedPair)
     texts = ["\n" if text == "<0x0A>" else text for text in tokeniser.token_texts(tokens.ids)]
     shell = "".join(text for text, place in zip(texts, places(tokens), strict=True) if place == OUTSIDE)
-    assert (
+    expected = (
         "<bos><start_of_turn>user\n<end_of_turn>\n"
         "<start_of_turn>user\n<end_of_turn>\n"
         "<start_of_turn>model\n<end_of_turn>\n"
-    ) == shell
+    )
+    assert expected == shell
     assert (0, 0, whole.coverage.response_tokens) == (
         tokens.coverage.history_tokens,
         tokens.coverage.prompt_tokens,

@@ -112,15 +112,15 @@ def fit_bag_of_words(pooled: PooledSet, weights: Scores) -> Scorer:
     return lambda other: model.decision_function(vectorizer.transform([item.response for item in other.items]))
 
 
-def fit_dense(pooled: PooledSet, weights: Scores, strengths: Sequence[float] = (0.0003, 0.003, 0.03, 0.3)) -> Scorer:
-    """Logistic regression on standardised mean- and max-pooled residuals; strength by five-fold AUROC over groups."""
+def fit_dense(pooled: PooledSet, weights: Scores, strengths: Sequence[float] = (0.0003, 0.003, 0.03)) -> Scorer:
+    """Logistic regression on standardised mean- and max-pooled residuals; strength by three-fold AUROC over groups."""
     mean, deviation = pooled.dense.mean(axis=0), pooled.dense.std(axis=0) + 1e-6
     x, y = (pooled.dense - mean) / deviation, pooled.labels
-    folds = fold_of(pooled)
+    folds = fold_of(pooled, 3)
 
     def cross_auroc(strength: float) -> float:
         scores = np.zeros(len(y))
-        for fold in range(5):
+        for fold in range(3):
             out = folds == fold
             scores[out] = _logistic(x[~out], y[~out], weights[~out], strength).decision_function(x[out])
         return float(roc_auc_score(y, scores, sample_weight=weights))
@@ -130,7 +130,7 @@ def fit_dense(pooled: PooledSet, weights: Scores, strengths: Sequence[float] = (
 
 
 def _logistic(x: NDArray[np.float32], y: NDArray[np.int64], weights: Scores, strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=1000).fit(x, y, sample_weight=weights)
+    return LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(x, y, sample_weight=weights)
 
 
 def fold_of(pooled: PooledSet, folds: int = 5) -> NDArray[np.int64]:
@@ -144,13 +144,13 @@ def best_single_feature(pooled: PooledSet, weights: Scores) -> tuple[int, Poolin
     """The feature and pooling with the highest AUROC on `pooled` (either sign): id, pooling, sign."""
     best = (0, next(iter(pooled.features)), 1.0, 0.0)
     for pooling, matrix in pooled.features.items():
-        share = np.bincount(matrix.indices, minlength=matrix.shape[1]) / matrix.shape[0]
         positive = weights * pooled.labels
         gap = np.abs(
             (matrix.T @ positive) / positive.sum() - (matrix.T @ (weights - positive)) / (weights - positive).sum()
         )
-        for feature in np.argsort(-np.where(share > 0.01, gap, 0))[:150]:
-            value = roc_auc_score(pooled.labels, matrix[:, [int(feature)]].toarray().ravel(), sample_weight=weights)
+        columns = matrix.tocsc()
+        for feature in np.argsort(-gap * _column_scale(matrix, 0.01))[:60]:
+            value = roc_auc_score(pooled.labels, columns[:, [int(feature)]].toarray().ravel(), sample_weight=weights)
             if abs(value - 0.5) > best[3]:
                 best = (int(feature), pooling, 1.0 if value > 0.5 else -1.0, abs(value - 0.5))
     return best[0], best[1], best[2]

@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -38,15 +37,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from yaml.reader import ReaderError
 
 from scopewatch.errors import WatchlistError
 from scopewatch.types import FeatureKey, Relation, Segment
+from scopewatch.yamlfile import Lines, Location, Mistake, parse_yaml
 
 MAX_FILE_BYTES = 16 << 20
-_FREE_ENTRIES = 10_000
-"""How many more entries than characters anchors may make of a file."""
-_TEXT_KEYS = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"})
 _NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 _FEATURE = re.compile(r"(?P<sae>[A-Za-z][A-Za-z0-9_.-]{0,63})/(?P<index>0|[1-9][0-9]{0,8})\Z")
 _POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -240,9 +236,6 @@ class _Document(_Strict):
     indicators: tuple[Indicator, ...] = Field(min_length=1, max_length=256)
 
 
-Location = tuple[str | int, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Watchlist:
     """A valid watchlist file."""
@@ -254,11 +247,11 @@ class Watchlist:
     file: Path
     digest: str
     """SHA-256 of the file's bytes."""
-    _lines: dict[Location, int] = field(repr=False, default_factory=dict)
+    _lines: Lines = field(repr=False)
 
     def where(self, *location: str | int) -> str:
         """`file:line: path`, for messages about something found wrong after loading."""
-        return f"{self.file}:{_line_of(self._lines, location)}: {_dotted(location)}"
+        return f"{self.file}:{self._lines.of(location)}: {self._lines.name(location)}"
 
     @property
     def features(self) -> dict[FeatureKey, Location]:
@@ -289,7 +282,7 @@ def load_watchlist(file: Path) -> Watchlist:
         raise WatchlistError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise WatchlistError(f"{file}: not UTF-8 at byte {error.start}") from None
-    value, lines, mistakes = _parse_yaml(text, file)
+    value, lines, mistakes = parse_yaml(text, file)
     if not isinstance(value, dict):
         raise WatchlistError(f"{file}:1: a watchlist is a mapping with version, name, reader, saes and indicators")
     saes = value.get("saes")
@@ -301,8 +294,8 @@ def load_watchlist(file: Path) -> Watchlist:
     except ValidationError as error:
         mistakes += _mistakes(error)
     if mistakes or document is None:
-        ordered = sorted({(_line_of(lines, loc), _dotted(_known(lines, loc)), message) for loc, message in mistakes})
-        raise WatchlistError("\n".join(f"{file}:{line}: {dotted}: {message}" for line, dotted, message in ordered))
+        ordered = sorted({(lines.of(place), lines.name(place), message) for place, message in mistakes})
+        raise WatchlistError("\n".join(f"{file}:{line}: {name}: {message}" for line, name, message in ordered))
     return Watchlist(
         name=document.name,
         reader=document.reader,
@@ -314,72 +307,10 @@ def load_watchlist(file: Path) -> Watchlist:
     )
 
 
-def _parse_yaml(text: str, file: Path) -> tuple[Any, dict[Location, int], list[tuple[Location, str]]]:
-    """YAML to plain values, the line of every path, and keys that stand twice."""
-    lines: dict[Location, int] = {(): 1}
-    mistakes: list[tuple[Location, str]] = []
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise WatchlistError(f"{file}:1: the file is empty")
-        _walk(node, (), lines, mistakes, set(), most=_FREE_ENTRIES + len(text))
-        return loader.construct_document(node), lines, mistakes
-    except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise WatchlistError(f"{file}:{line}: not valid YAML: control character {error.character!r}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise WatchlistError(f"{file}:{line}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise WatchlistError(f"{file}:1: not valid YAML: {str(error).splitlines()[0]}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Says where a value stands that looks like a number or a date and is none."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except ValueError as error:
-            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
-
-
-def _walk(
-    node: yaml.Node,
-    path: Location,
-    lines: dict[Location, int],
-    mistakes: list[tuple[Location, str]],
-    open_nodes: set[int],
-    *,
-    most: int,
-) -> None:
-    lines[path] = node.start_mark.line + 1
-    if id(node) in open_nodes or len(lines) > most:
-        problem = "anchors that contain themselves or multiply without end"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-    open_nodes = open_nodes | {id(node)}
-    if isinstance(node, yaml.MappingNode):
-        for key, child in node.value:
-            if key.tag not in _TEXT_KEYS:
-                problem = "a key that is not text; quote it if it is meant"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            child_path = (*path, key.value)
-            if child_path in lines:
-                lines[child_path] = key.start_mark.line + 1
-                mistakes.append((child_path, "this key stands twice"))
-                continue
-            _walk(child, child_path, lines, mistakes, open_nodes, most=most)
-            lines[child_path] = key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for index, child in enumerate(node.value):
-            _walk(child, (*path, index), lines, mistakes, open_nodes, most=most)
-
-
-def _repeated_names(value: dict[str, Any]) -> list[tuple[Location, str]]:
+def _repeated_names(value: dict[str, Any]) -> list[Mistake]:
     indicators = value.get("indicators")
     seen: set[str] = set()
-    mistakes: list[tuple[Location, str]] = []
+    mistakes: list[Mistake] = []
     for i, indicator in enumerate(indicators if isinstance(indicators, list) else []):
         name = indicator.get("name") if isinstance(indicator, dict) else None
         if isinstance(name, str) and name in seen:
@@ -389,7 +320,7 @@ def _repeated_names(value: dict[str, Any]) -> list[tuple[Location, str]]:
     return mistakes
 
 
-def _mistakes(error: ValidationError) -> list[tuple[Location, str]]:
+def _mistakes(error: ValidationError) -> list[Mistake]:
     found = [(tuple(problem["loc"]), problem["type"], _plain(problem["msg"])) for problem in error.errors()]
     # A list whose items are all wrong is also called too short; only the items are news.
     return [
@@ -397,29 +328,6 @@ def _mistakes(error: ValidationError) -> list[tuple[Location, str]]:
         for loc, kind, message in found
         if kind != "too_short" or not any(other[: len(loc)] == loc and other != loc for other, _, _ in found)
     ]
-
-
-def _known(lines: dict[Location, int], location: Location) -> Location:
-    """The path without the parts pydantic adds for unions."""
-    known: Location = ()
-    for part in location:
-        if (*known, part) in lines:
-            known = (*known, part)
-    last = location[-1] if location else ""
-    missing = isinstance(last, str) and re.fullmatch(r"[a-z_]+", last) and (not known or known[-1] != last)
-    return (*known, last) if missing else known
-
-
-def _line_of(lines: dict[Location, int], location: Location) -> int:
-    known = _known(lines, location)
-    while known not in lines:
-        known = known[:-1]
-    return lines[known]
-
-
-def _dotted(location: Location) -> str:
-    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return dotted.removeprefix(".") or "the file"
 
 
 def _plain(message: str) -> str:

@@ -121,7 +121,7 @@ def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], 
 
 def _reader_choice(watchlist: Watchlist) -> ReaderChoice:
     source = watchlist.reader
-    return ReaderChoice(watchlist.resolve(source.path) if source.path else None, source.id, source.revision)
+    return ReaderChoice(watchlist.resolve(source.path).resolve() if source.path else None, source.id, source.revision)
 
 
 def _place(choice: SaeChoice) -> PlacedEncoder:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    StrictDataclassError,
+)
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -119,8 +125,9 @@ def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int
 def _config(directory: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ReaderError(f"reader {directory}: config.json: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        told = " ".join(str(error).split())
+        raise ReaderError(f"reader {directory}: config.json: {told}") from None
     if config.model_type not in ATTENTION:
         supported = ", ".join(sorted(ATTENTION))
         raise ReaderError(
@@ -147,6 +154,7 @@ def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> PreTrainedM
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     except SafetensorError as error:
@@ -154,9 +162,10 @@ def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> PreTrainedM
     except (OSError, ValueError, RuntimeError) as error:
         raise ReaderError(f"reader {directory}: cannot be loaded: {str(error).splitlines()[0]}") from None
     model, info = loaded
-    # Transformers fills what a file lacks with random numbers and only warns.
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
-    if lacking:
+    # Transformers fills what a file lacks, or holds in another shape, with random numbers and only warns.
+    for name, there, wanted in sorted(info["mismatched_keys"]):
+        raise ReaderError(f"reader {directory}: {name} has shape {tuple(there)}, config.json asks for {tuple(wanted)}")
+    if lacking := sorted(info["missing_keys"]):
         raise ReaderError(f"reader {directory}: the weights lack {lacking[0]} and {len(lacking) - 1} more")
     return model  # type: ignore[no-any-return]
 
@@ -185,12 +194,11 @@ def _assert_attention(model: PreTrainedModel, layers: torch.nn.ModuleList, direc
 def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(wanted)
-    except RuntimeError:
-        raise ConfigError(f"device {wanted!r}: expected auto, cpu, cuda or cuda:N") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {wanted!r}: this torch sees no CUDA device")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", wanted):
+        raise ConfigError(f"device {wanted!r}: expected auto, cpu, cuda or cuda:N")
+    place = torch.device(wanted)
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {wanted!r}: this torch sees {torch.cuda.device_count()} CUDA devices")
     return place
 
 

@@ -57,12 +57,15 @@ class Tokeniser:
     """
 
     def __init__(self, directory: Path, *, max_tokens: int) -> None:
+        # Without the file transformers makes up an empty vocabulary for some model types.
+        if not (directory / "tokenizer.json").is_file():
+            raise ReaderError(f"reader {directory}: tokenizer.json is missing; exact offsets need a fast tokenizer")
         try:
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise ReaderError(f"reader {directory}: no usable tokenizer: {str(error).splitlines()[0]}") from None
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise ReaderError(f"reader {directory}: tokenizer.json is missing; exact offsets need a fast tokenizer")
+            raise ReaderError(f"reader {directory}: {type(tokenizer).__name__} gives no exact offsets; use a fast one")
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()

@@ -86,5 +86,5 @@ class EngineThread:
         with self._door:
             self._death = death
             while not self._inbox.empty():
-                if job := self._inbox.get():
+                if (job := self._inbox.get()) and job[1].set_running_or_notify_cancel():
                     job[1].set_exception(death)

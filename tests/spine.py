@@ -1,0 +1,85 @@
+"""The spine over a reader that only pretends: a token is a character, and what fires follows from its code."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from conftest import activations, engine_identity, watchlist_of
+from scopewatch.errors import ScopewatchError
+from scopewatch.metrics import Metrics
+from scopewatch.pipeline.activations import CacheKeys
+from scopewatch.pipeline.batcher import Encoded
+from scopewatch.pipeline.cache import Cache
+from scopewatch.pipeline.monitor import Monitor
+from scopewatch.pipeline.scoring import compile_watchlist
+from scopewatch.types import Activations, Coverage, Pair, Segment, TokenisedPair
+
+IDENTITY = engine_identity(early=(1, 4), late=(0,))
+KEYS = CacheKeys(IDENTITY, b"secret")
+WATCHLISTS = {
+    "first": watchlist_of(
+        {"name": "loud", "features": [{"feature": "early/1"}, {"feature": "late/0", "weight": -0.5}], "threshold": 3},
+        {"name": "asks", "segment": "prompt", "pooling": "mean", "features": [{"feature": "early/4"}]},
+        {"name": "past", "segment": "history", "features": [{"feature": "early/4"}], "severity": "low"},
+        name="first",
+    ),
+    "second": watchlist_of({"name": "quiet", "features": [{"feature": "late/0"}], "threshold": 100}, name="second"),
+}
+BOS = 2
+
+
+def read(pair: Pair) -> TokenisedPair:
+    """One template token, then the history, the prompt and the response character by character."""
+    rows = [(BOS, Segment.TEMPLATE, 0, 0, 0)]
+    texts = [(Segment.HISTORY, index, turn.content) for index, turn in enumerate(pair.history)]
+    for segment, turn, text in [*texts, (Segment.PROMPT, 0, pair.prompt), (Segment.RESPONSE, 0, pair.response)]:
+        rows += [(ord(letter), segment, turn, place, place + 1) for place, letter in enumerate(text)]
+    ids, segments, turns, starts, ends = (np.array(column, np.int32) for column in zip(*rows, strict=True))
+    counts = [int((segments == segment).sum()) for segment in (Segment.PROMPT, Segment.RESPONSE, Segment.HISTORY)]
+    return TokenisedPair(ids, segments.astype(np.int8), turns, starts, ends, Coverage(len(ids), *counts))
+
+
+def fire(ids: np.ndarray) -> Activations:
+    """Every token fires one feature, the odd ones a second, by values that only its id decides."""
+    fired = [(place, code % 3, code / 16) for place, code in enumerate(map(int, ids))]
+    fired += [(place, (code + 1) % 3, code / 64) for place, code in enumerate(map(int, ids)) if code % 2]
+    return activations(len(ids), *fired)
+
+
+class FakeReader:
+    """Tokeniser and engine in one; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        """Texts that reached the engine."""
+        self.deadlines: list[float | None] = []
+        self.refuses: dict[str, ScopewatchError] = {}
+        """Responses that the tokeniser refuses."""
+        self.fails: dict[str, BaseException] = {}
+        """Texts on which the engine fails."""
+
+    async def tokenise(self, pairs: Sequence[Pair]) -> list[TokenisedPair | ScopewatchError]:
+        return [self.refuses.get(pair.response) or read(pair) for pair in pairs]
+
+    async def submit(self, ids: np.ndarray, deadline_s: float | None) -> Encoded:
+        text = "".join(map(chr, ids[1:]))
+        self.asked.append(text)
+        self.deadlines.append(deadline_s)
+        if text in self.fails:
+            raise self.fails[text]
+        return Encoded(fire(ids), queue_s=0.25, forward_s=0.5, encode_s=0.125)
+
+
+def build_monitor(cache: Cache, metrics: Metrics, reader: FakeReader) -> Monitor:
+    """A monitor over two watchlists, `first` being the default, with its metrics described."""
+    metrics.describe(IDENTITY, WATCHLISTS.values(), {"version": "1"})
+    return Monitor(
+        tokenise=reader.tokenise,
+        submit=reader.submit,
+        cache=cache,
+        keys=KEYS,
+        watchlists={name: compile_watchlist(source, IDENTITY.features) for name, source in WATCHLISTS.items()},
+        features=IDENTITY.features,
+        metrics=metrics,
+        max_evidence=8,
+    )

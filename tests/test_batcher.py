@@ -1,0 +1,520 @@
+"""The batcher over an engine that a test holds in its hand: real asyncio, no device, no timer."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from conftest import activations
+from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
+from scopewatch.metrics import Metrics
+from scopewatch.pipeline.batcher import Batcher, Encoded
+from scopewatch.types import Activations, EncodedBatch
+
+Build = Callable[..., Batcher]
+
+
+def pair(name: int, tokens: int) -> np.ndarray:
+    """Token ids of a pair that can be told from any other."""
+    return np.full(tokens, name, np.int32)
+
+
+def fire(ids: np.ndarray) -> Activations:
+    """What an engine would find: a value that only these ids have."""
+    return activations(len(ids), (len(ids) - 1, 0, float(ids[0]) + 0.5))
+
+
+def belongs(encoded: Encoded, ids: np.ndarray) -> bool:
+    found = encoded.activations
+    return (found.n_tokens, found.value.tolist()) == (len(ids), [float(ids[0]) + 0.5])
+
+
+@dataclass
+class Call:
+    """One batch in the engine, which the test answers."""
+
+    batch: list[np.ndarray]
+    answer: asyncio.Future[EncodedBatch]
+
+    @property
+    def names(self) -> list[int]:
+        return [int(ids[0]) for ids in self.batch]
+
+    def finish(self, *outcomes: Activations | Exception) -> None:
+        found = list(outcomes) or [fire(ids) for ids in self.batch]
+        self.answer.set_result(EncodedBatch(found, 0.5, 0.25, sum(map(len, self.batch))))
+
+
+@dataclass
+class HeldEngine:
+    calls: list[Call] = field(default_factory=list)
+
+    async def __call__(self, batch: Sequence[np.ndarray]) -> EncodedBatch:
+        self.calls.append(Call(list(batch), asyncio.get_running_loop().create_future()))
+        return await self.calls[-1].answer
+
+    @property
+    def batches(self) -> list[list[int]]:
+        """Names of the pairs of every batch so far."""
+        return [call.names for call in self.calls]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def settle() -> None:
+    """Lets everything that can go on without the engine go on."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def engine() -> HeldEngine:
+    return HeldEngine()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def build(engine: HeldEngine, metrics: Metrics, clock: Clock) -> AsyncIterator[Build]:
+    """Builds batchers of ten tokens a batch and a hundred in the queue, and closes them."""
+    built: list[Batcher] = []
+
+    def build(encode: Any = engine, **changes: Any) -> Batcher:
+        settings = {"max_batch_tokens": 10, "max_queue_tokens": 100, "metrics": metrics, "clock": clock} | changes
+        built.append(Batcher(encode, **settings))
+        return built[-1]
+
+    yield build
+    for call in engine.calls:
+        if not call.answer.done():
+            call.finish()
+    for batcher in built:
+        await batcher.close()
+
+
+@pytest.fixture
+def batcher(build: Build) -> Batcher:
+    return build()
+
+
+@pytest.fixture
+def queue_tokens(registry: CollectorRegistry) -> Callable[[], float | None]:
+    return lambda: registry.get_sample_value("scopewatch_queue_tokens")
+
+
+def submit(batcher: Batcher, name: int, tokens: int, deadline_s: float | None = None) -> asyncio.Task[Encoded]:
+    return asyncio.create_task(batcher.submit(pair(name, tokens), deadline_s))
+
+
+class TestBatches:
+    async def test_a_pair_starts_at_once_when_the_engine_is_idle(self, batcher: Batcher, engine: HeldEngine) -> None:
+        """An idle engine waits for no company: a single small pair is a batch."""
+        submit(batcher, 1, 3)
+        await settle()
+        assert engine.batches == [[1]]
+
+    async def test_pairs_that_come_together_go_together(self, batcher: Batcher, engine: HeldEngine) -> None:
+        """What is there when the engine is free is one batch."""
+        tasks = [submit(batcher, name, 3) for name in (1, 2, 3)]
+        await settle()
+        assert engine.batches == [[1, 2, 3]]
+        engine.calls[0].finish()
+        assert all(belongs(await task, pair(name, 3)) for name, task in enumerate(tasks, 1))
+
+    async def test_what_waited_for_the_engine_goes_in_order_of_arrival(
+        self, batcher: Batcher, engine: HeldEngine
+    ) -> None:
+        """Batches are cut from the queue in order, each as full as the budget of ten tokens allows."""
+        submit(batcher, 0, 1)
+        await settle()
+        for name, tokens in enumerate([4, 4, 4, 10, 1, 2, 3, 4, 5], 1):
+            submit(batcher, name, tokens)
+            await settle()
+        while len(engine.calls) < 6 and (open_calls := [call for call in engine.calls if not call.answer.done()]):
+            open_calls[0].finish()
+            await settle()
+        assert engine.batches == [[0], [1, 2], [3], [4], [5, 6, 7, 8], [9]]
+
+    async def test_no_batch_is_larger_than_the_budget(self, build: Build, engine: HeldEngine) -> None:
+        """However lengths fall, a batch holds at most the budget, or a single longer pair."""
+        dice = random.Random(1)
+        batcher = build(max_queue_tokens=10_000)
+        tasks = [submit(batcher, name, dice.choice([1, 2, 3, 5, 9, 10, 25])) for name in range(200)]
+        while not all(task.done() for task in tasks):
+            await settle()
+            for call in engine.calls:
+                if not call.answer.done():
+                    call.finish()
+        sizes = [(len(call.batch), sum(map(len, call.batch))) for call in engine.calls]
+        assert [size for size in sizes if size[1] > 10 and size[0] > 1] == []
+        assert [name for call in engine.calls for name in call.names] == list(range(200))
+
+    async def test_a_pair_longer_than_a_batch_goes_alone(self, batcher: Batcher, engine: HeldEngine) -> None:
+        """A pair above the budget is not stuck and takes nobody with it."""
+        submit(batcher, 0, 1)
+        await settle()
+        tasks = [submit(batcher, 1, 4), submit(batcher, 2, 25), submit(batcher, 3, 4)]
+        for number in range(4):
+            await settle()
+            engine.calls[number].finish()
+        await settle()
+        assert engine.batches == [[0], [1], [2], [3]]
+        assert [task.done() for task in tasks] == [True] * 3
+
+    async def test_a_second_batch_is_handed_over_only_when_full(self, batcher: Batcher, engine: HeldEngine) -> None:
+        """While one batch runs, the next is prepared as soon as it is full, and a third is not."""
+        submit(batcher, 1, 3)
+        await settle()
+        submit(batcher, 2, 9)
+        await settle()
+        assert engine.batches == [[1]]
+        submit(batcher, 3, 1)
+        await settle()
+        assert engine.batches == [[1], [2, 3]]
+        submit(batcher, 4, 10)
+        submit(batcher, 5, 10)
+        await settle()
+        assert engine.batches == [[1], [2, 3]]
+        engine.calls[0].finish()
+        await settle()
+        assert engine.batches == [[1], [2, 3], [4]]
+
+    async def test_a_part_filled_batch_starts_when_the_engine_is_free(
+        self, batcher: Batcher, engine: HeldEngine
+    ) -> None:
+        """Nobody waits for a batch to fill up: the end of the running one is enough."""
+        submit(batcher, 1, 3)
+        await settle()
+        last = submit(batcher, 2, 1)
+        engine.calls[0].finish()
+        await settle()
+        assert engine.batches == [[1], [2]]
+        engine.calls[1].finish()
+        assert belongs(await last, pair(2, 1))
+
+    async def test_nobody_waits_on_a_timer(
+        self, batcher: Batcher, engine: HeldEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No part of a pair's way through the queue asks the event loop to wake it later."""
+        timers: list[object] = []
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_at", lambda *args, **_: timers.append(args))
+        tasks = [submit(batcher, name, 7) for name in range(5)]
+        for number in range(5):
+            await settle()
+            engine.calls[number].finish()
+        await settle()
+        assert [task.done() for task in tasks] == [True] * 5
+        assert timers == []
+
+    async def test_a_pair_learns_what_it_cost(self, batcher: Batcher, engine: HeldEngine, clock: Clock) -> None:
+        """The answer says how long the pair waited and how long its batch took."""
+        submit(batcher, 1, 3)
+        await settle()
+        waiting = submit(batcher, 2, 3)
+        await settle()
+        clock.now += 4.0
+        engine.calls[0].finish()
+        await settle()
+        clock.now += 1.0
+        engine.calls[1].finish()
+        encoded = await waiting
+        assert (encoded.queue_s, encoded.forward_s, encoded.encode_s) == (4.0, 0.5, 0.25)
+
+
+class TestDeparted:
+    async def test_a_cancelled_pair_never_reaches_the_engine(
+        self, batcher: Batcher, engine: HeldEngine, registry: CollectorRegistry
+    ) -> None:
+        """Who stops waiting costs no device time, and is counted."""
+        submit(batcher, 0, 1)
+        await settle()
+        tasks = [submit(batcher, name, 2) for name in (1, 2, 3)]
+        await settle()
+        tasks[1].cancel()
+        await settle()
+        engine.calls[0].finish()
+        await settle()
+        assert engine.batches == [[0], [1, 3]]
+        assert registry.get_sample_value("scopewatch_queue_dropped_pairs_total", {"reason": "cancelled"}) == 1
+
+    async def test_a_cancelled_pair_frees_its_place_at_once(
+        self, batcher: Batcher, engine: HeldEngine, queue_tokens: Callable[[], float]
+    ) -> None:
+        """A queue full of callers who left takes new ones, though the engine is still busy."""
+        submit(batcher, 0, 10)
+        await settle()
+        submit(batcher, 1, 10)
+        await settle()
+        gone = [submit(batcher, name, 10) for name in range(2, 12)]
+        await settle()
+        assert queue_tokens() == 100
+        for task in gone:
+            task.cancel()
+        await settle()
+        assert queue_tokens() == 0
+        new = submit(batcher, 20, 10)
+        await settle()
+        assert not new.done()
+        for number in range(3):
+            engine.calls[number].finish()
+            await settle()
+        assert engine.batches == [[0], [1], [20]]
+        assert belongs(await new, pair(20, 10))
+
+    async def test_callers_who_left_do_not_fill_a_batch(self, batcher: Batcher, engine: HeldEngine) -> None:
+        """A second batch is handed over early when those who still wait fill it, not when those who left would."""
+        submit(batcher, 0, 1)
+        await settle()
+        gone = submit(batcher, 1, 9)
+        await settle()
+        gone.cancel()
+        await settle()
+        submit(batcher, 2, 5)
+        await settle()
+        assert engine.batches == [[0]]
+
+    async def test_an_expired_pair_never_reaches_the_engine(
+        self, batcher: Batcher, engine: HeldEngine, clock: Clock, registry: CollectorRegistry
+    ) -> None:
+        """A pair whose deadline passed while it waited is told so, and the engine never sees it."""
+        submit(batcher, 0, 1)
+        await settle()
+        late, timely, endless = submit(batcher, 1, 2, 105.0), submit(batcher, 2, 2, 105.5), submit(batcher, 3, 2)
+        await settle()
+        clock.now = 105.0
+        engine.calls[0].finish()
+        await settle()
+        engine.calls[1].finish()
+        assert engine.batches == [[0], [2, 3]]
+        with pytest.raises(DeadlineExpired):
+            await late
+        assert belongs(await timely, pair(2, 2))
+        assert belongs(await endless, pair(3, 2))
+        assert registry.get_sample_value("scopewatch_queue_dropped_pairs_total", {"reason": "deadline"}) == 1
+
+    async def test_an_expired_pair_frees_its_place(
+        self, batcher: Batcher, engine: HeldEngine, clock: Clock, queue_tokens: Callable[[], float]
+    ) -> None:
+        """Expired pairs make room for those behind them."""
+        submit(batcher, 0, 1)
+        await settle()
+        late = [submit(batcher, name, 3, 101.0) for name in range(1, 4)]
+        submit(batcher, 9, 9)
+        await settle()
+        clock.now = 102.0
+        engine.calls[0].finish()
+        await settle()
+        assert (engine.batches[-1], queue_tokens()) == ([9], 0)
+        assert [type(task.exception()) for task in late] == [DeadlineExpired] * 3
+
+    async def test_a_pair_that_is_cancelled_in_the_engine_harms_nobody(
+        self, batcher: Batcher, engine: HeldEngine
+    ) -> None:
+        """Whoever leaves while the batch runs leaves the others their answers."""
+        tasks = [submit(batcher, name, 2) for name in (1, 2, 3)]
+        await settle()
+        tasks[1].cancel()
+        await settle()
+        engine.calls[0].finish()
+        assert belongs(await tasks[0], pair(1, 2))
+        assert belongs(await tasks[2], pair(3, 2))
+
+
+class TestFullQueue:
+    async def test_a_full_queue_refuses_and_says_when_to_come_back(
+        self, batcher: Batcher, engine: HeldEngine, queue_tokens: Callable[[], float]
+    ) -> None:
+        """Beyond its bound the queue takes nobody, answers at once, and names a time above zero."""
+        submit(batcher, 0, 10)
+        await settle()
+        submit(batcher, 1, 10)
+        await settle()
+        waiting = [submit(batcher, name, 20) for name in range(2, 7)]
+        await settle()
+        with pytest.raises(Overloaded) as caught:
+            await batcher.submit(pair(9, 1))
+        assert caught.value.retry_after_s > 0
+        assert queue_tokens() == 100
+        assert [task.done() for task in waiting] == [False] * 5
+
+    async def test_the_estimate_follows_the_engines_speed(
+        self, batcher: Batcher, engine: HeldEngine, clock: Clock
+    ) -> None:
+        """A slower engine, a longer wait: half the queue at the speed of the batches so far."""
+        estimates = []
+        for seconds in (1.0, 9.0):
+            first = submit(batcher, 0, 10)
+            await settle()
+            clock.now += seconds
+            engine.calls[-1].finish()
+            await first
+            held = [submit(batcher, 0, 10), submit(batcher, 0, 10)]
+            await settle()
+            held += [submit(batcher, name, 10) for name in range(10)]
+            await settle()
+            with pytest.raises(Overloaded) as caught:
+                await batcher.submit(pair(9, 1))
+            estimates.append(caught.value.retry_after_s)
+            for task in held[2:]:
+                task.cancel()
+            for call in engine.calls:
+                if not call.answer.done():
+                    clock.now += seconds
+                    call.finish()
+            await asyncio.gather(*held, return_exceptions=True)
+        assert estimates[0] == pytest.approx(0.5 * 100 / 10)
+        assert estimates[1] > estimates[0]
+
+    async def test_a_pair_larger_than_the_whole_queue_is_taken_when_it_is_empty(
+        self, batcher: Batcher, engine: HeldEngine
+    ) -> None:
+        """A pair that could never fit is not refused for ever."""
+        submit(batcher, 1, 150)
+        await settle()
+        assert engine.batches == [[1]]
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("failure", "expected", "message"),
+        [
+            pytest.param(EngineError("out of memory"), EngineError, "out of memory", id="of ours"),
+            pytest.param(RuntimeError("secret text"), EngineError, "the reader failed", id="of a library"),
+        ],
+    )
+    async def test_a_failing_batch_answers_everyone_in_it_and_nobody_else(
+        self, batcher: Batcher, engine: HeldEngine, failure: Exception, expected: type, message: str
+    ) -> None:
+        """Everybody in the batch gets the error, without a library's words, and the next batch runs."""
+        tasks = [submit(batcher, name, 3) for name in (1, 2)]
+        await settle()
+        engine.calls[0].answer.set_exception(failure)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [(type(outcome), str(outcome)) for outcome in outcomes] == [(expected, message)] * 2
+        after = submit(batcher, 3, 3)
+        await settle()
+        engine.calls[1].finish()
+        assert belongs(await after, pair(3, 3))
+
+    @pytest.mark.parametrize("count", [0, 1, 3])
+    async def test_a_wrong_number_of_answers_is_an_error(
+        self, batcher: Batcher, engine: HeldEngine, count: int
+    ) -> None:
+        """Answers that cannot be matched to pairs are given to none of them."""
+        tasks = [submit(batcher, name, 3) for name in (1, 2)]
+        await settle()
+        engine.calls[0].answer.set_result(EncodedBatch([fire(pair(1, 3))] * count, 0, 0, 6))
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [str(outcome) for outcome in outcomes] == [f"the engine answered {count} of 2 pairs"] * 2
+        assert [type(outcome) for outcome in outcomes] == [EngineError] * 2
+
+    async def test_a_failure_on_one_pair_is_its_own(self, batcher: Batcher, engine: HeldEngine) -> None:
+        """A pair the engine fails on alone gets its error, its neighbours their activations."""
+        tasks = [submit(batcher, name, 3) for name in (1, 2, 3)]
+        await settle()
+        engine.calls[0].finish(fire(pair(1, 3)), EngineError("not this one"), fire(pair(3, 3)))
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert belongs(outcomes[0], pair(1, 3))
+        assert (type(outcomes[1]), str(outcomes[1])) == (EngineError, "not this one")
+        assert belongs(outcomes[2], pair(3, 3))
+
+    async def test_a_dead_engine_fails_all_who_wait_and_all_who_come(
+        self, batcher: Batcher, engine: HeldEngine, queue_tokens: Callable[[], float]
+    ) -> None:
+        """When the engine dies, the running, the queued and the later are told; nobody waits for ever."""
+        running, queued = submit(batcher, 1, 3), [submit(batcher, 2, 8)]
+        await settle()
+        queued += [submit(batcher, name, 1) for name in (3, 4)]
+        await settle()
+        engine.calls[0].answer.set_exception(EngineDied("gone"))
+        outcomes = await asyncio.gather(running, *queued, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [EngineDied] * 4
+        with pytest.raises(EngineDied):
+            await batcher.submit(pair(5, 1))
+        assert (len(engine.calls), queue_tokens()) == (1, 0)
+
+    async def test_closing_answers_everybody(
+        self, batcher: Batcher, engine: HeldEngine, queue_tokens: Callable[[], float]
+    ) -> None:
+        """On closing, the running batch is finished, the queued and the later are refused."""
+        running = submit(batcher, 1, 3)
+        await settle()
+        queued = [submit(batcher, name, 3) for name in (2, 3)]
+        await settle()
+        closing = asyncio.create_task(batcher.close())
+        await settle()
+        assert [type(task.exception()) for task in queued] == [NotReady] * 2
+        assert (running.done(), closing.done()) == (False, False)
+        engine.calls[0].finish()
+        await closing
+        assert belongs(await running, pair(1, 3))
+        with pytest.raises(NotReady):
+            await batcher.submit(pair(4, 1))
+        assert queue_tokens() == 0
+
+
+async def test_every_answer_is_its_own_and_nothing_is_left_behind(
+    build: Build, registry: CollectorRegistry, queue_tokens: Callable[[], float]
+) -> None:
+    """Thousands of pairs with random cancellations, deadlines and failures: each gets its own answer or a reason."""
+    dice = random.Random(3)
+    seen: list[int] = []
+
+    async def encode(batch: Sequence[np.ndarray]) -> EncodedBatch:
+        assert sum(map(len, batch)) <= 64 or len(batch) == 1
+        seen.extend(int(ids[0]) for ids in batch)
+        for _ in range(dice.randrange(6)):
+            await asyncio.sleep(0)
+        if dice.random() < 0.03:
+            raise RuntimeError
+        found = [EngineError("one") if dice.random() < 0.02 else fire(ids) for ids in batch]
+        return EncodedBatch(found, 0, 0, 64)
+
+    batcher = build(encode, max_batch_tokens=64, max_queue_tokens=512, clock=asyncio.get_running_loop().time)
+    outcomes: dict[str, int] = {}
+
+    async def caller(number: int) -> None:
+        ids = pair(number, dice.randint(1, 40))
+        deadline_s = asyncio.get_running_loop().time() + dice.choice([-1, 1000, 1000])
+        try:
+            encoded = await batcher.submit(ids, deadline_s)
+        except ScopewatchError as error:
+            outcomes[error.reason] = outcomes.get(error.reason, 0) + 1
+        else:
+            kind = "own" if belongs(encoded, ids) else "FOREIGN"
+            outcomes[kind] = outcomes.get(kind, 0) + 1
+
+    tasks = []
+    for number in range(4000):
+        tasks.append(asyncio.create_task(caller(number)))
+        if dice.random() < 0.3:
+            dice.choice(tasks[-30:]).cancel()
+        for _ in range(dice.randrange(4)):
+            await asyncio.sleep(0)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    cancelled = sum(isinstance(result, asyncio.CancelledError) for result in results)
+
+    assert set(outcomes) == {"own", "overloaded", "deadline_expired", "engine_error"}
+    assert sum(outcomes.values()) + cancelled == 4000
+    assert len(seen) == len(set(seen))
+    assert queue_tokens() == 0
+    dropped = {
+        reason: registry.get_sample_value("scopewatch_queue_dropped_pairs_total", {"reason": reason})
+        for reason in ("deadline", "cancelled")
+    }
+    assert dropped["deadline"] == outcomes["deadline_expired"]
+    assert dropped["cancelled"] <= cancelled

@@ -1,0 +1,220 @@
+"""Settings: where they come from, and what is said of a wrong one."""
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from scopewatch.config import BUNDLED_WATCHLIST, Config, load_config
+from scopewatch.errors import ConfigError
+
+SECRET = "hunter2"
+
+
+def complaint(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(flags, environ or {})
+    return str(caught.value).split("; ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "expected"),
+    [
+        pytest.param({}, {}, 1024, id="default"),
+        pytest.param({}, {"SCOPEWATCH_MAX_TOKENS": "512"}, 512, id="environment beats default"),
+        pytest.param({"max_tokens": "256"}, {"SCOPEWATCH_MAX_TOKENS": "512"}, 256, id="flag beats environment"),
+        pytest.param({"max_tokens": "256"}, {"SCOPEWATCH_MAX_TOKENS": "rubbish"}, 256, id="flag hides environment"),
+        pytest.param({}, {"MAX_TOKENS": "1", "scopewatch_max_tokens": "1"}, 1024, id="other variables"),
+    ],
+)
+def test_flags_beat_the_environment_beats_defaults(
+    flags: dict[str, str], environ: dict[str, str], expected: int
+) -> None:
+    """A setting is taken from its flag, else from its variable, else from its default."""
+    assert load_config(flags, environ).max_tokens == expected
+
+
+def test_the_process_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an explicit environment the process's own counts."""
+    monkeypatch.setenv("SCOPEWATCH_MAX_LABELS", "3")
+    assert load_config().max_labels == 3
+
+
+def test_every_setting_has_a_variable() -> None:
+    """Each setting can be given as SCOPEWATCH_ and its name, as text, and means the same as its value."""
+    given = Config(
+        watchlist=(Path("a.yaml"), Path("b.yaml")),
+        grpc_address="0.0.0.0:1",
+        metrics_address="0.0.0.0:2",
+        reflection=True,
+        device="cuda:1",
+        dtype="bfloat16",
+        allow_download=True,
+        torch_threads=3,
+        max_tokens=17,
+        max_batch_tokens=18,
+        max_queue_tokens=19,
+        max_message_bytes=1025,
+        max_text_chars=20,
+        max_batch_items=21,
+        max_labels=22,
+        max_label_chars=23,
+        max_history_turns=24,
+        max_evidence=25,
+        max_feature_series=26,
+        cache_bytes=27,
+        redis_url="redis://here",
+        redis_mode="sentinel",
+        redis_sentinel_service="them",
+        redis_timeout_s=0.5,
+        cache_ttl_s=28,
+        cache_secret=SECRET,
+        drain_delay_s=1.5,
+        drain_grace_s=2.5,
+        log_level="debug",
+        log_format="text",
+    )
+    assert given.model_fields_set == set(Config.model_fields)
+    written = {name: str(value) for name, value in given}
+    written |= {"watchlist": "a.yaml:b.yaml", "redis_url": "redis://here", "cache_secret": SECRET}
+    assert load_config({}, {f"SCOPEWATCH_{name.upper()}": value for name, value in written.items()}) == given
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("a.yaml", ["a.yaml"]), ("a.yaml:/b/c.yaml", ["a.yaml", "/b/c.yaml"]), ("a.yaml::b.yaml:", ["a.yaml", "b.yaml"])],
+)
+def test_the_variable_of_watchlists_is_a_search_path(value: str, expected: list[str]) -> None:
+    """Several watchlists are split by a colon, as in PATH; empty parts stand for nothing."""
+    assert [str(file) for file in load_config({}, {"SCOPEWATCH_WATCHLIST": value}).watchlist] == expected
+
+
+def test_no_watchlist_at_all_is_refused() -> None:
+    """An empty variable is a mistake, not the bundled watchlist and not the current folder."""
+    assert complaint(environ={"SCOPEWATCH_WATCHLIST": ""}) == [
+        "SCOPEWATCH_WATCHLIST: Tuple should have at least 1 item after validation, not 0"
+    ]
+    assert load_config({}, {}).watchlist == (BUNDLED_WATCHLIST,)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("SCOPEWATCH_MAX_TOKNES", "no such setting; did you mean SCOPEWATCH_MAX_TOKENS?"),
+        ("SCOPEWATCH_REDIS_URI", "no such setting; did you mean SCOPEWATCH_REDIS_URL?"),
+        ("SCOPEWATCH_XYZZY", "no such setting"),
+        ("SCOPEWATCH_", "no such setting"),
+    ],
+)
+def test_a_misspelt_variable_is_refused(variable: str, said: str) -> None:
+    """A variable of ours that names no setting is refused, with the nearest name if there is one."""
+    assert "; ".join(complaint(environ={variable: "1"})) == f"{variable}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", "many"),
+        ("max_tokens", "15"),
+        ("max_tokens", ""),
+        ("max_tokens", "1e3"),
+        ("torch_threads", "-1"),
+        ("max_message_bytes", str(64 << 20)),
+        ("redis_timeout_s", "0"),
+        ("redis_timeout_s", "6"),
+        ("redis_timeout_s", "nan"),
+        ("drain_delay_s", "inf"),
+        ("drain_grace_s", "-1"),
+        ("cache_ttl_s", "0"),
+        ("dtype", "float16"),
+        ("redis_mode", "Standalone"),
+        ("log_level", "trace"),
+        ("log_format", "xml"),
+        ("reflection", "maybe"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_source(name: str, value: str) -> None:
+    """A wrong value is refused under the name it was given by: its variable, or its flag."""
+    variable, flag = f"SCOPEWATCH_{name.upper()}", "--" + name.replace("_", "-")
+    assert [said.split(":")[0] for said in complaint(environ={variable: value})] == [variable]
+    assert [said.split(":")[0] for said in complaint({name: value}, {variable: value})] == [flag]
+
+
+def test_every_mistake_is_named_in_one_go() -> None:
+    """Wrong values and misspelt variables of all sources come in one message."""
+    said = complaint(
+        {"max_labels": "x"}, {"SCOPEWATCH_REDIS_MODE": "x", "SCOPEWATCH_PORT": "1", "SCOPEWATCH_DTYPE": "x"}
+    )
+    assert sorted(line.split(":")[0] for line in said) == [
+        "--max-labels",
+        "SCOPEWATCH_DTYPE",
+        "SCOPEWATCH_PORT",
+        "SCOPEWATCH_REDIS_MODE",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"max_tokens": 5000}, "settings: max_batch_tokens must be at least max_tokens"),
+        ({"max_queue_tokens": 4000}, "settings: max_queue_tokens must be at least max_batch_tokens"),
+    ],
+    ids=["batch", "queue"],
+)
+def test_limits_that_contradict_each_other_are_refused(flags: dict[str, int], said: str) -> None:
+    """A full pair must fit a batch and a full batch the queue."""
+    (line,) = complaint(flags)
+    assert line[: len(said)] == said
+
+
+@pytest.mark.parametrize("word", ["true", "True", "yes", "on", "1"])
+def test_words_that_mean_true(word: str) -> None:
+    """A boolean can be switched on by the usual words."""
+    assert load_config({}, {"SCOPEWATCH_REFLECTION": word}).reflection is True
+
+
+@pytest.mark.parametrize("word", ["false", "FALSE", "no", "off", "0"])
+def test_words_that_mean_false(word: str) -> None:
+    """A boolean can be switched off by the usual words."""
+    assert load_config({}, {"SCOPEWATCH_ALLOW_DOWNLOAD": word}).allow_download is False
+
+
+@pytest.mark.parametrize("word", ["", "2", "-1", "tru", "enabled", "none", " true"])
+def test_other_words_are_no_boolean(word: str) -> None:
+    """Whatever is not one of those words is refused, not taken for true because it is not empty."""
+    assert [said.split(":")[0] for said in complaint(environ={"SCOPEWATCH_REFLECTION": word})] == [
+        "SCOPEWATCH_REFLECTION"
+    ]
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither the text of a configuration nor a dump of it holds a password or the cache secret."""
+    config = load_config({"redis_url": f"redis://:{SECRET}@host", "cache_secret": SECRET}, {})
+    shown = repr(config) + str(config) + str(config.model_dump()) + config.model_dump_json()
+    assert (SECRET in shown, config.cache_secret.get_secret_value()) == (False, SECRET)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ"),
+    [
+        pytest.param({"max_tokens": "x"}, {"SCOPEWATCH_CACHE_SECRET": SECRET}, id="another setting is wrong"),
+        pytest.param({"cache_secret": SECRET, "max_tokens": 5000}, {}, id="settings contradict"),
+        pytest.param({"cache_secret": [SECRET]}, {}, id="the secret itself is wrong"),
+        pytest.param({}, {"SCOPEWATCH_REDIS_URI": f"redis://:{SECRET}@host"}, id="misspelt variable"),
+    ],
+)
+def test_errors_do_not_show_secrets(flags: dict[str, object], environ: dict[str, str]) -> None:
+    """No error, with all that a traceback prints of its causes, holds a secret."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(flags, environ)
+    assert SECRET not in "".join(traceback.format_exception_only(caught.value)) + repr(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    """The record that every part was built from stays as it was read."""
+    config = load_config({}, {})
+    with pytest.raises(ValueError, match="frozen"):
+        config.max_tokens = 5  # type: ignore[misc]

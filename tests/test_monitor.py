@@ -1,0 +1,380 @@
+"""The spine: tokenise, look up, encode what is missing, score; and what it counts."""
+
+import asyncio
+import logging
+import subprocess
+from dataclasses import replace
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from conftest import need, watchlist_of
+from scopewatch.errors import DeadlineExpired, EngineError, FieldViolation, InvalidRequest, Overloaded, UnknownWatchlist
+from scopewatch.metrics import Metrics
+from scopewatch.pipeline.activations import dump
+from scopewatch.pipeline.cache import LocalCache
+from scopewatch.pipeline.monitor import Monitor
+from scopewatch.pipeline.scoring import compile_watchlist, judge
+from scopewatch.types import Pair, ScoredPair, ScoreJob, Turn, Verdict
+from spine import IDENTITY, KEYS, WATCHLISTS, FakeReader, build_monitor, fire, read
+
+TALK = Pair("may I?", "yes, of course", (Turn("user", "hi"), Turn("assistant", "hello you")))
+OTHER = Pair("why", "because")
+
+
+def job(pair: Pair = TALK, watchlist: str = "", **changes: object) -> ScoreJob:
+    return ScoreJob(pair, watchlist, "id", include_evidence=True, **changes)
+
+
+@pytest.fixture
+def reader() -> FakeReader:
+    return FakeReader()
+
+
+@pytest.fixture
+def cache(metrics: Metrics) -> LocalCache:
+    return LocalCache(1 << 20, metrics)
+
+
+@pytest.fixture
+def monitor(cache: LocalCache, metrics: Metrics, reader: FakeReader) -> Monitor:
+    return build_monitor(cache, metrics, reader)
+
+
+async def score(monitor: Monitor, *jobs: ScoreJob) -> list[ScoredPair]:
+    outcomes = await monitor.score(jobs)
+    assert [type(outcome) for outcome in outcomes] == [ScoredPair] * len(jobs)
+    return outcomes  # type: ignore[return-value]
+
+
+class TestScoring:
+    @pytest.mark.parametrize("name", ["first", "second"])
+    async def test_a_pair_gets_the_judgement_of_its_activations(self, monitor: Monitor, name: str) -> None:
+        """The verdict is that of the watchlist asked for, on the tokens as read and what fired on them."""
+        (found,) = await score(monitor, job(watchlist=name))
+        tokens = read(TALK)
+        expected = judge(
+            compile_watchlist(WATCHLISTS[name], IDENTITY.features), tokens, fire(tokens.ids), max_evidence=8
+        )
+        assert (found.verdict, found.indicators) == (expected.verdict, expected.indicators)
+        assert (found.watchlist, found.coverage) == (name, tokens.coverage)
+
+    async def test_without_a_name_the_first_watchlist_is_meant(self, monitor: Monitor) -> None:
+        """An empty name stands for the default watchlist."""
+        (found,) = await score(monitor, job(watchlist=""))
+        assert found.watchlist == "first"
+
+    async def test_evidence_is_given_to_those_who_ask(self, monitor: Monitor) -> None:
+        """Without being asked for, evidence is left out, and nothing else is."""
+        with_spans, without = await score(monitor, job(), replace(job(), include_evidence=False))
+        assert all(0 < len(indicator.evidence) <= 8 for indicator in with_spans.indicators)
+        assert without.indicators == tuple(replace(part, evidence=()) for part in with_spans.indicators)
+
+    async def test_a_hit_and_a_miss_are_scored_alike(self, monitor: Monitor, reader: FakeReader) -> None:
+        """The second time a pair comes the reader is not asked, and only `cached` and the times differ."""
+        (miss,) = await score(monitor, job())
+        (hit,) = await score(monitor, job())
+        assert (miss.cached, hit.cached, len(reader.asked)) == (False, True, 1)
+        assert replace(hit, cached=False, timings=miss.timings) == miss
+
+    async def test_one_reading_serves_every_watchlist(self, monitor: Monitor, reader: FakeReader) -> None:
+        """Activations are cached, not verdicts: another watchlist needs no second pass of the reader."""
+        await score(monitor, job(watchlist="first"))
+        (found,) = await score(monitor, job(watchlist="second"))
+        assert (found.cached, found.watchlist, len(reader.asked)) == (True, "second", 1)
+
+    async def test_times_of_stages_that_did_not_run_are_zero(self, monitor: Monitor) -> None:
+        """A miss shows what the engine said it took; a hit shows no engine time."""
+        (miss,) = await score(monitor, job())
+        (hit,) = await score(monitor, job())
+        assert [(t.queue_s, t.forward_s, t.encode_s) for t in (miss.timings, hit.timings)] == [
+            (0.25, 0.5, 0.125),
+            (0.0, 0.0, 0.0),
+        ]
+        parts = hit.timings.tokenise_s + hit.timings.cache_s + hit.timings.score_s
+        assert 0 < parts <= hit.timings.total_s
+
+    async def test_the_deadline_travels_with_the_pair(self, monitor: Monitor, reader: FakeReader) -> None:
+        """Each pair waits no longer than its own caller."""
+        await score(monitor, job(TALK, deadline_s=5.0), job(OTHER))
+        assert reader.deadlines == [5.0, None]
+
+    async def test_no_pairs_no_outcomes(self, monitor: Monitor) -> None:
+        """An empty batch is answered with nothing."""
+        assert await monitor.score([]) == []
+
+
+class TestManyPairs:
+    async def test_a_bad_pair_fails_alone(self, monitor: Monitor, reader: FakeReader) -> None:
+        """In one batch every pair gets its own outcome, in order, whatever happens to its neighbours."""
+        invalid = InvalidRequest(FieldViolation("history", "no"))
+        overloaded = Overloaded("full", retry_after_s=1.0)
+        reader.refuses["refused"] = invalid
+        reader.fails |= {"late": DeadlineExpired("late"), "full": overloaded, "odd": ValueError("canary")}
+        texts = ["good", "refused", "late", "fine", "full", "odd", "good"]
+        jobs = [job(Pair("", text)) for text in texts]
+        jobs.insert(3, job(watchlist="nobody"))
+
+        outcomes = await monitor.score(jobs)
+
+        assert [type(outcome) for outcome in outcomes] == [
+            ScoredPair,
+            InvalidRequest,
+            DeadlineExpired,
+            UnknownWatchlist,
+            ScoredPair,
+            Overloaded,
+            EngineError,
+            ScoredPair,
+        ]
+        assert (outcomes[1], outcomes[5]) == (invalid, overloaded)
+        assert str(outcomes[6]) == "the reader failed on this pair"
+        alone = {text: (await score(monitor, job(Pair("", text))))[0].indicators for text in ("good", "fine")}
+        assert [outcomes[i].indicators for i in (0, 4, 7)] == [alone["good"], alone["fine"], alone["good"]]
+
+    async def test_an_unknown_watchlist_names_the_known_ones(self, monitor: Monitor, reader: FakeReader) -> None:
+        """A wrong name is the caller's mistake, in the field `watchlist`, and the reader is not asked."""
+        (outcome,) = await monitor.score([job(watchlist="frist")])
+        assert isinstance(outcome, UnknownWatchlist)
+        assert outcome.violations == (
+            FieldViolation("watchlist", "no watchlist of this name is loaded; there are: first, second"),
+        )
+        assert reader.asked == []
+
+    async def test_a_failure_is_not_cached(self, monitor: Monitor, reader: FakeReader) -> None:
+        """A pair that failed once is read again when it comes back."""
+        reader.fails["flaky"] = EngineError("once")
+        assert isinstance((await monitor.score([job(Pair("", "flaky"))]))[0], EngineError)
+        reader.fails.clear()
+        (found,) = await score(monitor, job(Pair("", "flaky")))
+        assert found.cached is False
+
+    async def test_hits_and_misses_may_share_a_batch(self, monitor: Monitor, reader: FakeReader) -> None:
+        """Only what is missing goes to the reader, and each answer goes where it belongs."""
+        texts = [f"text {number}" for number in range(6)]
+        first = await score(monitor, *(job(Pair("", text)) for text in texts[::2]))
+        mixed = await score(monitor, *(job(Pair("", text)) for text in texts))
+        assert [outcome.cached for outcome in mixed] == [True, False] * 3
+        assert reader.asked == texts[::2] + texts[1::2]
+        assert [outcome.indicators for outcome in mixed[::2]] == [outcome.indicators for outcome in first]
+
+    async def test_a_caller_who_leaves_takes_their_pairs_along(self, monitor: Monitor, reader: FakeReader) -> None:
+        """Cancelling a request cancels its waits for the engine."""
+        left = asyncio.Event()
+
+        async def wait_for_ever(*_: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                left.set()
+
+        monitor._submit = wait_for_ever  # type: ignore[assignment]
+        task = asyncio.create_task(monitor.score([job()]))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert left.is_set()
+
+
+class TestCorruptValues:
+    @pytest.mark.parametrize("kind", ["garbage", "empty", "other pair", "flipped"])
+    async def test_a_corrupt_value_is_computed_again(
+        self, monitor: Monitor, cache: LocalCache, reader: FakeReader, registry: CollectorRegistry, kind: str
+    ) -> None:
+        """A value that was not written for this pair is counted, replaced, and never scored."""
+        (fresh,) = await score(monitor, job())
+        key, other = KEYS.key(read(TALK)), KEYS.key(read(OTHER))
+        (good,) = await cache.get_many([key])
+        assert good is not None
+        wrong = {
+            "garbage": b"garbage" * 30,
+            "empty": b"",
+            "other pair": dump(other, fire(read(OTHER).ids)),
+            "flipped": good[:-1] + bytes([good[-1] ^ 1]),
+        }[kind]
+        cache.put_many({key: wrong})
+
+        (again,) = await score(monitor, job())
+        (third,) = await score(monitor, job())
+
+        assert (again.cached, third.cached, len(reader.asked)) == (False, True, 2)
+        assert again.indicators == third.indicators == fresh.indicators
+        assert registry.get_sample_value("scopewatch_cache_requests_total", {"result": "corrupt"}) == 1
+
+
+def exposition(registry: CollectorRegistry) -> str:
+    return generate_latest(registry).decode()
+
+
+class TestMetrics:
+    @pytest.fixture
+    async def counted(self, monitor: Monitor, reader: FakeReader) -> None:
+        """Two verdicts on one pair, one on another, four failures, one truncation."""
+        reader.fails |= {"late": DeadlineExpired("late"), "dead": EngineError("dead")}
+        reader.refuses["bad"] = InvalidRequest(FieldViolation("history", "no"))
+        await monitor.score([job(), job(OTHER, "second")])
+        await monitor.score([job(), *(job(Pair("", text)) for text in ("late", "dead", "bad")), job(watchlist="x")])
+
+    @pytest.mark.parametrize(
+        ("name", "labels", "expected"),
+        [
+            ("pairs_total", {"watchlist": "first", "verdict": "flag"}, 2),
+            ("pairs_total", {"watchlist": "first", "verdict": "pass"}, 0),
+            ("pairs_total", {"watchlist": "second", "verdict": "pass"}, 1),
+            ("failed_pairs_total", {"reason": "deadline_expired"}, 1),
+            ("failed_pairs_total", {"reason": "engine_error"}, 1),
+            ("failed_pairs_total", {"reason": "invalid_request"}, 1),
+            ("failed_pairs_total", {"reason": "unknown_watchlist"}, 1),
+            ("cache_requests_total", {"result": "hit"}, 1),
+            ("cache_requests_total", {"result": "miss"}, 4),
+            ("cache_writes_total", {"result": "ok"}, 2),
+            ("tokens_total", {"segment": "prompt"}, 2 * len("may I?") + len("why")),
+            ("tokens_total", {"segment": "response"}, 2 * len("yes, of course") + len("because")),
+            ("tokens_total", {"segment": "history"}, 2 * len("hihello you")),
+            ("tokens_total", {"segment": "template"}, 3),
+            ("indicator_score_count", {"watchlist": "first", "indicator": "loud"}, 2),
+            ("indicator_flags_total", {"watchlist": "first", "indicator": "loud", "severity": "medium"}, 2),
+            ("indicator_flags_total", {"watchlist": "second", "indicator": "quiet", "severity": "medium"}, 0),
+            ("stage_seconds_count", {"stage": "total"}, 3),
+            ("stage_seconds_count", {"stage": "forward"}, 2),
+            ("stage_seconds_sum", {"stage": "forward"}, 1.0),
+            ("feature_fired_pairs_total", {"feature": "early/1"}, 3),
+            ("uncalibrated_indicators", {"watchlist": "first"}, 3),
+        ],
+        ids=str,
+    )
+    @pytest.mark.usefixtures("counted")
+    def test_everything_is_counted(
+        self, registry: CollectorRegistry, name: str, labels: dict[str, str], expected: float
+    ) -> None:
+        """Pairs, verdicts, failures by reason, tokens, cache results, indicators, stages: each shows its count."""
+        assert registry.get_sample_value(f"scopewatch_{name}", labels) == expected
+
+    async def test_truncation_and_skips_are_counted(self, monitor: Monitor, registry: CollectorRegistry) -> None:
+        """A pair that was cut, and an indicator that had nothing to read, can alert."""
+
+        async def cut(pairs: list[Pair]) -> list[object]:
+            whole = [read(pair) for pair in pairs]
+            return [replace(t, coverage=replace(t.coverage, prompt_tokens_dropped=3)) for t in whole]
+
+        monitor._tokenise = cut  # type: ignore[assignment]
+        (found,) = await score(monitor, job(OTHER))
+        skipped = {"watchlist": "first", "indicator": "past", "reason": "empty_segment"}
+        names = ["scopewatch_truncated_pairs_total", "scopewatch_skipped_indicators_total"]
+        counts = [registry.get_sample_value(*row) for row in zip(names, [{"segment": "prompt"}, skipped], strict=True)]
+        assert (counts, found.coverage.truncated) == ([1, 1], True)
+
+    async def test_a_feature_counts_once_a_pair_and_not_on_template_tokens(
+        self, monitor: Monitor, registry: CollectorRegistry
+    ) -> None:
+        """A feature's series counts the pairs in which it fired on text; token 2, the template, fires late/0."""
+        await score(monitor, job(Pair("", "llll"), "second"))
+        fired = [
+            registry.get_sample_value("scopewatch_feature_fired_pairs_total", {"feature": str(feature)})
+            for feature in IDENTITY.features
+        ]
+        expected = {ord("l") % 3} | ({(ord("l") + 1) % 3} if ord("l") % 2 else set())
+        assert fired == [float(column in expected) for column in range(3)]
+
+    @pytest.mark.parametrize(
+        ("most", "labels"),
+        [
+            (0, {"other": 1}),
+            (1, {"early/1": 1, "other": 1}),
+            (2, {"early/1": 1, "early/4": 1, "other": 1}),
+            (3, {"early/1": 1, "early/4": 1, "late/0": 1}),
+        ],
+    )
+    async def test_features_beyond_the_bound_share_a_series(
+        self, cache: LocalCache, reader: FakeReader, most: int, labels: dict[str, int]
+    ) -> None:
+        """However many features are watched, at most `max_feature_series` and one have series; a pair counts once."""
+        registry = CollectorRegistry()
+        monitor = build_monitor(cache, Metrics(registry, max_feature_series=most), reader)
+        await score(monitor, job())
+        (family,) = [f for f in registry.collect() if f.name == "scopewatch_feature_fired_pairs"]
+        found = {s.labels["feature"]: s.value for s in family.samples if s.name.endswith("_total")}
+        assert found == labels
+
+    @pytest.mark.usefixtures("counted")
+    def test_the_exposition_can_be_parsed(self, registry: CollectorRegistry) -> None:
+        """Prometheus' own parser reads every family, each name begins as agreed and has a help text."""
+        families = list(text_string_to_metric_families(exposition(registry)))
+        standard = ("process_", "python_")
+        names = [family.name for family in families if not family.name.startswith(standard)]
+        assert [n for n in names if not n.startswith(("scopewatch_", "grpc_server_"))] == []
+        assert [family.name for family in families if not family.documentation] == []
+        assert len(names) == len(set(names)) > 20
+
+    @pytest.mark.system
+    @pytest.mark.usefixtures("counted")
+    def test_promtool_has_no_complaint(self, registry: CollectorRegistry, metrics: Metrics) -> None:
+        """Names, units and help texts pass Prometheus' linter."""
+        need("promtool")
+        metrics.rpc_started("unary", "s", "m")
+        metrics.rpc_handled("unary", "s", "m", "OK", 0.1)
+        metrics.batch_encoded(2, 30, 40)
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"], input=exposition(registry), text=True, capture_output=True, check=False
+        )
+        assert (checked.stdout + checked.stderr, checked.returncode) == ("", 0)
+
+    async def test_nothing_of_a_request_is_in_metrics_or_logs(
+        self, monitor: Monitor, reader: FakeReader, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Text, roles, ids, labels and unknown names never reach an exposition or a log line."""
+        caplog.set_level(logging.DEBUG)
+        pair = Pair("canary-prompt", "canary-response", (Turn("canary-role", "canary-history"),))
+        labels = {"canary-key": "canary-value"}
+        base = ScoreJob(pair, "", "canary-id", include_evidence=True, labels=labels)
+        reader.fails["canary-failing"] = EngineError("the reader failed")
+        reader.refuses["canary-refused"] = InvalidRequest(FieldViolation("response", "canary-description"))
+        jobs = [base, base, replace(base, watchlist="canary-watchlist")]
+        jobs += [replace(base, pair=Pair("", text)) for text in ("canary-failing", "canary-refused")]
+        await monitor.score(jobs)
+        await monitor.score(jobs)
+        logged = caplog.text + "".join(str(vars(record)) for record in caplog.records)
+        assert "canary" not in exposition(registry) + logged
+
+    def test_series_start_at_zero(self, monitor: Monitor, registry: CollectorRegistry) -> None:
+        """Before the first pair every expected series is there at 0, so that a rate has a first point."""
+        wanted = [
+            ("pairs_total", {"watchlist": "first", "verdict": Verdict.FLAG}),
+            ("indicator_flags_total", {"watchlist": "first", "indicator": "loud", "severity": "medium"}),
+            ("indicator_score_count", {"watchlist": "second", "indicator": "quiet"}),
+            ("feature_fired_pairs_total", {"feature": "late/0"}),
+        ]
+        assert [registry.get_sample_value(f"scopewatch_{name}", labels) for name, labels in wanted] == [0] * 4
+
+
+def test_what_runs_is_described(metrics: Metrics, registry: CollectorRegistry) -> None:
+    """Info series name versions, the reader, each SAE and each watchlist with short digests."""
+    card = {
+        "date": "2026-11-01",
+        "calibrated_on": "dev",
+        "n": 9,
+        "measurements": [{"data": "test", "n": 3, "n_positive": 1, "auroc": 0.5}],
+    }
+    watchlist = watchlist_of(
+        {"features": [{"feature": "early/1"}]}, {"features": [{"feature": "early/1"}], "card": card}
+    )
+    metrics.describe(IDENTITY, [watchlist], {"version": "1.2"})
+    reader = {
+        "reader": "reader",
+        "revision": "main",
+        "digest": "d" * 12,
+        "dtype": "float32",
+        "device": "cpu",
+        "attention": "eager",
+    }
+    late = {"sae": "late", "hookpoint": "layers.1.resid_post", "architecture": "jumprelu", "digest": "1" * 12}
+    wanted = [
+        ("build_info", {"version": "1.2"}),
+        ("reader_info", reader),
+        ("sae_info", late),
+        ("watchlist_info", {"watchlist": "test", "digest": "0" * 12}),
+        ("uncalibrated_indicators", {"watchlist": "test"}),
+    ]
+    assert [registry.get_sample_value(f"scopewatch_{name}", labels) for name, labels in wanted] == [1] * 5
