@@ -30,6 +30,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 from scopewatch.metrics import Metrics
 from scopewatch.types import Activations, EngineIdentity, ReaderIdentity, SaeIdentity
 from scopewatch.watchlist import Indicator, ReaderSource, Watchlist
+from scopewatch.yamlfile import Lines
 from servers import ServerProcess
 
 # No test depends on how busy the machine is.
@@ -361,4 +362,5 @@ def watchlist_of(*indicators: dict[str, object], name: str = "test") -> Watchlis
         indicators=tuple(Indicator.model_validate(indicator) for indicator in complete),
         file=Path(f"{name}.yaml"),
         digest="0" * 64,
+        _lines=Lines({(): 1}),
     )

@@ -107,7 +107,7 @@ async def build(engine: HeldEngine, metrics: Metrics, clock: Clock) -> AsyncIter
 
 
 @pytest.fixture
-def batcher(build: Build) -> Batcher:
+async def batcher(build: Build) -> Batcher:
     return build()
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,16 @@ def test_a_pair_that_fails_fails_alone(run: Terminal, server: ServerProcess, tmp
 
 @pytest.mark.parametrize(
     "line",
-    ["no json", "[1]", '"text"', '{"prompt": "a"}', '{"response": 5}', '{"response": null}', '{"response": "\\ud83e"}']
-    + ['{"prompt": null, "response": "a"}', "{" * 5],
+    [
+        pytest.param("no json", id="no JSON"),
+        pytest.param("[1]", id="a list"),
+        pytest.param('"text"', id="a text"),
+        pytest.param('{"prompt": "a"}', id="no response"),
+        pytest.param('{"response": 5}', id="a number"),
+        pytest.param('{"response": null}', id="null"),
+        pytest.param('{"prompt": null, "response": "a"}', id="prompt null"),
+        pytest.param('{"response": "\\ud83e"}', id="lone surrogate"),
+    ],
 )
 def test_a_bad_line_is_named(run: Terminal, tmp_path: Path, line: str) -> None:
     """A line that holds no pair is named with file and number, before anything is sent."""
@@ -398,6 +407,21 @@ def test_evaluate_for_people(run: Terminal, house: House, labelled: Path) -> Non
     assert list(Evaluation.__dataclass_fields__) == [line.split()[0] for line in out.splitlines()]
 
 
+@pytest.fixture
+def evaluate(run: Terminal, house: House, tmp_path: Path) -> Callable[..., str]:
+    """Standard error of an `evaluate` over a file of this text that must exit with 2."""
+
+    def call(text: str | None, indicator: str) -> str:
+        file = tmp_path / "labelled.jsonl"
+        if text is not None:
+            file.write_text(text)
+        out, err = run("evaluate", file, "--watchlist", house.watchlist, "--indicator", indicator, code=2)
+        assert out == ""
+        return err
+
+    return call
+
+
 GOOD = {"prompt": "a", "response": "b", "label": 0}
 
 
@@ -417,24 +441,19 @@ GOOD = {"prompt": "a", "response": "b", "label": 0}
     ],
 )
 def test_what_cannot_be_evaluated_is_said(
-    run: Terminal, house: House, tmp_path: Path, rows: list[object] | None, indicator: str, said: str
+    evaluate: Callable[..., str], rows: list[object] | None, indicator: str, said: str
 ) -> None:
     """Data or an indicator that cannot be used exits with 2 and one line that says where."""
-    file = tmp_path / "labelled.jsonl"
-    if rows is not None:
-        jsonl(file, *rows)
-    out, err = run("evaluate", file, "--watchlist", house.watchlist, "--indicator", indicator, code=2)
+    text = None if rows is None else "\n".join(map(json.dumps, rows))
+    err = evaluate(text, indicator)
 
-    assert out == ""
     assert said in err
     assert err.count("\n") == 1
 
 
-def test_many_wrong_lines_are_named_together(run: Terminal, house: House, tmp_path: Path) -> None:
+def test_many_wrong_lines_are_named_together(evaluate: Callable[..., str]) -> None:
     """The first five wrong lines are listed and the others counted."""
-    file = tmp_path / "labelled.jsonl"
-    file.write_text("no\n" * 8)
-    _, err = run("evaluate", file, "--watchlist", house.watchlist, "--indicator", "alpha", code=2)
+    err = evaluate("no\n" * 8, "alpha")
 
-    assert [f"{file}:{n}: " in err for n in range(1, 9)] == [True] * 5 + [False] * 3
+    assert [f"labelled.jsonl:{n}: " in err for n in range(1, 9)] == [True] * 5 + [False] * 3
     assert err.endswith("and 3 more lines\n")

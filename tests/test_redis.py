@@ -145,7 +145,7 @@ class TestHealthy:
     ) -> None:
         """The shortest life there is stays a life: an entry is never written without expiry or with none left."""
         await fill(open_cache(redis_server.url, ttl_s=1), count, range(20))
-        assert plain.info("stats")["total_error_replies"] == 0
+        assert plain.info("commandstats")["cmdstat_set"]["failed_calls"] == 0
         assert all(plain.ttl(name(n)) in {1, 0, -2} for n in range(20))
 
     async def test_closing_flushes_what_waits(
@@ -258,12 +258,12 @@ class TestSlowAndBroken:
             yield proxy
 
     @pytest.fixture
-    def cache(self, proxy: Proxy, open_cache: Open) -> RedisCache:
+    async def cache(self, proxy: Proxy, open_cache: Open) -> RedisCache:
         """A patient one."""
         return open_cache(f"redis://127.0.0.1:{proxy.port}/0", breaker=never_opens())
 
     @pytest.fixture
-    def hasty(self, proxy: Proxy, open_cache: Open) -> RedisCache:
+    async def hasty(self, proxy: Proxy, open_cache: Open) -> RedisCache:
         return open_cache(f"redis://127.0.0.1:{proxy.port}/0", timeout_s=SHORT_S, breaker=never_opens())
 
     @pytest.mark.parametrize("fault", ["delay", "black hole", "black hole from the start"])
@@ -391,8 +391,7 @@ class TestLying:
             await fill(cache, count, range(2))
             proxy.lies = {b"MGET": lie}
             found = await cache.get_many([key(0), key(1)])
-            assert len(found) == 2
-            assert set(found) <= {None, b""}
+            assert [value is None or isinstance(value, bytes) for value in found] == [True, True]
             proxy.lies = {}
             await cache.get_many([key(1), key(0)])
             assert await cache.get_many([key(1), key(0)]) == [value(1), value(0)]
@@ -700,6 +699,10 @@ class TestPassword:
         "redis://:hunter2@host:99999/0",
         "redis://:hunter2/x@host:6379/0",
         "redis://user:hunter2#x@host:6379/0",
+        "redis://:123/hunter2@host:6379/0",
+        "redis://:123#hunter2@host:6379/0",
+        "redis://host:6379/hunter2",
+        "redis:hunter2",
         "redis://:hunter2@[::1/0",
         "redis://:hunter2@host/0?socket_timeout=hunter2",
         "redis://:hunter2@host/0?no_such_option=hunter2",

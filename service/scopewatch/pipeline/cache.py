@@ -13,6 +13,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from scopewatch.metrics import Metrics
+from scopewatch.pipeline.redis_client import MAX_CONNECTIONS
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,8 @@ class RedisCache:
         self._ttl_s = ttl_s
         self._metrics = metrics
         self._breaker = breaker or Breaker()
+        # One connection is the writer's.
+        self._readers = asyncio.Semaphore(MAX_CONNECTIONS - 1)
         self._writes: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue(max_waiting_writes)
         self._writer = asyncio.create_task(self._write_behind(), name="redis-writer")
 
@@ -160,13 +163,13 @@ class RedisCache:
             return nothing
         names = [_name(key) for key in keys]
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s), self._readers:
                 if isinstance(self._client, RedisCluster):
                     values = await self._client.mget_nonatomic(names)
                 else:
                     values = await self._client.mget(names)
-            if len(values) != len(keys):
-                raise RedisError(f"MGET of {len(keys)} keys answered {len(values)} values")
+            if not isinstance(values, list) or len(values) != len(keys):
+                raise RedisError("MGET was answered with something else than a value for each key")
         except (RedisError, OSError, TimeoutError, ValueError, TypeError) as error:
             self._failed(error)
             self._metrics.cache_read("error", len(keys))

@@ -1,63 +1,87 @@
 """Connects to Redis as redis-py offers it: one server, a cluster, or a master that sentinels name."""
 
+import re
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from scopewatch.errors import ConfigError
 
 MAX_CONNECTIONS = 32
+"""To one server; whoever uses a client holds to it, for cluster and sentinel clients fail beyond it."""
+_EXAMPLES = {
+    "standalone": "redis://user:password@host:6379/0",
+    "cluster": "redis://user:password@host:6379",
+    "sentinel": "redis://user:password@host:26379,host:26379/0",
+}
 
 
 def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float) -> "Redis | RedisCluster":
     """A client that gives up after `timeout_s` and never retries: the cache's breaker does better.
 
     Args:
-        url: `redis://` or `rediss://`; in sentinel mode it may list several `host:port`, split by commas.
+        url: `redis://`, `rediss://` or `unix://`, with redis-py's options as a query; in sentinel mode it may list
+            several `host:port`, split by commas.
         mode: `standalone`, `cluster` or `sentinel`.
         sentinel_service: Name of the master, for sentinel mode.
         timeout_s: For connecting and for every answer.
 
     Raises:
-        ConfigError: The URL cannot be understood. The message holds no password.
+        ConfigError: The URL cannot be understood. The message shows nothing of it, for it may hold a password.
     """
-    limits: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-    no_retry = Retry(NoBackoff(), 0)
+    limits: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": MAX_CONNECTIONS,
+    }
     try:
-        if urlsplit(url).scheme not in {"redis", "rediss", "unix"}:
-            raise ConfigError("redis_url: must begin with redis://, rediss:// or unix://")
+        parts = _split(url)
         match mode:
             case "cluster":
-                return RedisCluster.from_url(url, retry=no_retry, max_connections=MAX_CONNECTIONS, **limits)
+                return RedisCluster.from_url(url, **limits)
             case "sentinel":
-                return _master(url, sentinel_service, limits)
+                client = _master(parts, sentinel_service, limits)
             case _:
-                pool = BlockingConnectionPool.from_url(
-                    url, max_connections=MAX_CONNECTIONS, timeout=timeout_s, retry=no_retry, **limits
-                )
-                return Redis.from_pool(pool)
-    except ValueError as error:
-        raise ConfigError(f"redis_url: {error}") from None
+                client = Redis.from_pool(BlockingConnectionPool.from_url(url, timeout=timeout_s, **limits))
+        pool: Any = client.connection_pool
+        # Connects to nothing yet, but refuses an option that does not exist.
+        pool.make_connection()
+    except (ValueError, TypeError, RedisError):
+        message = f"redis_url: not understood; in {mode} mode it looks like {_EXAMPLES[mode]}"
+        raise ConfigError(f"{message}, with special characters percent-encoded") from None
+    return client
 
 
-def _master(url: str, service: str, limits: dict[str, Any]) -> Redis:
+def _split(url: str) -> SplitResult:
+    """Refuses what redis-py would read as another server or database, for instance a `/` inside a password."""
     parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    username, _, password = credentials.partition(":")
-    addresses = [
-        (host or "localhost", int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))
-    ]
-    secure: dict[str, Any] = {
-        "ssl": parts.scheme == "rediss",
-        "password": unquote(password) or None,
-        "username": unquote(username) or None,
-    }
+    remote = parts.scheme in {"redis", "rediss"}
+    if parts.fragment or (remote and not (parts.netloc and re.fullmatch(r"/?[0-9]*", parts.path))):
+        raise ValueError
+    if not remote and parts.scheme != "unix":
+        raise ValueError
+    return parts
+
+
+def _master(parts: SplitResult, service: str, limits: dict[str, Any]) -> Redis:
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    sentinels = [urlsplit(f"//{host}") for host in hosts.split(",")]
+    addresses = [(sentinel.hostname or "localhost", sentinel.port or 26379) for sentinel in sentinels]
+    # The rest is read by redis-py itself, which knows one host only.
+    options: dict[str, Any] = {**parse_url(urlunsplit(parts._replace(netloc=f"{credentials}{at}sentinels")))}
+    options = limits | {"ssl": parts.scheme == "rediss"} | options
+    for name in ("host", "port", "connection_class"):
+        options.pop(name, None)
+    # Credentials and database are the master's.
+    shared = {name: value for name, value in options.items() if name in limits or name.startswith("ssl")}
     make_sentinel: Any = Sentinel
-    sentinel = make_sentinel(addresses, sentinel_kwargs={**limits, "ssl": secure["ssl"]}, **limits)
-    master: Redis = sentinel.master_for(service, db=int(parts.path.strip("/") or 0), **secure, **limits)
+    master: Redis = make_sentinel(addresses, sentinel_kwargs=shared).master_for(service, **options)
     return master
