@@ -299,6 +299,14 @@ def logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
 
 
+@pytest.fixture(scope="session")
+def bundled() -> Iterator[ServerProcess]:
+    """A server process over the bundled reader and watchlist."""
+    running = ServerProcess()
+    yield running
+    assert running.stop() == 0
+
+
 SERVER_LIMITS = (
     *("--max-text-chars", "20000", "--max-message-bytes", "200000", "--max-batch-items", "8"),
     *("--max-labels", "3", "--max-label-chars", "40", "--max-history-turns", "4"),

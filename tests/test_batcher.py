@@ -58,6 +58,11 @@ class HeldEngine:
         self.calls.append(Call(list(batch), asyncio.get_running_loop().create_future()))
         return await self.calls[-1].answer
 
+    def finish_all(self) -> None:
+        for call in self.calls:
+            if not call.answer.done():
+                call.finish()
+
     @property
     def batches(self) -> list[list[int]]:
         """Names of the pairs of every batch so far."""
@@ -99,11 +104,10 @@ async def build(engine: HeldEngine, metrics: Metrics, clock: Clock) -> AsyncIter
         return built[-1]
 
     yield build
-    for call in engine.calls:
-        if not call.answer.done():
-            call.finish()
-    for batcher in built:
-        await batcher.close()
+    closing = [asyncio.create_task(batcher.close()) for batcher in built]
+    while not all(task.done() for task in closing):
+        engine.finish_all()
+        await settle()
 
 
 @pytest.fixture
@@ -133,7 +137,8 @@ class TestBatches:
         await settle()
         assert engine.batches == [[1, 2, 3]]
         engine.calls[0].finish()
-        assert all(belongs(await task, pair(name, 3)) for name, task in enumerate(tasks, 1))
+        encoded = await asyncio.gather(*tasks)
+        assert [belongs(found, pair(name, 3)) for name, found in enumerate(encoded, 1)] == [True] * 3
 
     async def test_what_waited_for_the_engine_goes_in_order_of_arrival(
         self, batcher: Batcher, engine: HeldEngine
@@ -156,9 +161,7 @@ class TestBatches:
         tasks = [submit(batcher, name, dice.choice([1, 2, 3, 5, 9, 10, 25])) for name in range(200)]
         while not all(task.done() for task in tasks):
             await settle()
-            for call in engine.calls:
-                if not call.answer.done():
-                    call.finish()
+            engine.finish_all()
         sizes = [(len(call.batch), sum(map(len, call.batch))) for call in engine.calls]
         assert [size for size in sizes if size[1] > 10 and size[0] > 1] == []
         assert [name for call in engine.calls for name in call.names] == list(range(200))
@@ -312,8 +315,8 @@ class TestDeparted:
         """Expired pairs make room for those behind them."""
         submit(batcher, 0, 1)
         await settle()
-        late = [submit(batcher, name, 3, 101.0) for name in range(1, 4)]
-        submit(batcher, 9, 9)
+        late = [submit(batcher, name, 2, 101.0) for name in range(1, 4)]
+        submit(batcher, 9, 3)
         await settle()
         clock.now = 102.0
         engine.calls[0].finish()
@@ -436,9 +439,9 @@ class TestFailures:
         self, batcher: Batcher, engine: HeldEngine, queue_tokens: Callable[[], float]
     ) -> None:
         """When the engine dies, the running, the queued and the later are told; nobody waits for ever."""
-        running, queued = submit(batcher, 1, 3), [submit(batcher, 2, 8)]
+        running = submit(batcher, 1, 3)
         await settle()
-        queued += [submit(batcher, name, 1) for name in (3, 4)]
+        queued = [submit(batcher, name, 3) for name in (2, 3, 4)]
         await settle()
         engine.calls[0].answer.set_exception(EngineDied("gone"))
         outcomes = await asyncio.gather(running, *queued, return_exceptions=True)
@@ -477,14 +480,14 @@ async def test_every_answer_is_its_own_and_nothing_is_left_behind(
     async def encode(batch: Sequence[np.ndarray]) -> EncodedBatch:
         assert sum(map(len, batch)) <= 64 or len(batch) == 1
         seen.extend(int(ids[0]) for ids in batch)
-        for _ in range(dice.randrange(6)):
+        for _ in range(dice.randrange(20)):
             await asyncio.sleep(0)
         if dice.random() < 0.03:
             raise RuntimeError
         found = [EngineError("one") if dice.random() < 0.02 else fire(ids) for ids in batch]
         return EncodedBatch(found, 0, 0, 64)
 
-    batcher = build(encode, max_batch_tokens=64, max_queue_tokens=512, clock=asyncio.get_running_loop().time)
+    batcher = build(encode, max_batch_tokens=64, max_queue_tokens=256, clock=asyncio.get_running_loop().time)
     outcomes: dict[str, int] = {}
 
     async def caller(number: int) -> None:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from scopewatch.config import Config
 from scopewatch.metrics import Metrics
+from servers import ServerProcess
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -52,11 +53,11 @@ def test_every_metric_is_in_the_table_and_the_other_way_round() -> None:
     assert exported == set(re.findall(r"`((?:scopewatch|grpc_server)_[a-z_]+)`", rows))
 
 
-def test_the_python_snippet_runs(bundled_server: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_snippet_runs(bundled: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
     """The client snippet runs as printed and flags its speculative answer."""
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
-    exec(snippet.replace("127.0.0.1:50051", bundled_server), {})
+    exec(snippet.replace("127.0.0.1:50051", bundled.grpc_address), {})
     printed = capsys.readouterr().out
 
     assert "VERDICT_FLAG" in printed

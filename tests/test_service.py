@@ -129,13 +129,14 @@ def test_probability_is_there_when_the_watchlist_maps_to_one(reply: pb.ScoreResp
 
 def test_evidence_is_where_the_feature_fired(house: House, client: Client) -> None:
     """Evidence spans are the runs of tokens on which the feature fired, in code points of the caller's own text."""
+    response = "It may 🤔 rain — naïvely."
     table = token_activations(
         reader=str(house.reader),
         sae=house.saes["mid"],
         hookpoint="",
         features=[3],
         prompt=PROMPT,
-        response=RESPONSE,
+        response=response,
         config=Config(device="cpu"),
     )
     expected: list[tuple[int, int, float]] = []
@@ -149,7 +150,7 @@ def test_evidence_is_where_the_feature_fired(house: House, client: Client) -> No
         else:
             expected.append((token["start"], token["end"], value))
         before = position
-    reply = client.score(prompt=PROMPT, response=RESPONSE, include_evidence=True)
+    reply = client.score(prompt=PROMPT, response=response, include_evidence=True)
     spans = [span for span in one(reply, "alpha").evidence if span.feature == "mid/3"]
 
     assert {pb.SEGMENT_RESPONSE} == {span.segment for span in spans}

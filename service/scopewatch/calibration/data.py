@@ -22,7 +22,8 @@ def read_pairs(file: Path) -> list[LabelledPair]:
         DataError: With the first few lines that are wrong, or because there is nothing to learn from.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON may hold its other line ends, such as U+2028, inside a text.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -55,6 +56,9 @@ def _parse(line: str, number: int) -> LabelledPair:
         raise ValueError("prompt: expected text")  # noqa: TRY004
     if not isinstance(response, str) or not response.strip():
         raise ValueError("response: expected text that is not empty")
+    for name, text in (("prompt", prompt), ("response", response)):
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"{name}: half a surrogate pair is no text")
     if isinstance(label, bool) or label not in (0, 1):
         raise ValueError(f"label: expected 0 or 1, not {label!r}")
     return LabelledPair(Pair(prompt, response), int(label), number)

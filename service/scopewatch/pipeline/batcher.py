@@ -91,7 +91,11 @@ class Batcher:
         self._queue.append(entry)
         self._count_queued(len(ids))
         self._changed.set()
-        return await entry.future
+        try:
+            return await entry.future
+        except asyncio.CancelledError:
+            self._leave(entry)
+            raise
 
     async def close(self) -> None:
         """Answers everybody who waits, then stops. Running batches are awaited."""
@@ -131,6 +135,15 @@ class Batcher:
             self._queue.popleft()
             self._count_queued(-len(entry.ids))
         return batch
+
+    def _leave(self, entry: _Entry) -> None:
+        """Gives a caller's place to others at once, and not only when the engine is free."""
+        try:
+            self._queue.remove(entry)
+        except ValueError:
+            return
+        self._count_queued(-len(entry.ids))
+        self._metrics.queue_dropped("cancelled")
 
     def _departed(self, entry: _Entry) -> str:
         if entry.future.done():

@@ -5,6 +5,7 @@ are kept, the rest is streamed past, and W_dec is never read.
 """
 
 import hashlib
+import lzma
 import re
 import zipfile
 import zlib
@@ -23,7 +24,7 @@ from scopewatch.sae.weights import EncoderColumns, Float32, checked_features
 _CHUNK_BYTES = 16 << 20
 _MAX_ELEMENTS = 1 << 36
 _FLOATS = ("float16", "float32", "float64")
-_OTHER_SITES = re.compile(r"(gemma-scope-[^/]*-(att|mlp|transcoders))|/embedding/")
+_OTHER_SITES = re.compile(r"gemma-scope-[^/]*-(?:att|mlp|transcoders)(?![a-z])|(?<![^/])embedding/width_")
 _LAYER = re.compile(r"(?:^|/)layer_(\d+)(?:/|$)")
 
 
@@ -46,7 +47,8 @@ def layer_of(path: Path) -> int | None:
     """
     text = path.as_posix()
     if match := _OTHER_SITES.search(text):
-        raise SaeError(f"{path}: {match[0].strip('/')} is not a residual-stream release; only those can be read so far")
+        release = match[0].partition("/")[0]
+        raise SaeError(f"{path}: {release} is not a residual-stream release; only those can be read so far")
     layers = _LAYER.findall(text)
     return int(layers[-1]) if layers else None
 
@@ -98,7 +100,7 @@ def _archive(file: Path) -> Iterator[zipfile.ZipFile]:
         raise SaeError(f"{file}: no such file; a Gemma Scope SAE is a params.npz") from None
     except OSError as error:
         raise SaeError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
         raise SaeError(f"{file}: not a complete npz archive ({error}); download it again") from None
 
 
@@ -119,7 +121,7 @@ def _member(archive: zipfile.ZipFile, file: Path, name: str, *, ndim: int) -> It
             raise SaeError(f"{file}: {name} is a pickled object array; it is refused, since loading it could run code")
         if dtype.name not in _FLOATS:
             raise SaeError(f"{file}: {name} is {dtype}; expected one of {', '.join(_FLOATS)}")
-        if len(shape) != ndim or 0 in shape or np.prod(shape, dtype=object) > _MAX_ELEMENTS:
+        if len(shape) != ndim or min(shape) < 1 or np.prod(shape, dtype=object) > _MAX_ELEMENTS:
             raise SaeError(f"{file}: {name} has shape {shape}; expected {ndim} dimension(s) of sensible size")
         promised = int(np.prod(shape, dtype=object)) * dtype.itemsize
         held = archive.getinfo(entry).file_size
