@@ -489,8 +489,10 @@ async def test_every_answer_is_its_own_and_nothing_is_left_behind(
 
     batcher = build(encode, max_batch_tokens=64, max_queue_tokens=256, clock=asyncio.get_running_loop().time)
     outcomes: dict[str, int] = {}
+    came: list[int] = []
 
     async def caller(number: int) -> None:
+        came.append(number)
         ids = pair(number, dice.randint(1, 40))
         deadline_s = asyncio.get_running_loop().time() + dice.choice([-1, 1000, 1000])
         try:
@@ -515,9 +517,10 @@ async def test_every_answer_is_its_own_and_nothing_is_left_behind(
     assert sum(outcomes.values()) + cancelled == 4000
     assert len(seen) == len(set(seen))
     assert queue_tokens() == 0
-    dropped = {
-        reason: registry.get_sample_value("scopewatch_queue_dropped_pairs_total", {"reason": reason})
+    # Whoever came was turned away, dropped from the queue, or went through the engine: once.
+    dropped = [
+        registry.get_sample_value("scopewatch_queue_dropped_pairs_total", {"reason": reason})
         for reason in ("deadline", "cancelled")
-    }
-    assert dropped["deadline"] == outcomes["deadline_expired"]
-    assert dropped["cancelled"] <= cancelled
+    ]
+    assert len(came) == len(seen) + sum(dropped) + outcomes["overloaded"]
+    assert min(dropped) > 0

@@ -65,10 +65,27 @@ async def open_cache(metrics: Metrics) -> AsyncIterator[Open]:
         await cache.close()
 
 
+@pytest.fixture(scope="module")
+def one_server() -> Iterator[RedisServer]:
+    need("redis-server")
+    server = RedisServer()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
-def plain(redis_server: RedisServer) -> Iterator[Redis]:
+def healthy(one_server: RedisServer) -> RedisServer:
+    """An empty Redis that no test kills; `redis_server` is one for those who do."""
+    with Redis(port=one_server.port) as client:
+        client.flushall()
+        client.config_resetstat()
+    return one_server
+
+
+@pytest.fixture
+def plain(healthy: RedisServer) -> Iterator[Redis]:
     """A client of its own, to look behind the cache's back."""
-    with Redis(port=redis_server.port) as client:
+    with Redis(port=healthy.port) as client:
         yield client
 
 
@@ -112,10 +129,10 @@ async def fill(cache: RedisCache, count: Count, numbers: range) -> None:
 
 class TestHealthy:
     async def test_what_was_put_is_got_in_the_order_asked(
-        self, redis_server: RedisServer, open_cache: Open, count: Count
+        self, healthy: RedisServer, open_cache: Open, count: Count
     ) -> None:
         """One look-up answers many keys in their order, None where there is nothing."""
-        cache = open_cache(redis_server.url)
+        cache = open_cache(healthy.url)
         await fill(cache, count, range(3))
         assert await cache.get_many([key(2), key(9), key(0), key(2), key(1)]) == [
             value(2),
@@ -126,53 +143,53 @@ class TestHealthy:
         ]
         assert count.reads("miss") == 1
 
-    async def test_replicas_share_entries(self, redis_server: RedisServer, open_cache: Open, count: Count) -> None:
+    async def test_replicas_share_entries(self, healthy: RedisServer, open_cache: Open, count: Count) -> None:
         """What one process wrote another finds."""
-        await fill(open_cache(redis_server.url), count, range(1))
-        assert await open_cache(redis_server.url).get_many([key(0)]) == [value(0)]
+        await fill(open_cache(healthy.url), count, range(1))
+        assert await open_cache(healthy.url).get_many([key(0)]) == [value(0)]
 
     async def test_entries_expire_around_the_ttl(
-        self, redis_server: RedisServer, open_cache: Open, count: Count, plain: Redis
+        self, healthy: RedisServer, open_cache: Open, count: Count, plain: Redis
     ) -> None:
         """Every entry lives the configured time give or take ten percent, and not all the same time."""
-        await fill(open_cache(redis_server.url, ttl_s=1_000_000), count, range(200))
+        await fill(open_cache(healthy.url, ttl_s=1_000_000), count, range(200))
         lives = [plain.ttl(name(n)) for n in range(200)]
         assert 900_000 - 600 <= min(lives) < 930_000
         assert 1_070_000 < max(lives) <= 1_100_000
 
     async def test_a_second_passes_for_no_time_at_all(
-        self, redis_server: RedisServer, open_cache: Open, count: Count, plain: Redis
+        self, healthy: RedisServer, open_cache: Open, count: Count, plain: Redis
     ) -> None:
         """The shortest life there is stays a life: an entry is never written without expiry or with none left."""
-        await fill(open_cache(redis_server.url, ttl_s=1), count, range(20))
+        await fill(open_cache(healthy.url, ttl_s=1), count, range(20))
         assert plain.info("commandstats")["cmdstat_set"]["failed_calls"] == 0
         assert all(plain.ttl(name(n)) in {1, 0, -2} for n in range(20))
 
     async def test_closing_flushes_what_waits(
-        self, redis_server: RedisServer, open_cache: Open, plain: Redis, count: Count
+        self, healthy: RedisServer, open_cache: Open, plain: Redis, count: Count
     ) -> None:
         """Values put just before closing are written."""
-        cache = open_cache(redis_server.url)
+        cache = open_cache(healthy.url)
         cache.put_many({key(n): value(n) for n in range(600)})
         await cache.close()
         assert plain.dbsize() == 600
         assert count.writes("ok") == 600
 
     async def test_a_full_write_queue_drops_and_counts(
-        self, redis_server: RedisServer, open_cache: Open, plain: Redis, count: Count
+        self, healthy: RedisServer, open_cache: Open, plain: Redis, count: Count
     ) -> None:
         """Values that do not fit the write queue are dropped and counted; nobody waits."""
-        cache = open_cache(redis_server.url, max_waiting_writes=5)
+        cache = open_cache(healthy.url, max_waiting_writes=5)
         cache.put_many({key(n): value(n) for n in range(12)})
         assert count.writes("dropped") == 7
         await cache.close()
         assert sorted(plain.keys("*")) == [name(n).encode() for n in range(5)]
 
     async def test_many_callers_at_once_are_all_answered(
-        self, redis_server: RedisServer, open_cache: Open, count: Count
+        self, healthy: RedisServer, open_cache: Open, count: Count
     ) -> None:
         """More callers than connections wait for one; none is turned away as if Redis had failed."""
-        cache = open_cache(redis_server.url)
+        cache = open_cache(healthy.url)
         await fill(cache, count, range(200))
         found = await asyncio.gather(*(cache.get_many([key(n)]) for n in range(200)))
         assert found == [[value(n)] for n in range(200)]
@@ -238,6 +255,12 @@ class TestDead:
         async with asyncio.timeout(PATIENT_S):
             await cache.close()
 
+    async def test_a_cluster_is_no_single_server(self, open_cache: Open, count: Count, cluster: RedisServer) -> None:
+        """Keys that a cluster sends elsewhere are misses, not failures of the pair."""
+        cache = open_cache(cluster.url, breaker=never_opens())
+        assert await cache.get_many([key(0), key(1), key(2)]) == [None] * 3
+        assert count.reads("error") == 3
+
     async def test_a_redis_that_was_never_there_is_a_miss(self, open_cache: Open, count: Count) -> None:
         """The service starts and answers without its Redis."""
         cache = open_cache(f"redis://127.0.0.1:{free_port()}/0")
@@ -253,8 +276,8 @@ class TestSlowAndBroken:
     """Redis behind a proxy that misbehaves."""
 
     @pytest.fixture
-    async def proxy(self, redis_server: RedisServer) -> AsyncIterator[Proxy]:
-        async with Proxy(redis_server.port) as proxy:
+    async def proxy(self, healthy: RedisServer) -> AsyncIterator[Proxy]:
+        async with Proxy(healthy.port) as proxy:
             yield proxy
 
     @pytest.fixture
@@ -383,10 +406,10 @@ class TestLying:
 
     @pytest.mark.parametrize("lie", TWO_KEYS_LIES)
     async def test_an_odd_answer_never_fails_a_lookup(
-        self, redis_server: RedisServer, open_cache: Open, count: Count, lie: bytes
+        self, healthy: RedisServer, open_cache: Open, count: Count, lie: bytes
     ) -> None:
         """Whatever comes instead of values is no value; no error escapes, and later answers are right again."""
-        async with Proxy(redis_server.port) as proxy:
+        async with Proxy(healthy.port) as proxy:
             cache = open_cache(f"redis://127.0.0.1:{proxy.port}/0", timeout_s=PATIENT_S / 10, breaker=never_opens())
             await fill(cache, count, range(2))
             proxy.lies = {b"MGET": lie}
@@ -398,10 +421,10 @@ class TestLying:
 
     @pytest.mark.parametrize("lie", TWO_KEYS_LIES)
     async def test_an_odd_answer_never_stops_the_writer(
-        self, redis_server: RedisServer, open_cache: Open, count: Count, lie: bytes
+        self, healthy: RedisServer, open_cache: Open, count: Count, lie: bytes
     ) -> None:
         """After a write that was answered with nonsense the writer goes on writing."""
-        async with Proxy(redis_server.port) as proxy:
+        async with Proxy(healthy.port) as proxy:
             cache = open_cache(f"redis://127.0.0.1:{proxy.port}/0", timeout_s=PATIENT_S / 10, breaker=never_opens())
             proxy.lies = {b"SET": lie}
             cache.put_many({key(0): value(0)})
@@ -413,10 +436,10 @@ class TestLying:
                     await asyncio.sleep(0.01)
 
     async def test_a_value_of_another_type_is_a_miss(
-        self, redis_server: RedisServer, open_cache: Open, count: Count, plain: Redis
+        self, healthy: RedisServer, open_cache: Open, count: Count, plain: Redis
     ) -> None:
         """A key that holds a list or a hash has no value for us."""
-        cache = open_cache(redis_server.url)
+        cache = open_cache(healthy.url)
         await fill(cache, count, range(1))
         plain.rpush(name(1), "a")
         plain.hset(name(2), "a", "b")
@@ -424,11 +447,11 @@ class TestLying:
 
     @pytest.mark.parametrize("lie", ["garbage", "empty", "swapped", "truncated", "flipped"])
     async def test_wrong_values_are_counted_and_computed_again(
-        self, redis_server: RedisServer, open_cache: Open, count: Count, plain: Redis, lie: str
+        self, healthy: RedisServer, open_cache: Open, count: Count, plain: Redis, lie: str
     ) -> None:
         """A value that was not written for its key is corrupt: the pair is read anew, scored right, stored again."""
         reader = FakeReader()
-        cache = open_cache(redis_server.url)
+        cache = open_cache(healthy.url)
         monitor = build_monitor(cache, cache._metrics, reader)
         pairs = [Pair("may I ask", f"answer {number}") for number in range(4)]
         jobs = [ScoreJob(pair, "", str(number), include_evidence=True) for number, pair in enumerate(pairs)]
@@ -461,17 +484,27 @@ def indicators(outcome: object) -> object:
     return outcome.verdict, outcome.indicators
 
 
-@pytest.fixture
-def cluster() -> Iterator[RedisServer]:
+def start_cluster(folder: Path) -> RedisServer:
     """One node that owns every slot."""
     need("redis-server")
-    need("redis-cli")
-    server = RedisServer(
-        "--cluster-enabled", "yes", "--cluster-config-file", f"nodes-{free_port()}.conf", "--dir", "/tmp"
-    )
+    server = RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--dir", str(folder))
     with Redis(port=server.port) as client:
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         wait_until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster did not form")
+    return server
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A cluster that no test kills."""
+    server = start_cluster(tmp_path_factory.mktemp("cluster"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def mortal_cluster(tmp_path: Path) -> Iterator[RedisServer]:
+    server = start_cluster(tmp_path)
     yield server
     server.kill()
 
@@ -480,9 +513,9 @@ class TestCluster:
     async def test_one_lookup_spans_slots(self, cluster: RedisServer, open_cache: Open, count: Count) -> None:
         """Keys of many slots are written and got together, in the order asked, misses included."""
         cache = open_cache(cluster.url, mode="cluster")
-        await fill(cache, count, range(100))
-        numbers = [n for n in range(150) if n % 3]
-        assert await cache.get_many([key(n) for n in numbers]) == [value(n) if n < 100 else None for n in numbers]
+        await fill(cache, count, range(5000, 5100))
+        numbers = [n for n in range(5000, 5150) if n % 3]
+        assert await cache.get_many([key(n) for n in numbers]) == [value(n) if n < 5100 else None for n in numbers]
 
     async def test_many_callers_at_once_are_all_answered(
         self, cluster: RedisServer, open_cache: Open, count: Count
@@ -494,14 +527,49 @@ class TestCluster:
         assert found == [[value(n), None] for n in range(200)]
         assert count.reads("error") == 0
 
-    async def test_a_dead_cluster_is_a_miss(self, cluster: RedisServer, open_cache: Open, count: Count) -> None:
-        """A cluster whose nodes are gone fails open, and is found again."""
-        cache = open_cache(cluster.url, mode="cluster", breaker=never_opens())
+    async def test_a_dead_cluster_is_a_miss_then_found_again(
+        self, mortal_cluster: RedisServer, open_cache: Open, count: Count
+    ) -> None:
+        """A cluster whose nodes are gone fails open for reads and writes, and is used again when it is back."""
+        cache = open_cache(mortal_cluster.url, mode="cluster", breaker=never_opens())
         await fill(cache, count, range(3))
-        cluster.kill()
+        mortal_cluster.kill()
+        assert [await cache.get_many([key(0), key(1)]) for _ in range(3)] == [[None, None]] * 3
+        assert count.reads("error") == 6
+        for number in range(2):
+            cache.put_many({key(number): value(number)})
+            await count.written("error", number + 1)
+        mortal_cluster.start()
         async with asyncio.timeout(PATIENT_S):
-            assert await cache.get_many([key(0), key(1)]) == [None, None]
+            while await cache.get_many([key(0)]) != [value(0)]:
+                cache.put_many({key(0): value(0)})
+                await asyncio.sleep(0.05)
+
+    async def test_a_cluster_that_was_never_there_is_a_miss(self, open_cache: Open, count: Count) -> None:
+        """The service starts and answers without its cluster, and its writer survives."""
+        port = free_port()
+        cache = open_cache(f"redis://127.0.0.1:{port}", mode="cluster", breaker=never_opens())
+        assert [await cache.get_many([key(0)]) for _ in range(2)] == [[None]] * 2
+        for number in range(2):
+            cache.put_many({key(number): value(number)})
+            await count.written("error", number + 1)
         assert count.reads("error") == 2
+
+    async def test_a_cluster_that_does_not_own_its_slots_is_a_miss(
+        self, mortal_cluster: RedisServer, open_cache: Open, count: Count
+    ) -> None:
+        """A cluster in pieces fails open: keys whose slots nobody has are misses."""
+        with Redis(port=mortal_cluster.port) as client:
+            client.execute_command("CLUSTER", "DELSLOTSRANGE", "0", "8000")
+        cache = open_cache(mortal_cluster.url, mode="cluster", breaker=never_opens())
+        assert await cache.get_many([key(n) for n in range(50)]) == [None] * 50
+        cache.put_many({key(n): value(n) for n in range(50)})
+        await count.written("error", 50)
+
+    async def test_a_single_server_is_no_cluster(self, healthy: RedisServer, open_cache: Open) -> None:
+        """The wrong redis_mode costs the cache, not the service."""
+        cache = open_cache(healthy.url, mode="cluster", breaker=never_opens())
+        assert await cache.get_many([key(0)]) == [None]
 
 
 class Sentinel:

@@ -128,6 +128,8 @@ def evaluate(indicator: Indicator, sets: dict[str, PooledSet]) -> tuple[dict[str
     assert isinstance(score, SparseScore)
     finished = calibrate(indicator, calibration_items, score)
     held_out = {name: part(sets[name], held_out=True) for name in indicator.tests}
+    if indicator.pool_tests:
+        held_out["both together"] = join(list(held_out.values()))
     report: dict[str, Any] = {
         "calibrated_on": {
             "n": len(calibration_items.items),

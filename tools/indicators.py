@@ -15,7 +15,7 @@ from notes import UNCERTAIN, lexicon_note
 from pooling import POOLINGS, PooledSet
 from probes import Scores, SparseFit
 
-MAX, MEAN, SHARE, ROLLING, SECOND = POOLINGS
+MAX, SUM, MEAN, SHARE, ROLLING, SECOND = POOLINGS
 
 
 @dataclass(frozen=True)
@@ -29,30 +29,33 @@ class Indicator:
     max_fpr: float
     #: Sets left out in turn, to see what carries over to a set never calibrated on.
     transfer: tuple[str, ...] = ()
+    #: Whether to measure the tests taken together too (where they mean the same by a label).
+    pool_tests: bool = False
 
 
 INDICATORS = (
     Indicator(
         "speculation",
-        {"hedging": 1.0, "lexicon": 0.5, "passages": 0.3, "hedge_science_certainty": 0.5, "hedge_earnings_calls": 0.1},
+        {"hedging": 1.0, "lexicon": 1.0, "passages": 0.3, "hedge_science_certainty": 0.5, "hedge_earnings_calls": 0.1},
         ("hedging", "hedge_science_certainty", "hedge_earnings_calls"),
-        SparseFit((MAX, MEAN), terms=80, l1=0.1, l2=0.05),
+        SparseFit((SUM, MAX, MEAN), terms=15, l1=0.01, l2=0.05),
         max_fpr=0.05,
         transfer=("hedge_science_certainty", "hedge_earnings_calls"),
     ),
     Indicator(
         "bias",
-        {"bias_reddit": 1.0, "bias_diasafety": 1.0, "tox_toxigen_human": 0.3},
+        {"bias_reddit": 1.0, "bias_diasafety": 1.0},
         ("bias_reddit", "bias_diasafety"),
-        SparseFit((MAX, MEAN), terms=80, l1=0.05, l2=0.02),
+        SparseFit((MAX, MEAN), terms=160, l1=0.1, l2=0.0005),
         max_fpr=0.10,
         transfer=("bias_reddit", "bias_diasafety"),
+        pool_tests=True,
     ),
     Indicator(
         "medical_knowledge",
         {"domain_medical": 1.0, "general": 1.0},
         ("domain_medical", "own_answers"),
-        SparseFit((MAX, MEAN), terms=30, l1=0.05, l2=0.05),
+        SparseFit((MAX, MEAN), terms=20, l1=0.02, l2=0.05),
         max_fpr=0.02,
     ),
 )

@@ -37,6 +37,8 @@ class Pooling:
         match self.name:
             case "max":
                 pooled = activations.max(axis=0)
+            case "sum":
+                pooled = activations.sum(axis=0)
             case "mean":
                 pooled = activations.mean(axis=0)
             case "fraction_active":
@@ -59,6 +61,7 @@ def rolling_mean_max(activations: Array, window: int) -> Array:
 
 POOLINGS = (
     Pooling("max"),
+    Pooling("sum"),
     Pooling("mean"),
     Pooling("fraction_active"),
     Pooling("rolling_mean_max", window=8),

@@ -10,7 +10,7 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from scopewatch.errors import ConfigError
 
@@ -54,7 +54,7 @@ def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float
         pool: Any = client.connection_pool
         # Connects to nothing yet, but refuses an option that does not exist.
         pool.make_connection()
-    except (ValueError, TypeError, RedisError):
+    except (ValueError, TypeError, RedisError, RedisClusterException):
         message = f"redis_url: not understood; in {mode} mode it looks like {_EXAMPLES[mode]}"
         raise ConfigError(f"{message}, with special characters percent-encoded") from None
     return client
@@ -83,5 +83,14 @@ def _master(parts: SplitResult, service: str, limits: dict[str, Any]) -> Redis:
     # Credentials and database are the master's.
     shared = {name: value for name, value in options.items() if name in limits or name.startswith("ssl")}
     make_sentinel: Any = Sentinel
-    master: Redis = make_sentinel(addresses, sentinel_kwargs=shared).master_for(service, **options)
+    master: Redis = make_sentinel(addresses, sentinel_kwargs=shared).master_for(service, _Master, **options)
     return master
+
+
+class _Master(Redis):
+    """Closes the connections to its sentinels with its own."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        await pool.sentinel_manager.aclose()
