@@ -190,10 +190,10 @@ class LocalServer:
         return metric(self.metrics_address, name, **labels)
 
 
-def config(watchlist: Path, **settings: object) -> Config:
+def config(*watchlists: Path, **settings: object) -> Config:
     """Settings of a server on free ports."""
     free = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
-    return Config.model_validate({"watchlist": [watchlist], **free, **settings})
+    return Config.model_validate({"watchlist": watchlists, **free, **settings})
 
 
 @asynccontextmanager

@@ -152,7 +152,7 @@ async def test_everybody_in_a_crowd_gets_their_own_answer(house: House, server: 
     assert any(reply.coverage.truncated for _, reply in answered)
 
     alone: dict[bytes, pb.ScoreResponse] = {}
-    fresh = config(house.watchlist, watchlist=[house.watchlist, house.folder / "second.yaml"], cache_bytes=0)
+    fresh = config(house.watchlist, house.folder / "second.yaml", cache_bytes=0)
     async with serving(fresh) as reference, direct(reference.grpc_address) as stub:
         for message, _ in answered:
             key = message.SerializeToString(deterministic=True)
@@ -167,6 +167,7 @@ def cached_server(house: House, redis_server: RedisServer) -> Iterator[ServerPro
     """A server that caches in a Redis of its own and waits for it long enough for a busy machine."""
     flags = ("--redis-url", redis_server.url, "--redis-timeout-s", "1", "--cache-secret", "s")
     server = ServerProcess("--watchlist", str(house.watchlist), *flags)
+    server.wait_for("serving")
     yield server
     assert server.stop() == 0
 

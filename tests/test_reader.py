@@ -14,6 +14,7 @@ from transformers import Gemma2ForCausalLM
 from conftest import House, gemma_config, save_reader
 from scopewatch.config import Config
 from scopewatch.engine.build import Engine, ReaderChoice, SaeChoice, build_engine, choices
+from scopewatch.engine.inspect import token_activations
 from scopewatch.engine.reader import Reader, find_reader, load_reader
 from scopewatch.errors import ConfigError, ReaderError, SaeError, SetupError, WatchlistError
 from scopewatch.types import FeatureKey
@@ -112,6 +113,22 @@ def test_a_weight_of_another_shape_is_named(reader: Path) -> None:
     change_weights(reader, lambda t: t.update({f"model.{name}": torch.zeros(3, 5)}))
 
     with pytest.raises(ReaderError, match=rf"{name} has shape \(3, 5\), config.json asks for \(64, 32\)"):
+        load(reader)
+
+
+def test_weights_may_come_in_several_files(house: House, reader: Path) -> None:
+    """A reader saved in shards is the reader saved in one file; a lost shard is refused."""
+    whole = load(house.reader).model.state_dict()
+    (reader / WEIGHTS).unlink()
+    Gemma2ForCausalLM.from_pretrained(house.reader).save_pretrained(reader, max_shard_size="60KB")
+    shards = sorted(reader.glob("model-*.safetensors"))
+
+    part = load(reader).model.state_dict()
+
+    assert len(shards) > 1
+    assert {True} == {torch.equal(whole[name], part[name]) for name in whole}
+    shards[0].unlink()
+    with pytest.raises(ReaderError, match="cannot be loaded"):
         load(reader)
 
 
@@ -255,6 +272,33 @@ def test_a_cached_hub_id_is_found(no_network: list[object], house: House, tmp_pa
 
     assert {repository / "snapshots" / commit} == set(found.values())
     assert not no_network
+
+
+@pytest.mark.parametrize(
+    ("reader", "told"),
+    [
+        ("someone/tiny", "not in the local Hugging Face cache"),
+        ("./someone/tiny", "no such directory"),
+        ("/someone/tiny", "no such directory"),
+        ("~/someone", "no such directory"),
+        ("someone", "no such directory"),
+        ("some/one/tiny", "no such directory"),
+    ],
+)
+def test_inspection_takes_a_directory_or_a_hub_id(
+    no_network: list[object], house: House, reader: str, told: str
+) -> None:
+    """What looks like a hub id and is no directory is one; everything else is a directory."""
+    with pytest.raises(ReaderError, match=told):
+        token_activations(
+            reader=reader,
+            sae=house.saes["mid"],
+            hookpoint="",
+            features=[3],
+            prompt="hello",
+            response="world",
+            config=Config(),
+        )
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "meta", "mps", "xpu", "cpu:1", "cuda:x", "cuda:-1", "CPU"])

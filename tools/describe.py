@@ -34,7 +34,7 @@ def word_at(text: str, start: int, end: int) -> str:
     if not piece.strip():
         return "end of line" if "\n" in piece else "space"
     start += len(piece) - len(piece.lstrip())
-    if not text[start].isalnum():
+    if not text[start].isalnum() and text[start] not in "'’":
         return piece.strip()
     while start > 0 and (text[start - 1].isalnum() or text[start - 1] in "'’"):
         start -= 1
@@ -75,12 +75,11 @@ def _top_words(sums: dict[str, list[float]], most: int) -> tuple[str, ...]:
     return tuple(ranked[:most])
 
 
-def excerpt(text: str, start: int, end: int, before: int = 28, after: int = 8) -> str:
-    """A few words around the characters `start`..`end`, on one line."""
+def excerpt(text: str, start: int, end: int, before: int = 30) -> str:
+    """A few words that end with the one the characters `start`..`end` belong to, on one line."""
     left = max(0, start - before)
     while 0 < left < start and text[left - 1].isalnum():
         left += 1
-    right = min(len(text), end + after)
-    while right < len(text) and right > end and text[right - 1].isalnum() and text[right].isalnum():
-        right -= 1
-    return " ".join(text[left:right].split()).replace('"', "'")
+    while end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
+        end += 1
+    return " ".join(text[left:end].split()).replace('"', "'")

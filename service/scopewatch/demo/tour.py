@@ -66,7 +66,7 @@ _PAIRS: list[tuple[str, dict[str, Any]]] = [
         "emoji, accents, CJK",
         {
             "prompt": "Is the café open? 🤔",
-            "response": "Maybe 🤷🏽‍♀️ — the naïve guess is that it opens at 9, 也许 later. I don't know 😅",
+            "response": "I think it might open at nine, but I am not sure 🤷🏽‍♀️ — perhaps later (也许), it seems 😅",
         },
     ),
     ("an empty prompt", {"response": "The train leaves at 14:05 from platform 3."}),
@@ -145,8 +145,9 @@ def _card(indicator: pb.IndicatorInfo) -> str:
         return "uncalibrated"
     lines = []
     for row in indicator.card.measurements:
-        rivals = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in row.baselines.items())
-        lines.append(f"AUROC {row.auroc:.2f} on {row.n} pairs of {row.data} ({rivals})")
+        rivals = sorted(row.baselines.items(), key=lambda rival: -rival[1])
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in rivals)
+        lines.append(f"AUROC {row.auroc:.2f} on {row.n} pairs: {row.data}\n{'':23}beside {shown}")
     return ("\n" + " " * 21).join(lines)
 
 
