@@ -34,7 +34,7 @@ class Config(BaseModel):
         "auto", description="reader weights: auto is float32 on a CPU, bfloat16 on a GPU"
     )
     allow_download: bool = Field(False, description="let a hub id be downloaded; otherwise only local files")
-    torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 leaves it to torch")
+    torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all cores but one")
 
     max_tokens: int = Field(1024, ge=16, description="tokens read of one pair; longer pairs are truncated")
     max_batch_tokens: int = Field(4096, ge=16, description="tokens the engine computes at once")

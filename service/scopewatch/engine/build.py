@@ -89,8 +89,9 @@ def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], 
     Raises:
         SetupError: A file, setting or watchlist entry is wrong; the message names it.
     """
-    if config.torch_threads:
-        torch.set_num_threads(config.torch_threads)
+    # One core is left to the event loop and the tokenizer: where threads outnumber cores, each layer waits for the
+    # scheduler.
+    torch.set_num_threads(config.torch_threads or max(1, torch.get_num_threads() - 1))
     directory = find_reader(
         reader_choice.path, reader_choice.hub_id, reader_choice.revision, allow_download=config.allow_download
     )
