@@ -25,7 +25,12 @@ def test_demo_shows_the_main_job_and_ends_well() -> None:
     """`scopewatch demo` flags the guess and not the reasoned answer, marks words, hits the cache, and exits with 0."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCOPEWATCH_")}
     tour = subprocess.run(
-        [sys.executable, "-m", "scopewatch", "demo"], capture_output=True, text=True, env=environment, timeout=120, check=False
+        [sys.executable, "-m", "scopewatch", "demo"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
     )
     shown = dict(re.findall(r"^— (.+)\n(FLAG|PASS)", tour.stdout, re.MULTILINE))
 

@@ -125,6 +125,33 @@ def test_each_pooling_is_its_formula(case: Case, pooling: dict[str, Any], segmen
         assert found.score == pytest.approx(by_hand(pooling, values), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ({"kind": "max"}, 4.0),
+        ({"kind": "mean"}, 9 / 12),
+        ({"kind": "sum"}, 9.0),
+        ({"kind": "fraction_active"}, 4 / 12),
+        ({"kind": "rolling_mean_max", "window": 1}, 4.0),
+        ({"kind": "rolling_mean_max", "window": 3}, 5 / 3),
+        ({"kind": "rolling_mean_max", "window": 12}, 9 / 12),
+        ({"kind": "rolling_mean_max", "window": 4096}, 9 / 12),
+        ({"kind": "k_of_n", "k": 1}, 4.0),
+        ({"kind": "k_of_n", "k": 2}, 3.0),
+        ({"kind": "k_of_n", "k": 2, "n": 3}, 1.0),
+        ({"kind": "k_of_n", "k": 2, "n": 4096}, 3.0),
+        ({"kind": "k_of_n", "k": 4}, 1.0),
+        ({"kind": "k_of_n", "k": 5}, 0.0),
+        ({"kind": "k_of_n", "k": 13}, 0.0),
+    ],
+    ids=str,
+)
+def test_poolings_of_a_known_row(pooling: dict[str, Any], expected: float) -> None:
+    """Twelve tokens with the activations 4 0 1 0 0 0 0 0 0 3 0 1 give these numbers."""
+    fired = [(0, 0, 4.0), (2, 0, 1.0), (9, 0, 3.0), (11, 0, 1.0)]
+    assert score({"pooling": pooling, "features": [term(2)]}, "R" * 12, *fired).score == pytest.approx(expected)
+
+
 @given(cases(), st.integers(1, 6), st.integers(0, 9), st.floats(0, 64, width=32), st.data())
 def test_k_of_n_asks_for_k_tokens_above_the_threshold(
     case: Case, k: int, more: int, threshold: float, data: st.DataObject
@@ -218,6 +245,21 @@ def test_one_flagged_indicator_flags_the_pair(flags: tuple[float, float], verdic
     """The verdict is FLAG when any indicator is flagged, PASS when none is."""
     watchlist = compiled(*({"features": [term(2)], "threshold": threshold} for threshold in flags))
     assert judge(watchlist, read("R"), activations(1, (0, 0, 1.0)), max_evidence=0).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("severity", "verdict"),
+    [("info", Verdict.PASS), ("low", Verdict.FLAG), ("medium", Verdict.FLAG), ("high", Verdict.FLAG)],
+)
+def test_severity_info_is_for_the_record(severity: str, verdict: Verdict) -> None:
+    """A flagged indicator of severity info is reported and leaves the verdict at PASS."""
+    judgement = judge(
+        compiled({"features": [term(2)], "threshold": 0.5, "severity": severity}),
+        read("R"),
+        activations(1, (0, 0, 1.0)),
+        max_evidence=0,
+    )
+    assert (judgement.indicators[0].flagged, judgement.verdict) == (True, verdict)
 
 
 @pytest.mark.parametrize(

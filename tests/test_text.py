@@ -220,6 +220,34 @@ def test_spans_cut_the_untrimmed_text(house: House, response: str, spans: list[s
     assert spans == cut
 
 
+@pytest.mark.parametrize(
+    ("place", "read"),
+    [
+        ("m.content", " \na b\t "),
+        ("m.content | trim", "a b"),
+        ("m.content.lstrip()", "a b\t "),
+        ("m.content.rstrip()", " \na b"),
+    ],
+    ids=["as it is", "trimmed", "trimmed on the left", "trimmed on the right"],
+)
+def test_templates_may_trim_either_end(tmp_path: Path, place: str, read: str) -> None:
+    """Whatever a template trims, the tokens cover exactly what it leaves, in the places of the caller's text."""
+    gemma_tokenizer(tmp_path, chat=True)
+    template = f"{{% for m in messages %}}<start_of_turn>{{{{ {place} }}}}<end_of_turn>{{% endfor %}}"
+    (tmp_path / "chat_template.jinja").write_text(template)
+    text = " \na b\t "
+    start = text.index(read)
+
+    (tokens,) = Tokeniser(tmp_path, max_tokens=PLENTY).tokenise([Pair(text, text)])
+
+    assert isinstance(tokens, TokenisedPair)
+    for segment in (Segment.PROMPT, Segment.RESPONSE):
+        mine = tokens.segments == segment
+        starts, ends = tokens.starts[mine].tolist(), tokens.ends[mine].tolist()
+        assert (start, start + len(read)) == (starts[0], ends[-1])
+        assert starts[1:] == ends[:-1]
+
+
 def test_bos_comes_first_and_once(voice: Voice) -> None:
     """A conversation starts with one BOS, whichever of template and tokenizer places it."""
     bos = voice.tokenizer.bos_token_id
@@ -288,20 +316,27 @@ def test_the_unknown_token_is_scored(tmp_path: Path) -> None:
     ]
 
 
-def test_a_token_over_a_border_stays_within_one_text(tmp_path: Path) -> None:
-    """A token that reaches from the prompt over the separator into the response is a response token, cut to it."""
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [
+        ("y\n\nno", [(Segment.PROMPT, 0, 1, 2), (Segment.RESPONSE, 0, 0, 2), (Segment.RESPONSE, 0, 2, 3)]),
+        ("y\n", [(Segment.PROMPT, 0, 1, 2), (Segment.PROMPT, 0, 2, 3), OUTSIDE]),
+        ("\nno", [OUTSIDE, (Segment.RESPONSE, 0, 0, 2), (Segment.RESPONSE, 0, 2, 3)]),
+    ],
+    ids=["both texts", "prompt and separator", "separator and response"],
+)
+def test_a_token_over_a_border_stays_within_one_text(tmp_path: Path, token: str, expected: list[Place]) -> None:
+    """A token that reaches over a border belongs to one text, the later one, and its span is cut to it."""
     gemma_tokenizer(tmp_path, chat=False, byte_level=True)
     backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    backend.add_tokens([AddedToken("y\n\nno", special=False, normalized=False)])
+    backend.add_tokens([AddedToken(token, special=False, normalized=False)])
     backend.save(str(tmp_path / "tokenizer.json"))
-
     tokeniser = Tokeniser(tmp_path, max_tokens=PLENTY)
 
     (tokens,) = tokeniser.tokenise([Pair("why", "nobody")])
 
     assert isinstance(tokens, TokenisedPair)
-    over = tokeniser.token_texts(tokens.ids).index("y\n\nno")
-    expected = [(Segment.PROMPT, 0, 1, 2), (Segment.RESPONSE, 0, 0, 2), (Segment.RESPONSE, 0, 2, 3)]
+    over = tokeniser.token_texts(tokens.ids).index(token)
     assert expected == places(tokens)[over - 1 : over + 2]
 
 
@@ -419,6 +454,7 @@ TRUNCATED = {
     ),
     "empty prompt": Pair("", "the patient might have gout", (Turn("user", "hello"), Turn("assistant", "world"))),
     "special tokens inside": Pair("<eos><eos>the<bos>fox<eos>", "<pad>the<eos>dog<pad><pad>"),
+    "empty response": Pair("hello world, what is the answer", ""),
     "only special tokens in the prompt": Pair("<eos>" * 30, "the dog"),
 }
 
@@ -451,14 +487,14 @@ def test_truncation_drops_the_oldest_first(voice: Voice, pair: Pair) -> None:
     for limit in range(1, len(tokens) + 2):
         over = max(0, len(tokens) - limit)
         dropped = set(droppable[:over])
-        enough = over <= len(droppable) and not dropped.issuperset(scored)
+        enough = over <= len(droppable) and (not scored or not dropped.issuperset(scored))
         expected.append([t for i, t in enumerate(tokens) if i not in dropped] if enough else "refused")
         (kept,) = Tokeniser(voice.directory, max_tokens=limit).tokenise([pair])
         refused = isinstance(kept, InvalidRequest)
         outcomes.append("refused" if refused else list(zip(kept.ids.tolist(), places(kept), strict=True)))
 
     assert expected == outcomes
-    assert {"refused", "read"} == {"refused" if outcome == "refused" else "read" for outcome in outcomes}
+    assert tokens == outcomes[-1]
 
 
 @pytest.mark.parametrize("pair", TRUNCATED.values(), ids=TRUNCATED.keys())

@@ -179,6 +179,7 @@ class Indicator(_Strict):
     label: str = Field("", max_length=200)
     segment: Literal["prompt", "response", "history"] = "response"
     severity: Literal["info", "low", "medium", "high"] = "medium"
+    """`info` is for the record: it never makes the verdict FLAG."""
     pooling: PoolingField = Pooling(kind="max")
     features: tuple[WatchedFeature, ...] = Field(min_length=1, max_length=4096)
     bias: Finite = 0.0

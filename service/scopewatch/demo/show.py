@@ -1,5 +1,6 @@
 """A reply as text for people: the verdict, the indicators, and the words on which features fired, marked."""
 
+import string
 import unicodedata
 from collections.abc import Iterable
 
@@ -25,7 +26,7 @@ def describe(reply: pb.ScoreResponse, prompt: str, response: str) -> str:
         if score.skipped_reason:
             lines.append(f"  {score.name:18} not scored: {score.skipped_reason}")
             continue
-        mark = "FLAG" if score.flagged else "    "
+        mark = ("note" if score.severity == pb.SEVERITY_INFO else "FLAG") if score.flagged else "    "
         probability = f"  p={score.probability:.2f}" if score.HasField("probability") else ""
         known = "" if score.calibration == pb.CALIBRATION_CALIBRATED else "  uncalibrated"
         lines.append(
@@ -42,6 +43,8 @@ def _marked(text: str, evidence: Iterable[pb.Evidence]) -> str:
     for span in evidence:
         if span.segment == pb.SEGMENT_RESPONSE:
             start, end = _whole_words(text, span.start, span.end)
+            if all(letter in string.punctuation for letter in text[start:end]):
+                continue  # Features often fire on the full stop that ends a sentence; people look for words.
             marked[start:end] = b"\x01" * (end - start)
     shown, inside = "", False
     first = max(0, marked.find(1) - 80)

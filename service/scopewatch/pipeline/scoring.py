@@ -155,7 +155,8 @@ def judge(
         max_evidence: Spans to return per indicator; 0 for none.
     """
     scores = tuple(_score(indicator, tokens, activations, max_evidence) for indicator in watchlist.indicators)
-    flagged = any(score.flagged for score in scores)
+    # An indicator of severity info is for the record: knowledge, say, is nothing to flag a pair for.
+    flagged = any(score.flagged and score.severity != "info" for score in scores)
     return Judgement(Verdict.FLAG if flagged else Verdict.PASS, scores)
 
 

@@ -130,7 +130,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
 
     def _reply(self, job: ScoreJob, pair: ScoredPair) -> pb.ScoreResponse:
         if pair.verdict is Verdict.FLAG:
-            flagged = [score.name for score in pair.indicators if score.flagged]
+            flagged = [score.name for score in pair.indicators if score.flagged and score.severity != "info"]
             verdict_log.info(
                 "flagged",
                 extra={
