@@ -103,10 +103,11 @@ def test_a_matrix_larger_than_one_chunk_is_read_whole(
     monkeypatch.setattr("scopewatch.sae.gemma_scope._CHUNK_BYTES", 7 * 4 * HIDDEN)
     arrays = sae_arrays()
     arrays["W_enc"] = np.asarray(arrays["W_enc"], order=order)
+    watched = [*WATCHED, D_SAE - 1]
 
-    columns = load_columns(write(tmp_path, arrays), WATCHED)
+    columns = load_columns(write(tmp_path, arrays), watched)
 
-    assert_columns(arrays, columns)
+    assert_columns(arrays, columns, watched)
 
 
 def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
@@ -291,9 +292,7 @@ def test_an_archive_that_lies_about_its_sizes_is_refused(tmp_path: Path) -> None
     raw[entry + 24 : entry + 28] = struct.pack("<I", promised)
     file.write_bytes(raw)
 
-    told = refusal(file)
-
-    assert "ends early" in told or "not a complete npz archive" in told
+    assert "W_enc ends early" in refusal(file)
 
 
 WRONG: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {

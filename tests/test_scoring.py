@@ -294,14 +294,23 @@ def test_a_segment_on_which_nothing_fires_scores_the_bias() -> None:
     assert found.skipped_reason == ""
 
 
-POSITIVE_AND_NEGATIVE = [term(2, 2.0), term(3, 0.5, pooling="mean"), term(5, -3.0), term(7, 1.0, pooling="sum")]
+POSITIVE_AND_NEGATIVE = [
+    term(2, 2.0),
+    term(3, 0.5, pooling="mean"),
+    term(5, -3.0),
+    term(7, 1.0, pooling="sum"),
+    term(2, 0.25, pooling="mean"),
+]
 
 
 @given(cases(), st.sampled_from(list(LETTERS)), st.integers(0, 6))
 def test_evidence_is_the_runs_of_the_features_that_raised_the_score(
     case: Case, segment: str, max_evidence: int
 ) -> None:
-    """Evidence holds every run of neighbouring tokens of a feature with positive weight, strongest first, cut off."""
+    """Evidence holds every run of neighbouring tokens of a feature with positive weight, strongest first, cut off.
+
+    Strength is the peak times the feature's largest weight.
+    """
     expected = []
     weight = {0: 2.0, 1: 0.5, 3: 1.0}
     tokens = read(case.layout)

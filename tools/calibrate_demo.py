@@ -182,8 +182,8 @@ def entry(
         "terms": [
             {
                 "feature": t.feature,
-                "pooling": t.pooling.name,
-                "params": t.pooling.params,
+                "pooling": t.pooling.kind,
+                "params": t.pooling.model_dump(exclude={"kind"}, exclude_none=True),
                 "weight": float(f"{t.weight:.6g}"),
                 "label": notes[t.feature].label,
             }

@@ -12,61 +12,27 @@ from scipy.sparse import csr_matrix, hstack, vstack
 
 from activations import Reader, response_residuals
 from corpus import Item
+from scopewatch.pipeline.scoring import pool
+from scopewatch.watchlist import Pooling
 
 Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Pooling:
-    """A pooling and its parameters, as the watchlist names them: `window` (tokens), `k`."""
-
-    name: str
-    window: int = 0
-    k: int = 0
-
-    @property
-    def params(self) -> dict[str, int]:
-        """The parameters that this pooling has."""
-        return {key: value for key, value in (("window", self.window), ("k", self.k)) if value}
-
-    def __call__(self, activations: Array) -> Array:
-        """(tokens, features) -> (features,). Zero for an empty segment."""
-        tokens, features = activations.shape
-        if tokens < max(self.k, 1):
-            return np.zeros(features, np.float32)
-        match self.name:
-            case "max":
-                pooled = activations.max(axis=0)
-            case "sum":
-                pooled = activations.sum(axis=0)
-            case "mean":
-                pooled = activations.mean(axis=0)
-            case "fraction_active":
-                pooled = (activations > 0).mean(axis=0, dtype=np.float32)
-            case "rolling_mean_max":
-                pooled = rolling_mean_max(activations, min(self.window, tokens))
-            case "k_of_n":
-                pooled = np.partition(activations, tokens - self.k, axis=0)[tokens - self.k]
-            case _:
-                raise ValueError(self.name)
-        return pooled
-
-
-def rolling_mean_max(activations: Array, window: int) -> Array:
-    """Maximum over all runs of `window` tokens of the mean activation; (tokens, features) -> (features,)."""
-    sums = np.cumsum(activations, axis=0, dtype=np.float64)
-    sums[window:] -= sums[:-window].copy()
-    return (sums[window - 1 :].max(axis=0) / window).astype(np.float32)
-
-
 POOLINGS = (
-    Pooling("max"),
-    Pooling("sum"),
-    Pooling("mean"),
-    Pooling("fraction_active"),
-    Pooling("rolling_mean_max", window=8),
-    Pooling("k_of_n", k=2),
+    Pooling(kind="max"),
+    Pooling(kind="sum"),
+    Pooling(kind="mean"),
+    Pooling(kind="fraction_active"),
+    Pooling(kind="rolling_mean_max", window=8),
+    Pooling(kind="k_of_n", k=2),
 )
+
+
+def pooled(pooling: Pooling, activations: Array) -> Array:
+    """The service's pooling, (tokens, features) -> (features,); zero for an empty segment."""
+    if not len(activations):
+        return np.zeros(activations.shape[1], np.float32)
+    return pool(pooling, activations.astype(np.float64)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -138,7 +104,7 @@ def pool_items(reader: Reader, sae: SAE, items: list[Item], poolings: Sequence[P
         active = np.flatnonzero((activations > 0).any(axis=0))
         compact = activations[:, active]
         for pooling in poolings:
-            row = csr_matrix((pooling(compact), active, [0, len(active)]), shape=(1, activations.shape[1]))
+            row = csr_matrix((pooled(pooling, compact), active, [0, len(active)]), shape=(1, activations.shape[1]))
             row.eliminate_zeros()
             rows[pooling].append(row)
         width = residuals.shape[1]

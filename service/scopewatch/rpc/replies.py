@@ -1,6 +1,9 @@
 """From results to reply messages."""
 
 from collections.abc import Iterable
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from scopewatch.rpc.requests import Limits
 from scopewatch.types import (
@@ -16,6 +19,7 @@ from scopewatch.types import (
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.watchlist import Card, Indicator, Watchlist
 
+M = TypeVar("M", bound=Message)
 _VERDICTS = {Verdict.PASS: pb.VERDICT_PASS, Verdict.FLAG: pb.VERDICT_FLAG}
 _SEVERITIES = {
     "info": pb.SEVERITY_INFO,
@@ -47,31 +51,13 @@ def provenance(watchlist: Watchlist, identity: EngineIdentity, version: str) -> 
 
 def score_response(job: ScoreJob, pair: ScoredPair, made_by: pb.Provenance) -> pb.ScoreResponse:
     """The reply to one scored pair."""
-    coverage, timings = pair.coverage, pair.timings
     return pb.ScoreResponse(
         request_id=job.request_id,
         verdict=_VERDICTS[pair.verdict],
         indicators=[_indicator(score) for score in pair.indicators],
-        coverage=pb.Coverage(
-            tokens=coverage.tokens,
-            prompt_tokens=coverage.prompt_tokens,
-            response_tokens=coverage.response_tokens,
-            history_tokens=coverage.history_tokens,
-            truncated=coverage.truncated,
-            prompt_tokens_dropped=coverage.prompt_tokens_dropped,
-            response_tokens_dropped=coverage.response_tokens_dropped,
-            history_tokens_dropped=coverage.history_tokens_dropped,
-        ),
+        coverage=_mirror(pb.Coverage, pair.coverage),
         provenance=made_by,
-        timings=pb.Timings(
-            tokenise_s=timings.tokenise_s,
-            cache_s=timings.cache_s,
-            queue_s=timings.queue_s,
-            forward_s=timings.forward_s,
-            encode_s=timings.encode_s,
-            score_s=timings.score_s,
-            total_s=timings.total_s,
-        ),
+        timings=_mirror(pb.Timings, pair.timings),
         cached=pair.cached,
     )
 
@@ -115,21 +101,9 @@ def info_response(
     identity: EngineIdentity, watchlists: Iterable[Watchlist], limits: Limits, version: str
 ) -> pb.GetInfoResponse:
     """What this process reads with, watches and accepts."""
-    reader = identity.reader
     return pb.GetInfoResponse(
         version=version,
-        reader=pb.ReaderInfo(
-            name=reader.name,
-            revision=reader.revision,
-            model_type=reader.model_type,
-            digest=reader.digest,
-            layers_run=reader.layers_run,
-            layers_total=reader.layers_total,
-            dtype=reader.dtype,
-            device=reader.device,
-            attention=reader.attention,
-            chat_template=reader.chat_template,
-        ),
+        reader=_mirror(pb.ReaderInfo, identity.reader),
         saes=[
             pb.SaeInfo(
                 name=sae.name,
@@ -151,15 +125,7 @@ def info_response(
             )
             for watchlist in watchlists
         ],
-        limits=pb.Limits(
-            max_message_bytes=limits.max_message_bytes,
-            max_text_chars=limits.max_text_chars,
-            max_batch_items=limits.max_batch_items,
-            max_labels=limits.max_labels,
-            max_label_chars=limits.max_label_chars,
-            max_history_turns=limits.max_history_turns,
-            max_tokens=limits.max_tokens,
-        ),
+        limits=_mirror(pb.Limits, limits),
     )
 
 
@@ -181,6 +147,11 @@ def _card(card: Card) -> pb.Card:
         date=card.date,
         calibrated_on=card.calibrated_on,
         n=card.n,
-        measurements=[pb.Measurement(**measurement.model_dump()) for measurement in card.measurements],
+        measurements=[_mirror(pb.Measurement, measurement) for measurement in card.measurements],
         note=card.note,
     )
+
+
+def _mirror(message_type: type[M], value: object) -> M:
+    """A message whose every field has a namesake in `value`."""
+    return message_type(**{name: getattr(value, name) for name in message_type.DESCRIPTOR.fields_by_name})
