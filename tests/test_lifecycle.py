@@ -122,7 +122,7 @@ async def test_reflection_is_off_unless_asked_for(server: ServerProcess) -> None
 
 
 async def test_reflection_lists_the_services(house: House) -> None:
-    """With `reflection` the server names its services, and its messages can be asked for."""
+    """With `reflection` the server names its services and describes its messages; the streams it takes are counted."""
 
     def ask(address: str) -> tuple[set[str], list[str]]:
         with grpc.insecure_channel(address) as channel:
@@ -132,9 +132,11 @@ async def test_reflection_lists_the_services(house: House) -> None:
 
     async with serving(config(house.watchlist, reflection=True)) as server:
         services, messages = await asyncio.to_thread(ask, server.grpc_address)
+        streams = server.metric("grpc_server_started_total", grpc_type="bidi_stream")
 
     assert services == {SERVICE_NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
     assert "ScoreResponse" in messages
+    assert streams > 0
 
 
 # Refusing to start
@@ -429,7 +431,7 @@ async def test_a_dead_engine_leaves_nobody_waiting(house: House, tmp_path: Path)
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         waited_s = time.monotonic() - died_s
         states.append((await watched.read()).status)
-    code = await asyncio.to_thread(process.wait)
+    code = await asyncio.to_thread(process.wait, 25)
 
     assert first.verdict
     assert {outcome.code() for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)} == {

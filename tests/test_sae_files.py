@@ -100,7 +100,7 @@ def test_a_matrix_larger_than_one_chunk_is_read_whole(
     tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A matrix read in many pieces is the matrix, and the last, shorter piece counts."""
-    monkeypatch.setattr("scopewatch.sae.gemma_scope._CHUNK_BYTES", 7 * 4 * HIDDEN)
+    monkeypatch.setattr("scopewatch.sae.gemma_scope._CHUNK_BYTES", 11 * 4 * HIDDEN)
     arrays = sae_arrays()
     arrays["W_enc"] = np.asarray(arrays["W_enc"], order=order)
     watched = [*WATCHED, D_SAE - 1]
