@@ -11,7 +11,7 @@ from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint
 from scopewatch.engine.reader import Reader, find_reader, load_reader
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.engine.text import Tokeniser
-from scopewatch.errors import NoSuchFeature, SaeError, WatchlistError
+from scopewatch.errors import NoSuchFeature, ReaderError, SaeError, WatchlistError
 from scopewatch.sae.gemma_scope import layer_of, load_columns
 from scopewatch.types import EngineIdentity, SaeIdentity
 from scopewatch.watchlist import Watchlist
@@ -112,6 +112,12 @@ def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], 
             )
     max_tokens = min(config.max_tokens, reader.context)
     tokeniser = Tokeniser(directory, max_tokens=max_tokens)
+    if tokeniser.size > reader.vocabulary:
+        # On a GPU one such token would take the whole process down.
+        raise ReaderError(
+            f"reader {directory}: the tokenizer has {tokeniser.size} tokens, the model embeds {reader.vocabulary}; "
+            "they do not belong together"
+        )
     return Engine(
         tokeniser=tokeniser,
         runner=Runner(reader, placed, max_batch_tokens=config.max_batch_tokens),

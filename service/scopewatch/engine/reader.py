@@ -41,6 +41,8 @@ class Reader:
     hidden_size: int
     context: int
     """Most tokens its positions allow."""
+    vocabulary: int
+    """Tokens it has embeddings for."""
     device: torch.device
 
 
@@ -119,7 +121,7 @@ def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int
         attention=ATTENTION[config.model_type],
         chat_template=False,
     )
-    return Reader(model, layers, identity, config.hidden_size, config.max_position_embeddings, place)
+    return Reader(model, layers, identity, config.hidden_size, config.max_position_embeddings, config.vocab_size, place)
 
 
 def _config(directory: Path) -> Any:

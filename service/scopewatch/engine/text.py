@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -76,6 +76,12 @@ class Tokeniser:
         # The unknown token stands for text.
         self._special = np.array(sorted(special - {tokenizer.unk_token_id}), np.int64)
         self._skeleton = lru_cache(maxsize=256)(self._render_skeleton)
+        self._try_template(directory)
+
+    @property
+    def size(self) -> int:
+        """Number of tokens; ids are below it."""
+        return len(self._tokenizer)
 
     @property
     def has_chat_template(self) -> bool:
@@ -130,6 +136,18 @@ class Tokeniser:
         if position != len(text):
             raise InvalidRequest(FieldViolation("response", "the reader's chat template rewrites it"))
         return _Rendering(text, tuple(spans))
+
+    def _try_template(self, directory: Path) -> None:
+        """A template that cannot be run at all is the operator's mistake, not a caller's."""
+        try:
+            if self.has_chat_template:
+                self._apply_template([Turn("user", "a"), Turn("assistant", "b")])
+        except TemplateSyntaxError as error:
+            raise ReaderError(f"reader {directory}: chat template, line {error.lineno}: {error.message}") from None
+        except TemplateError:
+            return  # It objects to this conversation; it may like others.
+        except Exception as error:
+            raise ReaderError(f"reader {directory}: chat template: {type(error).__name__}: {error}") from None
 
     def _render_skeleton(self, roles: tuple[str, ...]) -> list[str]:
         """The template's own text before, between and after the contents."""

@@ -80,6 +80,8 @@ def load_columns(file: Path, features: Sequence[int]) -> EncoderColumns:
     for name, values in {"W_enc": watched, **vectors}.items():
         if not np.isfinite(values).all():
             raise SaeError(f"{file}: {name} holds NaN or infinity in a watched feature")
+    if (vectors["threshold"] < 0).any():
+        raise SaeError(f"{file}: a watched feature has a negative threshold; a JumpReLU SAE of this release has none")
     return EncoderColumns(
         W_enc=watched,
         b_enc=vectors["b_enc"],
