@@ -314,6 +314,15 @@ def test_activations_place_every_token(run: Terminal, house: House) -> None:
     assert covered == {segment: set(range(len(text))) for segment, text in texts.items()}
 
 
+def test_activations_come_in_the_order_asked_for(run: Terminal, house: House) -> None:
+    """Row i of the activations is that of feature i on the command line, whichever comes first."""
+    flags = ("activations", "--reader", house.reader, "--sae", house.saes["mid"], "--response", RESPONSE, "--json")
+    rows = [json.loads(run(*flags, "--features", order)[0])["activations"] for order in ("3,11", "11,3")]
+
+    assert rows[0] == rows[1][::-1]
+    assert rows[0][0] != rows[0][1]
+
+
 def test_activations_are_those_the_server_scores(run: Terminal, house: House, server: ServerProcess) -> None:
     """The largest activation on the response is what the server pools with `max`."""
     out, _ = run(

@@ -188,6 +188,12 @@ def test_other_words_are_no_boolean(word: str) -> None:
     ]
 
 
+def test_by_default_there_is_no_redis_and_no_secret() -> None:
+    """Nothing outside the process is used, and no secret is made up, unless it is configured."""
+    config = load_config({}, {})
+    assert (config.redis_url.get_secret_value(), config.cache_secret.get_secret_value()) == ("", "")
+
+
 def test_secrets_are_not_shown() -> None:
     """Neither the text of a configuration nor a dump of it holds a password or the cache secret."""
     config = load_config({"redis_url": f"redis://:{SECRET}@host", "cache_secret": SECRET}, {})

@@ -154,13 +154,12 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 
 
 @pytest.mark.parametrize("flag", ["--grpc-address", "--metrics-address"])
-def test_a_taken_port_is_one_clear_message(house: House, capsys: pytest.CaptureFixture[str], flag: str) -> None:
-    """A port in use ends the process with 2 and names setting and address, whichever of the two it is."""
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        address = f"127.0.0.1:{other.getsockname()[1]}"
-        err = refusal(capsys, "--watchlist", str(house.watchlist), flag, address)
+def test_a_taken_port_is_one_clear_message(
+    house: House, server: ServerProcess, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    """The port of another server ends the process with 2 and names setting and address, whichever of the two it is."""
+    address = server.grpc_address if flag == "--grpc-address" else server.metrics_address
+    err = refusal(capsys, "--watchlist", str(house.watchlist), flag, address)
 
     assert err.startswith(f"scopewatch: {flag[2:].replace('-', '_')} {address}: ")
     assert err.count("\n") == 1
