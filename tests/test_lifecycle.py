@@ -173,7 +173,7 @@ def test_an_address_must_be_host_and_port(
     """An address without host or port is refused with an example."""
     err = refusal(capsys, "--watchlist", str(house.watchlist), flag, address)
 
-    assert f"{flag[2:].replace('-', '_')} {address!r}: expected host:port, for instance" in err
+    assert f"{flag}: {address!r}: expected host:port, for instance" in err
     assert err.count("\n") == 1
 
 

@@ -71,12 +71,15 @@ def cases(draw: st.DrawFn) -> Case:
     """Pairs of up to some thirty tokens, template tokens anywhere, few and uneven activations."""
     layout = "T"
     for letter in "01PR":
-        own = draw(st.lists(st.sampled_from([letter, letter, letter, "T"]), max_size=7))
-        layout += "".join(own) + "T"
-    places = st.tuples(st.integers(0, len(layout) - 1), st.integers(0, len(FEATURES) - 1))
-    values = st.floats(2**-6, 2**6, width=32)
-    fired = draw(st.dictionaries(places, values, max_size=25))
-    return Case(layout, tuple((token, column, value) for (token, column), value in fired.items()))
+        tokens = st.lists(
+            st.sampled_from([letter, letter, letter, "T"]), min_size=draw(st.sampled_from([0, 3])), max_size=7
+        )
+        layout += "".join(draw(tokens)) + "T"
+    places = [(token, column) for token in range(len(layout)) for column in range(len(FEATURES))]
+    rows = st.tuples(st.sampled_from(places), st.integers(1, 1 << 18))
+    fewest = draw(st.sampled_from([0, 10, 20]))
+    fired = draw(st.lists(rows, min_size=fewest, max_size=30, unique_by=lambda row: row[0]))
+    return Case(layout, tuple((token, column, size / 4096) for (token, column), size in fired))
 
 
 @st.composite

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from scopewatch.errors import ConfigError
 
@@ -64,6 +64,14 @@ class Config(BaseModel):
     drain_grace_s: float = Field(20.0, ge=0, description="time given to running requests at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
     log_format: Literal["json", "text"] = Field("json", description="log line format")
+
+    @field_validator("grpc_address", "metrics_address")
+    @classmethod
+    def _is_host_and_port(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"{address!r}: expected host:port, for instance 127.0.0.1:50051")
+        return address
 
     @model_validator(mode="after")
     def _limits_fit_each_other(self) -> "Config":

@@ -223,18 +223,19 @@ class Server:
         await self._health.set(SERVICE_NAME, _NOT_SERVING)
         if self._config.reflection:
             reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        host, _ = _split_address("grpc_address", self._config.grpc_address)
+        host = self._config.grpc_address.rpartition(":")[0]
         try:
             port = server.add_insecure_port(self._config.grpc_address)
         except RuntimeError:
+            await server.stop(0)
             raise ConfigError(f"grpc_address {self._config.grpc_address}: cannot be bound; is it in use?") from None
         await server.start()
         return server, f"{host}:{port}"
 
     def _start_metrics(self) -> tuple[WSGIServer, str]:
-        host, port = _split_address("metrics_address", self._config.metrics_address)
+        host, _, port = self._config.metrics_address.rpartition(":")
         try:
-            httpd, _ = start_http_server(port, addr=host.strip("[]"), registry=self._registry)
+            httpd, _ = start_http_server(int(port), addr=host.strip("[]"), registry=self._registry)
         except OSError as error:
             raise ConfigError(f"metrics_address {self._config.metrics_address}: {error.strerror or error}") from None
         return httpd, f"{host}:{httpd.server_port}"
@@ -293,10 +294,3 @@ class Server:
     def _engine_died(self, death: EngineDied) -> None:
         self._death = death
         self._loop.call_soon_threadsafe(self._stopping.set)
-
-
-def _split_address(setting: str, address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"{setting} {address!r}: expected host:port, for instance 127.0.0.1:50051")
-    return host, int(port)
