@@ -79,6 +79,8 @@ async def monitoring(
         on_death: Called from another thread when the engine dies.
     """
     identity = loaded.engine.identity
+    # First, since a bad Redis URL raises and nothing is open yet.
+    cache = _cache(config, metrics)
     engine = EngineThread(loaded.engine.runner, on_death)
     tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
 
@@ -92,7 +94,6 @@ async def monitoring(
         max_queue_tokens=config.max_queue_tokens,
         metrics=metrics,
     )
-    cache = _cache(config, metrics)
     try:
         metrics.describe(identity, loaded.watchlists, _versions())
         await _warm_up(engine, loaded.engine, config)
