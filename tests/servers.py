@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import grpc
 import numpy as np
@@ -133,6 +134,15 @@ class ServerProcess:
         assert self.process.stderr
         self.process.stderr.close()
         return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves no process behind a test that failed."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.wait()
 
     def stop(self) -> int:
         """Ends the process as Kubernetes would; its exit code."""

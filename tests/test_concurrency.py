@@ -166,10 +166,10 @@ async def test_everybody_in_a_crowd_gets_their_own_answer(house: House, server: 
 def cached_server(house: House, redis_server: RedisServer) -> Iterator[ServerProcess]:
     """A server that caches in a Redis of its own and waits for it long enough for a busy machine."""
     flags = ("--redis-url", redis_server.url, "--redis-timeout-s", "1", "--cache-secret", "s")
-    server = ServerProcess("--watchlist", str(house.watchlist), *flags)
-    server.wait_for("serving")
-    yield server
-    assert server.stop() == 0
+    with ServerProcess("--watchlist", str(house.watchlist), *flags) as server:
+        server.wait_for("serving")
+        yield server
+        assert server.stop() == 0
 
 
 @pytest.mark.system

@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import scopewatch.server
-from conftest import House, free_port, sae_arrays, save_sae, watchlist_document
+from conftest import House, free_port, sae_arrays, save_sae, wait_until, watchlist_document
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.rpc.service import SERVICE_NAME
@@ -326,23 +326,25 @@ def test_a_real_process_says_the_same_and_nothing_more(tmp_path: Path) -> None:
 
 async def test_sigterm_under_load_fails_no_request(house: House) -> None:
     """After SIGTERM every accepted request is answered; while draining the process is alive and not ready; it exits with 0."""
-    process = ServerProcess("--watchlist", str(house.watchlist), "--drain-delay-s", "1")
-    address = process.grpc_address
-    async with direct(address) as stub:
-        calls = [
-            asyncio.ensure_future(stub.Score(pb.ScoreRequest(response=f"{n} not sure " * 60), timeout=120))
-            for n in range(150)
-        ]
-        await eventually(
-            lambda: process.metric("grpc_server_started_total", grpc_method="Score") == 150, "not all have arrived"
-        )
-        unanswered = sum(not call.done() for call in calls)
-        process.process.terminate()
-        await asyncio.to_thread(process.wait_for, "draining")
-        draining = [await health(address, service) for service in ("", SERVICE_NAME)]
-        late = await stub.Score(pb.ScoreRequest(response="late"), timeout=60)
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    code = await asyncio.to_thread(process.wait)
+    with ServerProcess("--watchlist", str(house.watchlist), "--drain-delay-s", "5") as process:
+        address = process.grpc_address
+        async with direct(address) as stub:
+            calls = [
+                asyncio.ensure_future(stub.Score(pb.ScoreRequest(response=f"{n} not sure " * 60), timeout=120))
+                for n in range(150)
+            ]
+            await eventually(
+                lambda: process.metric("grpc_server_started_total", grpc_method="Score") == 150, "not all have arrived"
+            )
+            unanswered = sum(not call.done() for call in calls)
+            process.process.terminate()
+            await asyncio.to_thread(process.wait_for, "draining")
+            *draining, late = await asyncio.gather(
+                *(health(address, service) for service in ("", SERVICE_NAME)),
+                stub.Score(pb.ScoreRequest(response="late"), timeout=60),
+            )
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        code = await asyncio.to_thread(process.wait)
 
     assert unanswered > 0
     assert {type(outcome) for outcome in outcomes} == {pb.ScoreResponse}
@@ -377,21 +379,12 @@ def script(folder: Path, body: str) -> Path:
 
 def test_sigterm_while_loading_ends_the_process(house: House, tmp_path: Path) -> None:
     """A process that is told to leave while it loads does not load to the end; it exits with 0."""
-    address = f"127.0.0.1:{free_port()}"
-    process = ServerProcess(
-        "--watchlist",
-        str(house.watchlist),
-        "--grpc-address",
-        address,
-        script=script(tmp_path, 'print("loading", file=sys.stderr, flush=True)\ntime.sleep(3600)'),
-    )
-    deadline_s = time.monotonic() + 200
-    while "loading\n" not in process.log:
-        assert time.monotonic() < deadline_s, process.log
-        time.sleep(0.02)
-    process.process.terminate()
+    endless = script(tmp_path, 'print("loading", file=sys.stderr, flush=True)\ntime.sleep(3600)')
+    with ServerProcess("--watchlist", str(house.watchlist), script=endless) as process:
+        wait_until(lambda: "loading\n" in process.log, "it does not load", timeout_s=200)
+        process.process.terminate()
 
-    assert process.wait(timeout_s=60) == 0
+        assert process.wait() == 0
     assert "Traceback" not in "".join(process.log)
 
 
@@ -414,23 +407,23 @@ async def test_a_dead_engine_leaves_nobody_waiting(house: House, tmp_path: Path)
     The promise is one second; the machine that runs this gets five.
     """
     small = ("--max-tokens", "64", "--max-batch-tokens", "64")
-    process = ServerProcess("--watchlist", str(house.watchlist), *small, script=script(tmp_path, DYING))
-    address = process.grpc_address
-    async with direct(address) as stub, grpc.aio.insecure_channel(address, options=NO_RETRIES) as channel:
-        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
-        states = [(await watched.read()).status]
-        # The first batch was the warm-up; this is the second, and the third kills.
-        first = await stub.Score(pb.ScoreRequest(response="a"), timeout=60)
-        calls = [
-            asyncio.ensure_future(stub.Score(pb.ScoreRequest(response=f"{n} not sure " * 20), timeout=600))
-            for n in range(40)
-        ]
-        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-        died_s = time.monotonic()
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        waited_s = time.monotonic() - died_s
-        states.append((await watched.read()).status)
-    code = await asyncio.to_thread(process.wait, 25)
+    with ServerProcess("--watchlist", str(house.watchlist), *small, script=script(tmp_path, DYING)) as process:
+        address = process.grpc_address
+        async with direct(address) as stub, grpc.aio.insecure_channel(address, options=NO_RETRIES) as channel:
+            watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME))
+            states = [(await watched.read()).status]
+            # The first batch was the warm-up; this is the second, and the third kills.
+            first = await stub.Score(pb.ScoreRequest(response="a"), timeout=60)
+            calls = [
+                asyncio.ensure_future(stub.Score(pb.ScoreRequest(response=f"{n} not sure " * 20), timeout=600))
+                for n in range(40)
+            ]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            died_s = time.monotonic()
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            waited_s = time.monotonic() - died_s
+            states.append((await watched.read()).status)
+        code = await asyncio.to_thread(process.wait, 25)
 
     assert first.verdict
     assert {outcome.code() for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)} == {
