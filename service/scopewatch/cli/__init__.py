@@ -1,0 +1,43 @@
+"""The command line: parse, call, print."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import scopewatch
+from scopewatch.cli import offline, service
+from scopewatch.errors import ScopewatchError, SetupError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one subcommand and exits: 0 done, 1 failed while running, 2 the input is wrong."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        code = args.run(args)
+    except SetupError as error:
+        print(f"scopewatch: {error}", file=sys.stderr)
+        code = 2
+    except ScopewatchError as error:
+        print(f"scopewatch: {error.reason}: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scopewatch", description=scopewatch.__doc__)
+    parser.add_argument("--version", action="version", version=f"scopewatch {scopewatch.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    for group in (service, offline):
+        group.add(command)
+    return parser
