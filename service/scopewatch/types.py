@@ -79,7 +79,7 @@ class TokenisedPair:
 
 @dataclass(frozen=True, slots=True)
 class FeatureKey:
-    """One watched feature: which SAE (its name in the watchlists) and which column of it."""
+    """One watched feature: which SAE (its name in the watchlists, or its Neuronpedia source) and which column of it."""
 
     sae: str
     index: int
@@ -202,6 +202,9 @@ class SaeIdentity:
     digest: str
     watched: tuple[int, ...]
     """Watched feature indices, ascending."""
+    neuronpedia: str = ""
+    """`{model}/{source}` of the SAE's pages on Neuronpedia, for instance gemma-2-2b/20-gemmascope-res-16k; empty if it
+    has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,8 @@ class WatchedFeature(_Strict):
     weight: Finite = 1.0
     pooling: PoolingField | None = None
     label: str = Field("", max_length=200)
+    citation: str = Field("", max_length=400)
+    """Where the feature was published, if it was."""
 
     @field_validator("feature")
     @classmethod
