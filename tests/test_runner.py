@@ -23,9 +23,9 @@ from scopewatch.engine.reader import Reader, load_reader
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import EngineDied, EngineError, InvalidRequest
-from scopewatch.sae.gemma_scope import load_columns
+from scopewatch.sae.open import open_sae
 from scopewatch.types import Activations, EncodedBatch, Pair, Segment, TokenisedPair, Turn
-from scopewatch.watchlist import load_watchlist
+from scopewatch.watchlist import SaeSource, load_watchlist
 
 TOLERANCE = 1e-5
 """Relative; of single activations, and of the largest for those that nearly fire."""
@@ -101,7 +101,9 @@ def random_ids(rng: np.random.Generator, length: int) -> Ids:
 
 
 def build(directory: Path, watched: Sequence[Watched], **settings: object) -> Engine:
-    asked = [SaeChoice(sae.name, sae.file, wanted=dict.fromkeys(sae.features, "")) for sae in watched]
+    asked = [
+        SaeChoice(sae.name, SaeSource(path=str(sae.file)), wanted=dict.fromkeys(sae.features, "")) for sae in watched
+    ]
     return build_engine(ReaderChoice(directory), asked, Config(**settings))
 
 
@@ -173,7 +175,7 @@ def test_company_does_not_change_a_pair(lab: Lab, lengths: list[int], seed: int)
 def test_grouping_does_not_change_a_pair(house: House, max_batch_tokens: int) -> None:
     """However a batch is cut into forward passes, every pair keeps its place and its activations."""
     watched = [Watched("late", house.saes["late"], 2, list(range(D_SAE)))]
-    encoder = PlacedEncoder(Hookpoint(2), load_columns(house.saes["late"], watched[0].features))
+    encoder = PlacedEncoder(Hookpoint(2), open_sae(house.saes["late"]).encoder(watched[0].features))
     reader = a_reader(house)
     runner = Runner(reader, [encoder], max_batch_tokens=max_batch_tokens)
     passes = watch_passes(reader)
@@ -324,7 +326,7 @@ class Bench:
 def bench(house: House) -> Bench:
     reader = a_reader(house)
     encoders = [
-        PlacedEncoder(Hookpoint(layer), load_columns(house.saes[name], range(D_SAE)))
+        PlacedEncoder(Hookpoint(layer), open_sae(house.saes[name]).encoder(range(D_SAE)))
         for layer, name in ((1, "mid"), (2, "late"))
     ]
     return Bench(reader, Runner(reader, encoders, max_batch_tokens=4096))
@@ -361,9 +363,9 @@ def test_overflow_fails_only_its_own_pair(bench: Bench, marked: tuple[int, ...],
 
 def test_an_sae_that_overflows_is_no_silence(house: House) -> None:
     """Activations too large for float32 fail the pair rather than count as none."""
-    columns = load_columns(house.saes["mid"], [3, 4])
-    columns.W_enc[:] = np.finfo(np.float32).max * np.sign(columns.W_enc)
-    runner = Runner(a_reader(house), [PlacedEncoder(Hookpoint(1), columns)], max_batch_tokens=4096)
+    encoder = open_sae(house.saes["mid"]).encoder([3, 4])
+    encoder.W_enc[:] = np.finfo(np.float32).max * np.sign(encoder.W_enc)
+    runner = Runner(a_reader(house), [PlacedEncoder(Hookpoint(1), encoder)], max_batch_tokens=4096)
 
     (outcome,) = runner(a_batch([20])).activations
 
@@ -441,8 +443,7 @@ def test_a_token_beyond_the_vocabulary_fails_alone(bench: Bench) -> None:
 def inspected(house: House) -> dict[str, Any]:
     return token_activations(
         reader=str(house.reader),
-        sae=house.saes["mid"],
-        hookpoint="",
+        sae=SaeSource(path=str(house.saes["mid"])),
         features=[11, 3, 40, 3],
         prompt=CONVERSATIONS["emoji"].prompt,
         response=CONVERSATIONS["emoji"].response,
@@ -487,8 +488,7 @@ def test_inspection_refuses_what_cannot_be_read(house: House) -> None:
     with pytest.raises(InvalidRequest, match="max_tokens=16"):
         token_activations(
             reader=str(house.reader),
-            sae=house.saes["mid"],
-            hookpoint="layers.0",
+            sae=SaeSource(path=str(house.saes["mid"]), hookpoint="layers.0"),
             features=[3],
             prompt="hello",
             response="world",

@@ -12,7 +12,7 @@ from conftest import watchlist_document
 from scopewatch.engine.build import choices
 from scopewatch.errors import WatchlistError
 from scopewatch.types import FeatureKey, Relation, Segment
-from scopewatch.watchlist import MAX_FILE_BYTES, Pooling, Watchlist, load_watchlist
+from scopewatch.watchlist import MAX_FILE_BYTES, Pooling, SaeSource, Watchlist, load_watchlist
 
 Write = Callable[..., Path]
 
@@ -113,7 +113,7 @@ version: 2
 name: 9lives
 reader: {path: reader, id: google/gemma-2-2b}
 saes:
-  res: {path: "", hookpoint: layers.2.resid_post, colour: red}
+  res: {path: sae.npz, norm_factor: -1, hookpoint: layers.2.resid_post, colour: red}
   bad name: {path: sae.npz}
 indicators:
   - name: twin
@@ -155,10 +155,10 @@ BAD_LINES = [
     "2: name: String should match pattern",
     "3: reader: give either path (a directory) or id (a hub id)",
     "5: saes.res.colour: no such key here",
-    "5: saes.res.path: String should have at least 1 character",
+    "5: saes.res.norm_factor: Input should be greater than 0",
     "6: saes.bad name: String should match pattern",
     "9: indicators[0].segment: Input should be 'prompt', 'response' or 'history'",
-    "11: indicators[0].features[0].feature: a feature is written sae/index, for instance res/1234, not 'res/01'",
+    "11: indicators[0].features[0].feature: a feature is written sae/index, for instance res/1234 or gemma-2-2b/20-gemmascope-res-16k/1234, not 'res/01'",
     "12: indicators[0].features[1].feature: there is no SAE 'nosuch' under saes (there: bad name, res)",
     "12: indicators[0].features[1].weight: a weight of 0 watches nothing",
     "13: indicators[0].features[2].weight: Input should be a finite number",
@@ -295,15 +295,49 @@ def with_feature(**keys: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "feature",
-    ["mid", "mid/", "/3", "mid/-1", "mid/1.0", "mid/3 ", "mid/3\n", "mid/0x3", "mid/03", "mid/3/4", "mid/٣", ""],
+    ["mid", "mid/", "/3", "mid/-1", "mid/1.0", "mid/3 ", "mid/3\n", "mid/0x3", "mid/03", "a/mid/3/4", "mid/٣", ""],
 )
 def test_a_malformed_feature_is_refused(write: Write, feature: str) -> None:
     """A feature is exactly `sae/index`, the index without sign, zeros in front, or other digits than 0 to 9."""
     (said,) = mistakes(write(with_feature(feature=feature)))
     assert said.split(": ")[1:3] == [
         "indicators[0].features[0].feature",
-        f"a feature is written sae/index, for instance res/1234, not {feature!r}",
+        "a feature is written sae/index, for instance res/1234 or gemma-2-2b/20-gemmascope-res-16k/1234, not "
+        + repr(feature),
     ]
+
+
+SOURCE = "gemma-2-2b/20-gemmascope-res-16k"
+
+
+def test_a_neuronpedia_feature_needs_no_entry_under_saes(write: Write) -> None:
+    """A feature named as Neuronpedia names it brings its SAE along; an entry of that name says where the files are."""
+    document = with_feature(feature=f"{SOURCE}/1234")
+    implied = load_watchlist(write(document))
+    named = load_watchlist(write(document | {"saes": {SOURCE: {"path": "sae.npz"}}}))
+
+    assert {FeatureKey(SOURCE, 1234)} == set(implied.features)
+    assert SaeSource(neuronpedia=SOURCE) == implied.saes[SOURCE]
+    assert SaeSource(path="sae.npz") == named.saes[SOURCE]
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ({}, "give one of path, id"),
+        ({"path": "a", "id": "o/r/p"}, "give one of path, id"),
+        ({"release": "r"}, "give one of path, id"),
+        ({"neuronpedia": SOURCE, "release": "r"}, "a release needs the id of an SAE in it"),
+        ({"path": "a", "revision": "main"}, "a revision belongs to a hub id"),
+    ],
+    ids=str,
+)
+def test_an_sae_has_one_source(write: Write, source: dict[str, str], problem: str) -> None:
+    """An SAE that is nowhere, or in two places, is refused at its line."""
+    (said,) = mistakes(write(watchlist_document() | {"saes": {"mid": source, "late": {"path": "b"}}}))
+
+    assert said.split(": ", 2)[1] == "saes.mid"
+    assert problem in said
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
     reader: {path: reader, relation: reader_model}     # or {id: google/gemma-2-2b, revision: ...}
     saes:
       res: {path: sae/layer_2/width_3k/average_l0_32/params.npz}
+      l20: {id: google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71, revision: ...}
     indicators:
       - name: speculation
         label: Hedged or guessed claims
@@ -13,6 +14,7 @@
         features:
           - {feature: res/1234, weight: 0.8, label: "may, might"}
           - {feature: res/77, weight: 0.3, pooling: {kind: rolling_mean_max, window: 8}}
+          - {feature: gemma-2-2b/12-gemmascope-res-16k/7957}   # a Neuronpedia id needs no entry under saes
         bias: -1.5
         threshold: 0.4
         severity: medium
@@ -44,7 +46,8 @@ from scopewatch.yamlfile import Lines, Location, Mistake, parse_yaml
 
 MAX_FILE_BYTES = 16 << 20
 _NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
-_FEATURE = re.compile(r"(?P<sae>[A-Za-z][A-Za-z0-9_.-]{0,63})/(?P<index>0|[1-9][0-9]{0,8})\Z")
+_SOURCE = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+_FEATURE = re.compile(rf"(?P<sae>[A-Za-z][A-Za-z0-9_.-]{{0,63}}|{_SOURCE})/(?P<index>0|[1-9][0-9]{{0,8}})\Z")
 _POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     # kind: (required, optional)
     "max": (frozenset(), frozenset()),
@@ -56,6 +59,7 @@ _POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 }
 
 Name = Annotated[str, Field(pattern=_NAME)]
+SaeName = Annotated[str, Field(pattern=rf"{_NAME}|^{_SOURCE}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -103,7 +107,7 @@ PoolingField = Annotated[Pooling, BeforeValidator(_pooling_from_word)]
 
 class WatchedFeature(_Strict):
     feature: str
-    """`{sae}/{index}`."""
+    """`{sae}/{index}`, the SAE a name under `saes` or a Neuronpedia source such as gemma-2-2b/20-gemmascope-res-16k."""
     weight: Finite = 1.0
     pooling: PoolingField | None = None
     label: str = Field("", max_length=200)
@@ -115,9 +119,12 @@ class WatchedFeature(_Strict):
     def _names_a_known_sae(cls, value: str, info: ValidationInfo) -> str:
         match = _FEATURE.match(value)
         if not match:
-            raise ValueError(f"a feature is written sae/index, for instance res/1234, not {value!r}")
+            raise ValueError(
+                f"a feature is written sae/index, for instance res/1234 or gemma-2-2b/20-gemmascope-res-16k/1234, "
+                f"not {value!r}"
+            )
         known = (info.context or {}).get("saes")
-        if known is not None and match["sae"] not in known:
+        if known is not None and match["sae"] not in known and "/" not in match["sae"]:
             raise ValueError(
                 f"there is no SAE {match['sae']!r} under saes (there: {', '.join(sorted(known)) or 'none'})"
             )
@@ -132,7 +139,7 @@ class WatchedFeature(_Strict):
 
     @property
     def key(self) -> FeatureKey:
-        sae, _, index = self.feature.partition("/")
+        sae, _, index = self.feature.rpartition("/")
         return FeatureKey(sae, int(index))
 
 
@@ -225,17 +232,46 @@ class ReaderSource(_Strict):
 
 
 class SaeSource(_Strict):
-    path: str = Field(min_length=1)
-    """Gemma Scope `params.npz`, relative to the watchlist."""
+    """Where an SAE is: a path, a hub id, a SAELens release and id, or a Neuronpedia source."""
+
+    path: str = ""
+    """Folder or weights file as published, or a watch pack; relative to the watchlist."""
+    id: str = ""
+    """`owner/name/path` on the Hugging Face hub; with `release`, the SAE's id in it."""
+    revision: str = ""
+    """Branch, tag or commit on the hub."""
+    release: str = ""
+    """SAELens release."""
+    neuronpedia: str = Field("", pattern=rf"^({_SOURCE})?$")
+    """`model/source`; beside path or id it only says where its features have pages."""
     hookpoint: str = ""
-    """For instance layers.20.resid_post; read from `layer_20` in the path when empty."""
+    """For instance layers.20.resid_post; as the SAE's files and folders say when empty."""
+    norm_factor: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """What activations are multiplied by, where the SAE asks for such a factor and its files lack it."""
+    k: int | None = Field(None, ge=1)
+    """Features that fire per token, where a TopK SAE's files do not say."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if not (self.path or self.id or self.neuronpedia) or (self.path and self.id):
+            raise ValueError("give one of path, id (a hub id, or with release a SAELens id) and neuronpedia")
+        if self.release and not self.id:
+            raise ValueError("a release needs the id of an SAE in it")
+        if self.revision and self.path:
+            raise ValueError("a revision belongs to a hub id, not to a path")
+        return self
+
+    @property
+    def name(self) -> str:
+        """How it was named, for people."""
+        return self.path or (f"{self.release}:{self.id}" if self.release else self.id) or self.neuronpedia
 
 
 class _Document(_Strict):
     version: Literal[1]
     name: Name
     reader: ReaderSource
-    saes: dict[Name, SaeSource] = Field(min_length=1)
+    saes: dict[SaeName, SaeSource] = Field(default_factory=dict)
     indicators: tuple[Indicator, ...] = Field(min_length=1, max_length=256)
 
 
@@ -246,6 +282,7 @@ class Watchlist:
     name: str
     reader: ReaderSource
     saes: dict[str, SaeSource]
+    """By name; a Neuronpedia source that features name directly is here too."""
     indicators: tuple[Indicator, ...]
     file: Path
     digest: str
@@ -299,10 +336,12 @@ def load_watchlist(file: Path) -> Watchlist:
     if mistakes or document is None:
         ordered = sorted({(lines.of(place), lines.name(place), message) for place, message in mistakes})
         raise WatchlistError("\n".join(f"{file}:{line}: {name}: {message}" for line, name, message in ordered))
+    sources = {term.key.sae for indicator in document.indicators for term in indicator.features}
+    named_directly = {source: SaeSource(neuronpedia=source) for source in sorted(sources - document.saes.keys())}
     return Watchlist(
         name=document.name,
         reader=document.reader,
-        saes=document.saes,
+        saes=document.saes | named_directly,
         indicators=document.indicators,
         file=file,
         digest=hashlib.sha256(raw).hexdigest(),

@@ -7,7 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from scopewatch import logs
-from scopewatch.cli.settings import ENGINE_SETTINGS, AddCommand, add_settings, indices, settings, text
+from scopewatch.cli.settings import (
+    ENGINE_SETTINGS,
+    AddCommand,
+    add_sae,
+    add_settings,
+    indices,
+    sae_source,
+    settings,
+    text,
+)
 
 
 def add(command: AddCommand) -> None:
@@ -20,10 +29,7 @@ def add(command: AddCommand) -> None:
 
     activations = command("activations", _activations, "Print what some features do on one pair, token by token.")
     activations.add_argument("--reader", required=True, help="reader directory or hub id")
-    activations.add_argument("--sae", type=Path, required=True, help="Gemma Scope params.npz")
-    activations.add_argument(
-        "--hookpoint", default="", help="such as layers.20.resid_post; default: layer_N in the SAE's path"
-    )
+    add_sae(activations)
     activations.add_argument("--features", type=indices, required=True, help="feature indices, such as 1,5")
     activations.add_argument("--prompt", type=text, default="", help="the user's message")
     activations.add_argument("--response", type=text, required=True, help="the response")
@@ -60,8 +66,7 @@ def _activations(args: argparse.Namespace) -> int:
     logs.configure("warning", "text")
     table = token_activations(
         reader=args.reader,
-        sae=args.sae,
-        hookpoint=args.hookpoint,
+        sae=sae_source(args),
         features=args.features,
         prompt=args.prompt,
         response=args.response,

@@ -2,11 +2,16 @@
 
 import argparse
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
-from scopewatch.config import Config, load_config
+from pydantic import ValidationError
 
-ENGINE_SETTINGS = ["device", "dtype", "allow_download", "torch_threads", "max_tokens", "max_batch_tokens"]
+from scopewatch.config import Config, load_config
+from scopewatch.errors import SaeError
+from scopewatch.watchlist import SaeSource
+
+ENGINE_SETTINGS = ["device", "dtype", "allow_download", "pack_dir", "torch_threads", "max_tokens", "max_batch_tokens"]
 
 
 class AddCommand(Protocol):
@@ -65,3 +70,50 @@ def indices(argument: str) -> list[int]:
     if min(found) < 0:
         raise argparse.ArgumentTypeError(f"{argument!r}: a feature index is not negative")
     return found
+
+
+def add_sae(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which SAE."""
+    parser.add_argument(
+        "--sae",
+        type=text,
+        required=True,
+        help="folder or file as published, owner/name/path on the hub, SAELENS_RELEASE:ID, or Neuronpedia model/source",
+    )
+    add_sae_options(parser)
+
+
+def add_sae_options(parser: argparse.ArgumentParser) -> None:
+    """What an SAE's files may leave unsaid."""
+    parser.add_argument("--revision", default="", help="branch, tag or commit on the hub")
+    parser.add_argument("--hookpoint", default="", help="such as layers.20.resid_post; default: what its files say")
+    parser.add_argument("--norm-factor", type=float, help="what activations are multiplied by, if its files lack it")
+    parser.add_argument("--k", type=int, help="features that fire per token, if a TopK SAE's files do not say")
+
+
+def sae_source(args: argparse.Namespace) -> SaeSource:
+    """The SAE that `add_sae`'s arguments name.
+
+    Raises:
+        SaeError: They contradict each other.
+    """
+    name: str = args.sae
+    path = Path(name).expanduser()
+    release, _, sae_id = name.partition(":")
+    if path.exists() or name.startswith((".", "~", "/")):
+        where = {"path": str(path)}
+    elif sae_id:
+        where = {"release": release, "id": sae_id}
+    elif name.count("/") == 1:
+        where = {"neuronpedia": name}
+    elif name.count("/") > 1:
+        where = {"id": name}
+    else:
+        raise SaeError(f"{name}: no such file or folder")
+    try:
+        options = {name: getattr(args, name) for name in ("revision", "hookpoint", "norm_factor", "k")}
+        return SaeSource(**where, **options)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = str(problem["loc"][0]) if problem["loc"] else "sae"
+        raise SaeError(f"--{field.replace('_', '-')}: {problem['msg'].removeprefix('Value error, ')}") from None

@@ -1,20 +1,22 @@
 """Builds an engine: which reader, which SAEs, which features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from scopewatch.config import Config
-from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint
-from scopewatch.engine.reader import Reader, find_reader, load_reader
+from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint, width
+from scopewatch.engine.reader import find_reader, load_reader
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import NoSuchFeature, ReaderError, SaeError, WatchlistError
-from scopewatch.sae.gemma_scope import layer_of, load_columns
+from scopewatch.sae.pack import PackFolder, WatchedSae, load_watched
+from scopewatch.sae.source import locate
 from scopewatch.types import EngineIdentity, SaeIdentity
-from scopewatch.watchlist import Watchlist
+from scopewatch.watchlist import SaeSource, Watchlist
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,20 @@ class SaeChoice:
     """An SAE and the features wanted of it."""
 
     name: str
-    file: Path
-    hookpoint: str = ""
-    """Empty: the layer that the file's path names."""
+    source: SaeSource
+    """Its path, if it has one, counts from the working directory."""
     wanted: dict[int, str] = field(default_factory=dict)
     """Feature index to the place in a watchlist that asks for it."""
     asked_by: str = ""
     """Place in a watchlist, for messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LoadedSae:
+    choice: SaeChoice
+    watched: WatchedSae
+    hookpoint: Hookpoint
+    neuronpedia: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +83,10 @@ def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderChoice, list[SaeChoi
             )
         for name, source in watchlist.saes.items():
             place = watchlist.where("saes", name)
-            choice = SaeChoice(name, watchlist.resolve(source.path), source.hookpoint, asked_by=place)
+            here = str(watchlist.resolve(source.path).absolute()) if source.path else ""
+            choice = SaeChoice(name, source.model_copy(update={"path": here}), asked_by=place)
             known = saes.setdefault(name, choice)
-            if (known.file.resolve(), known.hookpoint) != (choice.file.resolve(), choice.hookpoint):
+            if known.source != choice.source:
                 raise WatchlistError(f"{place}: another watchlist calls a different SAE {name!r}; rename one")
         for feature, location in watchlist.features.items():
             saes[feature.sae].wanted.setdefault(feature.index, watchlist.where(*location))
@@ -95,21 +105,23 @@ def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], 
     directory = find_reader(
         reader_choice.path, reader_choice.hub_id, reader_choice.revision, allow_download=config.allow_download
     )
-    placed = [_place(choice) for choice in sae_choices]
+    saes = [_load_sae(choice, config) for choice in sae_choices]
     reader = load_reader(
         directory,
         name=reader_choice.name,
         revision=reader_choice.revision,
-        deepest_layer=max(encoder.hookpoint.layer for encoder in placed),
+        deepest_layer=max(sae.hookpoint.layer for sae in saes),
         device=config.device,
         dtype=config.dtype,
     )
-    for choice, encoder in zip(sae_choices, placed, strict=True):
-        if encoder.columns.d_in != reader.hidden_size:
-            raise SaeError(
-                f"{choice.asked_by or choice.file}: the SAE reads vectors of {encoder.columns.d_in}, "
-                f"the reader's residual stream has {reader.hidden_size}; it was made for another model"
-            )
+    for sae in saes:
+        with _asked_by(sae.choice):
+            there = width(reader, sae.hookpoint)
+            if sae.watched.d_in != there:
+                raise SaeError(
+                    f"the SAE reads vectors of {sae.watched.d_in}, {sae.hookpoint} of the reader has {there}; "
+                    "it was made for another model or another place in it"
+                )
     max_tokens = min(config.max_tokens, reader.context)
     tokeniser = Tokeniser(directory, max_tokens=max_tokens)
     if tokeniser.size > reader.vocabulary:
@@ -120,8 +132,15 @@ def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], 
         )
     return Engine(
         tokeniser=tokeniser,
-        runner=Runner(reader, placed, max_batch_tokens=config.max_batch_tokens),
-        identity=_identity(reader, tokeniser, sae_choices, placed),
+        runner=Runner(
+            reader,
+            [PlacedEncoder(sae.hookpoint, sae.watched.encoder) for sae in saes],
+            max_batch_tokens=config.max_batch_tokens,
+        ),
+        identity=EngineIdentity(
+            reader=replace(reader.identity, chat_template=tokeniser.has_chat_template),
+            saes=tuple(_identity(sae) for sae in saes),
+        ),
         max_tokens=max_tokens,
     )
 
@@ -131,46 +150,54 @@ def _reader_choice(watchlist: Watchlist) -> ReaderChoice:
     return ReaderChoice(watchlist.resolve(source.path).resolve() if source.path else None, source.id, source.revision)
 
 
-def _place(choice: SaeChoice) -> PlacedEncoder:
-    def told(error: SaeError, place: str) -> SaeError:
-        return SaeError(f"{place}: {error}" if place else str(error))
-
+@contextmanager
+def _asked_by(choice: SaeChoice) -> Iterator[None]:
+    """Puts the watchlist's line before what is wrong with an SAE."""
     try:
-        columns = load_columns(choice.file, list(choice.wanted))
-        return PlacedEncoder(_hookpoint(choice), columns)
-    except NoSuchFeature as error:
-        raise told(error, choice.wanted[error.feature]) from None
+        yield
     except SaeError as error:
-        raise told(error, choice.asked_by) from None
+        place = choice.wanted[error.feature] if isinstance(error, NoSuchFeature) else choice.asked_by
+        raise SaeError(f"{place}: {error}" if place else str(error)) from None
 
 
-def _hookpoint(choice: SaeChoice) -> Hookpoint:
-    layer = layer_of(choice.file)
-    if choice.hookpoint:
-        return parse_hookpoint(choice.hookpoint)
-    if layer is None:
-        raise SaeError(
-            f"{choice.file}: the path names no layer_N; say the hookpoint, for instance layers.20.resid_post"
+def _load_sae(choice: SaeChoice, config: Config) -> _LoadedSae:
+    source = choice.source
+    with _asked_by(choice):
+        located = locate(source, allow_download=config.allow_download)
+        watched = load_watched(
+            located.path,
+            list(choice.wanted),
+            norm_factor=source.norm_factor or located.norm_factor,
+            k=source.k,
+            origin=located.origin,
+            packs=_packs(config),
         )
-    return Hookpoint(layer)
-
-
-def _identity(
-    reader: Reader, tokeniser: Tokeniser, chosen: Sequence[SaeChoice], placed: Sequence[PlacedEncoder]
-) -> EngineIdentity:
-    return EngineIdentity(
-        reader=replace(reader.identity, chat_template=tokeniser.has_chat_template),
-        saes=tuple(
-            SaeIdentity(
-                name=choice.name,
-                format=encoder.columns.format,
-                architecture=encoder.columns.architecture,
-                hookpoint=str(encoder.hookpoint),
-                d_in=encoder.columns.d_in,
-                d_sae=encoder.columns.d_sae,
-                digest=encoder.columns.digest,
-                watched=tuple(sorted(choice.wanted)),
+        hookpoint = source.hookpoint or watched.hookpoint
+        if not hookpoint:
+            raise SaeError(
+                f"{located.path}: neither its files nor its folders say where it reads; "
+                "say the hookpoint, for instance layers.20.resid_post"
             )
-            for choice, encoder in zip(chosen, placed, strict=True)
-        ),
+        return _LoadedSae(choice, watched, parse_hookpoint(hookpoint), located.neuronpedia)
+
+
+def _packs(config: Config) -> PackFolder | None:
+    """Explicitly named, the folder takes every pack; by default only those that save something."""
+    if config.pack_dir == "auto":
+        return PackFolder(Path("~/.cache/scopewatch/packs").expanduser(), smallest_bytes=32 << 20)
+    return PackFolder(Path(config.pack_dir).expanduser()) if config.pack_dir else None
+
+
+def _identity(sae: _LoadedSae) -> SaeIdentity:
+    watched = sae.watched
+    return SaeIdentity(
+        name=sae.choice.name,
+        format=watched.format,
+        architecture=watched.architecture,
+        hookpoint=str(sae.hookpoint),
+        d_in=watched.d_in,
+        d_sae=watched.d_sae,
+        digest=watched.digest,
+        watched=watched.features,
+        neuronpedia=sae.neuronpedia,
     )

@@ -10,13 +10,13 @@ from scopewatch.config import Config
 from scopewatch.engine.build import ReaderChoice, SaeChoice, build_engine
 from scopewatch.errors import InvalidRequest
 from scopewatch.types import Pair, Segment
+from scopewatch.watchlist import SaeSource
 
 
 def token_activations(
     *,
     reader: str,
-    sae: Path,
-    hookpoint: str,
+    sae: SaeSource,
     features: Sequence[int],
     prompt: str,
     response: str,
@@ -26,8 +26,7 @@ def token_activations(
 
     Args:
         reader: Directory, or a hub id when no such directory exists and it looks like one.
-        sae: Gemma Scope `params.npz`.
-        hookpoint: Empty for the layer that the path names.
+        sae: Where the SAE is.
         features: Feature indices; rows of `activations` keep this order.
         prompt: The user's message.
         response: The response.
@@ -44,9 +43,7 @@ def token_activations(
     directory = Path(reader).expanduser()
     is_hub_id = not directory.exists() and reader.count("/") == 1 and not reader.startswith((".", "~", "/"))
     choice = ReaderChoice(None, reader) if is_hub_id else ReaderChoice(directory)
-    engine = build_engine(
-        choice, [SaeChoice("sae", sae, hookpoint, wanted=dict.fromkeys(features, "--features"))], config
-    )
+    engine = build_engine(choice, [SaeChoice("sae", sae, wanted=dict.fromkeys(features, "--features"))], config)
     (tokens,) = engine.tokeniser.tokenise([Pair(prompt, response)])
     if isinstance(tokens, InvalidRequest):
         raise tokens
@@ -61,7 +58,7 @@ def token_activations(
     vocabulary = engine.tokeniser.token_texts(tokens.ids)
     return {
         "reader": engine.identity.reader.name,
-        "sae": str(sae),
+        "sae": sae.name,
         "hookpoint": engine.identity.saes[0].hookpoint,
         "features": list(features),
         "tokens": [

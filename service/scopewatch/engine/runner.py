@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scopewatch.engine.hookpoints import Hookpoint
+from scopewatch.engine.encoder import HookpointEncoder
+from scopewatch.engine.hookpoints import Hookpoint, tap
 from scopewatch.engine.reader import Reader
 from scopewatch.errors import EngineDied, EngineError
-from scopewatch.sae.weights import EncoderColumns
+from scopewatch.sae.weights import Encoder
 from scopewatch.types import Activations, EncodedBatch
 
 log = logging.getLogger(__name__)
@@ -23,25 +24,10 @@ TokenIds = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class PlacedEncoder:
-    """An SAE's watched columns and where they read."""
+    """An SAE's encoder and where it reads."""
 
     hookpoint: Hookpoint
-    columns: EncoderColumns
-
-
-class _Encoder(torch.nn.Module):
-    """The watched columns of all SAEs at one hookpoint: `pre * (pre > threshold)` in float32."""
-
-    def __init__(self, columns: Sequence[EncoderColumns]) -> None:
-        super().__init__()
-        self.W_enc = torch.nn.Buffer(torch.from_numpy(np.concatenate([c.W_enc for c in columns], axis=1)))
-        self.b_enc = torch.nn.Buffer(torch.from_numpy(np.concatenate([c.b_enc for c in columns])))
-        self.threshold = torch.nn.Buffer(torch.from_numpy(np.concatenate([c.threshold for c in columns])))
-
-    def forward(self, residual: torch.Tensor) -> torch.Tensor:
-        """(..., d_in) to (..., n). NaN where the residual is not finite, so that it cannot pass for silence."""
-        pre = residual.float() @ self.W_enc + self.b_enc
-        return torch.where(pre > self.threshold, pre, pre * 0.0)
+    encoder: Encoder
 
 
 class Runner:
@@ -60,9 +46,8 @@ class Runner:
         self._found: dict[Hookpoint, torch.Tensor] = {}
         hookpoints = sorted({placed.hookpoint for placed in encoders})
         for hookpoint in hookpoints:
-            here = [placed.columns for placed in encoders if placed.hookpoint == hookpoint]
-            encoder = _Encoder(here).to(reader.device)
-            reader.layers[hookpoint.layer].register_forward_hook(self._hook(hookpoint, encoder))
+            here = [placed.encoder for placed in encoders if placed.hookpoint == hookpoint]
+            tap(reader, hookpoint, self._receive(hookpoint, HookpointEncoder(here).to(reader.device)))
         self._hookpoints = hookpoints
         self._order = _column_order(encoders, hookpoints)
 
@@ -136,12 +121,12 @@ class Runner:
         row, token, column = fired.cpu().numpy().astype(np.int32).T
         return [_activations(row == i, token, column, values, n_tokens) for i, n_tokens in enumerate(lengths)]
 
-    def _hook(self, hookpoint: Hookpoint, encoder: _Encoder) -> Any:
-        def capture(_module: torch.nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+    def _receive(self, hookpoint: Hookpoint, encoder: HookpointEncoder) -> Callable[[torch.Tensor], None]:
+        def receive(activation: torch.Tensor) -> None:
             with self._clock:
-                self._found[hookpoint] = encoder(output[0] if isinstance(output, tuple) else output)
+                self._found[hookpoint] = encoder(activation)
 
-        return capture
+        return receive
 
 
 def _activations(
@@ -165,8 +150,8 @@ def _column_order(encoders: Sequence[PlacedEncoder], hookpoints: Sequence[Hookpo
         for number, placed in enumerate(encoders):
             if placed.hookpoint == hookpoint:
                 first[number] = position
-                position += len(placed.columns.b_enc)
-    return torch.cat([torch.arange(len(p.columns.b_enc)) + first[i] for i, p in enumerate(encoders)])
+                position += len(placed.encoder.watched)
+    return torch.cat([torch.arange(len(p.encoder.watched)) + first[i] for i, p in enumerate(encoders)])
 
 
 class _DeviceClock:

@@ -1,49 +1,272 @@
-"""The one in-memory form of an SAE's encoder, whatever file it came from."""
+"""The one form every released SAE is brought into.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+`Sae` is an opened SAE: what its files declare, and its arrays, not yet read. Reading gives an `Encoder`, in which all
+that differs between publishers (centring, scaling, decoder norms) has been folded into the weights.
+
+Any SAE here is, for an activation x of shape (d_in,):
+
+    z   = scale_in * normalise(x) - (b_dec if subtracts_b_dec else 0)
+    pre = (z @ W_enc + b_enc) * gain                    gain_j = gain_scale * ||W_dec_j||, or 1
+    f   = pre where it fires (see `Encoder`), else 0
+    y   = ((f / gain) @ W_dec + b_dec) / scale_out      the reconstruction, to which x @ W_skip is added
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scopewatch.errors import NoSuchFeature
+from scopewatch.errors import NoSuchFeature, SaeError
+from scopewatch.sae.tensors import Float32, Indices, Tensor
 
-Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Normalise = Literal["none", "layer_norm", "root_d"]
+"""What is done to each activation vector first.
+
+layer_norm: `(x - mean) / (std + 1e-5)`, std unbiased, no affine. root_d: `x * sqrt(d_in) / ||x||` (SAELens'
+`constant_norm_rescale`).
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderColumns:
-    """The watched columns of a JumpReLU encoder; n is the number of watched features.
+class Contest:
+    """Only the `winners` largest of every `group` neighbouring columns fire (TopK: one group; groupmax: one winner)."""
 
-    `pre = x @ W_enc + b_enc; f = pre * (pre > threshold)`, x the raw activation in float32 with no centring and no
-    scaling (Gemma Scope, arXiv 2408.05147, appendix A: both are folded into the release).
+    group: int
+    winners: int
+
+
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """What a gated SAE's features are worth where the gate is open: `relu(scale * pre + offset)`; each shape (n,)."""
+
+    scale: Float32
+    offset: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """The part of an SAE's encoder that watched features need; n columns.
+
+    `pre = normalise(x) @ W_enc + b_enc`, x in float32. A feature fires where pre is greater than its threshold and
+    than 0, and wins its contest if there is one; its activation is pre, or what `magnitude` says.
     """
 
+    normalise: Normalise
     W_enc: Float32
     """Shape (d_in, n)."""
     b_enc: Float32
     """Shape (n,)."""
     threshold: Float32
-    """Shape (n,)."""
-    d_sae: int
-    """Width of the whole SAE."""
-    digest: str
-    """SHA-256 of the file."""
+    """Shape (n,), at least 0."""
+    magnitude: Magnitude | None
+    contest: Contest | None
+    watched: Indices
+    """Columns of the watched features, in ascending order of the features; all n unless there is a contest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The extra arrays of a gated SAE (arXiv 2404.16014): the gate is open where `x @ W_enc + b_enc > 0`, the
+    magnitude `relu(x @ (W_enc * exp(r_mag)) + b_mag)`; each shape (d_sae,).
+    """
+
+    r_mag: Tensor
+    b_mag: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sae:
+    """A released SAE, opened; the formula is in the module's docstring."""
+
     format: str
+    """For instance gemma_scope, saelens, sparsify."""
     architecture: str
+    """standard, jumprelu, gated, topk or groupmax; transcoders and crosscoders say so with a suffix."""
+    hookpoint: str
+    """Where it reads, in any spelling `parse_hookpoint` knows; empty when the files do not say."""
+    W_enc: Tensor
+    """Shape (d_in, d_sae)."""
+    b_enc: Tensor | None
+    """Shape (d_sae,); None for 0."""
+    files: tuple[Path, ...]
+    """Everything its numbers come from; the weights first."""
+    W_dec: Tensor | None = None
+    """Shape (d_sae, d_out); None where the file holds no decoder for one place (a cross-layer transcoder)."""
+    b_dec: Tensor | None = None
+    """Shape (d_out,)."""
+    threshold: Tensor | float = 0.0
+    """Shape (d_sae,) or one number."""
+    gate: Gate | None = None
+    contest: Contest | None = None
+    W_skip: Tensor | None = None
+    """Shape (d_in, d_out)."""
+    normalise: Normalise = "none"
+    subtracts_b_dec: bool = False
+    scale_in: float = 1.0
+    scale_out: float = 1.0
+    gain_scale: float | None = None
+    """None: no gain."""
+    hookpoint_out: str = ""
+    """Where the reconstruction belongs; empty for where it reads."""
+    model: str = ""
+    """The model it was made for, as its publisher writes it."""
+    declared_l0: float | None = None
+    unit_decoder: bool = False
+    """Whether the publisher promises decoder rows of norm 1."""
+    recipe: str = ""
+    """Settings from outside the files that change the numbers."""
 
     @property
     def d_in(self) -> int:
-        return int(self.W_enc.shape[0])
+        return self.W_enc.shape[0]
+
+    @property
+    def d_sae(self) -> int:
+        return self.W_enc.shape[1]
+
+    @property
+    def d_out(self) -> int:
+        return self.W_dec.shape[1] if self.W_dec else self.d_in
+
+    def checked(self) -> "Sae":
+        """This SAE, all of whose shapes fit each other.
+
+        Raises:
+            SaeError: One does not; names file and array.
+        """
+        self.W_enc.expect(-1, -1)
+        vectors = [self.b_enc, self.gate and self.gate.r_mag, self.gate and self.gate.b_mag]
+        for vector in (*vectors, self.threshold if isinstance(self.threshold, Tensor) else None):
+            if vector:
+                vector.expect(self.d_sae)
+        if self.W_dec:
+            self.W_dec.expect(self.d_sae, -1)
+        if self.b_dec:
+            self.b_dec.expect(self.d_in if self.subtracts_b_dec else self.d_out)
+        if self.W_skip:
+            self.W_skip.expect(self.d_in, self.d_out)
+        if self.contest and (
+            not 1 <= self.contest.winners <= self.contest.group <= self.d_sae or self.d_sae % self.contest.group
+        ):
+            raise SaeError(
+                f"{self.W_enc.file}: {self.contest.winners} of every {self.contest.group} among {self.d_sae} features "
+                "cannot fire"
+            )
+        if not all(np.isfinite(scale) and scale > 0 for scale in (self.scale_in, self.scale_out)):
+            raise SaeError(f"{self.W_enc.file}: its activation scale is not a positive number")
+        return self
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file, by its name; reads them whole."""
+        digests = {}
+        for file in self.files:
+            with file.open("rb") as stream:
+                digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return digests
+
+    def encoder(self, features: Sequence[int]) -> Encoder:
+        """Reads what the given features need: their columns, or with a contest the columns they compete with.
+
+        Args:
+            features: Indices, any order.
+
+        Raises:
+            NoSuchFeature: An index is out of range.
+            SaeError: An array is damaged or holds NaN.
+        """
+        for feature in features:
+            if not 0 <= feature < self.d_sae:
+                raise NoSuchFeature(
+                    f"there is no feature {feature} in {self.W_enc.file}; it has 0 to {self.d_sae - 1}", feature
+                )
+        wanted = np.array(sorted(set(features)), np.intp)
+        if self.contest is None:
+            return self._fold(wanted, self.W_enc.columns(wanted), np.arange(len(wanted)))
+        group = self.contest.group
+        columns = np.concatenate([np.arange(g * group, (g + 1) * group) for g in np.unique(wanted // group)])
+        return self._fold(columns, self.W_enc.columns(columns), np.searchsorted(columns, wanted))
+
+    def slabs(self, folder: Path, width: int = 8192) -> Iterator["Slab"]:
+        """The whole dictionary in order, `width` features at a time.
+
+        Args:
+            folder: Room for uncompressed copies of arrays that cannot be sought in.
+            width: Features per slab.
+
+        Raises:
+            SaeError: There is no decoder, or an array is damaged.
+        """
+        if self.W_dec is None:
+            raise SaeError(f"{self.W_enc.file}: holds no decoder of its own, so there is nothing to reconstruct")
+        width = (
+            -(-width // self.contest.group) * self.contest.group
+            if self.contest and self.contest.winners == 1
+            else width
+        )
+        on_disk = replace(self, W_enc=self.W_enc.on_disk(folder), W_dec=self.W_dec.T.on_disk(folder).T)
+        for start in range(0, self.d_sae, width):
+            columns = np.arange(start, min(start + width, self.d_sae))
+            encoder = on_disk._fold(columns, on_disk.W_enc.slab(start, start + len(columns)), np.arange(len(columns)))
+            W_dec = on_disk.W_dec.T.slab(start, start + len(columns)).T.astype(np.float64)
+            norms = np.linalg.norm(W_dec, axis=1)
+            gain = self.gain_scale * norms if self.gain_scale is not None else 1.0
+            yield Slab(start, encoder, (W_dec.T / gain / self.scale_out).T.astype(np.float32), norms)
+
+    def b_out(self) -> Float32:
+        """What the reconstruction is where nothing fires, shape (d_out,)."""
+        if self.b_dec is None:
+            return np.zeros(self.d_out, np.float32)
+        return np.asarray(self.b_dec.read() / self.scale_out, np.float32)
+
+    def _fold(self, columns: Indices, W_enc: Float32, watched: Indices) -> Encoder:
+        # Folded in float64: b_dec @ W_enc is a small difference of large numbers.
+        gain: Float64 | float = 1.0
+        if self.gain_scale is not None and self.W_dec:
+            gain = self.gain_scale * np.linalg.norm(self.W_dec.rows(columns).astype(np.float64), axis=1)
+        b_enc = self._of(self.b_enc, columns).astype(np.float64)
+        if self.subtracts_b_dec and self.b_dec:
+            b_enc = b_enc - self.b_dec.read().astype(np.float64) @ W_enc
+        scale = gain * self.scale_in
+        magnitude = None
+        if self.gate:
+            boost = np.exp(self._of(self.gate.r_mag, columns).astype(np.float64))
+            offset = self._of(self.gate.b_mag, columns) - boost * self._of(self.b_enc, columns)
+            magnitude = Magnitude(boost.astype(np.float32), offset.astype(np.float32))
+        threshold = self._of(self.threshold, columns)
+        encoder = Encoder(
+            normalise=self.normalise,
+            W_enc=W_enc if np.all(scale == 1.0) else (W_enc * scale).astype(np.float32),
+            b_enc=(b_enc * gain).astype(np.float32),
+            threshold=np.maximum(threshold, 0),
+            magnitude=magnitude,
+            contest=self.contest,
+            watched=watched,
+        )
+        named = {"W_enc": encoder.W_enc, "b_enc": encoder.b_enc, "threshold": encoder.threshold}
+        for name, values in named.items():
+            if not np.isfinite(values).all():
+                raise SaeError(f"{self.W_enc.file}: {name} holds NaN or infinity in a watched feature")
+        return encoder
+
+    def _of(self, vector: Tensor | float | None, columns: Indices) -> Float32:
+        if isinstance(vector, Tensor):
+            return vector.read()[columns]
+        return np.full(len(columns), vector or 0.0, np.float32)
 
 
-def checked_features(features: Sequence[int], d_sae: int, file: object) -> NDArray[np.intp]:
-    """Feature indices, ascending and within the SAE.
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Neighbouring features of a dictionary, n of them, encoder and decoder."""
 
-    Raises:
-        NoSuchFeature: Names the first index that is out of range.
-    """
-    for feature in features:
-        if not 0 <= feature < d_sae:
-            raise NoSuchFeature(f"there is no feature {feature} in {file}; it has 0 to {d_sae - 1}", feature)
-    return np.array(sorted(set(features)), np.intp)
+    start: int
+    """Index of the first."""
+    encoder: Encoder
+    W_dec: Float32
+    """Shape (n, d_out): what an activation of 1 adds to the reconstruction."""
+    decoder_norms: Float64
+    """Shape (n,): norms of the rows in the file."""

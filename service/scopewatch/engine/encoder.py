@@ -1,0 +1,104 @@
+"""SAE encoders on the device: from the activations at one hookpoint to those of the watched features, in float32."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from scopewatch.sae.weights import Contest, Encoder, Magnitude, Normalise
+
+_CHUNK_ELEMENTS = 1 << 24
+"""Pre-activations of a contest that exist at once; 64 MiB."""
+
+
+class HookpointEncoder(torch.nn.Module):
+    """All SAEs that read at one hookpoint: (..., d_in) to (..., n), the watched features SAE by SAE in the given order.
+
+    NaN where the activation is not finite, so that it cannot pass for silence.
+    """
+
+    def __init__(self, encoders: Sequence[Encoder]) -> None:
+        super().__init__()
+        # Neighbours that do the same are one matrix product.
+        alone = iter(range(len(encoders)))
+        groups = groupby(encoders, lambda e: (e.normalise, next(alone) if e.contest else None))
+        self._parts = torch.nn.ModuleList(_Part(list(members)) for _, members in groups)
+
+    def forward(self, activation: torch.Tensor) -> torch.Tensor:
+        x = activation.float()
+        return torch.cat([part(x) for part in self._parts], dim=-1)
+
+
+class _Part(torch.nn.Module):
+    """Encoders without a contest that normalise alike, or one encoder with a contest."""
+
+    def __init__(self, encoders: Sequence[Encoder]) -> None:
+        super().__init__()
+        self._normalise = encoders[0].normalise
+        self._contest = encoders[0].contest
+
+        def joined(arrays: Sequence[np.ndarray]) -> torch.nn.Buffer:
+            return torch.nn.Buffer(torch.from_numpy(np.concatenate(arrays, axis=-1)))
+
+        self.W_enc = joined([e.W_enc for e in encoders])
+        self.b_enc = joined([e.b_enc for e in encoders])
+        self.threshold = joined([e.threshold[e.watched] for e in encoders])
+        self.watched = joined([e.watched for e in encoders[:1]])
+        self.scale = self.offset = None
+        if any(e.magnitude for e in encoders):
+            plain = Magnitude(np.ones(1, np.float32), np.zeros(1, np.float32))
+            worth = [(e.magnitude or plain, e.b_enc.shape) for e in encoders]
+            self.scale = joined([np.broadcast_to(m.scale, shape) for m, shape in worth])
+            self.offset = joined([np.broadcast_to(m.offset, shape) for m, shape in worth])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = normalised(x, self._normalise)
+        if self._contest:
+            pre, least = self._compete(x, self._contest)
+            fires = (pre >= least) & (pre > self.threshold)
+        else:
+            pre = x @ self.W_enc + self.b_enc
+            fires = pre > self.threshold
+        value = pre if self.scale is None else torch.relu(pre * self.scale + self.offset)
+        return torch.where(fires, value, pre * 0.0)
+
+    def _compete(self, x: torch.Tensor, contest: Contest) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pre-activations of the watched features, and the least with which each would be among the winners.
+
+        The dictionary is multiplied in chunks; what is kept of a chunk are its watched columns and its best.
+        """
+        n = self.W_enc.shape[1]
+        grouped = contest.group < n
+        chunk = max(1, _CHUNK_ELEMENTS // max(1, x[..., 0].numel()))
+        if grouped:
+            chunk = max(1, chunk // contest.group) * contest.group
+        watched: list[torch.Tensor] = []
+        best: list[torch.Tensor] = []
+        for start in range(0, n, chunk):
+            pre = x @ self.W_enc[:, start : start + chunk] + self.b_enc[start : start + chunk]
+            here = self.watched[(self.watched >= start) & (self.watched < start + chunk)] - start
+            watched.append(pre[..., here])
+            if grouped:
+                best.append(pre.unflatten(-1, (-1, contest.group)).amax(dim=-1)[..., here // contest.group])
+            else:
+                running = torch.cat([*best, pre], dim=-1)
+                best = [running.topk(min(contest.winners, running.shape[-1]), dim=-1).values]
+        return torch.cat(watched, dim=-1), torch.cat(best, dim=-1) if grouped else best[0][..., -1:]
+
+
+def normalised(x: torch.Tensor, how: Normalise) -> torch.Tensor:
+    """Activations as an SAE takes them in; the formulas are with `Normalise`.
+
+    Args:
+        x: Shape (..., d_in), float32.
+        how: Which formula.
+    """
+    match how:
+        case "none":
+            return x
+        case "layer_norm":
+            centred = x - x.mean(dim=-1, keepdim=True)
+            return centred / (centred.std(dim=-1, keepdim=True) + 1e-5)
+        case "root_d":
+            return x * (float(x.shape[-1]) ** 0.5 / x.norm(dim=-1, keepdim=True))
