@@ -12,7 +12,7 @@ from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint, width
 from scopewatch.engine.reader import find_reader, load_reader
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.engine.text import Tokeniser
-from scopewatch.errors import NoSuchFeature, ReaderError, SaeError, WatchlistError
+from scopewatch.errors import HubError, NoSuchFeature, ReaderError, SaeError, WatchlistError
 from scopewatch.sae.pack import PackFolder, WatchedSae, load_watched
 from scopewatch.sae.source import locate
 from scopewatch.types import EngineIdentity, SaeIdentity
@@ -155,7 +155,7 @@ def _asked_by(choice: SaeChoice) -> Iterator[None]:
     """Puts the watchlist's line before what is wrong with an SAE."""
     try:
         yield
-    except SaeError as error:
+    except (SaeError, HubError) as error:
         place = choice.wanted[error.feature] if isinstance(error, NoSuchFeature) else choice.asked_by
         raise SaeError(f"{place}: {error}" if place else str(error)) from None
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _SCHEMA = 1
 _KEY = "scopewatch_pack"
-_FACTS = ("format", "architecture", "hookpoint", "model", "d_sae", "digest", "provenance")
+_FACTS = ("format", "architecture", "hookpoint", "model", "d_sae", "digest", "files", "origin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,10 @@ class WatchedSae:
     d_sae: int
     digest: str
     """SHA-256 of the weights file, or over those of all files and the settings that its numbers come from."""
-    provenance: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of each file by name; hub repository and commit where it came from there."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each file, by name."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Hub repository and commit, where it came from there."""
 
     @property
     def d_in(self) -> int:
@@ -80,7 +82,7 @@ def load_watched(
         features: Indices, any order.
         norm_factor: See `open_sae`.
         k: See `open_sae`.
-        origin: Where on the hub it came from, for the provenance.
+        origin: Where on the hub it came from.
         packs: None for neither finding nor leaving packs.
 
     Raises:
@@ -88,15 +90,14 @@ def load_watched(
         SaeError: A file is wrong.
     """
     if is_pack(path):
-        return _chosen(_read(path), features, path)
+        return _chosen(load_pack(path), features, path)
     sae = open_sae(path, norm_factor=norm_factor, k=k)
     pack = None
     if packs and not sae.contest and sae.files[0].stat().st_size >= packs.smallest_bytes:
         pack = packs.path / f"{_fingerprint(sae, features)}.safetensors"
     if pack and pack.is_file():
         try:
-            found = _read(pack)
-            return replace(found, provenance={**found.provenance, **(origin or {})})
+            return replace(load_pack(pack), origin=origin or {})
         except SaeError as error:
             log.warning("watch pack made anew", extra={"pack": str(pack), "reason": str(error)})
     encoder = sae.encoder(features)
@@ -110,7 +111,8 @@ def load_watched(
         model=sae.model,
         d_sae=sae.d_sae,
         digest=combined_digest(digests, sae.recipe),
-        provenance={**digests, **(origin or {})},
+        files=digests,
+        origin=origin or {},
     )
     if pack:
         try:
@@ -154,7 +156,12 @@ def write_pack(watched: WatchedSae, file: Path) -> None:
         raise SaeError(f"{file}: cannot be written: {error.strerror or error}") from None
 
 
-def _read(file: Path) -> WatchedSae:
+def load_pack(file: Path) -> WatchedSae:
+    """Reads a whole pack.
+
+    Raises:
+        SaeError: It is damaged, was changed, or is of another schema.
+    """
     opened = open_safetensors(file)
     try:
         facts: dict[str, Any] = json.loads(opened.metadata[_KEY])

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scopewatch.errors import SaeError
+from scopewatch.sae import names
+from scopewatch.sae.names import from_hub_id, from_neuronpedia, from_release, recognise
 from scopewatch.watchlist import SaeSource
 
 
@@ -16,15 +17,32 @@ class LocatedSae:
     norm_factor: float | None = None
     neuronpedia: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
-    """Hub repository and commit, for the provenance."""
+    """Hub repository and commit."""
 
 
 def locate(source: SaeSource, *, allow_download: bool) -> LocatedSae:
     """Finds an SAE's files, downloading them if that is allowed.
 
     Raises:
-        SaeError: It is not here and may not or cannot be downloaded.
+        HubError: They are not here and may not or cannot be downloaded.
+        SaeError: No SAE is called so.
     """
     if source.path:
-        return LocatedSae(Path(source.path), neuronpedia=source.neuronpedia)
-    raise SaeError(f"{source.id}: hub names are not wired yet")
+        path = Path(source.path)
+        known = recognise(path.absolute())
+        if known is None:
+            return LocatedSae(path, neuronpedia=source.neuronpedia)
+        return LocatedSae(path, known.norm_factor, source.neuronpedia or known.neuronpedia)
+    if source.release:
+        named = from_release(source.release, source.id, source.revision)
+    elif source.id:
+        named = from_hub_id(source.id, source.revision)
+    else:
+        named = from_neuronpedia(source.neuronpedia, source.revision)
+    found = names.locate(named, allow_download=allow_download)
+    return LocatedSae(
+        found.path,
+        found.sae.norm_factor,
+        source.neuronpedia or found.sae.neuronpedia,
+        {"repo": found.sae.repo, "revision": found.sae.revision},
+    )
