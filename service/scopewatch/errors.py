@@ -11,9 +11,11 @@
     └── SetupError            the operator's input is wrong; the process does not start
         ├── ConfigError       a setting
         ├── WatchlistError    a watchlist file; one line per mistake
+        ├── HubError          a repository on the Hugging Face hub, or the local copy of it
         ├── ReaderError       a reader directory or id
         ├── SaeError          an SAE file
         │   └── NoSuchFeature a watched feature the SAE does not have
+        ├── LabelError        a label index, or an export to be read into it
         └── DataError         a labelled data file
 
 InvalidRequest is the caller's fault, SetupError the operator's, the others ours. `rpc.status` maps each to a
@@ -91,6 +93,10 @@ class WatchlistError(SetupError):
     pass
 
 
+class HubError(SetupError):
+    pass
+
+
 class ReaderError(SetupError):
     pass
 
@@ -103,6 +109,10 @@ class NoSuchFeature(SaeError):
     def __init__(self, message: str, feature: int) -> None:
         super().__init__(message)
         self.feature = feature
+
+
+class LabelError(SetupError):
+    pass
 
 
 class DataError(SetupError):

@@ -34,5 +34,5 @@ def configure(level: str, fmt: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if fmt == "json" else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("transformers", "httpx", "urllib3", "asyncio"):
+    for noisy in ("transformers", "httpx", "httpx2", "urllib3", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -168,7 +168,7 @@ def _load_sae(choice: SaeChoice, config: Config) -> _LoadedSae:
             located.path,
             list(choice.wanted),
             norm_factor=source.norm_factor or located.norm_factor,
-            k=source.k,
+            k=source.k or located.k,
             origin=located.origin,
             packs=_packs(config),
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.pack import combined_digest, is_pack, load_pack
+from scopewatch.sae.pack import checked_digests, combined_digest, is_pack, load_pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Inspection:
     subtracts_b_dec: bool
     digest: str
     """Identifies the SAE with its settings."""
-    files: Mapping[str, str]
+    digests: Mapping[str, str]
     """SHA-256 of each file."""
     packed_features: tuple[int, ...] | None = None
     """The features a watch pack holds."""
@@ -73,12 +73,12 @@ def inspect(
             normalise=pack.encoder.normalise,
             subtracts_b_dec=False,
             digest=pack.digest,
-            files=pack.files,
+            digests=pack.files,
             packed_features=pack.features,
             origin=pack.origin,
         )
     sae = open_sae(path, norm_factor=norm_factor, k=k)
-    digests = sae.digests()
+    digests = checked_digests(sae)
     return Inspection(
         format=sae.format,
         architecture=sae.architecture,
@@ -93,6 +93,6 @@ def inspect(
         normalise=sae.normalise,
         subtracts_b_dec=sae.subtracts_b_dec,
         digest=combined_digest(digests, sae.recipe),
-        files=digests,
+        digests=digests,
         origin=origin or {},
     )

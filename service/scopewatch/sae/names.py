@@ -4,6 +4,8 @@
     google/gemma-scope-2b-pt-res/layer_20/width_16k/canonical         the variant whose L0 is nearest 100
     gemma-scope-2b-pt-res, layer_20/width_16k/average_l0_71           a release of SAELens and an id in it
     gemma-2-2b/20-gemmascope-res-16k                                  a source on Neuronpedia
+
+Each gives a `HubSae`, without looking anything up outside the package; `locate` finds or fetches its files.
 """
 
 import difflib
@@ -14,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from scopewatch import hub
 from scopewatch.errors import HubError, SaeError
-from scopewatch.sae.releases import HubSae, canonical, l0_of, places, releases, sources
+from scopewatch.sae.releases import HubSae, canonical, l0_of, places, releases, repositories, sources
 from scopewatch.types import FeatureKey
 
 _WEIGHTS = (
@@ -77,7 +79,7 @@ def from_release(release: str, sae_id: str, revision: str = "") -> HubSae:
     saes = releases()[release]
     if sae_id not in saes:
         raise SaeError(f"{sae_id!r}: no SAE of the SAELens release {release}{_close(sae_id, saes)}")
-    return replace(saes[sae_id], revision=revision)
+    return _known(replace(saes[sae_id], revision=revision))
 
 
 def from_neuronpedia(source: str, revision: str = "") -> HubSae:
@@ -95,7 +97,7 @@ def from_neuronpedia(source: str, revision: str = "") -> HubSae:
         size, site = named["size"], named["site"]
         training = "" if size.endswith("-it") else "-pt"
         repo = f"google/gemma-scope-{size}{training}-{'transcoders' if site == 'transcoder' else site}"
-        if any(repo == known for known, _ in places()):
+        if repo in repositories().values():
             variant = f"average_l0_{named['l0']}" if named["l0"] else "canonical"
             path = f"layer_{named['layer']}/width_{named['width']}/{variant}"
             sae = HubSae(repo, path, revision, model=f"google/gemma-2-{size}", format="gemma_2")
@@ -116,13 +118,12 @@ def recognise(path: Path) -> HubSae | None:
     They are a repository's name and a path in it, as in `gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`,
     or as the Hugging Face cache writes them. Only the name is looked at: it promises nothing about the content.
     """
-    repos = {repo.rpartition("/")[2]: repo for repo, _ in places()}
     parts = path.parts
     for at, name in enumerate(parts):
         if cached := _CACHED_REPO.fullmatch(name):
             repo, revision, inside = f"{cached['owner']}/{cached['name']}", parts[at + 2 : at + 3], parts[at + 3 :]
         else:
-            repo, revision, inside = repos.get(name, ""), (), parts[at + 1 :]
+            repo, revision, inside = repositories().get(name, ""), (), parts[at + 1 :]
         sae = _known(HubSae(repo, "/".join(inside), "".join(revision)))
         if sae.format:
             return sae
@@ -146,13 +147,27 @@ def locate(sae: HubSae, *, allow_download: bool) -> Located:
         raise SaeError(f"{sae}: {_REFUSED[sae.format]}")
     if PurePosixPath(sae.path).name == "canonical":
         sae = _canonical(sae, allow_download=allow_download)
-    weights = [*_within(sae.path, _WEIGHTS), *([sae.path] if _is_file(sae.path) else [])]
-    wanted = [*weights, *_within(sae.path, _SETTINGS)]
-    found = hub.snapshot(sae.repo, revision=sae.revision, patterns=wanted, allow_download=allow_download)
+    folder = _folder(sae.path)
+    weights = _within(sae.path, _WEIGHTS) + ([sae.path] if folder != sae.path else [])
+    wanted = dict.fromkeys([*weights, *_within(sae.path, _SETTINGS), *_within(folder, _SETTINGS)])
+    found = hub.snapshot(sae.repo, revision=sae.revision, patterns=list(wanted), allow_download=allow_download)
     sae = replace(sae, revision=found.revision)
     if not any((found.folder / file).is_file() for file in weights):
         raise _not_there(sae, "SAE", PurePosixPath(sae.path), allow_download=allow_download)
     return Located(found.folder / sae.path, sae)
+
+
+def _folder(path: str) -> str:
+    """The folder that an SAE has for itself; the path is that, or a weights file in it."""
+    file = PurePosixPath(path)
+    if file.suffix not in _FILE_ENDINGS:
+        return path
+    folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    return str(folder) if folder.name else ""
+
+
+def _within(folder: str, names: Iterable[str]) -> list[str]:
+    return [f"{folder}/{name}" if folder else name for name in names]
 
 
 def _known(sae: HubSae) -> HubSae:
@@ -164,9 +179,9 @@ def _known(sae: HubSae) -> HubSae:
 
 
 def _canonical(sae: HubSae, *, allow_download: bool) -> HubSae:
-    """The variant meant by `canonical`: SAELens' choice if it is there, else the L0 nearest 100, the smaller of two.
+    """The variant meant by `canonical`: of those there, the one whose L0 is nearest 100.
 
-    SAELens chose so too, but for one tie of its 429 (9b att, layer 27, 16k), and folders were renamed since.
+    Of two as near SAELens' choice, else the smaller. Where no list can be had, SAELens' choice.
     """
     folder = PurePosixPath(sae.path).parent
     chosen = canonical().get((sae.repo, str(folder)))
@@ -179,9 +194,8 @@ def _canonical(sae: HubSae, *, allow_download: bool) -> HubSae:
     variants = {int(named[1]): named[0] for name in there if (named := _AVERAGE_L0.fullmatch(name))}
     if not variants:
         raise _not_there(sae, "average_l0_N to choose from", folder, allow_download=allow_download)
-    name = variants[min(variants, key=lambda l0: (abs(l0 - _CANONICAL_L0), l0))]
-    if chosen and PurePosixPath(chosen).name in there:
-        name = PurePosixPath(chosen).name
+    known = PurePosixPath(chosen).name if chosen else ""
+    name = variants[min(variants, key=lambda l0: (abs(l0 - _CANONICAL_L0), variants[l0] != known, l0))]
     resolved = _known(replace(sae, path=str(folder / name)))
     return replace(resolved, model=resolved.model or sae.model, neuronpedia=resolved.neuronpedia or sae.neuronpedia)
 

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from scopewatch.errors import NoSuchFeature, SaeError
+from scopewatch.hub import recorded_sha256
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.tensors import Float32, open_safetensors
 from scopewatch.sae.weights import Encoder, Magnitude, Sae
@@ -101,7 +102,7 @@ def load_watched(
         except SaeError as error:
             log.warning("watch pack made anew", extra={"pack": str(pack), "reason": str(error)})
     encoder = sae.encoder(features)
-    digests = sae.digests()
+    digests = checked_digests(sae)
     watched = WatchedSae(
         encoder=encoder,
         features=tuple(sorted(set(features))),
@@ -121,6 +122,20 @@ def load_watched(
             # A read-only file system: the next start reads the SAE again, and that is all.
             log.warning("no watch pack written", extra={"reason": str(error)})
     return watched
+
+
+def checked_digests(sae: Sae) -> dict[str, str]:
+    """SHA-256 of each of an SAE's files, compared with the hub's where they came from there.
+
+    Raises:
+        SaeError: A file is not what the hub sent.
+    """
+    digests = sae.digests()
+    for file in sae.files:
+        told = recorded_sha256(file)
+        if told and told != digests[file.name]:
+            raise SaeError(f"{file}: damaged, its SHA-256 is not the one the hub gave; delete it and download it again")
+    return digests
 
 
 def combined_digest(digests: Mapping[str, str], recipe: str = "") -> str:

@@ -1,4 +1,4 @@
-"""The released SAEs that have a name: SAELens' release/id pairs and Neuronpedia's sources, and where they lie on the hub.
+"""The released SAEs that have a name, in SAELens (release and id) or on Neuronpedia, and where they lie on the hub.
 
 The packaged table, releases.tsv.gz, is made by tools/releases.py. A line without a leading tab is a release (`name repo
 model format`), the others are its SAEs (`- id path l0 neuronpedia norm_factor`); a path that equals the id and an L0
@@ -32,7 +32,7 @@ class HubSae:
     """What SAELens calls the loader, for instance gemma_2, gemma_3, sae_lens, llama_scope, qwen_scope."""
     declared_l0: float | None = None
     norm_factor: float | None = None
-    """What SAELens multiplies activations by first."""
+    """What activations are multiplied by first, of the SAELens SAEs whose own files do not say."""
     neuronpedia: str = ""
     """Its source there, for instance gemma-2-2b/20-gemmascope-res-16k."""
 
@@ -85,6 +85,12 @@ def places() -> dict[tuple[str, str], HubSae]:
     for sae in sorted(_all(), key=lambda sae: (sae.neuronpedia == "", "__" in sae.neuronpedia)):
         found.setdefault((sae.repo, sae.path), sae)
     return found
+
+
+@cache
+def repositories() -> dict[str, str]:
+    """Every repository, `owner/name`, by its name alone."""
+    return {repo.rpartition("/")[2]: repo for repo, _ in places()}
 
 
 @cache
