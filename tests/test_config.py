@@ -45,6 +45,8 @@ def test_every_setting_has_a_variable() -> None:
     """Each setting can be given as SCOPEWATCH_ and its name, as text, and means the same as its value."""
     given = Config(
         watchlist=(Path("a.yaml"), Path("b.yaml")),
+        labels="labels.db",
+        pack_dir="packs",
         grpc_address="0.0.0.0:1",
         metrics_address="0.0.0.0:2",
         reflection=True,

@@ -112,6 +112,42 @@ def test_an_indicator_says_what_is_known_of_it(score: pb.IndicatorScore, expecte
     assert expected in "\n".join(shown("r", score))
 
 
+def labelled(*contributions: float, label: str = "hedges", **fields: object) -> pb.IndicatorScore:
+    """An indicator with as many features of that label as there are contributions, in their order."""
+    features = [
+        pb.FeatureScore(feature=f"res/{index}", label=label, contribution=value)
+        for index, value in enumerate(contributions)
+    ]
+    return indicator(features=features, **fields)
+
+
+def test_a_flag_names_the_features_that_raised_it_most() -> None:
+    """Under a flagged indicator stand at most three labelled features, strongest first, none that lowered the score."""
+    lines = [line.strip() for line in shown("r", labelled(4.0, -3.5, 3.0, 2.0, 1.0))]
+
+    assert ["+4.00  res/0  hedges", "+3.00  res/2  hedges", "+2.00  res/3  hedges"] == lines[-3:]
+    assert [] == [line for line in shown("r", labelled(4.0, flagged=False)) if "res/" in line]
+    assert [] == [line for line in shown("r", labelled(4.0, label="")) if "res/" in line]
+
+
+def test_a_long_label_is_cut() -> None:
+    """A label of any length, over any number of lines, takes one short line."""
+    line = shown("r", labelled(1.0, label="hedges\n" * 1000))[-1]
+
+    assert "res/0  hedges hedges" in line
+    assert len(line) < 130
+
+
+def test_the_note_about_labels_stands_once_at_the_end() -> None:
+    """What the reply says of its labels is the last line, however many of them are shown; without it there is none."""
+    scores = [labelled(2.0, 1.0), labelled(2.0, 1.0)]
+    text = describe(pb.ScoreResponse(verdict=pb.VERDICT_FLAG, indicators=scores, label_note="no evidence"), "p", "r")
+
+    assert text.endswith("\n  no evidence")
+    assert text.count("no evidence") == 1
+    assert "hedges" in shown("r", labelled(2.0))[-1]
+
+
 def test_what_is_calibrated_does_not_say_otherwise() -> None:
     """`uncalibrated` stands only where it is true."""
     assert "uncalibrated" not in "\n".join(shown("r", indicator(calibration=pb.CALIBRATION_CALIBRATED)))

@@ -18,7 +18,7 @@ from scopewatch.engine.inspect import token_activations
 from scopewatch.engine.reader import Reader, find_reader, load_reader
 from scopewatch.errors import ConfigError, ReaderError, SaeError, SetupError, WatchlistError
 from scopewatch.types import FeatureKey
-from scopewatch.watchlist import load_watchlist
+from scopewatch.watchlist import SaeSource, load_watchlist
 
 WEIGHTS = "model.safetensors"
 
@@ -292,8 +292,7 @@ def test_inspection_takes_a_directory_or_a_hub_id(
     with pytest.raises(ReaderError, match=told):
         token_activations(
             reader=reader,
-            sae=house.saes["mid"],
-            hookpoint="",
+            sae=SaeSource(path=str(house.saes["mid"])),
             features=[3],
             prompt="hello",
             response="world",

@@ -17,7 +17,7 @@ def shown_default(name: str) -> str:
     default = Config.model_fields[name].default
     if name == "watchlist":
         return "`the bundled one`"
-    return "empty" if "Secret" in type(default).__name__ else f"`{default}`"
+    return f"`{default}`" if str(default) else "empty"
 
 
 @pytest.mark.parametrize("name", Config.model_fields)

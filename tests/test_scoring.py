@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from conftest import activations, watchlist_of
 from scopewatch.pipeline.scoring import CompiledWatchlist, Judgement, compile_watchlist, judge
-from scopewatch.types import Activations, Coverage, FeatureKey, Segment, TokenisedPair, Verdict
+from scopewatch.types import Activations, Coverage, FeatureKey, Label, Segment, TokenisedPair, Verdict
 
 FEATURES = tuple(FeatureKey("res", index) for index in (2, 3, 5, 7))
 SEGMENT = {"T": Segment.TEMPLATE, "P": Segment.PROMPT, "R": Segment.RESPONSE}
@@ -363,6 +363,21 @@ def test_a_feature_that_lowers_the_score_is_no_evidence() -> None:
     """Evidence explains why a score is high: a negative weight has none, however strongly its feature fires."""
     found = score({"features": [term(2, -5.0), term(3, 0.1)]}, "RR", (0, 0, 9.0), (1, 1, 1.0))
     assert [str(span.feature) for span in found.evidence] == ["res/3"]
+
+
+def test_the_watchlists_own_label_wins() -> None:
+    """A feature shows its watchlist's label, else the one handed in, else none, and each time whose it is."""
+    source = watchlist_of({"features": [term(2, label="mine"), term(3), term(5)]})
+    others = {key: Label("theirs", "neuronpedia: a, b") for key in FEATURES[:2]}
+    judgement = judge(
+        compile_watchlist(source, FEATURES, others),
+        read("R"),
+        activations(1, (0, 0, 3.0), (0, 1, 2.0), (0, 2, 1.0)),
+        max_evidence=0,
+    )
+    assert [("mine", "watchlist"), ("theirs", "neuronpedia: a, b"), ("", "")] == [
+        (part.label, part.label_source) for part in judgement.indicators[0].features
+    ]
 
 
 @given(cases(), TERMS)

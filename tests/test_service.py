@@ -15,6 +15,7 @@ from scopewatch.config import Config
 from scopewatch.engine.inspect import token_activations
 from scopewatch.errors import InvalidRequest, NotReady
 from scopewatch.types import Turn
+from scopewatch.watchlist import SaeSource
 from servers import ServerProcess
 
 PROMPT = "hello world, what is the answer?"
@@ -132,8 +133,7 @@ def test_evidence_is_where_the_feature_fired(house: House, client: Client) -> No
     response = "It may 🤔 rain — naïvely."
     table = token_activations(
         reader=str(house.reader),
-        sae=house.saes["mid"],
-        hookpoint="",
+        sae=SaeSource(path=str(house.saes["mid"])),
         features=[3],
         prompt=PROMPT,
         response=response,

@@ -25,6 +25,7 @@ class Config(BaseModel):
     watchlist: tuple[Path, ...] = Field(
         (BUNDLED_WATCHLIST,), min_length=1, description="watchlist files; the first is the default one"
     )
+    labels: str = Field("", description="label index made by `scopewatch features import`; empty for none")
     grpc_address: str = Field("127.0.0.1:50051", description="host:port for gRPC; port 0 picks a free one")
     metrics_address: str = Field("127.0.0.1:9464", description="host:port for Prometheus metrics over HTTP")
     reflection: bool = Field(False, description="serve gRPC server reflection")
@@ -34,6 +35,11 @@ class Config(BaseModel):
         "auto", description="reader weights: auto is float32 on a CPU, bfloat16 on a GPU"
     )
     allow_download: bool = Field(False, description="let a hub id be downloaded; otherwise only local files")
+    pack_dir: str = Field(
+        "auto",
+        description="folder of watch packs, the watched parts of large SAEs; empty for none, "
+        "auto is ~/.cache/scopewatch/packs for SAEs above 32 MiB",
+    )
     torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all cores but one")
 
     max_tokens: int = Field(1024, ge=16, description="tokens read of one pair; longer pairs are truncated")

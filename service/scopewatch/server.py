@@ -6,11 +6,12 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
@@ -25,6 +26,7 @@ from scopewatch.config import Config
 from scopewatch.engine.build import Engine, build_engine, choices
 from scopewatch.engine.thread import EngineThread
 from scopewatch.errors import ConfigError, EngineDied, EngineError, ScopewatchError
+from scopewatch.labels import open_labels
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.activations import CacheKeys
 from scopewatch.pipeline.batcher import Batcher
@@ -36,7 +38,7 @@ from scopewatch.rpc.interceptors import MetricsInterceptor
 from scopewatch.rpc.replies import info_response, provenance
 from scopewatch.rpc.requests import Limits
 from scopewatch.rpc.service import SERVICE_NAME, MonitorService
-from scopewatch.types import Pair, TokenisedPair
+from scopewatch.types import FeatureKey, Label, Pair, TokenisedPair
 from scopewatch.v1 import monitor_pb2_grpc
 from scopewatch.watchlist import Watchlist, load_watchlist
 
@@ -54,16 +56,21 @@ class Loaded:
 
     watchlists: tuple[Watchlist, ...]
     engine: Engine
+    labels: Mapping[FeatureKey, Label]
+    """Of watched features, from the label index; empty without one."""
 
 
 def load(config: Config) -> Loaded:
-    """Reads watchlists, reader and SAEs.
+    """Reads watchlists, reader, SAEs and labels.
 
     Raises:
         SetupError: Something of it is wrong.
     """
     watchlists = tuple(load_watchlist(file) for file in config.watchlist)
-    return Loaded(watchlists, build_engine(*choices(watchlists), config))
+    # Opened before the weights, which take long: a wrong path is found at once.
+    with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
+        engine = build_engine(*choices(watchlists), config)
+        return Loaded(watchlists, engine, index.labels_of(engine.identity) if index else {})
 
 
 @asynccontextmanager
@@ -102,7 +109,7 @@ async def monitoring(
             submit=batcher.submit,
             cache=cache,
             keys=CacheKeys(identity, config.cache_secret.get_secret_value().encode()),
-            watchlists={w.name: compile_watchlist(w, identity.features) for w in loaded.watchlists},
+            watchlists={w.name: compile_watchlist(w, identity.features, loaded.labels) for w in loaded.watchlists},
             features=identity.features,
             metrics=metrics,
             max_evidence=config.max_evidence,

@@ -1,17 +1,22 @@
 """What several commands share: settings as flags, and argument types."""
 
 import argparse
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import ValidationError
 
 from scopewatch.config import Config, load_config
 from scopewatch.errors import SaeError
-from scopewatch.watchlist import SaeSource
+
+if TYPE_CHECKING:
+    from scopewatch.watchlist import SaeSource
 
 ENGINE_SETTINGS = ["device", "dtype", "allow_download", "pack_dir", "torch_threads", "max_tokens", "max_batch_tokens"]
+
+
+_NEURONPEDIA_SOURCE = re.compile(r"[^/]+/(?:[0-9]+|e)-[^/]+")
 
 
 class AddCommand(Protocol):
@@ -91,12 +96,16 @@ def add_sae_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, help="features that fire per token, if a TopK SAE's files do not say")
 
 
-def sae_source(args: argparse.Namespace) -> SaeSource:
+def sae_source(args: argparse.Namespace) -> "SaeSource":
     """The SAE that `add_sae`'s arguments name.
 
     Raises:
         SaeError: They contradict each other.
     """
+    from pydantic import ValidationError
+
+    from scopewatch.watchlist import SaeSource
+
     name: str = args.sae
     path = Path(name).expanduser()
     release, _, sae_id = name.partition(":")
@@ -104,12 +113,13 @@ def sae_source(args: argparse.Namespace) -> SaeSource:
         where = {"path": str(path)}
     elif sae_id:
         where = {"release": release, "id": sae_id}
-    elif name.count("/") == 1:
+    elif _NEURONPEDIA_SOURCE.fullmatch(name):
         where = {"neuronpedia": name}
-    elif name.count("/") > 1:
+    elif name.count("/") > 1 and not Path(path.parts[0]).exists():
         where = {"id": name}
     else:
-        raise SaeError(f"{name}: no such file or folder")
+        # A mistyped path, more likely than a name on the hub.
+        where = {"path": str(path)}
     try:
         options = {name: getattr(args, name) for name in ("revision", "hookpoint", "norm_factor", "k")}
         return SaeSource(**where, **options)

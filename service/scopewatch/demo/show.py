@@ -8,6 +8,8 @@ from scopewatch.v1 import monitor_pb2 as pb
 
 _VERDICT = {pb.VERDICT_PASS: "PASS", pb.VERDICT_FLAG: "FLAG"}
 _MAX_TEXT = 360
+_MAX_LABELS = 3
+"""Features shown with their labels under a flagged indicator."""
 _ZERO_WIDTH_JOINER = "\u200d"
 _SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 
@@ -34,7 +36,17 @@ def describe(reply: pb.ScoreResponse, prompt: str, response: str) -> str:
         )
         if score.flagged and score.evidence:
             lines.append(f"       {_marked(response, score.evidence)}")
+        if score.flagged:
+            lines += _labelled(score)
+    if reply.label_note:
+        lines.append(f"  {reply.label_note}")
     return "\n".join(lines)
+
+
+def _labelled(score: pb.IndicatorScore) -> list[str]:
+    """The labelled features that raised the score most."""
+    raised = [part for part in score.features if part.contribution > 0 and part.label]
+    return [f"       {part.contribution:+7.2f}  {part.feature}  {_short(part.label)}" for part in raised[:_MAX_LABELS]]
 
 
 def _marked(text: str, evidence: Iterable[pb.Evidence]) -> str:

@@ -1,6 +1,6 @@
 """From sparse activations to a verdict with evidence: a pure function of the activations and the watchlist."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
@@ -13,11 +13,12 @@ from scopewatch.types import (
     FeatureKey,
     FeatureScore,
     IndicatorScore,
+    Label,
     Segment,
     TokenisedPair,
     Verdict,
 )
-from scopewatch.watchlist import Indicator, Pooling, Watchlist
+from scopewatch.watchlist import Indicator, Pooling, WatchedFeature, Watchlist
 
 Dense = NDArray[np.float64]
 """Activations of some features on one segment's tokens, shape (n_tokens, n_features)."""
@@ -26,7 +27,7 @@ Dense = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class _Term:
     feature: FeatureKey
-    label: str
+    label: Label
     pooling: str
     weight: float
     column: int
@@ -50,21 +51,27 @@ class CompiledWatchlist:
     indicators: tuple[_CompiledIndicator, ...]
 
 
-def compile_watchlist(watchlist: Watchlist, features: Sequence[FeatureKey]) -> CompiledWatchlist:
+def compile_watchlist(
+    watchlist: Watchlist, features: Sequence[FeatureKey], labels: Mapping[FeatureKey, Label] | None = None
+) -> CompiledWatchlist:
     """Binds a watchlist to the engine's columns.
 
     Args:
         watchlist: A valid watchlist.
         features: The engine's watched features, in the order of `Activations.column`.
+        labels: Of features that the watchlist gives none; its own win.
     """
     column_of = {feature: column for column, feature in enumerate(features)}
-    return CompiledWatchlist(watchlist, tuple(_compile(indicator, column_of) for indicator in watchlist.indicators))
+    compiled = tuple(_compile(indicator, column_of, labels or {}) for indicator in watchlist.indicators)
+    return CompiledWatchlist(watchlist, compiled)
 
 
-def _compile(indicator: Indicator, column_of: dict[FeatureKey, int]) -> _CompiledIndicator:
+def _compile(
+    indicator: Indicator, column_of: Mapping[FeatureKey, int], labels: Mapping[FeatureKey, Label]
+) -> _CompiledIndicator:
     poolings = [feature.pooling or indicator.pooling for feature in indicator.features]
     terms = tuple(
-        _Term(feature.key, feature.label, str(pooling), feature.weight, column_of[feature.key])
+        _Term(feature.key, _label(feature, labels), str(pooling), feature.weight, column_of[feature.key])
         for feature, pooling in zip(indicator.features, poolings, strict=True)
     )
     by_pooling: dict[Pooling, list[int]] = {}
@@ -80,6 +87,10 @@ def _compile(indicator: Indicator, column_of: dict[FeatureKey, int]) -> _Compile
         ),
         weights=np.array([term.weight for term in terms]),
     )
+
+
+def _label(feature: WatchedFeature, labels: Mapping[FeatureKey, Label]) -> Label:
+    return Label(feature.label, "watchlist") if feature.label else labels.get(feature.key, Label("", ""))
 
 
 def pool(pooling: Pooling, dense: Dense) -> NDArray[np.float64]:
@@ -193,7 +204,14 @@ def _score(
         if source.probability
         else None,
         features=tuple(
-            FeatureScore(term.feature, term.label, term.pooling, float(pooled[i]), float(contributions[i]))
+            FeatureScore(
+                feature=term.feature,
+                label=term.label.text,
+                pooling=term.pooling,
+                pooled=float(pooled[i]),
+                contribution=float(contributions[i]),
+                label_source=term.label.source,
+            )
             for i in order
             for term in (indicator.terms[i],)
         ),

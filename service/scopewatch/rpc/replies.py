@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 
 from scopewatch.rpc.requests import Limits
 from scopewatch.types import (
+    LABEL_NOTE,
     EngineIdentity,
     Evidence,
     IndicatorScore,
@@ -59,7 +60,12 @@ def score_response(job: ScoreJob, pair: ScoredPair, made_by: pb.Provenance) -> p
         provenance=made_by,
         timings=_mirror(pb.Timings, pair.timings),
         cached=pair.cached,
+        label_note=LABEL_NOTE if _shows_an_index_label(pair) else "",
     )
+
+
+def _shows_an_index_label(pair: ScoredPair) -> bool:
+    return any(part.label_source.startswith("neuronpedia") for score in pair.indicators for part in score.features)
 
 
 def _indicator(score: IndicatorScore) -> pb.IndicatorScore:
@@ -74,6 +80,7 @@ def _indicator(score: IndicatorScore) -> pb.IndicatorScore:
             pb.FeatureScore(
                 feature=str(part.feature),
                 label=part.label,
+                label_source=part.label_source,
                 pooling=part.pooling,
                 pooled=part.pooled,
                 contribution=part.contribution,

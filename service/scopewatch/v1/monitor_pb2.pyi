@@ -93,18 +93,20 @@ class ScoreRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[str] = ..., response: _Optional[str] = ..., history: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., watchlist: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., include_evidence: _Optional[bool] = ...) -> None: ...
 
 class FeatureScore(_message.Message):
-    __slots__ = ("feature", "label", "pooling", "pooled", "contribution")
+    __slots__ = ("feature", "label", "pooling", "pooled", "contribution", "label_source")
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     POOLING_FIELD_NUMBER: _ClassVar[int]
     POOLED_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SOURCE_FIELD_NUMBER: _ClassVar[int]
     feature: str
     label: str
     pooling: str
     pooled: float
     contribution: float
-    def __init__(self, feature: _Optional[str] = ..., label: _Optional[str] = ..., pooling: _Optional[str] = ..., pooled: _Optional[float] = ..., contribution: _Optional[float] = ...) -> None: ...
+    label_source: str
+    def __init__(self, feature: _Optional[str] = ..., label: _Optional[str] = ..., pooling: _Optional[str] = ..., pooled: _Optional[float] = ..., contribution: _Optional[float] = ..., label_source: _Optional[str] = ...) -> None: ...
 
 class Evidence(_message.Message):
     __slots__ = ("start", "end", "feature", "activation", "segment", "turn")
@@ -203,7 +205,7 @@ class Timings(_message.Message):
     def __init__(self, tokenise_s: _Optional[float] = ..., cache_s: _Optional[float] = ..., queue_s: _Optional[float] = ..., forward_s: _Optional[float] = ..., encode_s: _Optional[float] = ..., score_s: _Optional[float] = ..., total_s: _Optional[float] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("request_id", "verdict", "indicators", "coverage", "provenance", "timings", "cached")
+    __slots__ = ("request_id", "verdict", "indicators", "coverage", "provenance", "timings", "cached", "label_note")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     INDICATORS_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +213,7 @@ class ScoreResponse(_message.Message):
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     CACHED_FIELD_NUMBER: _ClassVar[int]
+    LABEL_NOTE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     verdict: Verdict
     indicators: _containers.RepeatedCompositeFieldContainer[IndicatorScore]
@@ -218,7 +221,8 @@ class ScoreResponse(_message.Message):
     provenance: Provenance
     timings: Timings
     cached: bool
-    def __init__(self, request_id: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., indicators: _Optional[_Iterable[_Union[IndicatorScore, _Mapping]]] = ..., coverage: _Optional[_Union[Coverage, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., cached: _Optional[bool] = ...) -> None: ...
+    label_note: str
+    def __init__(self, request_id: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., indicators: _Optional[_Iterable[_Union[IndicatorScore, _Mapping]]] = ..., coverage: _Optional[_Union[Coverage, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., cached: _Optional[bool] = ..., label_note: _Optional[str] = ...) -> None: ...
 
 class BatchScoreRequest(_message.Message):
     __slots__ = ("requests",)
