@@ -223,6 +223,10 @@ class SaeIdentity:
     neuronpedia: str = ""
     """`{model}/{source}` of the SAE's pages on Neuronpedia, for instance gemma-2-2b/20-gemmascope-res-16k; empty if it
     has none."""
+    repo: str = ""
+    """Hub repository it came from; empty for local files."""
+    revision: str = ""
+    """Commit of that repository."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ def _load_sae(choice: SaeChoice, config: Config) -> _LoadedSae:
             located.path,
             list(choice.wanted),
             norm_factor=source.norm_factor or located.norm_factor,
-            k=source.k or located.k,
+            k=source.k,
             origin=located.origin,
             packs=_packs(config),
         )
@@ -200,4 +200,6 @@ def _identity(sae: _LoadedSae) -> SaeIdentity:
         digest=watched.digest,
         watched=watched.features,
         neuronpedia=sae.neuronpedia,
+        repo=watched.origin.get("repo", ""),
+        revision=watched.origin.get("revision", ""),
     )

@@ -121,6 +121,9 @@ def info_response(
                 d_sae=sae.d_sae,
                 digest=sae.digest,
                 watched_features=len(sae.watched),
+                neuronpedia=sae.neuronpedia,
+                repo=sae.repo,
+                revision=sae.revision,
             )
             for sae in identity.saes
         ],

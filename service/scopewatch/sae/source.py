@@ -15,7 +15,6 @@ class LocatedSae:
 
     path: Path
     norm_factor: float | None = None
-    k: int | None = None
     neuronpedia: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Hub repository and commit."""
@@ -33,7 +32,7 @@ def locate(source: SaeSource, *, allow_download: bool) -> LocatedSae:
         known = recognise(path.absolute())
         if known is None:
             return LocatedSae(path, neuronpedia=source.neuronpedia)
-        return LocatedSae(path, known.norm_factor, known.k, source.neuronpedia or known.neuronpedia)
+        return LocatedSae(path, known.norm_factor, source.neuronpedia or known.neuronpedia)
     if source.release:
         named = from_release(source.release, source.id, source.revision)
     elif source.id:
@@ -44,7 +43,6 @@ def locate(source: SaeSource, *, allow_download: bool) -> LocatedSae:
     return LocatedSae(
         found.path,
         found.sae.norm_factor,
-        found.sae.k,
         source.neuronpedia or found.sae.neuronpedia,
         {"repo": found.sae.repo, "revision": found.sae.revision},
     )

@@ -273,7 +273,7 @@ class ReaderInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., model_type: _Optional[str] = ..., digest: _Optional[str] = ..., layers_run: _Optional[int] = ..., layers_total: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention: _Optional[str] = ..., chat_template: _Optional[bool] = ...) -> None: ...
 
 class SaeInfo(_message.Message):
-    __slots__ = ("name", "format", "architecture", "hookpoint", "d_in", "d_sae", "digest", "watched_features")
+    __slots__ = ("name", "format", "architecture", "hookpoint", "d_in", "d_sae", "digest", "watched_features", "neuronpedia", "repo", "revision")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +282,9 @@ class SaeInfo(_message.Message):
     D_SAE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     WATCHED_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    NEURONPEDIA_FIELD_NUMBER: _ClassVar[int]
+    REPO_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     name: str
     format: str
     architecture: str
@@ -290,7 +293,10 @@ class SaeInfo(_message.Message):
     d_sae: int
     digest: str
     watched_features: int
-    def __init__(self, name: _Optional[str] = ..., format: _Optional[str] = ..., architecture: _Optional[str] = ..., hookpoint: _Optional[str] = ..., d_in: _Optional[int] = ..., d_sae: _Optional[int] = ..., digest: _Optional[str] = ..., watched_features: _Optional[int] = ...) -> None: ...
+    neuronpedia: str
+    repo: str
+    revision: str
+    def __init__(self, name: _Optional[str] = ..., format: _Optional[str] = ..., architecture: _Optional[str] = ..., hookpoint: _Optional[str] = ..., d_in: _Optional[int] = ..., d_sae: _Optional[int] = ..., digest: _Optional[str] = ..., watched_features: _Optional[int] = ..., neuronpedia: _Optional[str] = ..., repo: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class Measurement(_message.Message):
     __slots__ = ("data", "n", "n_positive", "auroc", "auroc_low", "auroc_high", "tpr", "fpr", "baselines")
