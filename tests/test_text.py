@@ -1,16 +1,19 @@
 """The tokeniser: which tokens the reader reads, where each stands in the caller's text, what is left out."""
 
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from conftest import House, gemma_tokenizer
+from families import save_tokenizer
 from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.types import Pair, Segment, TokenisedPair, Turn
@@ -22,13 +25,119 @@ OUTSIDE: Place = (Segment.TEMPLATE, 0, 0, 0)
 
 
 @dataclass(frozen=True)
+class Placed:
+    """What a form makes of one turn's content."""
+
+    turn: int
+    text: str
+    cut: int
+    """Characters left out at its start."""
+
+
+Form = Callable[[Sequence[Turn]], list[str | Placed]]
+"""How a conversation is written for a reader, as this test knows it: the form's own text and the contents in it."""
+
+
+def verbatim(turn: int, content: str) -> Placed:
+    return Placed(turn, content, 0)
+
+
+def trimmed(turn: int, content: str, characters: str | None = None) -> Placed:
+    return Placed(turn, content.strip(characters), len(content) - len(content.lstrip(characters)))
+
+
+def as_gemma(turns: Sequence[Turn]) -> list[str | Placed]:
+    """The system's words stand before the first user's, as Gemma 3 has them."""
+    pieces: list[str | Placed] = ["<bos>"]
+    for index, turn in enumerate(turns):
+        if turn.role == "system":
+            pieces += ["<start_of_turn>user\n", verbatim(index, turn.content), "\n\n"]
+            continue
+        if index != 1 or turns[0].role != "system":
+            pieces += [f"<start_of_turn>{'model' if turn.role == 'assistant' else turn.role}\n"]
+        pieces += [trimmed(index, turn.content), "<end_of_turn>\n"]
+    return pieces
+
+
+def as_llama(turns: Sequence[Turn]) -> list[str | Placed]:
+    header = "<|start_header_id|>{}<|end_header_id|>\n\n".format
+    dates = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+    pieces: list[str | Placed] = ["<|begin_of_text|>", header("system"), dates]
+    if turns[0].role != "system":
+        pieces += ["<|eot_id|>"]
+    for index, turn in enumerate(turns):
+        if turn.role != "system":
+            pieces += [header(turn.role)]
+        pieces += [trimmed(index, turn.content), "<|eot_id|>"]
+    return pieces
+
+
+def as_qwen2(turns: Sequence[Turn]) -> list[str | Placed]:
+    pieces: list[str | Placed] = []
+    if turns[0].role != "system":
+        pieces += ["<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"]
+    for index, turn in enumerate(turns):
+        pieces += [f"<|im_start|>{turn.role}\n", verbatim(index, turn.content), "<|im_end|>\n"]
+    return pieces
+
+
+def as_qwen3(turns: Sequence[Turn]) -> list[str | Placed]:
+    """The last answer comes after an empty thought, without the empty lines before it."""
+    pieces = [piece for turn in enumerate(turns) for piece in (f"<|im_start|>{turn[1].role}\n", turn, "<|im_end|>\n")]
+    placed = [piece if isinstance(piece, str) else verbatim(piece[0], piece[1].content) for piece in pieces]
+    answer = turns[-1].content
+    cut = len(answer) - len(answer.lstrip("\n"))
+    return [*placed[:-2], "<think>\n\n</think>\n\n", Placed(len(turns) - 1, answer[cut:], cut), placed[-1]]
+
+
+def as_plain(turns: Sequence[Turn]) -> list[str | Placed]:
+    pieces: list[str | Placed] = []
+    for index, turn in enumerate(turns):
+        if turn.content:
+            pieces += ["\n\n", verbatim(index, turn.content)] if pieces else [verbatim(index, turn.content)]
+    return pieces
+
+
+@dataclass(frozen=True)
 class Voice:
     """A tokeniser under test beside transformers' own tokenizer of the same files."""
 
     directory: Path
     tokeniser: Tokeniser
     tokenizer: PreTrainedTokenizerFast
-    chat: bool
+    form: Form
+
+    @property
+    def chat(self) -> bool:
+        return self.form is not as_plain
+
+    @property
+    def bos(self) -> int | None:
+        return self.tokenizer.bos_token_id
+
+    @property
+    def special(self) -> list[str]:
+        """All special tokens; the unknown one is no such."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return [token.content for token in added if token.special and token.content != "<unk>"]
+
+    @property
+    def byte_level(self) -> bool:
+        return self.tokenizer.convert_tokens_to_ids("Ġ") not in {None, self.tokenizer.unk_token_id}
+
+    @property
+    def system(self) -> bool:
+        """Whether its template takes a system turn."""
+        return self.form in {as_llama, as_qwen2, as_qwen3} or "system" in self.tokenizer.chat_template
+
+    def spell(self, text: str) -> str:
+        """A text with its accents composed, where the tokenizer composes them before anything else."""
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        return unicodedata.normalize("NFC", text) if isinstance(normalizer, normalizers.NFC) else text
+
+    def pair(self, prompt: str, response: str, history: Sequence[Turn] = ()) -> Pair:
+        turns = tuple(Turn(turn.role, self.spell(turn.content)) for turn in history)
+        return Pair(self.spell(prompt), self.spell(response), turns)
 
     def read(self, pair: Pair) -> TokenisedPair:
         (tokens,) = self.tokeniser.tokenise([pair])
@@ -36,12 +145,29 @@ class Voice:
         return tokens
 
 
-@pytest.fixture(scope="module", params=["chat", "plain"])
-def voice(request: pytest.FixtureRequest, house: House, plain_house: House) -> Voice:
-    """The Gemma-like tokenizer with its chat template, and the byte-level one without any."""
-    directory = (house if request.param == "chat" else plain_house).reader
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    return Voice(directory, Tokeniser(directory, max_tokens=PLENTY), tokenizer, request.param == "chat")
+VOICES: dict[str, tuple[str, Form]] = {
+    "chat": ("", as_gemma),
+    "plain": ("", as_plain),
+    "gemma3": ("gemma3", as_gemma),
+    "llama": ("llama", as_llama),
+    "qwen2": ("qwen2", as_qwen2),
+    "qwen3": ("qwen3", as_qwen3),
+    "qwen plain": ("qwen2", as_plain),
+}
+
+
+@pytest.fixture(scope="module", params=VOICES)
+def voice(
+    request: pytest.FixtureRequest, house: House, plain_house: House, tmp_path_factory: pytest.TempPathFactory
+) -> Voice:
+    """The tokenizers of each family with its chat template, and two byte-level ones without any, one without BOS."""
+    family, form = VOICES[request.param]
+    if family:
+        directory = tmp_path_factory.mktemp(family)
+        save_tokenizer(family, directory, chat=form is not as_plain)
+    else:
+        directory = (plain_house if form is as_plain else house).reader
+    return Voice(directory, Tokeniser(directory, max_tokens=PLENTY), AutoTokenizer.from_pretrained(directory), form)
 
 
 def places(tokens: TokenisedPair) -> list[Place]:
@@ -49,21 +175,15 @@ def places(tokens: TokenisedPair) -> list[Place]:
     return [tuple(map(int, row)) for row in zip(*columns, strict=True)]
 
 
-def rendered(pair: Pair, *, chat: bool) -> tuple[str, list[tuple[int, int, Segment, int, int]]]:
+def rendered(voice: Voice, pair: Pair) -> tuple[str, list[tuple[int, int, Segment, int, int]]]:
     """The text the reader sees, and (start, end, segment, turn, characters trimmed before it) of the caller's texts."""
     turns = [*pair.history, Turn("user", pair.prompt), Turn("assistant", pair.response)]
     segments = [(Segment.HISTORY, i) for i in range(len(pair.history))] + [(Segment.PROMPT, 0), (Segment.RESPONSE, 0)]
-    text, spans = "<bos>" if chat else "", []
-    for turn, (segment, index) in zip(turns, segments, strict=True):
-        placed, trimmed = turn.content, 0
-        if chat:
-            text += f"<start_of_turn>{'model' if turn.role == 'assistant' else turn.role}\n"
-            placed, trimmed = placed.strip(), len(placed) - len(placed.lstrip())
-        elif placed and text:
-            text += "\n\n"
-        if placed:
-            spans.append((len(text), len(text) + len(placed), segment, index, trimmed))
-        text += placed + ("<end_of_turn>\n" if chat else "")
+    text, spans = "", []
+    for piece in voice.form(turns):
+        if isinstance(piece, Placed) and piece.text:
+            spans.append((len(text), len(text) + len(piece.text), *segments[piece.turn], piece.cut))
+        text += piece.text if isinstance(piece, Placed) else piece
     return text, spans
 
 
@@ -102,22 +222,27 @@ def spelled_out(tokens: list[str], text: str, *, byte_level: bool) -> list[tuple
     return found
 
 
+def token_places(voice: Voice, pair: Pair, ids: list[int]) -> list[tuple[int, int]]:
+    """Where each token stands in the text the reader sees; nowhere for a BOS that the text does not have."""
+    text, _ = rendered(voice, pair)
+    tokens = voice.tokenizer.convert_ids_to_tokens(ids)
+    added = [] if voice.chat or voice.bos is None else [(-1, -1)]
+    return added + spelled_out(tokens[len(added) :], text, byte_level=voice.byte_level)
+
+
 def expected_places(voice: Voice, pair: Pair, ids: list[int]) -> list[Place]:
     """Every token's place, worked out from the tokens' spelling and the template as the test knows it."""
-    text, spans = rendered(pair, chat=voice.chat)
-    tokens = voice.tokenizer.convert_ids_to_tokens(ids)
-    added = [] if voice.chat else [OUTSIDE]
-    special = set(voice.tokenizer.all_special_ids) - {voice.tokenizer.unk_token_id}
+    _, spans = rendered(voice, pair)
+    special = set(voice.tokenizer.convert_tokens_to_ids(voice.special))
     found = []
-    own_ids, own_tokens = (ids, tokens) if voice.chat else (ids[1:], tokens[1:])
-    for index, (start, end) in zip(own_ids, spelled_out(own_tokens, text, byte_level=not voice.chat), strict=True):
+    for index, (start, end) in zip(ids, token_places(voice, pair, ids), strict=True):
         inside = [span for span in spans if start < span[1] and end > span[0] and index not in special]
-        if not inside:
+        if not inside or not found:  # the first token of all is not scored
             found.append(OUTSIDE)
             continue
         first, last, segment, turn, trimmed = inside[-1]
         found.append((int(segment), turn, max(start, first) - first + trimmed, min(end, last) - first + trimmed))
-    return added + found
+    return found
 
 
 TEXTS = {
@@ -152,18 +277,7 @@ history_of = st.lists(st.tuples(any_text, any_text), max_size=2).map(
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 def test_every_token_knows_its_place_in_the_callers_text(voice: Voice, text: str) -> None:
     """Segment, turn, start and end of each token are those found by spelling the tokens out."""
-    pair = Pair(text, text + "x", (Turn("user", text), Turn("assistant", text)))
-
-    tokens = voice.read(pair)
-
-    assert expected_places(voice, pair, tokens.ids.tolist()) == places(tokens)
-
-
-@given(prompt=any_text, response=any_text, history=history_of)
-@settings(max_examples=120, deadline=None)
-def test_places_hold_for_any_text(voice: Voice, prompt: str, response: str, history: tuple[Turn, ...]) -> None:
-    """No text whatever moves a token's segment or span."""
-    pair = Pair(prompt, response, history)
+    pair = voice.pair(text, text + "x", (Turn("user", text), Turn("assistant", text)))
 
     tokens = voice.read(pair)
 
@@ -172,12 +286,25 @@ def test_places_hold_for_any_text(voice: Voice, prompt: str, response: str, hist
 
 @given(prompt=any_text, response=any_text, history=history_of)
 @settings(max_examples=60, deadline=None)
+def test_places_hold_for_any_text(voice: Voice, prompt: str, response: str, history: tuple[Turn, ...]) -> None:
+    """No text whatever moves a token's segment or span."""
+    assume(prompt or response or any(turn.content for turn in history) or voice.bos is not None)
+    pair = voice.pair(prompt, response, history)
+
+    tokens = voice.read(pair)
+
+    assert expected_places(voice, pair, tokens.ids.tolist()) == places(tokens)
+
+
+@given(prompt=any_text, response=any_text, history=history_of)
+@settings(max_examples=30, deadline=None)
 @example("", "", ())
 def test_ids_are_those_of_the_tokenizer_itself(
     voice: Voice, prompt: str, response: str, history: tuple[Turn, ...]
 ) -> None:
     """The reader gets exactly what transformers' own rendering and encoding give."""
     pair = Pair(prompt, response, history)
+    assume(prompt or response or any(turn.content for turn in history) or voice.bos is not None)
     turns = [*history, Turn("user", prompt), Turn("assistant", response)]
     if voice.chat:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
@@ -190,17 +317,18 @@ def test_ids_are_those_of_the_tokenizer_itself(
 
 
 @given(text=any_text)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @example(TEXTS["long"])
 def test_the_whole_response_is_covered(voice: Voice, text: str) -> None:
     """Every character the template leaves in the response belongs to a response token."""
-    text = text.replace("<", "(")  # special tokens are left out on purpose
-    tokens = voice.read(Pair("why?", text))
+    pair = Pair("why?", text.replace("<", "("))  # special tokens are left out on purpose
+    tokens = voice.read(pair)
     mine = tokens.segments == Segment.RESPONSE
     covered = {i for start, end in zip(tokens.starts[mine], tokens.ends[mine], strict=True) for i in range(start, end)}
-    trimmed = len(text) - len(text.lstrip()) if voice.chat else 0
+    _, spans = rendered(voice, pair)
+    expected = [range(cut, cut + end - start) for start, end, segment, _, cut in spans if segment == Segment.RESPONSE]
 
-    assert set(range(trimmed, trimmed + len(text.strip() if voice.chat else text))) == covered
+    assert set(*expected) == covered
 
 
 @pytest.mark.parametrize(
@@ -249,13 +377,10 @@ def test_templates_may_trim_either_end(tmp_path: Path, place: str, read: str) ->
 
 
 def test_bos_comes_first_and_once(voice: Voice) -> None:
-    """A conversation starts with one BOS, whichever of template and tokenizer places it."""
-    bos = voice.tokenizer.bos_token_id
-
+    """A conversation starts with one BOS, whichever of template and tokenizer places it, or both; or with none."""
     ids = voice.read(Pair("hello", "world", (Turn("user", "a"), Turn("assistant", "b")))).ids.tolist()
 
-    assert bos == ids[0]
-    assert bos not in ids[1:]
+    assert [0] * (voice.bos is not None) == [i for i, index in enumerate(ids) if index == voice.bos]
 
 
 @pytest.mark.parametrize("chat", [True, False], ids=["chat", "plain"])
@@ -281,20 +406,118 @@ def test_bos_is_added_where_neither_template_nor_tokenizer_places_it(tmp_path: P
     assert [OUTSIDE[:3], second] == [place[:3] for place in places(tokens)[:2]]
 
 
+SYSTEM = (Turn("system", " Be kind.\n"), Turn("user", " why? \n"), Turn("assistant", "\nbecause "))
+
+
+@pytest.mark.parametrize("voice", ["gemma3", "llama", "qwen2", "qwen3"], indirect=True)
+@pytest.mark.parametrize("turns", [1, 3], ids=["system alone", "system and earlier turns"])
+def test_a_system_turn_is_history_wherever_the_template_puts_it(voice: Voice, turns: int) -> None:
+    """Before the conversation, in the header of dates or folded into the first user turn: it has its exact place."""
+    pair = Pair("\nhello", "\n\n world", SYSTEM[:turns])
+
+    tokens = voice.read(pair)
+
+    assert expected_places(voice, pair, tokens.ids.tolist()) == places(tokens)
+    said = dict.fromkeys(range(turns), "")
+    for segment, turn, start, end in places(tokens):
+        if segment == Segment.HISTORY:
+            said[turn] += pair.history[turn].content[start:end]
+    assert [turn.content.strip() for turn in SYSTEM[:turns]] == [said[turn].strip() for turn in range(turns)]
+
+
+@pytest.mark.parametrize("voice", ["llama"], indirect=True)
+def test_the_header_of_dates_is_not_scored(voice: Voice) -> None:
+    """All that Llama 3's template writes of its own, dates included, is read and belongs to no segment."""
+    tokens = voice.read(Pair("hello", "world"))
+
+    texts = voice.tokeniser.token_texts(tokens.ids)
+    own = "".join(text for text, place in zip(texts, places(tokens), strict=True) if place == OUTSIDE)
+    header = "<|start_header_id|>{}<|end_header_id|>ĊĊ".format
+    dates = "CuttingĠKnowledgeĠDate:ĠDecemberĠ2023ĊTodayĠDate:Ġ26ĠJulĠ2024ĊĊ"
+    turns = header("user") + "<|eot_id|>" + header("assistant") + "<|eot_id|>"
+    assert "<|begin_of_text|>" + header("system") + dates + "<|eot_id|>" + turns == own
+
+
+def test_mistrals_system_turn_is_exact_or_refused(tmp_path: Path) -> None:
+    """Folded into the only user turn it keeps its place; folded into a later one, after what came between, it is refused."""
+    save_tokenizer("mistral", tmp_path)
+    tokeniser = Tokeniser(tmp_path, max_tokens=PLENTY)
+
+    alone, between = tokeniser.tokenise([Pair("hello", "world", SYSTEM[:1]), Pair("hello", "world", SYSTEM)])
+
+    assert isinstance(alone, TokenisedPair)
+    mine = alone.segments == Segment.HISTORY
+    assert (0, len(SYSTEM[0].content)) == (alone.starts[mine].min(), alone.ends[mine].max())
+    assert isinstance(between, InvalidRequest)
+    assert "leaves out or reorders a message" in str(between)
+
+
+@pytest.mark.parametrize("voice", ["qwen3"], indirect=True)
+def test_a_thought_the_template_rewrites_is_refused_by_name(voice: Voice) -> None:
+    """A response whose thought the template takes apart is refused, and it is the response that is to blame."""
+    (refusal,) = voice.tokeniser.tokenise([Pair("hello", "<think>\nhm\n</think>\n\nworld")])
+
+    assert isinstance(refusal, InvalidRequest)
+    assert (FieldViolation("response", "the reader's chat template rewrites it"),) == refusal.violations
+
+
+@pytest.mark.parametrize("voice", ["qwen plain"], indirect=True)
+def test_without_bos_the_first_token_is_the_sink(voice: Voice) -> None:
+    """A reader without BOS reads the first token of the text and does not score it, truncated or not."""
+    pair = Pair("hello world", "the answer")
+    whole = voice.read(pair)
+    (cut,) = Tokeniser(voice.directory, max_tokens=len(whole.ids) - 1).tokenise([pair])
+
+    assert isinstance(cut, TokenisedPair)
+    assert voice.tokenizer.encode("hello world\n\nthe answer") == whole.ids.tolist()
+    assert [OUTSIDE, (Segment.PROMPT, 0, 5, 11)] == places(whole)[:2]
+    assert [whole.ids[0], *whole.ids[2:]] == cut.ids.tolist()
+    assert [OUTSIDE, *places(whole)[2:]] == places(cut)
+
+
+@pytest.mark.parametrize("voice", ["qwen plain"], indirect=True)
+def test_nothing_at_all_is_refused(voice: Voice) -> None:
+    """Where there is neither text nor BOS there is nothing to read, which is said and not tried."""
+    (refusal,) = voice.tokeniser.tokenise([Pair("", "")])
+
+    assert isinstance(refusal, InvalidRequest)
+    assert ["response"] == [violation.field for violation in refusal.violations]
+
+
+@pytest.mark.parametrize(
+    ("response", "spans"),
+    [
+        ("e\u0301x", [(0, 2), (0, 2), (2, 3)]),
+        ("x\u1112\u1161\u11ab", [(0, 1), (1, 4), (1, 4), (1, 4)]),
+        ("a\u0300\u0323b", [(0, 2), (0, 2), (0, 2), (2, 3), (2, 3), (3, 4)]),
+        ("\u212bq", [(0, 1), (0, 1), (1, 2)]),
+    ],
+    ids=["accent", "syllable", "accents in another order", "one sign for another"],
+)
+@pytest.mark.parametrize("voice", ["qwen2", "qwen plain"], indirect=True)
+def test_composed_letters_have_the_place_of_their_parts(voice: Voice, response: str, spans: list[tuple]) -> None:
+    """Qwen's tokenizers compose accents first; every character of the caller's own spelling still belongs to a token."""
+    tokens = voice.read(Pair("hello", response))
+    mine = tokens.segments == Segment.RESPONSE
+
+    assert spans == list(zip(tokens.starts[mine].tolist(), tokens.ends[mine].tolist(), strict=True))
+
+
 def test_written_out_special_tokens_belong_to_no_segment(voice: Voice) -> None:
     """`<end_of_turn>` typed by a caller is read as the special token it is and never scored."""
-    pair = Pair("a <bos> b", "c<end_of_turn><eos>d<pad>")
+    one, two, three = voice.special[-3:]
+    pair = Pair(f"aha {one} b", f"c{two}{three}d{one}")
     tokens = voice.read(pair)
-    special = np.isin(tokens.ids, voice.tokenizer.convert_tokens_to_ids(["<bos>", "<end_of_turn>", "<eos>", "<pad>"]))
+    special = np.isin(tokens.ids, voice.tokenizer.convert_tokens_to_ids([one, two, three]))
     texts = {Segment.PROMPT: pair.prompt, Segment.RESPONSE: pair.response}
-    expected = {Segment.PROMPT: "a  b", Segment.RESPONSE: "cd"}
     scored = dict.fromkeys(texts, "")
     for segment, _, start, end in places(tokens):
         if segment:
             scored[Segment(segment)] += texts[Segment(segment)][start:end]
 
     assert {OUTSIDE} == {place for place, is_special in zip(places(tokens), special, strict=True) if is_special}
-    assert expected == scored
+    assert scored[Segment.PROMPT] in {"aha  b", "ha  b"}
+    assert "cd" == scored[Segment.RESPONSE]
 
 
 def test_the_unknown_token_is_scored(tmp_path: Path) -> None:
@@ -461,20 +684,18 @@ TRUNCATED = {
 
 def _regions(voice: Voice, pair: Pair, ids: list[int]) -> list[list[int]]:
     """Token indices from the first to the last of history, prompt and response, special tokens within included."""
-    text, spans = rendered(pair, chat=voice.chat)
-    tokens = voice.tokenizer.convert_ids_to_tokens(ids)
-    shift = 0 if voice.chat else 1
-    where = spelled_out(tokens[shift:], text, byte_level=not voice.chat)
+    _, spans = rendered(voice, pair)
+    where = token_places(voice, pair, ids)
     regions = []
     for segment in (Segment.HISTORY, Segment.PROMPT, Segment.RESPONSE):
         mine = [span for span in spans if span[2] == segment]
-        inside = [
-            i + shift for i, (start, end) in enumerate(where) if mine and start < mine[-1][1] and end > mine[0][0]
-        ]
+        # The first token of all stays, whatever it is.
+        inside = [i for i, (start, end) in enumerate(where) if i and mine and start < mine[-1][1] and end > mine[0][0]]
         regions.append(inside)
     return regions
 
 
+@pytest.mark.parametrize("voice", ["chat", "plain", "qwen plain"], indirect=True)
 @pytest.mark.parametrize("pair", TRUNCATED.values(), ids=TRUNCATED.keys())
 def test_truncation_drops_the_oldest_first(voice: Voice, pair: Pair) -> None:
     """For every limit: history goes first and from its start, then the prompt's start, then the response's end."""
@@ -497,6 +718,7 @@ def test_truncation_drops_the_oldest_first(voice: Voice, pair: Pair) -> None:
     assert tokens == outcomes[-1]
 
 
+@pytest.mark.parametrize("voice", ["chat", "plain", "qwen plain"], indirect=True)
 @pytest.mark.parametrize("pair", TRUNCATED.values(), ids=TRUNCATED.keys())
 def test_coverage_adds_up_under_truncation(voice: Voice, pair: Pair) -> None:
     """Kept and dropped tokens of each segment sum to the whole, and the reading fits the limit."""

@@ -1,6 +1,5 @@
 """The reader model: a Hugging Face decoder of which only the layers up to the deepest watched one are loaded."""
 
-import hashlib
 import logging
 import re
 import sys
@@ -16,19 +15,28 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     StrictDataclassError,
 )
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from scopewatch.engine.weight_files import digest, text_weights
 from scopewatch.errors import ConfigError, ReaderError
 from scopewatch.types import ReaderIdentity
 
 log = logging.getLogger(__name__)
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
-ATTENTION = {"gemma2": "eager"}
-"""Attention implementation per supported model type. Gemma 2 soft-caps its attention logits, which `sdpa` cannot:
-transformers 5.18 dropped the cap without a word, 5.23 refuses."""
+ATTENTION = {
+    "gemma2": "eager",
+    "gemma3": "sdpa",
+    "gemma3_text": "sdpa",
+    "llama": "sdpa",
+    "mistral": "sdpa",
+    "qwen2": "sdpa",
+    "qwen3": "sdpa",
+}
+"""Attention implementation per supported model type. `gemma3` is the multimodal wrapper; only its text model is loaded.
+Gemma 2 soft-caps its attention logits, which `sdpa` cannot: transformers 5.18 dropped the cap without a word, 5.23
+refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,7 @@ class Reader:
     """A loaded reader."""
 
     model: PreTrainedModel
+    """The text model, without a head."""
     layers: torch.nn.ModuleList
     identity: ReaderIdentity
     hidden_size: int
@@ -73,19 +82,19 @@ def find_reader(path: Path | None, hub_id: str, revision: str, *, allow_download
         raise ReaderError(f"reader {path}: no such directory")
     if not (path / "config.json").is_file():
         raise ReaderError(f"reader {path}: config.json is missing; expected a Hugging Face model directory")
-    if not _weight_files(path):
+    if not any(path.glob("*.safetensors")):
         raise ReaderError(f"reader {path}: no *.safetensors file; weights in other formats are not loaded")
     return path
 
 
 def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int, device: str, dtype: str) -> Reader:
-    """Loads layers 0 to `deepest_layer` of a reader, without its head.
+    """Loads layers 0 to `deepest_layer` of a reader's text model, without its head.
 
     Args:
         directory: From `find_reader`.
         name: How the watchlist calls it.
         revision: Hub revision, or empty.
-        deepest_layer: Deepest watched layer, counted from 0.
+        deepest_layer: Deepest watched layer, counted from 0; -1 where only the embedding is.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32` or `bfloat16`.
 
@@ -95,7 +104,7 @@ def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int
     """
     place = _device(device)
     kind = _dtype(dtype, place)
-    config = _config(directory)
+    model_type, config = _config(directory)
     layers_total = config.num_hidden_layers
     if deepest_layer >= layers_total:
         raise ReaderError(
@@ -107,26 +116,27 @@ def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int
     model = _load_model(directory, config, kind)
     torch.nn.Module.to(model, place).train(mode=False)
     model.requires_grad_(requires_grad=False)
-    layers = _decoder_layers(model)
-    _assert_attention(model, layers, directory)
+    layers: Any = model.layers
+    _assert_attention(model, directory)
     identity = ReaderIdentity(
         name=name,
         revision=revision,
-        model_type=config.model_type,
-        digest=_digest(directory),
+        model_type=model_type,
+        digest=digest(directory),
         layers_run=deepest_layer + 1,
         layers_total=layers_total,
         dtype=str(kind).removeprefix("torch."),
         device=place.type,
-        attention=ATTENTION[config.model_type],
+        attention=ATTENTION[model_type],
         chat_template=False,
     )
     return Reader(model, layers, identity, config.hidden_size, config.max_position_embeddings, config.vocab_size, place)
 
 
-def _config(directory: Path) -> Any:
+def _config(directory: Path) -> tuple[str, Any]:
+    """The model type, and the configuration of the text model."""
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        config: Any = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         told = " ".join(str(error).split())
         raise ReaderError(f"reader {directory}: config.json: {told}") from None
@@ -135,59 +145,59 @@ def _config(directory: Path) -> Any:
         raise ReaderError(
             f"reader {directory}: model type {config.model_type!r} is not supported yet; supported: {supported}"
         )
-    return config
+    text = config.get_text_config()
+    if getattr(config, "quantization_config", None):
+        raise ReaderError(f"reader {directory}: config.json: quantization_config; quantised weights are not read")
+    if getattr(text, "use_bidirectional_attention", None) or not getattr(text, "is_causal", True):
+        raise ReaderError(f"reader {directory}: config.json: attention is not causal; a reader reads left to right")
+    if "longrope" in str(text.rope_parameters):
+        # Its frequencies follow the longest pair of a batch: a pair's activations would depend on its neighbours.
+        raise ReaderError(f"reader {directory}: config.json: rope type longrope is not supported")
+    return config.model_type, text
 
 
 def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
     quiet: Any = transformers_logging
-    # Its report lists the layers left out on purpose; what matters of it is checked below.
+    # Its report names what is wrong with the weights, which is checked below.
     quiet.set_verbosity_error()
     if not sys.stderr.isatty():
         quiet.disable_progress_bar()
+    family: Any = MODEL_MAPPING[type(config)]
+    weights = text_weights(directory, config.num_hidden_layers)
     try:
-        for file in _weight_files(directory):
-            with safe_open(file, "pt"):
-                pass
-        loaded = AutoModel.from_pretrained(
-            directory,
+        model, info = family.from_pretrained(
+            None,
             config=config,
+            state_dict=weights,
             dtype=dtype,
             attn_implementation=ATTENTION[config.model_type],
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except SafetensorError as error:
-        raise ReaderError(f"reader {directory}: {file.name} is damaged ({error}); download it again") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise ReaderError(f"reader {directory}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    model, info = loaded
     # Transformers fills what a file lacks, or holds in another shape, with random numbers and only warns.
     for name, there, wanted in sorted(info["mismatched_keys"]):
         raise ReaderError(f"reader {directory}: {name} has shape {tuple(there)}, config.json asks for {tuple(wanted)}")
     if lacking := sorted(info["missing_keys"]):
         raise ReaderError(f"reader {directory}: the weights lack {lacking[0]} and {len(lacking) - 1} more")
+    if needless := sorted(info["unexpected_keys"]):
+        raise ReaderError(f"reader {directory}: the weights hold {needless[0]}, which config.json has no place for")
     return model  # type: ignore[no-any-return]
 
 
-def _decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
-    """The list of decoder layers, wherever the family keeps it."""
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] == "layers" and isinstance(module, torch.nn.ModuleList):
-            return module
-    raise ReaderError(f"{type(model).__name__} has no list of decoder layers")
-
-
-def _assert_attention(model: PreTrainedModel, layers: torch.nn.ModuleList, directory: Path) -> None:
-    wanted = ATTENTION[model.config.model_type]
-    running = model.config._attn_implementation  # noqa: SLF001 - transformers offers no public name for it
-    if running != wanted:
-        raise ReaderError(f"reader {directory}: runs {running} attention; {wanted} is needed to keep soft-capping")
-    cap = getattr(model.config, "attn_logit_softcapping", None)
+def _assert_attention(model: PreTrainedModel, directory: Path) -> None:
+    config: Any = model.config
+    layers: Any = model.layers
+    running = {config._attn_implementation, *(layer.self_attn.config._attn_implementation for layer in layers)}  # noqa: SLF001 - transformers offers no public name for it
+    wanted = ATTENTION[config.model_type]
+    if running != {wanted}:
+        raise ReaderError(f"reader {directory}: runs {', '.join(sorted(running))} attention; {wanted} is needed")
+    if config.model_type != "gemma2":
+        return
+    cap = config.attn_logit_softcapping
     for layer in layers:
-        if not cap or getattr(layer.self_attn, "attn_logit_softcapping", None) != cap:
+        if not cap or layer.self_attn.attn_logit_softcapping != cap:
             raise ReaderError(
                 f"reader {directory}: attention soft-capping is off; a Gemma 2 config sets attn_logit_softcapping"
             )
@@ -212,16 +222,3 @@ def _dtype(wanted: str, device: torch.device) -> torch.dtype:
             "dtype bfloat16: this CPU multiplies bfloat16 hundreds of times slower than float32; use float32"
         )
     return torch.float32 if wanted == "float32" else torch.bfloat16
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.safetensors"))
-
-
-def _digest(directory: Path) -> str:
-    """SHA-256 over the configuration and every weight file, names included."""
-    total = hashlib.sha256()
-    for file in [directory / "config.json", *_weight_files(directory)]:
-        with file.open("rb") as stream:
-            total.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()

@@ -1,7 +1,7 @@
 """From a pair of texts to the tokens the reader reads, each with its place in the caller's own text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,12 +41,14 @@ class Tokeniser:
     """Renders, tokenises and truncates pairs.
 
     With a chat template the pair is rendered by it; without one, the non-empty texts are joined by an empty line.
-    BOS comes first either way. Template, separator and special tokens are read but belong to no segment; a special
-    token written out in the caller's text is parsed as one, as a serving engine would.
+    BOS comes first either way, once, if the tokenizer has one. Template, separator and special tokens are read but
+    belong to no segment; a special token written out in the caller's text is parsed as one, as a serving engine would.
+    Nor does the first token, whatever it is: attention sinks there, and its activations are of another size than all
+    others. So a reader without BOS and template, such as a base model of Qwen, scores text from its second token on.
 
     A pair longer than `max_tokens` loses its oldest content first: history from its start, then the prompt from its
-    start, and only if the response alone does not fit, the response from its end. Template tokens around the prompt
-    and the response stay.
+    start, and only if the response alone does not fit, the response from its end. The first token and template tokens
+    around the prompt and the response stay.
 
     Args:
         directory: Reader directory with a fast tokenizer.
@@ -73,8 +75,9 @@ class Tokeniser:
         self._max_tokens = max_tokens
         self._bos = tokenizer.bos_token_id
         special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        # The unknown token stands for text.
-        self._special = np.array(sorted(special - {tokenizer.unk_token_id}), np.int64)
+        # The unknown token stands for text, unless it is one of these by another name, as in Qwen's tokenizers.
+        unknown = {tokenizer.unk_token_id} - {self._bos, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        self._special = np.array(sorted(special - unknown), np.int64)
         self._skeleton = lru_cache(maxsize=256)(self._render_skeleton)
         self._try_template(directory)
 
@@ -121,16 +124,13 @@ class Tokeniser:
         spans: list[_Span] = []
         position = len(literals[0])
         for index, (turn, literal) in enumerate(zip(turns, literals[1:], strict=True)):
-            content = turn.content
-            # Templates may trim what they place.
-            for placed in (content, content.strip(), content.lstrip(), content.rstrip()):
-                if text.startswith(placed + literal, position):
-                    break
-            else:
-                raise InvalidRequest(
-                    FieldViolation(_field(index, len(turns)), "the reader's chat template rewrites it")
-                )
-            cut = len(content) - len(content.lstrip()) if not content.startswith(placed) else 0
+            trimmings = [t for t in _trimmings(turn.content) if text.startswith(t[1], position)]
+            fitting = [t for t in trimmings if text.startswith(literal, position + len(t[1]))]
+            if not fitting:
+                # If the content stands as it was sent, the next one made the template write something else between.
+                field = _field(min(index + bool(trimmings), len(turns) - 1), len(turns))
+                raise InvalidRequest(FieldViolation(field, "the reader's chat template rewrites it"))
+            cut, placed = fitting[0]
             spans.append(_span(position, placed, cut, index, len(turns)))
             position += len(placed) + len(literal)
         if position != len(text):
@@ -172,10 +172,13 @@ class Tokeniser:
             ids = np.insert(ids, 0, self._bos)
             offsets = np.insert(offsets, 0, 0, axis=0)
             added = np.insert(added, 0, True)
+        if not len(ids):
+            return InvalidRequest(FieldViolation("response", "there is nothing to read: all texts are empty"))
         segments, turns, starts, ends = _locate(offsets, rendering.spans)
         # Special tokens the caller wrote out are not scored, but are cut like the text around them.
         kept = _kept(np.where(added, Segment.TEMPLATE, segments), self._max_tokens)
         template = added | np.isin(ids, self._special)
+        template[0] = True
         for array in (segments, turns, starts, ends):
             array[template] = 0
         response = segments == Segment.RESPONSE
@@ -199,6 +202,13 @@ class Tokeniser:
             history_tokens_dropped=count(dropped, Segment.HISTORY),
         )
         return TokenisedPair(ids[kept], read, turns[kept], starts[kept], ends[kept], coverage)
+
+
+def _trimmings(content: str) -> Iterator[tuple[int, str]]:
+    """What templates may leave of a content, and how much of its start they cut."""
+    for left in (content, content.lstrip("\n"), content.lstrip()):
+        for placed in (left, left.rstrip("\n"), left.rstrip()):
+            yield len(content) - len(left), placed
 
 
 def _field(index: int, turns: int) -> str:
@@ -228,10 +238,14 @@ def _locate(
 ) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     """Segment, turn, start and end of every token; a token belongs to the span it overlaps, clipped to it.
 
-    The bytes of one character that fell back to byte tokens all carry that character's place: an offset that is
-    empty, as some tokenizers give for all but one of them, is widened to the character it points into.
+    A token reaches to where the next one starts elsewhere. So the bytes of one character that fell back to byte tokens
+    all have its place, though some tokenizers give an empty offset for all but one of them; and a letter has the place
+    of the accents that were composed into it, though its offset leaves them out.
     """
-    starts, ends = offsets[:, 0], np.maximum(offsets[:, 1], offsets[:, 0] + 1)
+    starts = offsets[:, 0]
+    order = np.maximum.accumulate(starts)
+    behind = np.append(order, np.iinfo(np.int32).max)[np.searchsorted(order, order, side="right")]
+    ends = np.maximum(offsets[:, 1], behind)
     full = [span for span in spans if span.end > span.start]
     if not full:
         zeros = np.zeros(len(offsets), np.int32)
@@ -261,7 +275,7 @@ def _kept(segments: NDArray[np.int8], max_tokens: int) -> NDArray[np.bool_]:
         own = np.flatnonzero(segments == segment)
         if over <= 0 or not len(own):
             continue
-        region = np.arange(own[0], own[-1] + 1)
+        region = np.arange(max(own[0], 1), own[-1] + 1)
         gone = region[-over:] if segment is Segment.RESPONSE else region[:over]
         kept[gone] = False
         over -= len(gone)

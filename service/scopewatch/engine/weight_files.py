@@ -1,0 +1,89 @@
+"""A reader's weight files: which there are, and the text model's tensors in them."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from scopewatch.errors import ReaderError
+
+_ONE_FILE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+# Tensors that every supported family has once, in its text model.
+_ANCHOR = re.compile(r"((?:\w+\.)*)(?:embed_tokens|layers\.0\.input_layernorm|norm)\.weight")
+_LAYER = re.compile(r"layers\.(\d+)\..+")
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files transformers would load: `model.safetensors`, else those the index names; without either, all.
+
+    Raises:
+        ReaderError: The index cannot be read, or names a file that is not there.
+    """
+    index = directory / _INDEX
+    if (directory / _ONE_FILE).is_file():
+        return [directory / _ONE_FILE]
+    if not index.is_file():
+        return sorted(directory.glob("*.safetensors"))
+    try:
+        files = [directory / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ReaderError(f"reader {directory}: {_INDEX} is damaged; expected JSON with a weight_map") from None
+    for file in files:
+        if file.parent != directory or not file.is_file():
+            raise ReaderError(f"reader {directory}: {_INDEX} names {file.name}, which is not there; download it again")
+    return files
+
+
+def text_weights(directory: Path, layers: int) -> dict[str, torch.Tensor]:
+    """The embedding, the final norm and the first `layers` decoder layers, named as inside the text model.
+
+    Files write something before those names, such as `model.` or `language_model.model.`; it is found by search. The
+    tensors are mapped from the files, which nothing reads until they are used.
+
+    Raises:
+        ReaderError: A file is damaged, or holds weights that are not floating-point numbers.
+    """
+    names = {file: _names(file) for file in weight_files(directory)}
+    found = Counter(match[1] for held in names.values() for name in held if (match := _ANCHOR.fullmatch(name)))
+    prefix = found.most_common(1)[0][0] if found else ""
+    weights: dict[str, torch.Tensor] = {}
+    for file, held in names.items():
+        with safe_open(file, "pt") as stream:
+            for name in held:
+                if name.startswith(prefix) and _needed(own := name.removeprefix(prefix), layers):
+                    weights[own] = _floating(stream.get_tensor(name), own, directory)
+    return weights
+
+
+def _needed(name: str, layers: int) -> bool:
+    layer = _LAYER.fullmatch(name)
+    return int(layer[1]) < layers if layer else name.startswith(("embed_tokens.", "norm."))
+
+
+def _floating(weight: torch.Tensor, name: str, directory: Path) -> torch.Tensor:
+    if weight.is_floating_point() and weight.dtype.itemsize > 1:
+        return weight
+    kind = str(weight.dtype).removeprefix("torch.")
+    raise ReaderError(f"reader {directory}: {name} is stored as {kind}; quantised weights are not read")
+
+
+def digest(directory: Path) -> str:
+    """SHA-256 over the configuration and every weight file, names included."""
+    total = hashlib.sha256()
+    for file in [directory / "config.json", *weight_files(directory)]:
+        with file.open("rb") as stream:
+            total.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        with safe_open(file, "pt") as stream:
+            return list(stream.keys())
+    except SafetensorError as error:
+        raise ReaderError(f"reader {file.parent}: {file.name} is damaged ({error}); download it again") from None
