@@ -109,7 +109,8 @@ def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], 
     reader = load_reader(
         directory,
         name=reader_choice.name,
-        revision=reader_choice.revision,
+        # The cache names a snapshot's folder by its commit.
+        revision=directory.name if reader_choice.hub_id else "",
         deepest_layer=max(sae.hookpoint.layer for sae in saes),
         device=config.device,
         dtype=config.dtype,

@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from scopewatch.engine.weight_files import digest, text_weights
-from scopewatch.errors import ConfigError, ReaderError
+from scopewatch.errors import ConfigError, HubError, ReaderError
+from scopewatch.hub import snapshot
 from scopewatch.types import ReaderIdentity
 
 log = logging.getLogger(__name__)
@@ -63,21 +58,9 @@ def find_reader(path: Path | None, hub_id: str, revision: str, *, allow_download
     """
     if path is None:
         try:
-            path = Path(
-                snapshot_download(
-                    hub_id,
-                    revision=revision or None,
-                    local_files_only=not allow_download,
-                    allow_patterns=_FILES,
-                )
-            )
-        except LocalEntryNotFoundError:
-            how = "the hub cannot be reached" if allow_download else "set allow_download or download it beforehand"
-            raise ReaderError(
-                f"reader {hub_id}: no such directory, and not in the local Hugging Face cache; {how}"
-            ) from None
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise ReaderError(f"reader {hub_id}: cannot be downloaded: {str(error).splitlines()[0]}") from None
+            path = snapshot(hub_id, revision=revision, patterns=_FILES, allow_download=allow_download).folder
+        except HubError as error:
+            raise ReaderError(f"reader {error}") from None
     if not path.is_dir():
         raise ReaderError(f"reader {path}: no such directory")
     if not (path / "config.json").is_file():
