@@ -53,8 +53,9 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-$(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt requirements-nodeps.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[calibration,dev]'
+	$(BIN)/pip install --quiet --no-deps --requirement requirements-nodeps.txt
 	touch $@
 
 clean:

@@ -45,12 +45,12 @@ class _Part(torch.nn.Module):
         self.b_enc = joined([e.b_enc for e in encoders])
         self.threshold = joined([e.threshold[e.watched] for e in encoders])
         self.watched = joined([e.watched for e in encoders[:1]])
-        self.scale = self.offset = None
-        if any(e.magnitude for e in encoders):
-            plain = Magnitude(np.ones(1, np.float32), np.zeros(1, np.float32))
-            worth = [(e.magnitude or plain, e.b_enc.shape) for e in encoders]
-            self.scale = joined([np.broadcast_to(m.scale, shape) for m, shape in worth])
-            self.offset = joined([np.broadcast_to(m.offset, shape) for m, shape in worth])
+        plain = Magnitude(np.ones(1, np.float32), np.zeros(1, np.float32))
+        worth = [
+            (e.magnitude or plain, e.b_enc.shape, e.watched) for e in encoders if any(e.magnitude for e in encoders)
+        ]
+        self.scale = joined([np.broadcast_to(m.scale, n)[watched] for m, n, watched in worth]) if worth else None
+        self.offset = joined([np.broadcast_to(m.offset, n)[watched] for m, n, watched in worth]) if worth else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = normalised(x, self._normalise)
@@ -60,7 +60,9 @@ class _Part(torch.nn.Module):
         else:
             pre = x @ self.W_enc + self.b_enc
             fires = pre > self.threshold
-        value = pre if self.scale is None else torch.relu(pre * self.scale + self.offset)
+        value = pre
+        if self.scale is not None and self.offset is not None:
+            value = torch.relu(pre * self.scale + self.offset)
         return torch.where(fires, value, pre * 0.0)
 
     def _compete(self, x: torch.Tensor, contest: Contest) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +82,7 @@ class _Part(torch.nn.Module):
             here = self.watched[(self.watched >= start) & (self.watched < start + chunk)] - start
             watched.append(pre[..., here])
             if grouped:
-                best.append(pre.unflatten(-1, (-1, contest.group)).amax(dim=-1)[..., here // contest.group])
+                best.append(pre.reshape(*pre.shape[:-1], -1, contest.group).amax(dim=-1)[..., here // contest.group])
             else:
                 running = torch.cat([*best, pre], dim=-1)
                 best = [running.topk(min(contest.winners, running.shape[-1]), dim=-1).values]
@@ -98,7 +100,33 @@ def normalised(x: torch.Tensor, how: Normalise) -> torch.Tensor:
         case "none":
             return x
         case "layer_norm":
-            centred = x - x.mean(dim=-1, keepdim=True)
-            return centred / (centred.std(dim=-1, keepdim=True) + 1e-5)
+            mean, std = _mean_and_std(x)
+            return (x - mean) / (std + 1e-5)
         case "root_d":
-            return x * (float(x.shape[-1]) ** 0.5 / x.norm(dim=-1, keepdim=True))
+            return x / _rms(x)
+
+
+def denormalised(y: torch.Tensor, x: torch.Tensor, how: Normalise) -> torch.Tensor:
+    """A reconstruction scaled back as `x` was normalised, for SAEs that denormalise.
+
+    Args:
+        y: Shape (..., d_in), what the decoder gives.
+        x: Shape (..., d_in), the activations that were encoded.
+        how: How they were normalised.
+    """
+    match how:
+        case "none":
+            return y
+        case "layer_norm":
+            mean, std = _mean_and_std(x)
+            return y * std + mean
+        case "root_d":
+            return y * _rms(x)
+
+
+def _mean_and_std(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.mean(dim=-1, keepdim=True), x.std(dim=-1, keepdim=True)
+
+
+def _rms(x: torch.Tensor) -> torch.Tensor:
+    return x.square().mean(dim=-1, keepdim=True).sqrt()

@@ -27,6 +27,8 @@ _SETTINGS = ("config.json", "cfg.json", "hyperparams.json")
 _FILE_ENDINGS = {".npz", ".safetensors", ".pt", ".pth"}
 _REFUSED = {
     "temporal": "a temporal SAE reads the whole sequence, so no feature has a value of its own per token",
+    "mwhanna_transcoder": "transcoders in circuit-tracer's layout cannot be read",
+    "connor_rob_hook_z": "GPT-2 is not a reader here",
     "mntss_clt_layer_transcoder": "a cross-layer transcoder in separate files per array cannot be read",
 }
 _FEATURE = re.compile(

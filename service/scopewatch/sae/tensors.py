@@ -10,9 +10,10 @@ npz: zip of npy members (numpy.lib.format). safetensors: 8 bytes little-endian h
 
 import json
 import lzma
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,10 +30,13 @@ Float32 = NDArray[np.float32]
 Indices = NDArray[np.intp]
 
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+_INTEGERS = {"int32": 4, "int64": 8}
 _SAFETENSORS_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _CHUNK_BYTES = 16 << 20
+_SEEK_BYTES = 1 << 14
+"""Below this distance, reading on is cheaper than seeking."""
 _MAX_ELEMENTS = 1 << 34
-_MAX_HEADER_BYTES = 64 << 20
+_MAX_HEADER_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,26 @@ class Tensor:
         """All of it."""
         with self.open() as stream:
             flat = self._values(stream, self.size)
-        return np.ascontiguousarray(flat.reshape(self.shape, order="F" if self.fortran_order else "C"))
+        return np.array(flat.reshape(self.shape, order="F" if self.fortran_order else "C"), order="C")
+
+    def number(self) -> float:
+        """The one number this array is.
+
+        Raises:
+            SaeError: It is something else.
+        """
+        return float(self.expect(*(1 for _ in self.shape)).read().item())
+
+    def integer(self) -> int:
+        """The one whole number this array is.
+
+        Raises:
+            SaeError: It is something else.
+        """
+        if self.size != 1 or self.dtype not in _INTEGERS:
+            raise SaeError(f"{self.file}: {self.name} is {self.dtype} {self.shape}; expected one whole number")
+        with self.open() as stream:
+            return int.from_bytes(stream.read(_INTEGERS[self.dtype]), "little", signed=True)
 
     def columns(self, index: Indices) -> Float32:
         """Some columns of a matrix, in bounded memory whichever way it is laid out.
@@ -98,14 +121,21 @@ class Tensor:
         Returns:
             Shape (rows, len(index)).
         """
-        kept = np.empty((self.shape[0], len(index)), np.float32)
+        rows, size = self.shape[0], ITEMSIZE[self.dtype]
+        kept = np.empty((rows, len(index)), np.float32)
         with self.open() as stream:
-            if self.fortran_order and self.seekable:
+            if self.seekable and self.fortran_order:
                 first = stream.tell()
-                row_bytes = self.shape[0] * ITEMSIZE[self.dtype]
-                for place, column in enumerate(index):
-                    stream.seek(first + int(column) * row_bytes)
-                    kept[:, place] = self._values(stream, self.shape[0])
+                for place, column in enumerate(index.tolist()):
+                    stream.seek(first + column * rows * size)
+                    kept[:, place] = self._values(stream, rows)
+                return kept
+            if self.seekable and len(index) * _SEEK_BYTES < self.shape[1] * size:
+                first = stream.tell()
+                for row in range(rows):
+                    for place, column in enumerate(index.tolist()):
+                        stream.seek(first + (row * self.shape[1] + column) * size)
+                        kept[row, place] = self._values(stream, 1)[0]
                 return kept
             for start, block in self._lines(stream):
                 if self.fortran_order:
@@ -136,8 +166,7 @@ class Tensor:
         """The same array where it can be sought in: itself, or uncompressed into a file in `folder`."""
         if self.seekable:
             return self
-        copy = folder / f"{self.name}.raw"
-        with self.open() as stream, copy.open("wb") as target:
+        with self.open() as stream, tempfile.NamedTemporaryFile(dir=folder, delete=False) as target:
             left = self.nbytes
             while left:
                 part = stream.read(min(left, _CHUNK_BYTES))
@@ -145,7 +174,7 @@ class Tensor:
                     raise SaeError(f"{self.file}: {self.name} ends early; download it again")
                 target.write(part)
                 left -= len(part)
-        return replace(self, open=partial(_from_offset, copy, 0), seekable=True)
+        return replace(self, open=partial(_from_offset, Path(target.name), 0), seekable=True)
 
     def _lines(self, stream: IO[bytes]) -> Iterator[tuple[int, Float32]]:
         """Blocks of the file's lines (rows, or columns in Fortran order) with the number of each first line."""
@@ -188,6 +217,18 @@ class TensorFile:
         """An array that may be absent."""
         return self.tensors.get(name)
 
+    def only(self, names: Iterable[str]) -> None:
+        """Checks that there is nothing but these arrays, for formats whose own library insists on that.
+
+        Raises:
+            SaeError: There is another one.
+        """
+        if others := sorted(set(self.tensors) - set(names)):
+            raise SaeError(
+                f"{self.file}: holds {', '.join(others[:8])}, which an SAE of this format does not have and which may "
+                "change its numbers"
+            )
+
 
 def open_npz(file: Path) -> TensorFile:
     """The arrays of an npz, without pickle.
@@ -213,15 +254,21 @@ def open_safetensors(file: Path) -> TensorFile:
         if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
             raise SaeError(f"{file}: not a safetensors file; download it again")
         try:
-            header = json.loads(stream.read(length), object_pairs_hook=_without_repetition)
-            metadata = header.pop("__metadata__", {})
-            entries = [_safetensors_entry(name, entry, 8 + length, file) for name, entry in header.items()]
+            header = json.loads(stream.read(length), object_pairs_hook=without_repetition)
+            metadata = header.pop("__metadata__", None) or {}
+            if not all(isinstance(value, str) for value in metadata.values()):
+                raise ValueError("its metadata is no text")
+            entries = sorted((*entry["data_offsets"], name) for name, entry in header.items())
+            tensors = {name: _safetensors_entry(name, entry, 8 + length, file) for name, entry in header.items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SaeError(f"{file}: its safetensors header is damaged ({error}); download it again") from None
-    for tensor, end in entries:
-        if end > size:
-            raise SaeError(f"{file}: {tensor.name} ends early; download it again")
-    return TensorFile(file, {tensor.name: tensor for tensor, _ in entries}, metadata)
+    # As the format demands: no gap, no overlap, nothing before or after.
+    place = 0
+    for begin, end, name in [*entries, (size - 8 - length, size - 8 - length, "the end")]:
+        if begin != place:
+            raise SaeError(f"{file}: {name} is at {begin} and should be at {place}; download it again")
+        place = end
+    return TensorFile(file, tensors, metadata)
 
 
 @contextmanager
@@ -268,6 +315,8 @@ def _npy_header(archive: zipfile.ZipFile, member: str, file: Path) -> Tensor:
     with archive.open(member) as stream:
         try:
             version = npy.read_magic(stream)
+            if version not in {(1, 0), (2, 0), (3, 0)}:
+                raise ValueError(f"version {version}")
             read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, fortran_order, dtype = read_header(stream)
         except ValueError as error:
@@ -290,20 +339,21 @@ def _npy_header(archive: zipfile.ZipFile, member: str, file: Path) -> Tensor:
     return tensor
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: what a damaged or hostile file says twice is not guessed at."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice")
     return found
 
 
-def _safetensors_entry(name: str, entry: dict[str, Any], data_start: int, file: Path) -> tuple[Tensor, int]:
+def _safetensors_entry(name: str, entry: dict[str, Any], data_start: int, file: Path) -> Tensor:
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
-    if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *shape)):
+    if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *shape)) or begin > end:
         raise ValueError(f"{name} has a place or shape that is no number")
     dtype = _SAFETENSORS_TYPES.get(entry["dtype"], entry["dtype"])
     tensor = at_offset(file, name, shape, dtype, data_start + begin)
     if dtype in ITEMSIZE and tensor.nbytes != end - begin:
         raise SaeError(f"{file}: {name} {shape} {dtype} takes {tensor.nbytes} bytes, the file holds {end - begin}")
-    return tensor, data_start + end
+    return tensor

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from scopewatch.errors import SaeError
 from scopewatch.sae.tensors import Tensor, TensorFile, at_offset
 
-_MAX_TABLE_BYTES = 64 << 20
+_MAX_TABLE_BYTES = 8 << 20
 
 
 def open_torch(file: Path) -> TensorFile:
@@ -32,7 +32,8 @@ def open_torch(file: Path) -> TensorFile:
     except pickle.UnpicklingError:
         raise SaeError(f"{file}: holds more than tensors; it is refused, since loading it could run code") from None
     except Exception as error:
-        raise SaeError(f"{file}: not a complete torch file ({str(error).splitlines()[0]})") from None
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        raise SaeError(f"{file}: not a complete torch file ({told}); download it again") from None
     if not isinstance(table, dict):
         raise SaeError(f"{file}: holds a {type(table).__name__}; expected a dictionary of tensors")
     return TensorFile(
@@ -45,14 +46,14 @@ def _places(file: Path) -> dict[int, int]:
     """Where each record's bytes begin, and how many there are."""
     try:
         with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
-            if b"big" in [archive.read(name) for name in archive.namelist() if name.endswith("/byteorder")]:
-                raise SaeError(f"{file}: was written on a big-endian machine; save it anew on another")
             places = {}
             for entry in archive.infolist():
                 if entry.compress_type != zipfile.ZIP_STORED:
                     raise SaeError(f"{file}: {entry.filename} is compressed, which torch never writes")
-                if entry.filename.endswith("data.pkl") and entry.file_size > _MAX_TABLE_BYTES:
-                    raise SaeError(f"{file}: its table of tensors is {entry.file_size} bytes long, which no SAE's is")
+                if entry.filename.endswith(("/data.pkl", "/byteorder")) and entry.file_size > _MAX_TABLE_BYTES:
+                    raise SaeError(f"{file}: {entry.filename} is {entry.file_size} bytes long, which no SAE's is")
+                if entry.filename.endswith("/byteorder") and archive.read(entry) != b"little":
+                    raise SaeError(f"{file}: was written on a big-endian machine; save it anew on another")
                 stream.seek(entry.header_offset + 26)
                 name, extra = (int.from_bytes(stream.read(2), "little") for _ in range(2))
                 places[entry.header_offset + 30 + name + extra] = entry.file_size
@@ -61,7 +62,7 @@ def _places(file: Path) -> dict[int, int]:
         raise SaeError(f"{file}: no such file") from None
     except OSError as error:
         raise SaeError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
         raise SaeError(
             f"{file}: not a complete torch file of version 1.6 or later ({error}); "
             "download it again, or save it anew with a current torch"
@@ -69,8 +70,10 @@ def _places(file: Path) -> dict[int, int]:
 
 
 def _tensor(file: Path, name: str, value: torch.Tensor, places: dict[int, int]) -> Tensor:
-    storage: Any = value.untyped_storage()
-    start = storage._checkpoint_offset  # noqa: SLF001 - documented under this name
+    storage: Any = value.untyped_storage() if value.layout == torch.strided else None
+    start = getattr(storage, "_checkpoint_offset", None)
+    if start is None:
+        raise SaeError(f"{file}: {name} is no plain tensor; save it anew as one")
     offset = start + value.storage_offset() * value.element_size()
     if value.is_contiguous():
         layout = {}

@@ -7,11 +7,14 @@ Any SAE here is, for an activation x of shape (d_in,):
 
     z   = scale_in * normalise(x) - (b_dec if subtracts_b_dec else 0)
     pre = (z @ W_enc + b_enc) * gain                    gain_j = gain_scale * ||W_dec_j||, or 1
-    f   = pre where it fires (see `Encoder`), else 0
-    y   = ((f / gain) @ W_dec + b_dec) / scale_out      the reconstruction, to which x @ W_skip is added
+    f   = pre where it fires (see `Encoder`), else 0    f / gain if the gain only decides what fires
+    y   = ((f / gain) @ W_dec + b_dec) / scale_out      f @ W_dec likewise
+
+y is the reconstruction. Where the SAE says so, y is then scaled back as x was normalised; x @ W_skip is added.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +27,8 @@ from scopewatch.errors import NoSuchFeature, SaeError
 from scopewatch.sae.tensors import Float32, Indices, Tensor
 
 Float64 = NDArray[np.float64]
+_BLOCK = 1024
+"""Features whose arrays exist in float64 at once."""
 Normalise = Literal["none", "layer_norm", "root_d"]
 """What is done to each activation vector first.
 
@@ -42,7 +47,7 @@ class Contest:
 
 @dataclass(frozen=True, slots=True)
 class Magnitude:
-    """What a gated SAE's features are worth where the gate is open: `relu(scale * pre + offset)`; each shape (n,)."""
+    """What features are worth where they fire, if not pre: `relu(scale * pre + offset)`; each shape (n,)."""
 
     scale: Float32
     offset: Float32
@@ -99,18 +104,22 @@ class Sae:
     """Shape (d_sae, d_out); None where the file holds no decoder for one place (a cross-layer transcoder)."""
     b_dec: Tensor | None = None
     """Shape (d_out,)."""
-    threshold: Tensor | float = 0.0
+    threshold: Tensor | Float32 | float = 0.0
     """Shape (d_sae,) or one number."""
     gate: Gate | None = None
     contest: Contest | None = None
     W_skip: Tensor | None = None
     """Shape (d_in, d_out)."""
     normalise: Normalise = "none"
+    denormalises: bool = False
+    """Whether y is scaled back, token by token, as x was normalised."""
     subtracts_b_dec: bool = False
     scale_in: float = 1.0
     scale_out: float = 1.0
     gain_scale: float | None = None
     """None: no gain."""
+    gain_only_decides: bool = False
+    """Whether the gain decides what fires, but is no part of what features are worth."""
     hookpoint_out: str = ""
     """Where the reconstruction belongs; empty for where it reads."""
     model: str = ""
@@ -140,9 +149,8 @@ class Sae:
             SaeError: One does not; names file and array.
         """
         self.W_enc.expect(-1, -1)
-        vectors = [self.b_enc, self.gate and self.gate.r_mag, self.gate and self.gate.b_mag]
-        for vector in (*vectors, self.threshold if isinstance(self.threshold, Tensor) else None):
-            if vector:
+        for vector in (self.b_enc, self.threshold, self.gate and self.gate.r_mag, self.gate and self.gate.b_mag):
+            if isinstance(vector, Tensor):
                 vector.expect(self.d_sae)
         if self.W_dec:
             self.W_dec.expect(self.d_sae, -1)
@@ -150,15 +158,16 @@ class Sae:
             self.b_dec.expect(self.d_in if self.subtracts_b_dec else self.d_out)
         if self.W_skip:
             self.W_skip.expect(self.d_in, self.d_out)
-        if self.contest and (
-            not 1 <= self.contest.winners <= self.contest.group <= self.d_sae or self.d_sae % self.contest.group
-        ):
+        contest = self.contest
+        if contest and (not 1 <= contest.winners <= contest.group <= self.d_sae or self.d_sae % contest.group):
             raise SaeError(
-                f"{self.W_enc.file}: {self.contest.winners} of every {self.contest.group} among {self.d_sae} features "
-                "cannot fire"
+                f"{self.W_enc.file}: {contest.winners} of every {contest.group} among {self.d_sae} features cannot fire"
             )
-        if not all(np.isfinite(scale) and scale > 0 for scale in (self.scale_in, self.scale_out)):
-            raise SaeError(f"{self.W_enc.file}: its activation scale is not a positive number")
+        if self.gain_scale is not None and self.W_dec is None:
+            raise SaeError(f"{self.W_enc.file}: holds no decoder, whose norms its activations depend on")
+        for scale in (self.scale_in, self.scale_out, self.gain_scale or 1.0):
+            if not (math.isfinite(scale) and scale > 0):
+                raise SaeError(f"{self.W_enc.file}: its activation scale {scale:g} is not a positive number")
         return self
 
     def digests(self) -> dict[str, str]:
@@ -194,6 +203,8 @@ class Sae:
     def slabs(self, folder: Path, width: int = 8192) -> Iterator["Slab"]:
         """The whole dictionary in order, `width` features at a time.
 
+        Features that compete are never parted: TopK gives one slab, groupmax whole groups.
+
         Args:
             folder: Room for uncompressed copies of arrays that cannot be sought in.
             width: Features per slab.
@@ -203,19 +214,11 @@ class Sae:
         """
         if self.W_dec is None:
             raise SaeError(f"{self.W_enc.file}: holds no decoder of its own, so there is nothing to reconstruct")
-        width = (
-            -(-width // self.contest.group) * self.contest.group
-            if self.contest and self.contest.winners == 1
-            else width
-        )
+        if self.contest:
+            width = -(-width // self.contest.group) * self.contest.group
         on_disk = replace(self, W_enc=self.W_enc.on_disk(folder), W_dec=self.W_dec.T.on_disk(folder).T)
         for start in range(0, self.d_sae, width):
-            columns = np.arange(start, min(start + width, self.d_sae))
-            encoder = on_disk._fold(columns, on_disk.W_enc.slab(start, start + len(columns)), np.arange(len(columns)))
-            W_dec = on_disk.W_dec.T.slab(start, start + len(columns)).T.astype(np.float64)
-            norms = np.linalg.norm(W_dec, axis=1)
-            gain = self.gain_scale * norms if self.gain_scale is not None else 1.0
-            yield Slab(start, encoder, (W_dec.T / gain / self.scale_out).T.astype(np.float32), norms)
+            yield on_disk.slab(start, min(start + width, self.d_sae))
 
     def b_out(self) -> Float32:
         """What the reconstruction is where nothing fires, shape (d_out,)."""
@@ -223,40 +226,79 @@ class Sae:
             return np.zeros(self.d_out, np.float32)
         return np.asarray(self.b_dec.read() / self.scale_out, np.float32)
 
+    def slab(self, start: int, stop: int) -> "Slab":
+        """Features `start` to `stop`; quick only where the arrays can be sought in, see `slabs`."""
+        assert self.W_dec is not None
+        encoder = self._fold(np.arange(start, stop), self.W_enc.slab(start, stop), np.arange(stop - start))
+        W_dec = self.W_dec.T.slab(start, stop).T
+        norms = _norms(W_dec)
+        worth: Float64 | float = 1 / self.scale_out
+        if self.gain_scale is not None and not self.gain_only_decides:
+            worth = _inverse(self.gain_scale * self.scale_out * norms)[:, None]
+        return Slab(start, encoder, (W_dec * worth).astype(np.float32), norms)
+
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused below
     def _fold(self, columns: Indices, W_enc: Float32, watched: Indices) -> Encoder:
-        # Folded in float64: b_dec @ W_enc is a small difference of large numbers.
-        gain: Float64 | float = 1.0
-        if self.gain_scale is not None and self.W_dec:
-            gain = self.gain_scale * np.linalg.norm(self.W_dec.rows(columns).astype(np.float64), axis=1)
+        """What `columns` of the dictionary do; `W_enc`, those columns as they are in the file, is used up."""
+        gain = np.ones(len(columns))
+        if self.gain_scale is not None:
+            gain = self.gain_scale * self._decoder_norms(columns)
         b_enc = self._of(self.b_enc, columns).astype(np.float64)
         if self.subtracts_b_dec and self.b_dec:
-            b_enc = b_enc - self.b_dec.read().astype(np.float64) @ W_enc
-        scale = gain * self.scale_in
+            # In float64: a small difference of large numbers.
+            b_dec = self.b_dec.read().astype(np.float64)
+            for start in range(0, len(columns), _BLOCK):
+                b_enc[start : start + _BLOCK] -= b_dec @ W_enc[:, start : start + _BLOCK]
         magnitude = None
         if self.gate:
             boost = np.exp(self._of(self.gate.r_mag, columns).astype(np.float64))
             offset = self._of(self.gate.b_mag, columns) - boost * self._of(self.b_enc, columns)
             magnitude = Magnitude(boost.astype(np.float32), offset.astype(np.float32))
-        threshold = self._of(self.threshold, columns)
+        elif self.gain_only_decides:
+            magnitude = Magnitude(_inverse(gain).astype(np.float32), np.zeros(len(columns), np.float32))
+        if np.any(gain * self.scale_in != 1.0):
+            W_enc *= (gain * self.scale_in).astype(np.float32)
         encoder = Encoder(
             normalise=self.normalise,
-            W_enc=W_enc if np.all(scale == 1.0) else (W_enc * scale).astype(np.float32),
+            W_enc=W_enc,
             b_enc=(b_enc * gain).astype(np.float32),
-            threshold=np.maximum(threshold, 0),
+            threshold=np.maximum(self._of(self.threshold, columns), 0),
             magnitude=magnitude,
             contest=self.contest,
             watched=watched,
         )
         named = {"W_enc": encoder.W_enc, "b_enc": encoder.b_enc, "threshold": encoder.threshold}
+        named |= {"magnitude": magnitude.scale + magnitude.offset} if magnitude else {}
         for name, values in named.items():
             if not np.isfinite(values).all():
                 raise SaeError(f"{self.W_enc.file}: {name} holds NaN or infinity in a watched feature")
         return encoder
 
-    def _of(self, vector: Tensor | float | None, columns: Indices) -> Float32:
+    def _decoder_norms(self, columns: Indices) -> Float64:
+        assert self.W_dec is not None
+        if len(columns) <= _BLOCK:
+            return _norms(self.W_dec.rows(columns))
+        starts = range(int(columns[0]), int(columns[-1]) + 1, _BLOCK)
+        stops = [min(start + _BLOCK, self.d_sae) for start in starts]
+        blocks = [_norms(self.W_dec.T.slab(start, stop).T) for start, stop in zip(starts, stops, strict=True)]
+        norms: Float64 = np.concatenate(blocks)[columns - columns[0]]
+        return norms
+
+    def _of(self, vector: Tensor | Float32 | float | None, columns: Indices) -> Float32:
         if isinstance(vector, Tensor):
             return vector.read()[columns]
+        if isinstance(vector, np.ndarray):
+            return vector[columns]
         return np.full(len(columns), vector or 0.0, np.float32)
+
+
+def _norms(rows: Float32) -> Float64:
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64)), np.float64)
+
+
+def _inverse(norms: Float64) -> Float64:
+    """1 / norms, and 0 for features whose decoder is 0: they are never worth anything."""
+    return np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
 
 
 @dataclass(frozen=True, slots=True)

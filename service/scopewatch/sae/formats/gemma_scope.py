@@ -5,17 +5,18 @@ folders say the rest: google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0
 """
 
 import re
-from pathlib import Path
+from collections.abc import Sequence
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.tensors import Tensor, TensorFile, open_npz
+from scopewatch.sae.release import Release
+from scopewatch.sae.tensors import Tensor, TensorFile
 from scopewatch.sae.weights import Sae
 
 # A folder of that name, or the same as the hub's local cache writes it.
 _RELEASE = re.compile(
     r"(?:models--google--)?gemma-scope-(?P<model>(?:2b|9b|27b)-(?:pt|it))-(?P<site>res|mlp|att|transcoders)"
 )
-_LAYER = re.compile(r"layer_(\d+)")
+_PLACE = re.compile(r"layer_(\d+)|embedding")
 _L0 = re.compile(r"average_l0_(\d+)")
 _SITES = {
     "res": ("resid_post", "resid_post"),
@@ -26,18 +27,19 @@ _SITES = {
 }
 
 
-def open_gemma_scope(file: Path) -> Sae:
+def open_gemma_scope(release: Release) -> Sae:
     """Opens a `params.npz`.
 
     Raises:
-        SaeError: Not such a file.
+        SaeError: It cannot be read right.
     """
-    arrays = open_npz(file)
+    arrays = release.weights
     _refuse_scaling(arrays)
-    reads, writes, model = _place(file)
+    reads, writes, model = _place(release.parts)
+    l0 = nearest(_L0, release.parts)
     return Sae(
         format="gemma_scope",
-        architecture="jumprelu_transcoder" if writes and writes != reads else "jumprelu",
+        architecture="jumprelu_transcoder" if writes != reads else "jumprelu",
         hookpoint=reads,
         hookpoint_out=writes,
         W_enc=arrays[_spelt("W_enc", arrays)],
@@ -45,11 +47,16 @@ def open_gemma_scope(file: Path) -> Sae:
         threshold=not_negative(arrays["threshold"]),
         W_dec=arrays.get(_spelt("W_dec", arrays)),
         b_dec=arrays.get("b_dec"),
-        files=(file,),
+        files=(release.file,),
         model=model,
-        declared_l0=_declared_l0(file),
+        declared_l0=float(l0[1]) if l0 else None,
         unit_decoder=True,
-    ).checked()
+    )
+
+
+def nearest(pattern: re.Pattern[str], parts: Sequence[str]) -> re.Match[str] | None:
+    """The match of the nearest name on a file's path, nearest first, that matches as a whole."""
+    return next((match for part in parts if (match := pattern.fullmatch(part))), None)
 
 
 def not_negative(threshold: Tensor) -> Tensor:
@@ -67,23 +74,18 @@ def _spelt(name: str, arrays: TensorFile) -> str:
     return name.lower() if name.lower() in arrays else name
 
 
-def _place(file: Path) -> tuple[str, str, str]:
+def _place(parts: Sequence[str]) -> tuple[str, str, str]:
     """Where it reads, where its reconstruction belongs, and for which model, as far as the path says."""
-    parts = file.absolute().parts
-    release = next((match for part in reversed(parts) if (match := _RELEASE.fullmatch(part))), None)
+    release = nearest(_RELEASE, parts)
     model = f"google/gemma-2-{release['model'].removesuffix('-pt')}" if release else ""
-    if "embedding" in parts:
-        return "embed", "embed", model
-    layer = next((match[1] for part in reversed(parts) if (match := _LAYER.fullmatch(part))), None)
-    if layer is None:
+    place = nearest(_PLACE, parts)
+    if place is None:
         return "", "", model
+    if place[1] is None:
+        # The paper's tokens: trained on rows of the embedding matrix before Gemma scales them by sqrt(d_in).
+        return "embed", "embed", model
     reads, writes = _SITES[release["site"] if release else "res"]
-    return f"layers.{layer}.{reads}", f"layers.{layer}.{writes}", model
-
-
-def _declared_l0(file: Path) -> float | None:
-    found = next((match for part in reversed(file.absolute().parts) if (match := _L0.fullmatch(part))), None)
-    return float(found[1]) if found else None
+    return f"layers.{place[1]}.{reads}", f"layers.{place[1]}.{writes}", model
 
 
 def _refuse_scaling(arrays: TensorFile) -> None:

@@ -1,0 +1,121 @@
+"""saprmarks/dictionary_learning: `ae.pt` (a state dict) and `config.json` with `trainer` and `buffer`.
+
+The classes and formulas are those of dictionary_learning 0.1.0, dictionary.py and trainers/*.py, loaded as its own
+`utils.load_dictionary` does: AutoEncoder is given a decoder of unit norm, so that its activations are multiplied by the
+norms in the file; no other class is.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from scopewatch.errors import SaeError
+from scopewatch.sae.release import Release, Settings
+from scopewatch.sae.weights import Contest, Gate, Sae
+
+_SUBMODULE = re.compile(r"resid_post_layer_(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """A class of theirs: what its arrays are called here."""
+
+    architecture: str
+    b_enc: str
+    b_dec: str
+    subtracts_b_dec: bool
+    linear: bool = True
+    """Matrices as torch.nn.Linear has them: encoder.weight (d_sae, d_in) and decoder.weight (d_in, d_sae)."""
+    others: tuple[str, ...] = ()
+
+
+_CLASSES = {
+    "AutoEncoder": _Class("standard", "encoder.bias", "bias", subtracts_b_dec=True),
+    "AutoEncoderNew": _Class("standard", "encoder.bias", "decoder.bias", subtracts_b_dec=False),
+    "GatedAutoEncoder": _Class(
+        "gated", "gate_bias", "decoder_bias", subtracts_b_dec=True, others=("r_mag", "mag_bias")
+    ),
+    "JumpReluAutoEncoder": _Class(
+        "jumprelu", "b_enc", "b_dec", subtracts_b_dec=False, linear=False, others=("threshold",)
+    ),
+    "AutoEncoderTopK": _Class("topk", "encoder.bias", "b_dec", subtracts_b_dec=True, others=("k", "threshold")),
+    "BatchTopKSAE": _Class("batchtopk", "encoder.bias", "b_dec", subtracts_b_dec=True, others=("k", "threshold")),
+    "MatryoshkaBatchTopKSAE": _Class(
+        "batchtopk", "b_enc", "b_dec", subtracts_b_dec=True, linear=False, others=("k", "threshold", "group_sizes")
+    ),
+}
+
+
+def open_dictionary_learning(release: Release) -> Sae:
+    """Opens a trained dictionary.
+
+    Raises:
+        SaeError: It cannot be read right.
+    """
+    arrays, config = release.weights, release.settings("config.json")
+    trainer = config.nested("trainer")
+    name = trainer.text("dict_class")
+    if name not in _CLASSES:
+        raise trainer.wrong("dict_class", f"one of {', '.join(_CLASSES)}")
+    cls = _CLASSES[name]
+    W_enc, W_dec = ("encoder.weight", "decoder.weight") if cls.linear else ("W_enc", "W_dec")
+    arrays.only({W_enc, W_dec, cls.b_enc, cls.b_dec, *cls.others})
+    encoder, decoder = arrays[W_enc].expect(-1, -1), arrays[W_dec].expect(-1, -1)
+    sae = Sae(
+        format="dictionary_learning",
+        # At inference one threshold for all, estimated in training, stands in for the choice over a batch.
+        architecture="jumprelu" if cls.architecture == "batchtopk" else cls.architecture,
+        hookpoint=_hookpoint(trainer, config.nested("buffer")),
+        W_enc=encoder.T if cls.linear else encoder,
+        b_enc=arrays[cls.b_enc],
+        W_dec=decoder.T if cls.linear else decoder,
+        b_dec=arrays[cls.b_dec],
+        subtracts_b_dec=cls.subtracts_b_dec,
+        gain_scale=1.0 if name == "AutoEncoder" else None,
+        files=(release.file, config.file),
+        model=trainer.text("lm_name", ""),
+    )
+    trainer.agree("activation_dim", sae.d_in)
+    trainer.agree("dict_size", sae.d_sae)
+    if cls.architecture == "gated":
+        return replace(sae, gate=Gate(arrays["r_mag"], arrays["mag_bias"]))
+    if cls.architecture == "jumprelu":
+        return replace(sae, threshold=arrays["threshold"])
+    if "k" not in cls.others:
+        return sae
+    k = _k(release, trainer)
+    if cls.architecture == "topk":
+        return replace(sae, contest=Contest(group=sae.d_sae, winners=k), declared_l0=float(k))
+    return replace(sae, threshold=_estimated(release), declared_l0=float(k))
+
+
+def _k(release: Release, trainer: Settings) -> int:
+    stored = release.weights.get("k")
+    if stored is not None:
+        trainer.agree("k", stored.integer())
+    k, _ = release.settle("k", stored.integer() if stored is not None else trainer.integer("k"), "")
+    return int(k)
+
+
+def _estimated(release: Release) -> float:
+    """The threshold of a BatchTopK SAE."""
+    stored = release.weights.get("threshold")
+    threshold = -1.0 if stored is None else stored.number()
+    if not threshold >= 0:
+        raise SaeError(
+            f"{release.file}: the threshold of this BatchTopK SAE was never estimated; it would let every positive "
+            "activation through"
+        )
+    return threshold
+
+
+def _hookpoint(trainer: Settings, buffer: Settings) -> str:
+    """The output of a layer; empty for other places, which the settings do not tell exactly."""
+    if "layer" not in trainer or buffer.text("io", "out") != "out":
+        return ""
+    layer = trainer.integer("layer")
+    submodule = _SUBMODULE.fullmatch(trainer.text("submodule_name", f"resid_post_layer_{layer}"))
+    if submodule is None:
+        return ""
+    if int(submodule[1]) != layer:
+        raise trainer.wrong("layer", f"{submodule[1]}, as in submodule_name {submodule[0]}")
+    return f"layers.{layer}.resid_post"
