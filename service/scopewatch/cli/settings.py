@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-
 from scopewatch.config import Config, load_config
 from scopewatch.errors import SaeError
 

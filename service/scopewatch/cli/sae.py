@@ -1,0 +1,122 @@
+"""`sae`: what released SAEs are, and whether they work on a reader."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scopewatch import logs
+from scopewatch.cli.settings import AddCommand, add_sae, add_settings, sae_source, settings, text
+
+if TYPE_CHECKING:
+    from scopewatch.engine.verify import Verification
+
+
+def add(command: AddCommand) -> None:
+    """Adds the commands."""
+    group = command("sae", lambda args: args.run_action(args), "Inspect and check released SAEs.")
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+
+    def action(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        parser = actions.add_parser(name, help=text, description=text, formatter_class=group.formatter_class)
+        parser.set_defaults(run_action=run)
+        return parser
+
+    _add_verify(action)
+
+
+def _add_verify(command: AddCommand) -> None:
+    verify = command(
+        "verify",
+        _verify,
+        "Check that an SAE gives its publisher's numbers on a reader, and if not, say which mistake they look like; "
+        "exit code 0 only if it does.",
+    )
+    verify.add_argument("--reader", type=text, required=True, help="reader directory or hub id")
+    add_sae(verify)
+    verify.add_argument("--text", type=Path, help="ordinary prose in UTF-8, instead of the bundled sample")
+    verify.add_argument("--max-sample-tokens", type=_tokens, default=5000, help="most tokens measured on")
+    verify.add_argument("--golden", type=Path, help="activations export of Neuronpedia, batch-N.jsonl.gz")
+    verify.add_argument("--tolerance", type=_share, default=0.05, help="deviation from --golden that is accepted")
+    verify.add_argument("--json", action="store_true", help="print JSON")
+    add_settings(verify, ["device", "dtype", "allow_download"])
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from scopewatch.engine.golden import Golden
+    from scopewatch.engine.verify import verify
+
+    config = settings(args)
+    logs.configure("warning", "text")
+    outcome = verify(
+        reader=args.reader,
+        source=sae_source(args),
+        config=config,
+        text=args.text,
+        max_tokens=args.max_sample_tokens,
+        golden=Golden(args.golden, args.tolerance) if args.golden else None,
+    )
+    if args.json:
+        print(json.dumps(_plain(asdict(outcome)), ensure_ascii=False))
+    else:
+        _print(outcome)
+    return 0 if outcome.verdict == "ok" else 1
+
+
+def _print(outcome: "Verification") -> None:
+    measured, geometry = outcome.measured, outcome.geometry
+    rows = {
+        "reader": f"{outcome.reader.name}, {outcome.reader.dtype} on {outcome.reader.device}",
+        "SAE": f"{outcome.sae}, {outcome.format} {outcome.architecture}, {outcome.d_in} to {outcome.d_sae}",
+        "reads": outcome.hookpoint,
+        "writes": outcome.hookpoint_out,
+        "text": f"{outcome.text}, {measured.tokens} tokens",
+        "L0": f"{measured.l0:.2f}, declared {_shown(outcome.declared_l0)}, ratio {_shown(outcome.l0_ratio)}",
+        "FVU": f"{measured.fvu:.4f}",
+        "never fired": f"{measured.never_fired:.1%} of the features",
+        "norms of W_dec": f"{geometry.norm_min:.4g} to {geometry.norm_max:.4g}, median {geometry.norm_median:.4g}"
+        + (", promised 1" if outcome.unit_decoder else ""),
+        "cosine": f"{_shown(geometry.cosine)} between encoder and decoder",
+    }
+    for name, value in rows.items():
+        print(f"{name:15} {value}")
+    for feature in outcome.golden.features if outcome.golden else ():
+        print(
+            f"{f'golden {feature.index}':15} deviates by {feature.deviation:.2%}, correlation "
+            f"{feature.correlation:.4f}, on {feature.tokens} tokens"
+        )
+    print(f"{outcome.verdict}: {outcome.finding}")
+
+
+def _tokens(argument: str) -> int:
+    """Argument type: enough tokens to measure anything on."""
+    if not argument.isdecimal() or int(argument) < 256:
+        raise argparse.ArgumentTypeError(f"{argument!r}: expected a number of at least 256")
+    return int(argument)
+
+
+def _share(argument: str) -> float:
+    """Argument type: between 0 and 1."""
+    try:
+        share = float(argument)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{argument!r}: expected a number between 0 and 1")
+    return share
+
+
+def _shown(number: float | None) -> str:
+    return "unknown" if number is None else f"{number:.4g}"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: null for infinity and NaN."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
