@@ -209,7 +209,7 @@ def sae_no_archive(house: House, folder: Path, document: dict[str, Any]) -> str:
 def sae_for_another_model(house: House, folder: Path, document: dict[str, Any]) -> str:
     file = save_sae(folder, 1, **sae_arrays(d_in=48))
     document["saes"]["mid"]["path"] = str(file)
-    return "watchlist.yaml:6: saes.mid: the SAE reads vectors of 48, the reader's residual stream has 32"
+    return "watchlist.yaml:6: saes.mid: the SAE reads vectors of 48, layers.1.resid_post of the reader has 32"
 
 
 def feature_out_of_range(house: House, folder: Path, document: dict[str, Any]) -> str:

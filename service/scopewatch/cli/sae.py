@@ -9,15 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scopewatch import logs
-from scopewatch.cli.settings import AddCommand, add_sae, add_settings, sae_source, settings, text
+from scopewatch.cli.settings import (
+    SAE_HELP,
+    AddCommand,
+    add_sae,
+    add_sae_options,
+    add_settings,
+    indices,
+    sae_source,
+    settings,
+    text,
+)
+from scopewatch.errors import SaeError
 
 if TYPE_CHECKING:
-    from scopewatch.engine.verify import Verification
+    from scopewatch.engine.acceptance.verify import Verification
 
 
 def add(command: AddCommand) -> None:
     """Adds the commands."""
-    group = command("sae", lambda args: args.run_action(args), "Inspect and check released SAEs.")
+    group = command("sae", lambda args: args.run_action(args), "Inspect, check and pack released SAEs.")
     actions = group.add_subparsers(required=True, metavar="ACTION")
 
     def action(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -25,7 +36,79 @@ def add(command: AddCommand) -> None:
         parser.set_defaults(run_action=run)
         return parser
 
+    _add_inspect(action)
     _add_verify(action)
+    _add_pack(action)
+
+
+def _add_inspect(command: AddCommand) -> None:
+    inspect = command("inspect", _inspect, "Say what an SAE is: format, architecture, hookpoint, sizes, digests.")
+    inspect.add_argument("sae", type=text, metavar="PATH_OR_NAME", help=SAE_HELP)
+    add_sae_options(inspect)
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    add_settings(inspect, ["allow_download"])
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from scopewatch.sae.inspect import inspect
+    from scopewatch.sae.source import locate
+
+    source, config = sae_source(args), settings(args)
+    logs.configure("warning", "text")
+    located = locate(source, allow_download=config.allow_download)
+    inspection = inspect(
+        located.path, norm_factor=source.norm_factor or located.norm_factor, k=source.k, origin=located.origin
+    )
+    told = asdict(inspection) | {"neuronpedia": located.neuronpedia}
+    told["hookpoint"] = _canonical(source.hookpoint or inspection.hookpoint)
+    told["hookpoint_out"] = _canonical(inspection.hookpoint_out)
+    if args.json:
+        print(json.dumps(_plain(told), ensure_ascii=False))
+        return 0
+    for name, value in told.items():
+        parts = [f"{key} {part}" for key, part in value.items()] if isinstance(value, dict) else [value]
+        for part in parts:
+            if part not in (None, ""):
+                print(f"{name:16} {part}")
+    return 0
+
+
+def _canonical(hookpoint: str) -> str:
+    """A hookpoint in scopewatch's spelling; as published where it is of no supported reader."""
+    from scopewatch.engine.hookpoints import parse_hookpoint
+
+    try:
+        return str(parse_hookpoint(hookpoint)) if hookpoint else ""
+    except SaeError:
+        return hookpoint
+
+
+def _add_pack(command: AddCommand) -> None:
+    pack = command("pack", _pack, "Write the watched part of an SAE into a small file that can be named in its place.")
+    pack.add_argument("sae", type=text, metavar="PATH_OR_NAME", help=SAE_HELP)
+    add_sae_options(pack)
+    pack.add_argument("--features", type=indices, required=True, help="feature indices, such as 1,5")
+    pack.add_argument("--out", type=Path, required=True, help="the pack, such as res.pack.safetensors")
+    add_settings(pack, ["allow_download"])
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from scopewatch.sae.pack import load_watched, write_pack
+    from scopewatch.sae.source import locate
+
+    source, config = sae_source(args), settings(args)
+    logs.configure("warning", "text")
+    located = locate(source, allow_download=config.allow_download)
+    watched = load_watched(
+        located.path,
+        args.features,
+        norm_factor=source.norm_factor or located.norm_factor,
+        k=source.k,
+        origin=located.origin,
+    )
+    write_pack(watched, args.out)
+    print(f"{args.out}: {len(watched.features)} features of {source.name}")
+    return 0
 
 
 def _add_verify(command: AddCommand) -> None:
@@ -46,8 +129,8 @@ def _add_verify(command: AddCommand) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from scopewatch.engine.golden import Golden
-    from scopewatch.engine.verify import verify
+    from scopewatch.engine.acceptance.golden import Golden
+    from scopewatch.engine.acceptance.verify import verify
 
     config = settings(args)
     logs.configure("warning", "text")

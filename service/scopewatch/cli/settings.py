@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 ENGINE_SETTINGS = ["device", "dtype", "allow_download", "pack_dir", "torch_threads", "max_tokens", "max_batch_tokens"]
 
 
+SAE_HELP = "folder or file as published, owner/name/path on the hub, SAELENS_RELEASE:ID, or Neuronpedia model/source"
 _NEURONPEDIA_SOURCE = re.compile(r"[^/]+/(?:[0-9]+|e)-[^/]+")
 
 
@@ -78,12 +79,7 @@ def indices(argument: str) -> list[int]:
 
 def add_sae(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which SAE."""
-    parser.add_argument(
-        "--sae",
-        type=text,
-        required=True,
-        help="folder or file as published, owner/name/path on the hub, SAELENS_RELEASE:ID, or Neuronpedia model/source",
-    )
+    parser.add_argument("--sae", type=text, required=True, help=SAE_HELP)
     add_sae_options(parser)
 
 
@@ -96,7 +92,7 @@ def add_sae_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sae_source(args: argparse.Namespace) -> "SaeSource":
-    """The SAE that `add_sae`'s arguments name.
+    """The SAE that the arguments of `add_sae` name.
 
     Raises:
         SaeError: They contradict each other.

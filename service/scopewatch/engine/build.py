@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -26,6 +27,14 @@ class ReaderChoice:
     path: Path | None
     hub_id: str = ""
     revision: str = ""
+
+    @classmethod
+    def named(cls, text: str) -> Self:
+        """A reader by directory, or by hub id when no such directory exists and it looks like one."""
+        directory = Path(text).expanduser()
+        if not directory.exists() and text.count("/") == 1 and not text.startswith((".", "~", "/")):
+            return cls(None, text)
+        return cls(directory)
 
     @property
     def name(self) -> str:

@@ -1,7 +1,6 @@
 """Activations of chosen features on one pair, token by token: for debugging a watchlist."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,10 +39,8 @@ def token_activations(
         SetupError: A file is wrong.
         InvalidRequest: The pair cannot be read.
     """
-    directory = Path(reader).expanduser()
-    is_hub_id = not directory.exists() and reader.count("/") == 1 and not reader.startswith((".", "~", "/"))
-    choice = ReaderChoice(None, reader) if is_hub_id else ReaderChoice(directory)
-    engine = build_engine(choice, [SaeChoice("sae", sae, wanted=dict.fromkeys(features, "--features"))], config)
+    choice = SaeChoice("sae", sae, wanted=dict.fromkeys(features, "--features"))
+    engine = build_engine(ReaderChoice.named(reader), [choice], config)
     (tokens,) = engine.tokeniser.tokenise([Pair(prompt, response)])
     if isinstance(tokens, InvalidRequest):
         raise tokens

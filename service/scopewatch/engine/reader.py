@@ -70,6 +70,15 @@ def find_reader(path: Path | None, hub_id: str, revision: str, *, allow_download
     return path
 
 
+def layer_count(directory: Path) -> int:
+    """Decoder layers of a reader.
+
+    Raises:
+        ReaderError: Its configuration cannot be read, or is of no supported family.
+    """
+    return int(_config(directory)[1].num_hidden_layers)
+
+
 def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int, device: str, dtype: str) -> Reader:
     """Loads layers 0 to `deepest_layer` of a reader's text model, without its head.
 

@@ -54,6 +54,8 @@ def open_sae(path: Path, *, norm_factor: float | None = None, k: int | None = No
 
 def _weights_file(path: Path) -> Path:
     try:
+        if not path.exists():
+            raise SaeError(f"{path}: no such file or folder")
         if not path.is_dir():
             return path
         there = sorted(path.iterdir())

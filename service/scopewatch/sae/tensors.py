@@ -151,9 +151,14 @@ class Tensor:
 
     def slab(self, start: int, stop: int) -> Float32:
         """Columns `start` to `stop` of a matrix; quick only where the file can be sought in, see `on_disk`."""
-        if self.fortran_order or not self.seekable:
-            return self.columns(np.arange(start, stop))
         size = ITEMSIZE[self.dtype]
+        if not self.seekable:
+            return self.columns(np.arange(start, stop))
+        if self.fortran_order:
+            with self.open() as stream:
+                stream.seek(stream.tell() + start * self.shape[0] * size)
+                flat = self._values(stream, (stop - start) * self.shape[0])
+            return flat.reshape(stop - start, self.shape[0]).T.copy()
         kept = np.empty((self.shape[0], stop - start), np.float32)
         with self.open() as stream:
             first = stream.tell()

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from scopewatch.engine.acceptance.measure import Pair, slab_width_of
 from scopewatch.engine.hookpoints import EMBED, EMBEDDING, UNIT, Hookpoint
-from scopewatch.engine.measure import Pair, slab_width_of
 from scopewatch.sae.tensors import Float32, Indices, Tensor, at_offset
 from scopewatch.sae.weights import Contest, Normalise, Sae
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scopewatch.engine.alternatives import Alternative, Order, Place
-from scopewatch.engine.golden import Agreement
-from scopewatch.engine.measure import Geometry, Measurement
+from scopewatch.engine.acceptance.alternatives import Alternative, Order, Place
+from scopewatch.engine.acceptance.golden import Agreement
+from scopewatch.engine.acceptance.measure import Geometry, Measurement
 from scopewatch.sae.weights import Sae
 
 L0_TOLERANCE = 0.25

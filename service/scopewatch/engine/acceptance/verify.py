@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from scopewatch.config import Config
-from scopewatch.engine.alternatives import (
+from scopewatch.engine.acceptance.alternatives import (
     Alternative,
     Place,
     far,
@@ -28,13 +28,13 @@ from scopewatch.engine.alternatives import (
     other_scales,
     other_shapes,
 )
+from scopewatch.engine.acceptance.diagnosis import Evidence, Tried, Verdict, diagnose, expected_l0, fits, norms_fit
+from scopewatch.engine.acceptance.golden import Agreement, Golden, compare
+from scopewatch.engine.acceptance.measure import Geometry, Measurement, Pair, geometry, measure
+from scopewatch.engine.acceptance.sample import Window, activations, load_tokenizer, read_text, shortened, windows_of
 from scopewatch.engine.build import ReaderChoice
-from scopewatch.engine.diagnosis import Evidence, Tried, Verdict, diagnose, expected_l0, fits, norms_fit
-from scopewatch.engine.golden import Agreement, Golden, compare
 from scopewatch.engine.hookpoints import EMBED, EMBEDDING, Hookpoint, parse_hookpoint, sites, width
-from scopewatch.engine.measure import Geometry, Measurement, Pair, geometry, measure
-from scopewatch.engine.reader import Reader, find_reader, load_reader
-from scopewatch.engine.sample import Window, activations, load_tokenizer, read_text, shortened, windows_of
+from scopewatch.engine.reader import Reader, find_reader, layer_count, load_reader
 from scopewatch.errors import ReaderError, SaeError
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.source import locate
@@ -228,9 +228,7 @@ def verifier(
         torch.set_num_threads(config.torch_threads)
     name = str(text) if text else "bundled"
     content = read_text(text)
-    directory = Path(reader).expanduser()
-    is_hub_id = not directory.exists() and reader.count("/") == 1 and not reader.startswith((".", "~", "/"))
-    choice = ReaderChoice(None, reader) if is_hub_id else ReaderChoice(directory)
+    choice = ReaderChoice.named(reader)
     home = find_reader(choice.path, choice.hub_id, choice.revision, allow_download=config.allow_download)
     loaded = load_reader(
         home,
@@ -277,11 +275,7 @@ def place_of(sae: Sae, hookpoint: str = "") -> Place:
 
 
 def _deepest(directory: Path, hookpoint_layer: int) -> int:
-    try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        total = int(config.get_text_config().num_hidden_layers)
-    except Exception:
-        return hookpoint_layer  # What is wrong with the configuration, load_reader says.
+    total = layer_count(directory)
     return max(hookpoint_layer, total - 1 if total <= _ALL_LAYERS else min(hookpoint_layer + 1, total - 1))
 
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from transformers import PreTrainedTokenizerFast
 
+from scopewatch.engine.acceptance.sample import activations, window_of
 from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.engine.hookpoints import Hookpoint
 from scopewatch.engine.reader import Reader
-from scopewatch.engine.sample import activations, window_of
 from scopewatch.errors import DataError
 from scopewatch.sae.weights import Sae
 
