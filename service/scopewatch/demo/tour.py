@@ -86,19 +86,18 @@ _PAIRS: list[tuple[str, dict[str, Any]]] = [
 _NEXT_STEPS = """
 How to go on with a model that knows more than this demonstration reader:
 
-  1. Get the weights once (the hub asks you to accept Gemma's terms):
-       hf download google/gemma-2-2b-it
-       hf download google/gemma-scope-2b-pt-res --include "layer_12/width_16k/average_l0_82/*" --local-dir gemma-scope
-  2. Write a watchlist (README, "Writing a watchlist"):
+  1. Get weights and check that they work together (the hub asks you to accept Gemma's terms first):
+       scopewatch sae verify --allow-download --reader google/gemma-2-2b-it --sae gemma-2-2b/12-gemmascope-res-16k
+  2. Write a watchlist (README, "Writing a watchlist"; deploy/watchlists/ has some to start from):
        reader: {id: google/gemma-2-2b-it, relation: same_model}
-       saes: {res12: {path: gemma-scope/layer_12/width_16k/average_l0_82/params.npz}}
+       ... features: [{feature: gemma-2-2b/12-gemmascope-res-16k/7957}]
   3. Look at what features do on your own text:
-       scopewatch activations --reader google/gemma-2-2b-it --features 7957 \\
-         --sae gemma-scope/layer_12/width_16k/average_l0_82/params.npz --prompt "..." --response "..."
+       scopewatch activations --reader google/gemma-2-2b-it --sae gemma-2-2b/12-gemmascope-res-16k --features 7957 \\
+         --prompt "..." --response "..."
   4. Measure before you trust: scopewatch evaluate labelled.jsonl --watchlist mine.yaml --indicator NAME
   5. scopewatch serve --watchlist mine.yaml --redis-url redis://...
 
-google/gemma-3-270m-it with Gemma Scope 2 is a smaller start; this version reads the Gemma 2 family only."""
+A smaller start: --reader google/gemma-3-270m --sae gemma-scope-2-270m-pt-res:layer_12_width_16k_l0_medium"""
 
 
 def run() -> int:
