@@ -68,12 +68,14 @@ def _activated(sae: Sae, settings: Settings) -> Sae:
         raise settings.wrong("act_fn", "jumprelu, topk or relu")
     if activation == "relu":
         return replace(sae, architecture=sae.architecture.replace("jumprelu", "standard"))
-    k, threshold = settings.integer("top_k"), settings.number("jump_relu_threshold")
+    threshold = settings.number("jump_relu_threshold")
     if threshold < 0:
         raise settings.wrong("jump_relu_threshold", "at least 0")
-    sae = replace(sae, declared_l0=float(k))
+    if "top_k" in settings:
+        sae = replace(sae, declared_l0=float(settings.integer("top_k")))
     if activation == "topk" and threshold == 0:
-        return replace(sae, architecture=sae.architecture.replace("jumprelu", "topk"), contest=Contest(sae.d_sae, k))
+        contest = Contest(sae.d_sae, settings.integer("top_k"))
+        return replace(sae, architecture=sae.architecture.replace("jumprelu", "topk"), contest=contest)
     # Trained as TopK, and the threshold chosen so that as many fire on average.
     return replace(sae, threshold=threshold)
 
