@@ -65,6 +65,7 @@ def test_every_setting_has_a_variable() -> None:
         max_history_turns=24,
         max_evidence=25,
         max_feature_series=26,
+        prefix_cache_bytes=1 << 20,
         cache_bytes=27,
         redis_url="redis://here",
         redis_mode="sentinel",

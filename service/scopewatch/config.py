@@ -54,6 +54,9 @@ class Config(BaseModel):
     max_evidence: int = Field(16, ge=1, description="evidence spans returned per indicator")
     max_feature_series: int = Field(200, ge=0, description="features that get their own metric series")
 
+    prefix_cache_bytes: int = Field(
+        256 << 20, ge=0, description="size of what is kept of beginnings that texts share; 0 switches it off"
+    )
     cache_bytes: int = Field(64 << 20, ge=0, description="size of the in-process cache; 0 switches it off")
     redis_url: SecretStr = Field(
         SecretStr(""), description="redis:// or rediss:// URL; empty uses the in-process cache"

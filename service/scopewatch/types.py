@@ -112,6 +112,8 @@ class EncodedBatch:
     encode_s: float
     padded_tokens: int
     """Tokens computed, padding included."""
+    reused_tokens: int = 0
+    """Tokens that were not computed, since the same beginning had been before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,8 @@ class ScoredPair:
     watchlist: str
     timings: Timings
     cached: bool
+    body: bytes = b""
+    """All of the above but timings and cached, as the door that asked for it sends it; empty where none did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,7 @@ def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], 
             reader,
             [PlacedEncoder(sae.hookpoint, sae.watched.encoder) for sae in saes],
             max_batch_tokens=config.max_batch_tokens,
+            prefix_bytes=config.prefix_cache_bytes,
         ),
         identity=EngineIdentity(
             reader=replace(reader.identity, chat_template=tokeniser.has_chat_template),

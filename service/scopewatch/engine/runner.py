@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.engine.hookpoints import Hookpoint, tap
+from scopewatch.engine.prefixes import Prefixes, Reading, block_of, cache_of, joined
 from scopewatch.engine.reader import Reader
 from scopewatch.errors import EngineDied, EngineError
 from scopewatch.sae.weights import Encoder
@@ -37,10 +38,14 @@ class Runner:
         reader: Loaded down to the deepest hookpoint.
         encoders: Columns of `Activations.column`, in this order.
         max_batch_tokens: Padded tokens of one forward pass.
+        prefix_bytes: Size of what is kept of beginnings that texts share; 0 for nothing.
     """
 
-    def __init__(self, reader: Reader, encoders: Sequence[PlacedEncoder], *, max_batch_tokens: int) -> None:
+    def __init__(
+        self, reader: Reader, encoders: Sequence[PlacedEncoder], *, max_batch_tokens: int, prefix_bytes: int = 0
+    ) -> None:
         self._reader = reader
+        self._prefixes = Prefixes(prefix_bytes)
         self._max_batch_tokens = max_batch_tokens
         self._clock = _DeviceClock(reader.device)
         self._found: dict[Hookpoint, torch.Tensor] = {}
@@ -64,31 +69,46 @@ class Runner:
         started_s = time.perf_counter()
         self._clock.reset()
         activations: list[Activations | Exception] = [EngineError("not encoded")] * len(batch)
-        padded_tokens = 0
-        for group in self._groups(batch):
-            longest = max(len(batch[i]) for i in group)
-            padded_tokens += longest * len(group)
-            for index, outcome in zip(group, self._encode([batch[i] for i in group]), strict=True):
+        readings = [self._prefixes.open(ids) for ids in batch]
+        beginnings = self._prefixes.shared(readings)
+        for beginning in beginnings:
+            self._prefixes.recall(beginning)
+            self._encode([beginning])
+        ahead_tokens = sum(len(beginning.rest) for beginning in beginnings)
+        padded_tokens = ahead_tokens
+        for reading in readings:
+            self._prefixes.recall(reading)
+        for group in self._groups(readings):
+            padded_tokens += len(group) * max(len(readings[i].rest) for i in group)
+            for index, outcome in zip(group, self._encode([readings[i] for i in group]), strict=True):
                 activations[index] = outcome
         encode_s = self._clock.total_s()
-        forward_s = time.perf_counter() - started_s - encode_s
-        return EncodedBatch(activations, forward_s=forward_s, encode_s=encode_s, padded_tokens=padded_tokens)
+        return EncodedBatch(
+            activations,
+            forward_s=time.perf_counter() - started_s - encode_s,
+            encode_s=encode_s,
+            padded_tokens=padded_tokens,
+            reused_tokens=sum(reading.past for reading in readings) - ahead_tokens,
+        )
 
-    def _groups(self, batch: Sequence[TokenIds]) -> Iterator[list[int]]:
-        """Indices of pairs to pad together: similar lengths, within the budget."""
+    def _groups(self, readings: Sequence[Reading]) -> Iterator[list[int]]:
+        """Indices of texts to pad together: as much known, and similar lengths of the rest, within the budget."""
         group: list[int] = []
-        for index in sorted(range(len(batch)), key=lambda i: -len(batch[i])):
-            longest = len(batch[group[0]]) if group else 0
-            full = longest * (len(group) + 1) > self._max_batch_tokens
-            wasteful = len(batch[index]) < 0.8 * longest and longest * len(group) >= 128
-            if group and (full or wasteful):
+        for index in sorted(range(len(readings)), key=lambda i: (readings[i].past, -len(readings[i].rest))):
+            reading = readings[index]
+            longest = len(readings[group[0]].rest) if group else 0
+            other = bool(group) and readings[group[0]].past != reading.past
+            # What is known takes no computing, but memory.
+            full = (reading.past + longest) * (len(group) + 1) > self._max_batch_tokens
+            wasteful = len(reading.rest) < 0.8 * longest and longest * len(group) >= 128
+            if group and (other or full or wasteful):
                 yield group
                 group = []
             group.append(index)
         if group:
             yield group
 
-    def _encode(self, batch: Sequence[TokenIds]) -> list[Activations | Exception]:
+    def _encode(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
         """One forward pass; on failure the halves are tried alone, so that one pair cannot fail another."""
         try:
             return self._forward(batch)
@@ -99,7 +119,7 @@ class Runner:
         # Out of the except block: the traceback kept the failed pass's tensors alive.
         self._found.clear()
         if len(batch) == 1:
-            log.error("the reader failed on a pair of %d tokens", len(batch[0]), exc_info=failure)
+            log.error("the reader failed on a pair of %d tokens", len(batch[0].ids), exc_info=failure)
             return [EngineError(f"the reader failed on this pair ({type(failure).__name__})")]
         del failure
         if self._reader.device.type == "cuda":
@@ -107,19 +127,34 @@ class Runner:
         half = len(batch) // 2
         return self._encode(batch[:half]) + self._encode(batch[half:])
 
-    def _forward(self, batch: Sequence[TokenIds]) -> list[Activations | Exception]:
-        lengths = [len(ids) for ids in batch]
-        padded = np.zeros((len(batch), max(lengths)), np.int64)
-        for row, ids in zip(padded, batch, strict=True):
-            row[: len(ids)] = ids
+    def _forward(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
+        rests = [reading.rest for reading in batch]
+        padded = np.zeros((len(batch), max(map(len, rests))), np.int64)
+        for row, rest in zip(padded, rests, strict=True):
+            row[: len(rest)] = rest
+        wanted = [self._prefixes.wanted(reading) for reading in batch]
+        cache = cache_of([reading.known for reading in batch]) if batch[0].known or any(wanted) else None
         # Padding is on the right and attention is causal: no real token can see it, so no mask is needed.
-        self._reader.model(input_ids=torch.from_numpy(padded).to(self._reader.device), use_cache=False)
+        self._reader.model(
+            input_ids=torch.from_numpy(padded).to(self._reader.device),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
         acts = torch.cat([self._found.pop(hookpoint) for hookpoint in self._hookpoints], dim=-1)[..., self._order]
         finite = torch.isfinite(acts)
         fired = torch.nonzero((acts > 0) | ~finite)
         values = acts[tuple(fired.T)].cpu().numpy()
         row, token, column = fired.cpu().numpy().astype(np.int32).T
-        return [_activations(row == i, token, column, values, n_tokens) for i, n_tokens in enumerate(lengths)]
+        outcomes: list[Activations | Exception] = []
+        for i, reading in enumerate(batch):
+            outcome = _activations(row == i, token, column, values, len(reading.rest))
+            if not isinstance(outcome, Exception):
+                outcome = joined(reading.known, outcome)
+                for number in wanted[i]:
+                    assert cache is not None
+                    self._prefixes.keep(reading, number, block_of(cache, i, number, outcome))
+            outcomes.append(outcome)
+        return outcomes
 
     def _receive(self, hookpoint: Hookpoint, encoder: HookpointEncoder) -> Callable[[torch.Tensor], None]:
         def receive(activation: torch.Tensor) -> None:

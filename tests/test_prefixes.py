@@ -1,0 +1,195 @@
+"""Shared beginnings: read once, and the same activations as without."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from conftest import House
+from families import FAMILIES, HIDDEN, save_weights
+from scopewatch.engine.hookpoints import Hookpoint
+from scopewatch.engine.prefixes import BLOCK
+from scopewatch.engine.reader import Reader, load_reader
+from scopewatch.engine.runner import PlacedEncoder, Runner
+from scopewatch.errors import EngineError
+from scopewatch.sae.open import open_sae
+from scopewatch.sae.weights import Encoder
+from scopewatch.types import Activations, EncodedBatch
+
+Ids = NDArray[np.int32]
+WIDTH = 24
+PLENTY = 1 << 26
+
+
+def a_reader(directory: Path) -> Reader:
+    return load_reader(directory, name="r", revision="", deepest_layer=2, device="cpu", dtype="float32")
+
+
+def a_runner(directory: Path, prefix_bytes: int) -> Runner:
+    """SAEs at two layers, one before and one after sliding-window attention, that fire on half the tokens."""
+    rng = np.random.default_rng(0)
+    encoders = [
+        Encoder(
+            "none",
+            rng.normal(size=(HIDDEN, WIDTH)).astype(np.float32),
+            np.zeros(WIDTH, np.float32),
+            np.zeros(WIDTH, np.float32),
+            None,
+            None,
+            np.arange(WIDTH),
+        )
+        for _ in range(2)
+    ]
+    places = [Hookpoint(1), Hookpoint(2, "mlp_out")]
+    placed = [PlacedEncoder(place, encoder) for place, encoder in zip(places, encoders, strict=True)]
+    return Runner(a_reader(directory), placed, max_batch_tokens=2048, prefix_bytes=prefix_bytes)
+
+
+def text(*parts: tuple[int, int]) -> Ids:
+    """Token ids from (seed, length) parts: equal parts are equal texts."""
+    return np.concatenate([np.random.default_rng(seed).integers(10, 400, length) for seed, length in parts]).astype(
+        np.int32
+    )
+
+
+def dense(encoded: EncodedBatch) -> list[NDArray[np.float64]]:
+    tables = []
+    for one in encoded.activations:
+        assert isinstance(one, Activations), one
+        table = np.zeros((one.n_tokens, 2 * WIDTH))
+        table[one.token, one.column] = one.value
+        tables.append(table)
+    return tables
+
+
+def assert_equal(expected: EncodedBatch, actual: EncodedBatch) -> None:
+    for here, there in zip(dense(expected), dense(actual), strict=True):
+        assert here.shape == there.shape
+        np.testing.assert_allclose(there, here, rtol=0, atol=1e-5 * np.abs(here).max())
+
+
+SYSTEM = (1, 2 * BLOCK + 20)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_weights(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def test_a_shared_beginning_changes_nothing(family: Path) -> None:
+    """In every reader family: a batch under one system prompt, and its repetition, equal each text read alone."""
+    batch = [text(SYSTEM, (2, 30)), text(SYSTEM, (3, 70)), text((4, 40)), text(SYSTEM, (5, 1)), text(SYSTEM)]
+    plain, reusing = a_runner(family, 0), a_runner(family, PLENTY)
+    alone = EncodedBatch([plain([ids]).activations[0] for ids in batch], 0, 0, 0)
+
+    for _ in range(3):
+        found = reusing(batch)
+        assert_equal(alone, found)
+        assert found.reused_tokens > 0
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_weights("gemma2", tmp_path_factory.mktemp("gemma"))
+
+
+def test_a_conversation_is_read_on_from_its_last_turn(gemma: Path) -> None:
+    """Turns of one conversation, sent one by one, are read from where the turn before was kept, with equal results."""
+    turns = [text(*((seed, 60) for seed in range(1, count))) for count in range(2, 8)]
+    plain, reusing = a_runner(gemma, 0), a_runner(gemma, PLENTY)
+    found = [reusing([ids]) for ids in turns]
+
+    for ids, one in zip(turns, found, strict=True):
+        assert_equal(plain([ids]), one)
+    # A turn's own blocks are kept when the next turn repeats them, and used by the one after.
+    assert [0, 0, 0, 64, 128, 192] == [one.reused_tokens for one in found]
+
+
+def test_what_nobody_repeats_is_not_kept(gemma: Path) -> None:
+    """Texts that share nothing leave nothing behind but digests."""
+    runner = a_runner(gemma, PLENTY)
+    for seed in range(5):
+        runner([text((seed, 200))])
+
+    assert 0 == runner._prefixes._bytes
+
+
+def test_a_beginning_that_several_texts_share_is_read_once(gemma: Path) -> None:
+    """Of a batch under one system prompt the prompt's blocks are computed once, also the first time."""
+    batch = [text(SYSTEM, (seed, 40)) for seed in range(2, 10)]
+    found = a_runner(gemma, PLENTY)(batch)
+
+    assert 7 * 2 * BLOCK == found.reused_tokens
+    assert 2 * BLOCK + 8 * (20 + 40) == found.padded_tokens
+
+
+@pytest.mark.parametrize("blocks", [0.5, 1, 2.5])
+def test_what_is_kept_is_bounded(gemma: Path, blocks: float) -> None:
+    """Whatever is read, no more is kept than allowed, and the results are right."""
+    probe = a_runner(gemma, PLENTY)
+    probe([text(SYSTEM, (2, 9))] * 2)
+    one_block = probe._prefixes._bytes // 2
+    bound = int(blocks * one_block)
+    runner, plain = a_runner(gemma, bound), a_runner(gemma, 0)
+    for seed in range(4):
+        batch = [text((seed, 150), (other, 30)) for other in range(10, 13)]
+        assert_equal(plain(batch), runner(batch))
+        assert runner._prefixes._bytes <= bound
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.lists(
+            st.lists(st.tuples(st.integers(1, 3), st.sampled_from([5, 64, 100, 128])), min_size=1, max_size=4),
+            min_size=1,
+            max_size=4,
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([1 << 16, PLENTY]),
+)
+def test_any_history_of_batches_gives_the_same(
+    gemma: Path, batches: Sequence[Sequence[Sequence[tuple[int, int]]]], bound: int
+) -> None:
+    """However texts share beginnings, within batches and across them, results are those without reuse."""
+    plain, reusing = a_runner(gemma, 0), a_runner(gemma, bound)
+    for parts in batches:
+        batch = [text(*part) for part in parts]
+        assert_equal(plain(batch), reusing(batch))
+
+
+def test_one_token_apart_is_apart(gemma: Path) -> None:
+    """Texts that differ in their first token share nothing, however long they are equal after it."""
+    runner = a_runner(gemma, PLENTY)
+    ids = text((1, 200))
+    other = ids.copy()
+    other[0] += 1
+
+    assert 0 == runner([ids, other]).reused_tokens
+
+
+def test_a_failing_text_leaves_no_block(house: House) -> None:
+    """A text on which the reader overflows is kept by nobody, and others with its beginning are read right."""
+    encoder = open_sae(house.saes["mid"]).encoder(range(64))
+    reader = a_reader(house.reader)
+    runner = Runner(reader, [PlacedEncoder(Hookpoint(1), encoder)], max_batch_tokens=2048, prefix_bytes=PLENTY)
+    bad = text((1, 100), (2, 30))
+    bad[3] = 450
+    weights = reader.model.get_input_embeddings().weight
+    healthy = weights[450].clone()
+    with torch.no_grad():
+        weights[450] = torch.inf
+    failed = runner([bad, bad]).activations
+    with torch.no_grad():
+        weights[450] = healthy
+    mended = runner([bad, bad])
+
+    assert {EngineError} == {type(one) for one in failed}
+    assert {Activations} == {type(one) for one in mended.activations}
