@@ -120,8 +120,15 @@ def queue_tokens(registry: CollectorRegistry) -> Callable[[], float | None]:
     return lambda: registry.get_sample_value("scopewatch_queue_tokens")
 
 
-def submit(batcher: Batcher, name: int, tokens: int, deadline_s: float | None = None) -> asyncio.Task[Encoded]:
-    return asyncio.create_task(batcher.submit(pair(name, tokens), deadline_s))
+def submit(
+    batcher: Batcher, name: int, tokens: int, deadline_s: float | None = None, ahead_tokens: int = 0
+) -> asyncio.Task[Encoded]:
+    return asyncio.create_task(batcher.submit(pair(name, tokens), deadline_s, ahead_tokens))
+
+
+def submit_call(batcher: Batcher, names: range, tokens: int) -> list[asyncio.Task[Encoded]]:
+    """Pairs of one call, which wait behind each other."""
+    return [submit(batcher, name, tokens, ahead_tokens=tokens * place) for place, name in enumerate(names)]
 
 
 class TestBatches:
@@ -153,6 +160,36 @@ class TestBatches:
             open_calls[0].finish()
             await settle()
         assert engine.batches == [[0], [1, 2], [3], [4], [5, 6, 7, 8], [9]]
+
+    async def test_a_lone_pair_does_not_wait_for_a_large_call(self, batcher: Batcher, engine: HeldEngine) -> None:
+        """A pair that comes while a call of many pairs is worked on goes into the next batch that is cut."""
+        submit_call(batcher, range(100, 118), 5)
+        await settle()
+        lone = submit(batcher, 1, 5)
+        await settle()
+        while not lone.done():
+            engine.finish_all()
+            await settle()
+        before = [
+            name for call in engine.calls[: [1 in names for names in engine.batches].index(True)] for name in call.names
+        ]
+        assert before == list(range(100, 104))
+
+    async def test_a_stream_of_lone_pairs_does_not_hold_up_a_large_call(self, build: Build, engine: HeldEngine) -> None:
+        """However many others keep coming, a call is done when as much was computed as it and those before it need."""
+        batcher = build(max_queue_tokens=10_000)
+        call = submit_call(batcher, range(100, 120), 5)
+        for name in range(1, 400):
+            submit(batcher, name, 5)
+            await settle()
+            if name % 2:
+                engine.finish_all()
+                await settle()
+            if all(task.done() for task in call):
+                break
+        computed = sum(len(batch) for batch in engine.batches)
+        assert all(task.done() for task in call)
+        assert computed <= 2 * 20 + 4
 
     async def test_no_batch_is_larger_than_the_budget(self, build: Build, engine: HeldEngine) -> None:
         """However lengths fall, a batch holds at most the budget, or a single longer pair."""

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,19 +31,22 @@ class Encoded:
     encode_s: float
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, order=True)
 class _Entry:
-    ids: TokenIds
-    deadline_s: float | None
-    future: asyncio.Future[Encoded]
-    arrived_s: float
+    turn: tuple[int, int]
+    """Tokens taken before it came plus those ahead of it in its own call, then order of arrival: a large call lets
+    others in between its pairs, and no stream of others holds up a pair for longer than its call would take alone."""
+    ids: TokenIds = field(compare=False)
+    deadline_s: float | None = field(compare=False)
+    future: asyncio.Future[Encoded] = field(compare=False)
+    arrived_s: float = field(compare=False)
 
 
 class Batcher:
     """Owns the queue between requests and the engine.
 
     A batch starts as soon as the engine is idle. While one runs, a second is handed over only if it is full: a
-    part-filled one gains more by waiting for company than by being early.
+    part-filled one gains more by waiting for company than by being early. Pairs take turns by call, see `_Entry.turn`.
 
     Args:
         encode: The engine: token ids of a batch in, activations out in the same order.
@@ -66,7 +70,9 @@ class Batcher:
         self._max_queue_tokens = max_queue_tokens
         self._metrics = metrics
         self._clock = clock
-        self._queue: deque[_Entry] = deque()
+        self._queue: list[_Entry] = []
+        self._arrivals = count()
+        self._taken_tokens = 0
         self._queued_tokens = 0
         self._changed = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
@@ -74,8 +80,13 @@ class Batcher:
         self._refusal: ScopewatchError | None = None
         self._loop_task = asyncio.create_task(self._run(), name="batcher")
 
-    async def submit(self, ids: TokenIds, deadline_s: float | None = None) -> Encoded:
+    async def submit(self, ids: TokenIds, deadline_s: float | None = None, ahead_tokens: int = 0) -> Encoded:
         """Waits for a pair's activations.
+
+        Args:
+            ids: Its tokens.
+            deadline_s: When its caller stops waiting.
+            ahead_tokens: Tokens of the pairs before it in the same call.
 
         Raises:
             Overloaded: The queue is full.
@@ -87,8 +98,9 @@ class Batcher:
             raise self._refusal
         if self._queued_tokens + len(ids) > self._max_queue_tokens and self._queue:
             raise Overloaded("the queue is full; try again later", retry_after_s=self._wait_estimate_s())
-        entry = _Entry(ids, deadline_s, asyncio.get_running_loop().create_future(), self._clock())
-        self._queue.append(entry)
+        turn = (self._taken_tokens + ahead_tokens, next(self._arrivals))
+        entry = _Entry(turn, ids, deadline_s, asyncio.get_running_loop().create_future(), self._clock())
+        heappush(self._queue, entry)
         self._count_queued(len(ids))
         self._changed.set()
         try:
@@ -120,7 +132,7 @@ class Batcher:
         self._changed.set()
 
     def _next_batch(self) -> list[_Entry]:
-        """The oldest entries that fit the token budget; those nobody waits for are dropped on the way."""
+        """The next entries that fit the token budget; those nobody waits for are dropped on the way."""
         batch: list[_Entry] = []
         tokens = 0
         while self._queue:
@@ -132,8 +144,9 @@ class Batcher:
             else:
                 batch.append(entry)
                 tokens += len(entry.ids)
-            self._queue.popleft()
+            heappop(self._queue)
             self._count_queued(-len(entry.ids))
+        self._taken_tokens += tokens
         return batch
 
     def _leave(self, entry: _Entry) -> None:
@@ -142,6 +155,7 @@ class Batcher:
             self._queue.remove(entry)
         except ValueError:
             return
+        heapify(self._queue)
         self._count_queued(-len(entry.ids))
         self._metrics.queue_dropped("cancelled")
 
