@@ -215,7 +215,7 @@ def test_the_decoder_is_not_read_for_watching(tmp_path: Path) -> None:
 def test_a_watched_feature_must_be_finite(tmp_path: Path, name: str, value: float) -> None:
     """NaN or infinity in a watched feature, which could never be exceeded or always is, is refused."""
     file = write(tmp_path, with_value(sae_arrays(), name, value, (7, WATCHED[1]) if name == "W_enc" else WATCHED[1]))
-    reasons = ("holds NaN or infinity in a watched feature", "threshold is negative for some feature")
+    reasons = ("is NaN or infinite", "threshold is negative for some feature")
 
     assert any(reason in refusal(file) for reason in reasons)
 
@@ -487,8 +487,21 @@ HEADERS = {
         b"\x93NUMPY\x01\x00" + struct.pack("<H", 20) + b"__import__('os')    ",
         "W_enc is not an npy array",
     ),
+    "an open bracket": (
+        b"\x93NUMPY\x01\x00" + struct.pack("<H", 20) + b"{'shape': (40, 130  ",
+        "W_enc is not an npy array",
+    ),
     "an unknown version": (b"\x93NUMPY\x09\x00" + bytes(200), "W_enc is not an npy array"),
 }
+
+
+def test_an_array_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """Of two arrays of one name neither is taken."""
+    file = write(tmp_path, sae_arrays())
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("b_enc.npy", npy(np.zeros(D_SAE, np.float32)))
+
+    assert "an array stands twice" in refusal(file)
 
 
 @pytest.mark.parametrize(("content", "told"), HEADERS.values(), ids=HEADERS)

@@ -323,10 +323,21 @@ def test_nan_in_the_decoder_is_named(check: Verifier, arrays: Arrays, tmp_path: 
     assert np.isfinite([outcome.measured.fvu, outcome.geometry.norm_max, outcome.geometry.cosine]).all()
 
 
+@pytest.mark.parametrize(("factor", "verdict"), [(0.0, "suspect"), (3.0, "wrong")])
+def test_a_bias_of_another_sae_is_named(
+    factor: float, verdict: str, check: Verifier, arrays: Arrays, tmp_path: Path
+) -> None:
+    """b_dec that is not this SAE's shifts every reconstruction alike, and is told from arrays that decide what fires."""
+    outcome = check(saved(tmp_path, arrays | {"b_dec": arrays["b_dec"] * np.float32(factor)}))
+
+    assert verdict == outcome.verdict
+    assert "b_dec is not that of this SAE; what fires does not depend on it" in outcome.finding
+
+
 @pytest.mark.parametrize("name", ["W_enc", "b_dec"])
 def test_nan_elsewhere_is_refused(name: str, check: Verifier, arrays: Arrays, tmp_path: Path) -> None:
     """An array without which nothing can be measured is named."""
-    with pytest.raises(SaeError, match=rf"{name} holds NaN"):
+    with pytest.raises(SaeError, match=rf"{name} .*NaN"):
         check(saved(tmp_path, arrays | {name: arrays[name] * np.nan}))
 
 

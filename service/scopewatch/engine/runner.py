@@ -173,7 +173,7 @@ def _activations(
 ) -> Activations | Exception:
     mine = mine & (token < n_tokens)
     if not np.isfinite(value[mine]).all():
-        return EngineError("the reader's activations overflowed on this pair; run it in float32 or bfloat16")
+        return EngineError("the reader's activations overflowed or are NaN on this pair; its weights may be damaged")
     return Activations(n_tokens, token[mine], column[mine], value[mine].astype(np.float32))
 
 

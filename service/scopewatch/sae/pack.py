@@ -238,7 +238,11 @@ def _arrays_digest(arrays: Mapping[str, Float32]) -> str:
 
 
 def _fingerprint(sae: Sae, features: Sequence[int]) -> str:
-    """What a pack is made of: the files by place, size and time, the features and the settings."""
-    files = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in sae.files]
+    """What a pack is made of: the files by place, size and times, the features and the settings.
+
+    The time of change is one that copying tools cannot set.
+    """
+    told = [(file.absolute(), file.stat()) for file in sae.files]
+    files = [(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for path, stat in told]
     made_of = [_SCHEMA, files, sorted(set(features)), sae.recipe, sae.format, sae.architecture, sae.hookpoint]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -243,6 +244,8 @@ def open_npz(file: Path) -> TensorFile:
     """
     with _archive(file) as archive:
         names = [name for name in archive.namelist() if name.endswith(".npy")]
+        if len(set(names)) != len(names):
+            raise SaeError(f"{file}: an array stands twice in it; download it again")
         tensors = {name.removesuffix(".npy"): _npy_header(archive, name, file) for name in names}
     return TensorFile(file, tensors)
 
@@ -324,7 +327,8 @@ def _npy_header(archive: zipfile.ZipFile, member: str, file: Path) -> Tensor:
                 raise ValueError(f"version {version}")
             read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, fortran_order, dtype = read_header(stream)
-        except ValueError as error:
+        # numpy reads a header as Python source.
+        except (ValueError, SyntaxError, TokenError, RecursionError) as error:
             raise SaeError(f"{file}: {name} is not an npy array ({error})") from None
         start = stream.tell()
     if dtype.hasobject:

@@ -161,7 +161,8 @@ class Sae:
         contest = self.contest
         if contest and (not 1 <= contest.winners <= contest.group <= self.d_sae or self.d_sae % contest.group):
             raise SaeError(
-                f"{self.W_enc.file}: {contest.winners} of every {contest.group} among {self.d_sae} features cannot fire"
+                f"{self.W_enc.file}: k={contest.winners}, but {contest.winners} of every {contest.group} among "
+                f"{self.d_sae} features cannot fire"
             )
         if self.gain_scale is not None and self.W_dec is None:
             raise SaeError(f"{self.W_enc.file}: holds no decoder, whose norms its activations depend on")
@@ -271,7 +272,10 @@ class Sae:
         named |= {"magnitude": magnitude.scale + magnitude.offset} if magnitude else {}
         for name, values in named.items():
             if not np.isfinite(values).all():
-                raise SaeError(f"{self.W_enc.file}: {name} holds NaN or infinity in a watched feature")
+                raise SaeError(
+                    f"{self.W_enc.file}: {name} of a feature that is read, with what is folded into it, is NaN or "
+                    "infinite; download it again"
+                )
         return encoder
 
     def _decoder_norms(self, columns: Indices) -> Float64:

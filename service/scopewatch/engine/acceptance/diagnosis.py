@@ -94,6 +94,12 @@ def _diagnoses(evidence: Evidence) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "wrong", f"{geometry.damaged} rows of W_dec hold NaN or infinity: the file is damaged, download it again"
         )
+    if _only_shifted(evidence):
+        yield Diagnosis(
+            "suspect" if good else "wrong",
+            f"{here}: one constant vector explains {measured.shift:.3g} of that FVU, so b_dec is not that of this SAE; "
+            + ("what fires depends on it" if sae.subtracts_b_dec else "what fires does not depend on it"),
+        )
     if best := evidence.best:
         yield Diagnosis(
             "suspect" if good else "wrong",
@@ -124,6 +130,13 @@ def _diagnoses(evidence: Evidence) -> Iterator[Diagnosis]:
         f"{here}: {_symptom(sae, measured)}; none of {others} fits, so it was made for another model, or its file is "
         "damaged",
     )
+
+
+def _only_shifted(evidence: Evidence) -> bool:
+    """Whether a constant added to the reconstruction would mend it, and better than anything tried."""
+    centred = evidence.measured.fvu - evidence.measured.shift
+    best = evidence.best.measured.fvu if evidence.best else FVU_LIMIT
+    return _l0_fits(evidence.sae, evidence.measured) and centred < min(2 / 3 * evidence.measured.fvu, 2 / 3 * best)
 
 
 def _l0_fits(sae: Sae, measured: Measurement) -> bool:

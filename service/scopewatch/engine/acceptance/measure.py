@@ -31,6 +31,8 @@ class Measurement:
     """Features that fire per token, on average."""
     fvu: float
     """Fraction of variance unexplained: `sum ||y - y'||^2 / sum ||y - mean y||^2`, y' the reconstruction."""
+    shift: float
+    """What of it one constant vector explains: `n ||mean (y - y')||^2` over the same sum; `b_dec` should be that."""
     never_fired: float
     """Share of the features."""
 
@@ -82,12 +84,15 @@ class _Tally:
         made = denormalised(self.made, self.x, sae.normalise) if sae.denormalises else self.made
         if sae.W_skip:
             made = made + self.x @ torch.from_numpy(sae.W_skip.read()).to(made.device)
-        unexplained = float((self.y - made).square().sum(dtype=torch.float64))
+        left = self.y - made
+        unexplained = float(left.square().sum(dtype=torch.float64))
+        constant = len(left) * float(left.mean(dim=0, dtype=torch.float64).square().sum())
         variance = float((self.y - self.y.mean(dim=0)).square().sum(dtype=torch.float64))
         return Measurement(
             tokens=len(self.x),
             l0=self.fired / len(self.x),
             fvu=unexplained / variance if variance else float("inf"),
+            shift=constant / variance if variance else 0.0,
             never_fired=self.silent / sae.d_sae,
         )
 
