@@ -32,7 +32,7 @@ stubs: $(VENV)/dev.stamp
 	$(PROTOC) --python_out=service --pyi_out=service --grpc_python_out=service $(PROTOS)
 
 bench: $(VENV)/dev.stamp
-	$(BIN)/python bench/service.py
+	$(BIN)/python bench/run.py
 
 # Programs some tests run for real. Installed where that needs no question; otherwise those tests are skipped.
 system-deps:

@@ -114,6 +114,13 @@ def score(folder: Path, files: dict[str, Path]) -> dict[str, float]:
     return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
+def in_seconds() -> dict[str, float]:
+    """Seconds per batch with each width, without the digests, which take long."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        return score(folder, {name: write_sae(folder / name, d_sae) for name, d_sae in WIDTHS.items()})
+
+
 def main() -> None:
     if sys.argv[1:2] == ["load"]:
         print(json.dumps(load(Path(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,148 @@
+"""scopewatch through gRPC: a real server process, and its calls timed from this one."""
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scopewatch.client import AsyncClient, pb, request
+from scopewatch.config import Config
+from scopewatch.errors import ScopewatchError
+from scopewatch.types import Pair
+
+CALLERS = 64
+BATCH = 32
+BATCHES_IN_FLIGHT = 4
+_START_S = 300
+_TIMEOUT_S = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running server."""
+
+    address: str
+    process: "subprocess.Popen[bytes]"
+    start_s: float
+
+    def peak_rss_mib(self) -> float | None:
+        """Largest resident size so far; None where there is no /proc."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        if not status.exists():
+            return None
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+
+
+@contextmanager
+def server(config: Config, log: Path) -> Iterator[Served]:
+    """`scopewatch serve` with these settings on a free port; its log goes to a file."""
+    command = [sys.executable, "-m", "scopewatch", "serve", "--log-format", "json"]
+    command += ["--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
+    for name in ("torch_threads", "max_tokens", "max_batch_tokens", "max_queue_tokens", "device", "pack_dir"):
+        command += ["--" + name.replace("_", "-"), str(getattr(config, name))]
+    command += ["--watchlist", *map(str, config.watchlist)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SCOPEWATCH_")}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stderr=stream, env=environment)
+    try:
+        started = time.monotonic()
+        while (ready := _ready(log)) is None:
+            if process.poll() is not None or time.monotonic() > started + _START_S:
+                raise SystemExit("the server did not start:\n" + log.read_text()[-2000:])
+            time.sleep(0.1)
+        yield Served(ready["grpc_address"], process, ready["start_s"])
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _ready(log: Path) -> dict[str, Any] | None:
+    lines = [line for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+    return next((event for event in map(json.loads, lines) if event.get("event") == "serving"), None)
+
+
+@dataclass(slots=True)
+class Calls:
+    """What one way of calling took."""
+
+    pairs_per_s: list[float] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list)
+
+    def p_ms(self, percent: int) -> float:
+        if len(self.latencies_s) < 2:
+            return 1000 * self.latencies_s[0]
+        return 1000 * statistics.quantiles(self.latencies_s, n=100, method="inclusive")[percent - 1]
+
+
+@asynccontextmanager
+async def _client(served: Served) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(served.address, timeout_s=_TIMEOUT_S) as client:
+        yield client
+
+
+async def _timed(calls: Calls, work: Sequence[Any], call: Callable[[Any], Awaitable[Any]], at_once: int) -> list[Any]:
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(item: Any) -> Any:
+        async with gate:
+            started = time.perf_counter()
+            reply = await call(item)
+            calls.latencies_s.append(time.perf_counter() - started)
+            return reply
+
+    return await asyncio.gather(*map(one, work))
+
+
+def _requests(pairs: Sequence[Pair]) -> list[pb.ScoreRequest]:
+    return [request(prompt=pair.prompt, response=pair.response) for pair in pairs]
+
+
+def batches(served: Served, pairs: Sequence[Pair], calls: Calls, *, cached: bool) -> list[pb.ScoreResponse]:
+    """`BatchScore` of 32, four calls in flight."""
+    requests = _requests(pairs)
+    work = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
+
+    async def run() -> list[pb.ScoreResponse]:
+        async with _client(served) as client:
+            started = time.perf_counter()
+            replies = await _timed(calls, work, client.score_batch, BATCHES_IN_FLIGHT)
+            calls.pairs_per_s.append(len(pairs) / (time.perf_counter() - started))
+            return _checked([reply for batch in replies for reply in batch], cached=cached)
+
+    return asyncio.run(run())
+
+
+def unary(
+    served: Served, pairs: Sequence[Pair], calls: Calls, *, cached: bool, callers: int = CALLERS
+) -> list[pb.ScoreResponse]:
+    """`Score` from so many callers at once, each with one call in flight."""
+
+    async def run() -> list[pb.ScoreResponse]:
+        async with _client(served) as client:
+            started = time.perf_counter()
+            replies = await _timed(
+                calls, pairs, lambda pair: client.score(prompt=pair.prompt, response=pair.response), callers
+            )
+            calls.pairs_per_s.append(len(pairs) / (time.perf_counter() - started))
+            return _checked(replies, cached=cached)
+
+    return asyncio.run(run())
+
+
+def _checked(replies: Sequence[pb.ScoreResponse | ScopewatchError], *, cached: bool) -> list[pb.ScoreResponse]:
+    """No reply may be an error, or come from where it was not meant to."""
+    for reply in replies:
+        if isinstance(reply, ScopewatchError):
+            raise reply
+        if reply.cached is not cached:
+            raise SystemExit(f"a reply has cached={reply.cached}, and {cached} was to be measured")
+    return list(replies)
