@@ -1,6 +1,7 @@
 """The spine over a reader that only pretends: a token is a character, and what fires follows from its code."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,8 @@ class FakeReader:
         self.asked: list[str] = []
         """Texts that reached the engine."""
         self.deadlines: list[float | None] = []
+        self.ahead: list[int] = []
+        """Tokens of the pairs before each in its own call."""
         self.refuses: dict[str, ScopewatchError] = {}
         """Responses that the tokeniser refuses."""
         self.fails: dict[str, BaseException] = {}
@@ -61,7 +64,8 @@ class FakeReader:
     async def tokenise(self, pairs: Sequence[Pair]) -> list[TokenisedPair | ScopewatchError]:
         return [self.refuses.get(pair.response) or read(pair) for pair in pairs]
 
-    async def submit(self, ids: np.ndarray, deadline_s: float | None) -> Encoded:
+    async def submit(self, ids: np.ndarray, deadline_s: float | None, ahead_tokens: int) -> Encoded:
+        self.ahead.append(ahead_tokens)
         text = "".join(map(chr, ids[1:]))
         self.asked.append(text)
         self.deadlines.append(deadline_s)
@@ -70,7 +74,7 @@ class FakeReader:
         return Encoded(fire(ids), queue_s=0.25, forward_s=0.5, encode_s=0.125)
 
 
-def build_monitor(cache: Cache, metrics: Metrics, reader: FakeReader) -> Monitor:
+def build_monitor(cache: Cache, metrics: Metrics, reader: FakeReader, **more: Any) -> Monitor:
     """A monitor over two watchlists, `first` being the default, with its metrics described."""
     metrics.describe(IDENTITY, WATCHLISTS.values(), {"version": "1"})
     return Monitor(
@@ -82,4 +86,5 @@ def build_monitor(cache: Cache, metrics: Metrics, reader: FakeReader) -> Monitor
         features=IDENTITY.features,
         metrics=metrics,
         max_evidence=8,
+        **more,
     )

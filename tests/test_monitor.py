@@ -5,8 +5,11 @@ import logging
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import need, watchlist_of
@@ -14,9 +17,10 @@ from scopewatch.errors import DeadlineExpired, EngineError, FieldViolation, Inva
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.activations import dump
 from scopewatch.pipeline.cache import LocalCache
+from scopewatch.pipeline.memory import Memory
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.scoring import compile_watchlist, judge
-from scopewatch.types import Pair, ScoredPair, ScoreJob, Turn, Verdict
+from scopewatch.types import IndicatorScore, Pair, ScoredPair, ScoreJob, Timings, Turn, Verdict
 from spine import IDENTITY, KEYS, WATCHLISTS, FakeReader, build_monitor, fire, read
 
 TALK = Pair("may I?", "yes, of course", (Turn("user", "hi"), Turn("assistant", "hello you")))
@@ -37,9 +41,10 @@ def cache(metrics: Metrics) -> LocalCache:
     return LocalCache(1 << 20, metrics)
 
 
-@pytest.fixture
-def monitor(cache: LocalCache, metrics: Metrics, reader: FakeReader) -> Monitor:
-    return build_monitor(cache, metrics, reader)
+@pytest.fixture(params=[0, 1 << 20], ids=["forgetful", "remembering"])
+def monitor(request: pytest.FixtureRequest, cache: LocalCache, metrics: Metrics, reader: FakeReader) -> Monitor:
+    """Every promise holds with and without a memory."""
+    return build_monitor(cache, metrics, reader, memory=Memory(request.param) if request.param else None)
 
 
 async def score(monitor: Monitor, *jobs: ScoreJob) -> list[ScoredPair]:
@@ -77,6 +82,13 @@ class TestScoring:
         (hit,) = await score(monitor, job())
         assert (miss.cached, hit.cached, len(reader.asked)) == (False, True, 1)
         assert replace(hit, cached=False, timings=miss.timings) == miss
+
+    async def test_a_pair_says_what_is_ahead_of_it_in_its_call(self, monitor: Monitor, reader: FakeReader) -> None:
+        """The engine's queue learns how far back in its own call a pair stands; each call begins anew."""
+        jobs = [replace(job(), pair=Pair("", response)) for response in ("one", "three", "seven!!")]
+        await score(monitor, *jobs)
+        await score(monitor, replace(job(), pair=Pair("", "alone")))
+        assert reader.ahead == [0, 1 + 3, 1 + 3 + 1 + 5, 0]
 
     async def test_one_reading_serves_every_watchlist(self, monitor: Monitor, reader: FakeReader) -> None:
         """Activations are cached, not verdicts: another watchlist needs no second pass of the reader."""
@@ -378,3 +390,38 @@ def test_what_runs_is_described(metrics: Metrics, registry: CollectorRegistry) -
         ("uncalibrated_indicators", {"watchlist": "test"}),
     ]
     assert [registry.get_sample_value(f"scopewatch_{name}", labels) for name, labels in wanted] == [1] * 5
+
+
+@given(st.lists(st.one_of(st.sampled_from([-100, -0.5, 0, 0.1, 1000, 1000.1]), st.floats(-2000, 2000))))
+def test_score_histograms_equal_those_of_the_client_library(scores: list[float]) -> None:
+    """Buckets, count and sum of indicator scores are what prometheus_client's own histogram shows."""
+    registry, theirs = CollectorRegistry(), CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.describe(IDENTITY, WATCHLISTS.values(), {"version": "1"})
+    name, labels = "scopewatch_indicator_score", {"watchlist": "second", "indicator": "quiet"}
+    bounds = sorted(
+        float(sample.labels["le"])
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == f"{name}_bucket" and labels.items() <= sample.labels.items()
+    )
+    histogram = Histogram(name, "Indicator scores.", list(labels), buckets=bounds, registry=theirs)
+    series = histogram.labels(**labels)
+    coverage = read(OTHER).coverage
+    for value in scores:
+        series.observe(value)
+        part = IndicatorScore("quiet", value, 1e9, flagged=False, severity="low", calibrated=False)
+        pair = ScoredPair(Verdict.PASS, (part,), coverage, "second", Timings(), cached=False)
+        metrics.pairs_scored([pair], [np.empty(0, np.intp)])
+
+    def shown(where: CollectorRegistry) -> dict[tuple[str, str], float]:
+        return {
+            (sample.name, sample.labels.get("le", "")): sample.value
+            for family in where.collect()
+            for sample in family.samples
+            if sample.name.startswith(name)
+            and labels.items() <= sample.labels.items()
+            and "_created" not in sample.name
+        }
+
+    assert shown(registry) == pytest.approx(shown(theirs))

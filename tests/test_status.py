@@ -160,7 +160,7 @@ async def service(registry: CollectorRegistry) -> AsyncIterator[monitor_pb2_grpc
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     limits = Limits(1 << 20, 1000, 8, 4, 40, 4, 512)
-    servicer.open(Spine(), limits=limits, info=pb.GetInfoResponse(version="1"), provenances={})
+    servicer.open(Spine(), limits=limits, info=pb.GetInfoResponse(version="1"))
     async with direct(f"127.0.0.1:{port}") as stub:
         yield stub
     await server.stop(0)

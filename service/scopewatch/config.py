@@ -57,7 +57,9 @@ class Config(BaseModel):
     prefix_cache_bytes: int = Field(
         256 << 20, ge=0, description="size of what is kept of beginnings that texts share; 0 switches it off"
     )
-    cache_bytes: int = Field(64 << 20, ge=0, description="size of the in-process cache; 0 switches it off")
+    cache_bytes: int = Field(
+        64 << 20, ge=0, description="size of the in-process cache, half of it for judgements; 0 switches it off"
+    )
     redis_url: SecretStr = Field(
         SecretStr(""), description="redis:// or rediss:// URL; empty uses the in-process cache"
     )

@@ -1,13 +1,20 @@
 """Every Prometheus instrument, declared once and passed in. No label carries text, an id or a caller's label."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
-from scopewatch.types import Coverage, EngineIdentity, FeatureKey, ScoredPair, Timings
+from scopewatch.types import Coverage, EngineIdentity, ScoredPair, Timings
 from scopewatch.watchlist import Watchlist
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -37,9 +44,85 @@ _SCORES = (
     300,
     1000,
 )
-_STAGES = ("tokenise", "cache", "queue", "forward", "encode", "score", "total")
+_RPC = ("grpc_type", "grpc_service", "grpc_method")
+_STAGES = {name.removesuffix("_s"): name for name in Timings.__dataclass_fields__}
 OTHER_FEATURES = "other"
 """Label of the features beyond `max_feature_series`."""
+
+M = TypeVar("M", Counter, Histogram)
+
+
+class _Bound(dict[tuple[str, ...], M], Generic[M]):
+    """A metric's series by their label values, each bound once: `labels()` costs more than counting."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+
+    def __missing__(self, values: tuple[str, ...]) -> M:
+        series: M = self._metric.labels(*values)
+        self[values] = series
+        return series
+
+
+class _Histograms(Collector):
+    """Histograms of which every pair moves several. Only the event loop fills them, so they need no lock."""
+
+    def __init__(
+        self, registry: CollectorRegistry, name: str, text: str, bounds: Sequence[float], *labels: str
+    ) -> None:
+        self._about = (f"scopewatch_{name}", text)
+        self._labels = labels
+        self._bounds = bounds
+        self._series: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+        registry.register(self)
+
+    def start(self, *labels: str) -> None:
+        """A series, from 0."""
+        self._series.setdefault(labels, ([0] * (len(self._bounds) + 1), [0.0]))
+
+    def observe(self, value: float, *labels: str) -> None:
+        counts, total = self._series[labels]
+        counts[bisect_left(self._bounds, value)] += 1
+        total[0] += value
+
+    def collect(self) -> Iterable[Metric]:
+        name, text = self._about
+        # Not HistogramMetricFamily, which leaves out the count, too, where values may be below 0.
+        family = Metric(name, text, "histogram")
+        bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        for values, (counts, (total,)) in list(self._series.items()):
+            labels = dict(zip(self._labels, values, strict=True))
+            for bound, count in zip(bounds, accumulate(counts), strict=True):
+                family.add_sample(f"{name}_bucket", labels | {"le": bound}, count)
+            family.add_sample(f"{name}_count", labels, sum(counts))
+            if self._bounds[0] >= 0:
+                family.add_sample(f"{name}_sum", labels, total)
+        yield family
+
+
+class _FiredFeatures(Collector):
+    """The one metric of which a pair moves a hundred series, so they move as one array."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._names: list[str] = []
+        self._counts = np.zeros(0, np.int64)
+        registry.register(self)
+
+    def start(self, names: list[str]) -> None:
+        """Series of these names, from 0."""
+        self._names, self._counts = names, np.zeros(len(names), np.int64)
+
+    def add(self, fired: Sequence[NDArray[np.intp]]) -> None:
+        """Counts pairs, each with the indices of its series."""
+        self._counts += np.bincount(np.concatenate(fired), minlength=len(self._counts))
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            "scopewatch_feature_fired_pairs", "Pairs in which a watched feature fired.", labels=["feature"]
+        )
+        for name, count in zip(self._names, self._counts.tolist(), strict=True):
+            family.add_metric([name], count)
+        yield family
 
 
 class Metrics:
@@ -55,14 +138,14 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"scopewatch_{name}", text, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> _Bound[Counter]:
+            return _Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"scopewatch_{name}", text, labels, registry=registry)
 
-        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-            return Histogram(f"scopewatch_{name}", text, labels, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(f"scopewatch_{name}", text, buckets=buckets, registry=registry)
 
         self._pairs = counter("pairs_total", "Pairs scored.", "watchlist", "verdict")
         self._failed = counter("failed_pairs_total", "Pairs that got an error instead of a verdict.", "reason")
@@ -70,9 +153,9 @@ class Metrics:
             "skipped_indicators_total", "Indicators not scored.", "watchlist", "indicator", "reason"
         )
         self._truncated = counter("truncated_pairs_total", "Pairs cut to fit the reader.", "segment")
-        self._scores = histogram("indicator_score", "Indicator scores.", _SCORES, "watchlist", "indicator")
+        self._scores = _Histograms(registry, "indicator_score", "Indicator scores.", _SCORES, "watchlist", "indicator")
         self._flags = counter("indicator_flags_total", "Indicators flagged.", "watchlist", "indicator", "severity")
-        self._fired = counter("feature_fired_pairs_total", "Pairs in which a watched feature fired.", "feature")
+        self._fired = _FiredFeatures(registry)
         self._tokens = counter("tokens_total", "Tokens read, by segment.", "segment")
         self._batch_pairs = histogram("batch_pairs", "Pairs in one engine batch.", _TOKENS[:9])
         self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch, without padding.", _TOKENS)
@@ -83,8 +166,9 @@ class Metrics:
         )
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for the engine.")
         self._dropped = counter("queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason")
-        self._stages = histogram("stage_seconds", "Time per stage and pair.", _SECONDS, "stage")
-        self._stage = {stage: self._stages.labels(stage) for stage in _STAGES}
+        self._stages = _Histograms(registry, "stage_seconds", "Time per stage and pair.", _SECONDS, "stage")
+        for stage in _STAGES:
+            self._stages.start(stage)
         self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result")
         self._cache_writes = counter("cache_writes_total", "Cache writes.", "result")
         self.cache_breaker_open = gauge("cache_breaker_open", "1 while the cache is not asked because it failed.")
@@ -97,19 +181,17 @@ class Metrics:
             "uncalibrated_indicators", "Indicators whose threshold was not measured.", "watchlist"
         )
 
-        grpc_labels = ("grpc_type", "grpc_service", "grpc_method")
-        self._rpc_started = Counter("grpc_server_started_total", "RPCs started.", grpc_labels, registry=registry)
-        self._rpc_handled = Counter(
-            "grpc_server_handled_total", "RPCs completed.", (*grpc_labels, "grpc_code"), registry=registry
+        def rpc(name: str, text: str, *labels: str) -> _Bound[Counter]:
+            return _Bound(Counter(f"grpc_server_{name}", text, (*_RPC, *labels), registry=registry))
+
+        self._rpc_started = rpc("started_total", "RPCs started.")
+        self._rpc_handled = rpc("handled_total", "RPCs completed.", "grpc_code")
+        self._rpc_seconds = _Bound(
+            Histogram("grpc_server_handling_seconds", "RPC latency.", _RPC, buckets=_SECONDS, registry=registry)
         )
-        self._rpc_seconds = Histogram(
-            "grpc_server_handling_seconds", "RPC latency.", grpc_labels, buckets=_SECONDS, registry=registry
-        )
-        self._rpc_received = Counter(
-            "grpc_server_msg_received_total", "RPC messages received.", grpc_labels, registry=registry
-        )
-        self._rpc_sent = Counter("grpc_server_msg_sent_total", "RPC messages sent.", grpc_labels, registry=registry)
-        self._feature_label: dict[FeatureKey, str] = {}
+        self._rpc_received = rpc("msg_received_total", "RPC messages received.")
+        self._rpc_sent = rpc("msg_sent_total", "RPC messages sent.")
+        self._series = np.empty(0, np.intp)
 
     def describe(self, identity: EngineIdentity, watchlists: Iterable[Watchlist], versions: dict[str, str]) -> None:
         """Publishes what runs, and starts every series at 0 so that rates have a first point."""
@@ -127,37 +209,40 @@ class Metrics:
         )
         for sae in identity.saes:
             self._sae.labels(sae.name, sae.hookpoint, sae.architecture, sae.digest[:12]).set(1)
-        for number, feature in enumerate(identity.features):
-            label = str(feature) if number < self._max_feature_series else OTHER_FEATURES
-            self._feature_label[feature] = label
-            self._fired.labels(label)
+        named = [str(feature) for feature in identity.features[: self._max_feature_series]]
+        self._series = np.minimum(np.arange(len(identity.features)), self._max_feature_series)
+        others = [OTHER_FEATURES] * (len(named) < len(identity.features))
+        self._fired.start(named + others)
         for watchlist in watchlists:
             self._watchlist.labels(watchlist.name, watchlist.digest[:12]).set(1)
             uncalibrated = sum(not indicator.calibrated for indicator in watchlist.indicators)
             self._uncalibrated.labels(watchlist.name).set(uncalibrated)
             for verdict in ("pass", "flag"):
-                self._pairs.labels(watchlist.name, verdict)
+                self._pairs[watchlist.name, verdict]
             for indicator in watchlist.indicators:
-                self._scores.labels(watchlist.name, indicator.name)
-                self._flags.labels(watchlist.name, indicator.name, indicator.severity)
+                self._scores.start(watchlist.name, indicator.name)
+                self._flags[watchlist.name, indicator.name, indicator.severity]
 
-    def pair_scored(self, pair: ScoredPair, fired: Iterable[FeatureKey]) -> None:
-        """Counts one verdict with its tokens, stages, indicators and features that fired."""
-        self._pairs.labels(pair.watchlist, pair.verdict).inc()
-        for score in pair.indicators:
-            if score.skipped_reason:
-                self._skipped.labels(pair.watchlist, score.name, score.skipped_reason).inc()
-                continue
-            self._scores.labels(pair.watchlist, score.name).observe(score.score)
-            if score.flagged:
-                self._flags.labels(pair.watchlist, score.name, score.severity).inc()
-        for label in {self._feature_label[feature] for feature in fired}:
-            self._fired.labels(label).inc()
-        self._count_tokens(pair.coverage)
-        self._observe(pair.timings)
+    def series_of(self, columns: NDArray[np.int32]) -> NDArray[np.intp]:
+        """Which feature series a pair counts in, each once, from the columns that fired."""
+        return np.unique(self._series[columns])
+
+    def pairs_scored(self, pairs: Sequence[ScoredPair], fired: Sequence[NDArray[np.intp]]) -> None:
+        """Counts verdicts with their tokens, stages, indicators and features that fired.
+
+        Args:
+            pairs: At least one.
+            fired: What `series_of` says of each.
+        """
+        for pair in pairs:
+            self._pairs[pair.watchlist, pair.verdict].inc()
+            self._count_indicators(pair)
+            self._observe(pair.timings)
+        self._count_tokens([pair.coverage for pair in pairs])
+        self._fired.add(fired)
 
     def pair_failed(self, reason: str) -> None:
-        self._failed.labels(reason).inc()
+        self._failed[reason,].inc()
 
     def batch_encoded(self, pairs: int, tokens: int, padded_tokens: int) -> None:
         self._batch_pairs.observe(pairs)
@@ -165,41 +250,57 @@ class Metrics:
         self._batch_fill.observe(tokens / max(padded_tokens, 1))
 
     def queue_dropped(self, reason: str) -> None:
-        self._dropped.labels(reason).inc()
+        self._dropped[reason,].inc()
 
     def cache_read(self, result: str, count: int = 1) -> None:
         """`hit`, `miss`, `error` (timeout or connection), `corrupt`, or `skipped` by the breaker."""
         if count:
-            self._cache_reads.labels(result).inc(count)
+            self._cache_reads[result,].inc(count)
 
     def cache_written(self, result: str, count: int = 1) -> None:
         """`ok`, `error`, `skipped` by the breaker, or `dropped` because the write queue was full."""
         if count:
-            self._cache_writes.labels(result).inc(count)
+            self._cache_writes[result,].inc(count)
 
     def rpc_started(self, kind: str, service: str, method: str) -> None:
-        self._rpc_started.labels(kind, service, method).inc()
-        self._rpc_received.labels(kind, service, method).inc()
+        self._rpc_started[kind, service, method].inc()
+        self._rpc_received[kind, service, method].inc()
 
     def rpc_handled(self, kind: str, service: str, method: str, code: str, seconds: float) -> None:
-        self._rpc_handled.labels(kind, service, method, code).inc()
-        self._rpc_seconds.labels(kind, service, method).observe(seconds)
+        self._rpc_handled[kind, service, method, code].inc()
+        self._rpc_seconds[kind, service, method].observe(seconds)
         if code == "OK":
-            self._rpc_sent.labels(kind, service, method).inc()
+            self._rpc_sent[kind, service, method].inc()
 
-    def _count_tokens(self, coverage: Coverage) -> None:
-        read = {
-            "prompt": coverage.prompt_tokens,
-            "response": coverage.response_tokens,
-            "history": coverage.history_tokens,
-        }
-        for segment, count in (read | {"template": coverage.tokens - sum(read.values())}).items():
-            self._tokens.labels(segment).inc(count)
-        for segment in read:
+    def _count_indicators(self, pair: ScoredPair) -> None:
+        for score in pair.indicators:
+            if score.skipped_reason:
+                self._skipped[pair.watchlist, score.name, score.skipped_reason].inc()
+                continue
+            self._scores.observe(score.score, pair.watchlist, score.name)
+            if score.flagged:
+                self._flags[pair.watchlist, score.name, score.severity].inc()
+
+    def _count_tokens(self, coverages: Sequence[Coverage]) -> None:
+        tokens = prompt = response = history = 0
+        for coverage in coverages:
+            tokens += coverage.tokens
+            prompt += coverage.prompt_tokens
+            response += coverage.response_tokens
+            history += coverage.history_tokens
+            if coverage.truncated:
+                self._count_truncation(coverage)
+        template = tokens - prompt - response - history
+        counts = {"prompt": prompt, "response": response, "history": history, "template": template}
+        for segment, count in counts.items():
+            self._tokens[segment,].inc(count)
+
+    def _count_truncation(self, coverage: Coverage) -> None:
+        for segment in ("prompt", "response", "history"):
             if getattr(coverage, f"{segment}_tokens_dropped"):
-                self._truncated.labels(segment).inc()
+                self._truncated[segment,].inc()
 
     def _observe(self, timings: Timings) -> None:
-        for stage in _STAGES:
-            if seconds := getattr(timings, f"{stage}_s"):
-                self._stage[stage].observe(seconds)
+        for stage, name in _STAGES.items():
+            if seconds := getattr(timings, name):
+                self._stages.observe(seconds, stage)

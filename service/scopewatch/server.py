@@ -31,11 +31,12 @@ from scopewatch.metrics import Metrics
 from scopewatch.pipeline.activations import CacheKeys
 from scopewatch.pipeline.batcher import Batcher
 from scopewatch.pipeline.cache import Cache, LocalCache, RedisCache
-from scopewatch.pipeline.monitor import Monitor
+from scopewatch.pipeline.memory import Memory
+from scopewatch.pipeline.monitor import Monitor, Render
 from scopewatch.pipeline.redis_client import redis_client
 from scopewatch.pipeline.scoring import compile_watchlist
 from scopewatch.rpc.interceptors import MetricsInterceptor
-from scopewatch.rpc.replies import info_response, provenance
+from scopewatch.rpc.replies import info_response, provenance, renderer
 from scopewatch.rpc.requests import Limits
 from scopewatch.rpc.service import SERVICE_NAME, MonitorService
 from scopewatch.types import FeatureKey, Label, Pair, TokenisedPair
@@ -75,7 +76,11 @@ def load(config: Config) -> Loaded:
 
 @asynccontextmanager
 async def monitoring(
-    loaded: Loaded, config: Config, metrics: Metrics, on_death: Callable[[EngineDied], None] = lambda _: None
+    loaded: Loaded,
+    config: Config,
+    metrics: Metrics,
+    on_death: Callable[[EngineDied], None] = lambda _: None,
+    render: Render = lambda *_: b"",
 ) -> AsyncIterator[Monitor]:
     """The spine, warmed up, with its engine thread, batcher and cache; everything is closed on leaving.
 
@@ -84,6 +89,7 @@ async def monitoring(
         config: Settings.
         metrics: Where everything is counted.
         on_death: Called from another thread when the engine dies.
+        render: Makes the bodies of replies, see `Monitor`.
     """
     identity = loaded.engine.identity
     # First, since a bad Redis URL raises and nothing is open yet.
@@ -113,6 +119,8 @@ async def monitoring(
             features=identity.features,
             metrics=metrics,
             max_evidence=config.max_evidence,
+            memory=Memory(config.cache_bytes // 2) if config.cache_bytes else None,
+            render=render,
         )
     finally:
         await batcher.close()
@@ -132,7 +140,8 @@ async def offline(config: Config) -> AsyncIterator[Monitor]:
 def _cache(config: Config, metrics: Metrics) -> Cache:
     url = config.redis_url.get_secret_value()
     if not url:
-        return LocalCache(config.cache_bytes, metrics)
+        # The other half is the memory's.
+        return LocalCache(config.cache_bytes - config.cache_bytes // 2, metrics)
     if not config.cache_secret.get_secret_value():
         log.warning("cache_secret is empty: whoever reads this Redis can test which texts were scored")
     client = redis_client(
@@ -196,7 +205,10 @@ class Server:
             loaded = await self._unless_stopped(load)
             if loaded is None:
                 return 0
-            async with monitoring(loaded, self._config, self._metrics, self._engine_died) as monitor:
+            identity = loaded.engine.identity
+            made_by = {w.name: provenance(w, identity, scopewatch.__version__) for w in loaded.watchlists}
+            spine = monitoring(loaded, self._config, self._metrics, self._engine_died, renderer(made_by))
+            async with spine as monitor:
                 await self._open(monitor, loaded)
                 log.info(
                     "serving",
@@ -281,7 +293,6 @@ class Server:
             monitor,
             limits=limits,
             info=info_response(identity, loaded.watchlists, limits, scopewatch.__version__),
-            provenances={w.name: provenance(w, identity, scopewatch.__version__) for w in loaded.watchlists},
         )
         await self._health.set(SERVICE_NAME, _SERVING)
         self._metrics.ready.set(1)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from scopewatch.metrics import Metrics
+from scopewatch.pipeline.lru import Lru
 from scopewatch.pipeline.redis_client import MAX_CONNECTIONS
 
 log = logging.getLogger(__name__)
@@ -40,37 +40,21 @@ class LocalCache:
     """
 
     def __init__(self, max_bytes: int, metrics: Metrics) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._values: OrderedDict[bytes, bytes] = OrderedDict()
+        self._values = Lru[bytes](max_bytes, len)
         self._metrics = metrics
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        for key in keys:
-            if key in self._values:
-                self._values.move_to_end(key)
         values = [self._values.get(key) for key in keys]
         self._metrics.cache_read("miss", values.count(None))
         return values
 
     def put_many(self, items: Mapping[bytes, bytes]) -> None:
         for key, value in items.items():
-            self._drop(key)
-            # One too large to keep must not push everything else out.
-            if len(key) + len(value) <= self._max_bytes:
-                self._values[key] = value
-                self._bytes += len(key) + len(value)
-        while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._values)))
+            self._values.put(key, value)
         self._metrics.cache_written("ok", len(items))
 
     async def close(self) -> None:
         self._values.clear()
-        self._bytes = 0
-
-    def _drop(self, key: bytes) -> None:
-        if (old := self._values.pop(key, None)) is not None:
-            self._bytes -= len(key) + len(old)
 
 
 class Breaker:

@@ -29,8 +29,6 @@ class _Term:
     feature: FeatureKey
     label: Label
     pooling: str
-    weight: float
-    column: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,9 @@ class _CompiledIndicator:
     segment: Segment
     terms: tuple[_Term, ...]
     groups: tuple[tuple[Pooling, NDArray[np.intp], NDArray[np.intp]], ...]
-    """(pooling, term indices, columns of those terms)."""
+    """(pooling, term indices, slots of those terms)."""
+    slots: NDArray[np.intp]
+    """Of each term."""
     weights: NDArray[np.float64]
 
 
@@ -49,6 +49,10 @@ class _CompiledIndicator:
 class CompiledWatchlist:
     source: Watchlist
     indicators: tuple[_CompiledIndicator, ...]
+    slot_of: NDArray[np.intp]
+    """Place of each engine column among the features this watchlist reads, in the order of their names; -1 if not."""
+    features: tuple[FeatureKey, ...]
+    """Of each slot."""
 
 
 def compile_watchlist(
@@ -62,30 +66,33 @@ def compile_watchlist(
         labels: Of features that the watchlist gives none; its own win.
     """
     column_of = {feature: column for column, feature in enumerate(features)}
-    compiled = tuple(_compile(indicator, column_of, labels or {}) for indicator in watchlist.indicators)
-    return CompiledWatchlist(watchlist, compiled)
+    read = {feature.key for indicator in watchlist.indicators for feature in indicator.features}
+    by_name = tuple(sorted(read, key=str))
+    slot_of = np.full(len(features), -1)
+    slot_of[[column_of[feature] for feature in by_name]] = np.arange(len(by_name))
+    slots = {feature: slot for slot, feature in enumerate(by_name)}
+    compiled = tuple(_compile(indicator, slots, labels or {}) for indicator in watchlist.indicators)
+    return CompiledWatchlist(watchlist, compiled, slot_of, by_name)
 
 
 def _compile(
-    indicator: Indicator, column_of: Mapping[FeatureKey, int], labels: Mapping[FeatureKey, Label]
+    indicator: Indicator, slots: Mapping[FeatureKey, int], labels: Mapping[FeatureKey, Label]
 ) -> _CompiledIndicator:
     poolings = [feature.pooling or indicator.pooling for feature in indicator.features]
-    terms = tuple(
-        _Term(feature.key, _label(feature, labels), str(pooling), feature.weight, column_of[feature.key])
-        for feature, pooling in zip(indicator.features, poolings, strict=True)
-    )
     by_pooling: dict[Pooling, list[int]] = {}
     for index, pooling in enumerate(poolings):
         by_pooling.setdefault(pooling, []).append(index)
+    slot = np.array([slots[feature.key] for feature in indicator.features])
     return _CompiledIndicator(
         source=indicator,
         segment=indicator.read_segment,
-        terms=terms,
-        groups=tuple(
-            (pooling, np.array(members), np.array([terms[i].column for i in members]))
-            for pooling, members in by_pooling.items()
+        terms=tuple(
+            _Term(feature.key, _label(feature, labels), str(pooling))
+            for feature, pooling in zip(indicator.features, poolings, strict=True)
         ),
-        weights=np.array([term.weight for term in terms]),
+        groups=tuple((pooling, np.array(members), slot[members]) for pooling, members in by_pooling.items()),
+        slots=slot,
+        weights=np.array([feature.weight for feature in indicator.features], np.float64),
     )
 
 
@@ -133,19 +140,14 @@ def _kth_largest_in_a_window(dense: Dense, k: int, n: int) -> NDArray[np.float64
 
 @dataclass(frozen=True, slots=True)
 class _SegmentView:
-    """One segment of a pair as one indicator sees it."""
+    """One segment of a pair as every indicator that reads it sees it."""
 
     tokens: TokenisedPair
     positions: NDArray[np.intp]
     """The segment's tokens, ascending."""
-    columns: NDArray[np.intp]
-    """The indicator's columns, ascending."""
+    features: tuple[FeatureKey, ...]
     dense: Dense
-    """Shape (len(positions), len(columns))."""
-
-    def of(self, column: int) -> NDArray[np.float64]:
-        """One column's activations over the segment."""
-        return self.dense[:, np.searchsorted(self.columns, column)]
+    """Shape (len(positions), len(features))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +167,19 @@ def judge(
         activations: What fired on those tokens.
         max_evidence: Spans to return per indicator; 0 for none.
     """
-    scores = tuple(_score(indicator, tokens, activations, max_evidence) for indicator in watchlist.indicators)
+    views = {
+        segment: _view(watchlist, segment, tokens, activations)
+        for segment in {indicator.segment for indicator in watchlist.indicators}
+    }
+    scores = tuple(_score(indicator, views[indicator.segment], max_evidence) for indicator in watchlist.indicators)
     # An indicator of severity info is for the record: knowledge, say, is nothing to flag a pair for.
     flagged = any(score.flagged and score.severity != "info" for score in scores)
     return Judgement(Verdict.FLAG if flagged else Verdict.PASS, scores)
 
 
-def _score(
-    indicator: _CompiledIndicator, tokens: TokenisedPair, activations: Activations, max_evidence: int
-) -> IndicatorScore:
+def _score(indicator: _CompiledIndicator, view: _SegmentView, max_evidence: int) -> IndicatorScore:
     source = indicator.source
-    positions = np.flatnonzero(tokens.segments == indicator.segment)
-    if not len(positions):
+    if not len(view.positions):
         return IndicatorScore(
             name=source.name,
             score=0.0,
@@ -186,13 +189,11 @@ def _score(
             calibrated=source.calibrated,
             skipped_reason="empty_segment",
         )
-    view = _view(indicator, tokens, positions, activations)
     pooled = np.empty(len(indicator.terms))
-    for pooling, members, member_columns in indicator.groups:
-        pooled[members] = pool(pooling, view.dense[:, np.searchsorted(view.columns, member_columns)])
+    for pooling, members, slots in indicator.groups:
+        pooled[members] = pool(pooling, view.dense[:, slots])
     contributions = indicator.weights * pooled
     score = float(source.bias + contributions.sum())
-    order = [int(i) for i in np.argsort(-np.abs(contributions), kind="stable") if contributions[i] != 0]
     return IndicatorScore(
         name=source.name,
         score=score,
@@ -203,33 +204,37 @@ def _score(
         probability=_sigmoid(source.probability.slope * score + source.probability.intercept)
         if source.probability
         else None,
-        features=tuple(
-            FeatureScore(
-                feature=term.feature,
-                label=term.label.text,
-                pooling=term.pooling,
-                pooled=float(pooled[i]),
-                contribution=float(contributions[i]),
-                label_source=term.label.source,
-            )
-            for i in order
-            for term in (indicator.terms[i],)
-        ),
+        features=_features(indicator, pooled, contributions),
         evidence=_evidence(indicator, contributions, view, max_evidence),
     )
 
 
+def _features(
+    indicator: _CompiledIndicator, pooled: NDArray[np.float64], contributions: NDArray[np.float64]
+) -> tuple[FeatureScore, ...]:
+    """What each feature that contributed added, largest first."""
+    order = np.argsort(-np.abs(contributions), kind="stable")
+    order = order[contributions[order] != 0]
+    # Lists, since numbers come out of arrays one by one several times slower.
+    rows = zip(order.tolist(), pooled[order].tolist(), contributions[order].tolist(), strict=True)
+    return tuple(
+        FeatureScore(term.feature, term.label.text, term.pooling, value, contribution, term.label.source)
+        for index, value, contribution in rows
+        for term in (indicator.terms[index],)
+    )
+
+
 def _view(
-    indicator: _CompiledIndicator, tokens: TokenisedPair, positions: NDArray[np.intp], activations: Activations
+    watchlist: CompiledWatchlist, segment: Segment, tokens: TokenisedPair, activations: Activations
 ) -> _SegmentView:
-    columns = np.unique([term.column for term in indicator.terms])
-    dense = np.zeros((len(positions), len(columns)))
-    row = np.searchsorted(positions, activations.token)
-    col = np.searchsorted(columns, activations.column)
-    mine = (row < len(positions)) & (col < len(columns))
-    mine[mine] = (positions[row[mine]] == activations.token[mine]) & (columns[col[mine]] == activations.column[mine])
-    dense[row[mine], col[mine]] = activations.value[mine]
-    return _SegmentView(tokens, positions, columns, dense)
+    positions = np.flatnonzero(tokens.segments == segment)
+    row_of = np.full(len(tokens.segments), -1)
+    row_of[positions] = np.arange(len(positions))
+    row, slot = row_of[activations.token], watchlist.slot_of[activations.column]
+    mine = (row >= 0) & (slot >= 0)
+    dense = np.zeros((len(positions), len(watchlist.features)))
+    dense[row[mine], slot[mine]] = activations.value[mine]
+    return _SegmentView(tokens, positions, watchlist.features, dense)
 
 
 def _sigmoid(x: float) -> float:
@@ -239,36 +244,30 @@ def _sigmoid(x: float) -> float:
 def _evidence(
     indicator: _CompiledIndicator, contributions: NDArray[np.float64], view: _SegmentView, max_evidence: int
 ) -> tuple[Evidence, ...]:
-    """Spans where features that raised the score fired, by weight times activation, strongest first."""
-    pull: dict[int, float] = {}
-    feature_of = {term.column: term.feature for term in indicator.terms}
-    for term, contribution in zip(indicator.terms, contributions, strict=True):
-        if contribution > 0:
-            pull[term.column] = max(pull.get(term.column, 0.0), term.weight)
-    spans: list[tuple[float, Evidence]] = []
-    for column, weight in pull.items() if max_evidence else ():
-        values = view.of(column)
-        for run in _runs(values, view):
-            peak = float(values[run].max())
-            first, last = view.positions[run[0]], view.positions[run[-1]]
-            span = Evidence(
-                start=int(view.tokens.starts[first]),
-                end=int(view.tokens.ends[last]),
-                feature=feature_of[column],
-                activation=peak,
-                segment=indicator.segment,
-                turn=int(view.tokens.turns[first]),
-            )
-            spans.append((weight * peak, span))
-    spans.sort(key=lambda scored: (-scored[0], scored[1].turn, scored[1].start, str(scored[1].feature)))
-    return tuple(span for _, span in spans[:max_evidence])
+    """Spans where features that raised the score fired, by weight times activation, strongest first.
 
-
-def _runs(values: NDArray[np.float64], view: _SegmentView) -> list[NDArray[np.intp]]:
-    """Neighbouring tokens on which a feature fired, as indices into the segment; split between turns."""
-    fired = np.flatnonzero(values > 0)
-    if not len(fired):
-        return []
-    turns = view.tokens.turns[view.positions[fired]]
-    breaks = np.flatnonzero((np.diff(fired) > 1) | (np.diff(turns) != 0)) + 1
-    return np.split(fired, breaks)
+    A span is a run of neighbouring tokens on which one feature fired, of one turn.
+    """
+    raised = contributions > 0
+    if not max_evidence or not raised.any():
+        return ()
+    pull = np.zeros(len(view.features))
+    np.maximum.at(pull, indicator.slots[raised], indicator.weights[raised])
+    slots = np.flatnonzero(pull)
+    # One feature after the other; in each, its tokens in order.
+    column, place = np.nonzero(view.dense[:, slots].T > 0)
+    position = view.positions[place]
+    turn = view.tokens.turns[position]
+    breaks = (np.diff(column) != 0) | (np.diff(place) != 1) | (np.diff(turn) != 0)
+    first = np.flatnonzero(np.append(True, breaks))
+    last = np.append(first[1:], len(place)) - 1
+    slot = slots[column[first]]
+    peak = np.maximum.reduceat(view.dense[place, slots[column]], first)
+    start, end, turn = view.tokens.starts[position[first]], view.tokens.ends[position[last]], turn[first]
+    # Slots are in the order of the features' names.
+    order = np.lexsort((slot, start, turn, -pull[slot] * peak))[:max_evidence]
+    rows = zip(*(values[order].tolist() for values in (start, end, slot, peak, turn)), strict=True)
+    return tuple(
+        Evidence(start, end, view.features[slot], peak, indicator.segment, turn)
+        for start, end, slot, peak, turn in rows
+    )

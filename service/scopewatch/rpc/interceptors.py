@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import Message
 
 from scopewatch.metrics import Metrics
 from scopewatch.rpc.service import SERVICE_NAME, abort
@@ -28,17 +29,26 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._timed: dict[str, Handler] = {}
+        """Handlers of unary methods, by path."""
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> "Handler | None":
+        path = handler_call_details.method
+        if timed := self._timed.get(path):
+            return timed
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        _, service, method = handler_call_details.method.split("/", 2)
+        _, service, method = path.split("/", 2)
         if handler.unary_unary is None:
             self._metrics.rpc_started(_kind(handler), service, method)
             return handler
+        self._timed[path] = self._time(handler, service, method)
+        return self._timed[path]
+
+    def _time(self, handler: Handler, service: str, method: str) -> Handler:
         inner: Any = handler.unary_unary
 
         async def timed(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
@@ -64,12 +74,16 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
                 self._metrics.rpc_handled("unary", service, method, _go_name(code), time.monotonic() - started_s)
 
         decode: Any = handler.request_deserializer
+        encode: Any = handler.response_serializer
         if service == SERVICE_NAME:
-            decode = tolerant(_REQUESTS[method])
+            decode, encode = tolerant(_REQUESTS[method]), _encode
         respond: Any = timed
-        return grpc.unary_unary_rpc_method_handler(
-            respond, request_deserializer=decode, response_serializer=handler.response_serializer
-        )
+        return grpc.unary_unary_rpc_method_handler(respond, request_deserializer=decode, response_serializer=encode)
+
+
+def _encode(reply: Message | bytes) -> bytes:
+    """Replies may come serialised: most of one is the same every time."""
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
 
 def _kind(handler: Handler) -> str:

@@ -1,13 +1,15 @@
 """From results to reply messages."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
+from google.rpc import status_pb2
 
 from scopewatch.rpc.requests import Limits
 from scopewatch.types import (
     LABEL_NOTE,
+    Coverage,
     EngineIdentity,
     Evidence,
     IndicatorScore,
@@ -34,6 +36,9 @@ _SEGMENTS = {
     Segment.HISTORY: pb.SEGMENT_HISTORY,
 }
 _RELATIONS = {Relation.SAME_MODEL: pb.RELATION_SAME_MODEL, Relation.READER_MODEL: pb.RELATION_READER_MODEL}
+_RESULTS = pb.BatchScoreResponse.RESULTS_FIELD_NUMBER
+_RESPONSE = pb.BatchScoreResult.RESPONSE_FIELD_NUMBER
+_STATUS = pb.BatchScoreResult.STATUS_FIELD_NUMBER
 _CALIBRATIONS = {True: pb.CALIBRATION_CALIBRATED, False: pb.CALIBRATION_UNCALIBRATED}
 
 
@@ -50,22 +55,71 @@ def provenance(watchlist: Watchlist, identity: EngineIdentity, version: str) -> 
     )
 
 
-def score_response(job: ScoreJob, pair: ScoredPair, made_by: pb.Provenance) -> pb.ScoreResponse:
-    """The reply to one scored pair."""
-    return pb.ScoreResponse(
+def renderer(made_by: Mapping[str, pb.Provenance]) -> Callable[..., bytes]:
+    """Makes the part of a reply that a judgement decides; `score_reply` puts the rest to it.
+
+    Args:
+        made_by: What produced the numbers, by watchlist name.
+    """
+
+    def render(watchlist: str, verdict: Verdict, indicators: Sequence[IndicatorScore], coverage: Coverage) -> bytes:
+        reply = pb.ScoreResponse(
+            verdict=_VERDICTS[verdict],
+            indicators=[_indicator(score) for score in indicators],
+            coverage=_mirror(pb.Coverage, coverage),
+            provenance=made_by[watchlist],
+            label_note=LABEL_NOTE if _shows_an_index_label(indicators) else "",
+        )
+        return reply.SerializeToString()
+
+    return render
+
+
+def score_reply(job: ScoreJob, pair: ScoredPair) -> bytes:
+    """A serialised `ScoreResponse`. Messages merge by concatenation, so the rendered part is made once.
+
+    https://protobuf.dev/programming-guides/encoding/#last-one-wins
+    """
+    times = pair.timings
+    rest = pb.ScoreResponse(
         request_id=job.request_id,
-        verdict=_VERDICTS[pair.verdict],
-        indicators=[_indicator(score) for score in pair.indicators],
-        coverage=_mirror(pb.Coverage, pair.coverage),
-        provenance=made_by,
-        timings=_mirror(pb.Timings, pair.timings),
+        timings=pb.Timings(
+            tokenise_s=times.tokenise_s,
+            cache_s=times.cache_s,
+            queue_s=times.queue_s,
+            forward_s=times.forward_s,
+            encode_s=times.encode_s,
+            score_s=times.score_s,
+            total_s=times.total_s,
+        ),
         cached=pair.cached,
-        label_note=LABEL_NOTE if _shows_an_index_label(pair) else "",
     )
+    return pair.body + rest.SerializeToString()
 
 
-def _shows_an_index_label(pair: ScoredPair) -> bool:
-    return any(part.label_source.startswith("neuronpedia") for score in pair.indicators for part in score.features)
+def batch_reply(results: Iterable[bytes | status_pb2.Status]) -> bytes:
+    """A serialised `BatchScoreResponse` of serialised `ScoreResponse`s and statuses."""
+    parts: list[bytes] = []
+    for result in results:
+        field = _RESPONSE if isinstance(result, bytes) else _STATUS
+        body = result if isinstance(result, bytes) else result.SerializeToString()
+        head = _field(field, len(body))
+        parts += (_field(_RESULTS, len(head) + len(body)), head, body)
+    return b"".join(parts)
+
+
+def _field(number: int, size: int) -> bytes:
+    """What stands before a length-delimited field: tag and size as varints."""
+    head = bytearray([number << 3 | 2])
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head)
+
+
+def _shows_an_index_label(indicators: Sequence[IndicatorScore]) -> bool:
+    return any(part.label_source.startswith("neuronpedia") for score in indicators for part in score.features)
 
 
 def _indicator(score: IndicatorScore) -> pb.IndicatorScore:

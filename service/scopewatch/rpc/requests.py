@@ -1,9 +1,7 @@
 """From a request message to a job, and every way a request can be wrong."""
 
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from scopewatch.config import Config
 from scopewatch.errors import FieldViolation, InvalidRequest
@@ -39,16 +37,15 @@ def to_job(request: pb.ScoreRequest, limits: Limits, deadline_s: float | None) -
     Raises:
         InvalidRequest: Names every field that is wrong, up to `MAX_VIOLATIONS`.
     """
-    found = _violations(request, limits)
-    if violations := list(islice(found, MAX_VIOLATIONS)):
-        if more := sum(1 for _ in found):
-            violations.append(FieldViolation("request", f"{more} more mistakes are not listed"))
+    if violations := _violations(request, limits):
+        if (more := len(violations) - MAX_VIOLATIONS) > 0:
+            violations[MAX_VIOLATIONS:] = [FieldViolation("request", f"{more} more mistakes are not listed")]
         raise InvalidRequest(*violations)
     return ScoreJob(
         pair=Pair(
             prompt=request.prompt,
             response=request.response,
-            history=tuple(Turn(turn.role, turn.content) for turn in request.history),
+            history=tuple([Turn(turn.role, turn.content) for turn in request.history]),
         ),
         watchlist=request.watchlist,
         request_id=request.request_id or str(uuid.uuid4()),
@@ -73,30 +70,29 @@ def check_batch(request: pb.BatchScoreRequest, limits: Limits) -> None:
         )
 
 
-def _violations(request: pb.ScoreRequest, limits: Limits) -> Iterator[FieldViolation]:
-    yield from _text("prompt", request.prompt, limits)
-    yield from _text("response", request.response, limits)
-    if not request.response.strip():
-        yield FieldViolation("response", "is empty; there is nothing to score")
-    yield from _count("history", len(request.history), "turns", limits.max_history_turns)
+def _violations(request: pb.ScoreRequest, limits: Limits) -> list[FieldViolation]:
+    found = _text("prompt", request.prompt, limits) + _text("response", response := request.response, limits)
+    if not response or response.isspace():
+        found.append(FieldViolation("response", "is empty; there is nothing to score"))
+    found += _count("history", len(request.history), "turns", limits.max_history_turns)
     for index, turn in enumerate(request.history[: limits.max_history_turns]):
         if not turn.role:
-            yield FieldViolation(f"history[{index}].role", "is empty; write user, assistant or system")
-        yield from _count(f"history[{index}].role", len(turn.role), "characters", limits.max_label_chars)
-        yield from _text(f"history[{index}].content", turn.content, limits)
-    yield from _count("labels", len(request.labels), "entries", limits.max_labels)
+            found.append(FieldViolation(f"history[{index}].role", "is empty; write user, assistant or system"))
+        found += _count(f"history[{index}].role", len(turn.role), "characters", limits.max_label_chars)
+        found += _text(f"history[{index}].content", turn.content, limits)
+    found += _count("labels", len(request.labels), "entries", limits.max_labels)
     for key, value in request.labels.items():
-        yield from _count(f"labels[{key[:20]}]", max(len(key), len(value)), "characters", limits.max_label_chars)
-    for field in ("request_id", "watchlist"):
-        yield from _count(field, len(getattr(request, field)), "characters", limits.max_label_chars)
+        found += _count(f"labels[{key[:20]}]", max(len(key), len(value)), "characters", limits.max_label_chars)
+    found += _count("request_id", len(request.request_id), "characters", limits.max_label_chars)
+    return found + _count("watchlist", len(request.watchlist), "characters", limits.max_label_chars)
 
 
-def _text(field: str, text: str, limits: Limits) -> Iterator[FieldViolation]:
-    yield from _count(field, len(text), "characters", limits.max_text_chars)
+def _text(field: str, text: str, limits: Limits) -> list[FieldViolation]:
+    found = _count(field, len(text), "characters", limits.max_text_chars)
     if (at := text.find("\0")) >= 0:
-        yield FieldViolation(field, f"holds a NUL character at offset {at}; remove it")
+        found.append(FieldViolation(field, f"holds a NUL character at offset {at}; remove it"))
+    return found
 
 
-def _count(field: str, count: int, unit: str, most: int) -> Iterator[FieldViolation]:
-    if count > most:
-        yield FieldViolation(field, f"holds {count} {unit}; at most {most} are allowed")
+def _count(field: str, count: int, unit: str, most: int) -> list[FieldViolation]:
+    return [FieldViolation(field, f"holds {count} {unit}; at most {most} are allowed")] if count > most else []

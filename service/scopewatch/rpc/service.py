@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
@@ -11,7 +11,7 @@ from grpc_status import rpc_status
 
 from scopewatch.errors import FieldViolation, InvalidRequest, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.rpc.replies import score_response
+from scopewatch.rpc.replies import batch_reply, score_reply
 from scopewatch.rpc.requests import Limits, check_batch, to_job
 from scopewatch.rpc.status import PUSHBACK, pushback_ms, to_status
 from scopewatch.rpc.wire import Malformed
@@ -47,27 +47,24 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         *,
         limits: Limits,
         info: pb.GetInfoResponse,
-        provenances: Mapping[str, pb.Provenance],
     ) -> None:
         """Starts accepting pairs.
 
         Args:
-            spine: Scores them.
+            spine: Scores them, and has `replies.renderer` make their bodies.
             limits: What a request may hold.
             info: The answer to GetInfo.
-            provenances: What produced the numbers, by watchlist name.
         """
         self._spine = spine
         self._limits = limits
         self._info = info
-        self._provenances = provenances
         self._refusal = None
 
     def close(self) -> None:
         """Refuses from now on."""
         self._refusal = NotReady("the service is shutting down")
 
-    async def Score(self, request: pb.ScoreRequest | Malformed, context: Context) -> pb.ScoreResponse:
+    async def Score(self, request: pb.ScoreRequest | Malformed, context: Context) -> bytes:
         try:
             self._admit(request)
             job = to_job(request, self._limits, _deadline_s(context))  # type: ignore[arg-type]
@@ -79,7 +76,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             await abort(context, outcome)
         return self._reply(job, outcome)
 
-    async def BatchScore(self, request: pb.BatchScoreRequest | Malformed, context: Context) -> pb.BatchScoreResponse:
+    async def BatchScore(self, request: pb.BatchScoreRequest | Malformed, context: Context) -> bytes:
         try:
             self._admit(request)
             check_batch(request, self._limits)  # type: ignore[arg-type]
@@ -96,13 +93,9 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
                 self._metrics.pair_failed(error.reason)
                 outcomes.append(to_status(error))
         scored = iter(await self._spine.score(jobs) if jobs else [])
-        return pb.BatchScoreResponse(
-            results=[
-                pb.BatchScoreResult(status=outcome)
-                if isinstance(outcome, status_pb2.Status)
-                else self._result(outcome, next(scored))
-                for outcome in outcomes
-            ]
+        return batch_reply(
+            outcome if isinstance(outcome, status_pb2.Status) else self._result(outcome, next(scored))
+            for outcome in outcomes
         )
 
     async def GetInfo(self, request: pb.GetInfoRequest | Malformed, context: Context) -> pb.GetInfoResponse:
@@ -123,12 +116,10 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
                 FieldViolation(field, f"the message takes {size} bytes, most of them here; at most {most} are allowed")
             )
 
-    def _result(self, job: ScoreJob, outcome: ScoredPair | ScopewatchError) -> pb.BatchScoreResult:
-        if isinstance(outcome, ScopewatchError):
-            return pb.BatchScoreResult(status=to_status(outcome))
-        return pb.BatchScoreResult(response=self._reply(job, outcome))
+    def _result(self, job: ScoreJob, outcome: ScoredPair | ScopewatchError) -> bytes | status_pb2.Status:
+        return to_status(outcome) if isinstance(outcome, ScopewatchError) else self._reply(job, outcome)
 
-    def _reply(self, job: ScoreJob, pair: ScoredPair) -> pb.ScoreResponse:
+    def _reply(self, job: ScoreJob, pair: ScoredPair) -> bytes:
         if pair.verdict is Verdict.FLAG:
             flagged = [score.name for score in pair.indicators if score.flagged and score.severity != "info"]
             verdict_log.info(
@@ -140,7 +131,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
                     "labels": dict(job.labels),
                 },
             )
-        return score_response(job, pair, self._provenances[pair.watchlist])
+        return score_reply(job, pair)
 
 
 def _deadline_s(context: Context) -> float | None:
