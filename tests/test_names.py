@@ -20,12 +20,11 @@ from scopewatch.sae.names import (
     from_neuronpedia,
     from_release,
     locate,
-    neuronpedia_of,
-    parse_feature,
     recognise,
 )
 from scopewatch.sae.releases import HubSae, places, releases, sources
 from scopewatch.types import FeatureKey
+from scopewatch.watchlist import WatchedFeature
 
 SCOPE = "google/gemma-scope-2b-pt-res"
 ROOT = Path(__file__).parents[1]
@@ -105,7 +104,7 @@ def test_every_neuronpedia_source_is_the_sae_that_saelens_lists(saelens: dict[st
 
 def test_every_source_is_found_again_from_its_sae() -> None:
     """Repository and path lead back to the source, also by a local path; of two names the one of the canonical SAE."""
-    back = {source: neuronpedia_of(sae.repo, sae.path) for source, sae in sources().items()}
+    back = {source: from_hub_id(str(sae)).neuronpedia for source, sae in sources().items()}
     local = {
         source: recognise(Path("/srv") / sae.repo.rpartition("/")[2] / sae.path) for source, sae in sources().items()
     }
@@ -241,28 +240,10 @@ def test_unknown_releases_are_refused(release: str, sae_id: str, told: str) -> N
 
 
 def test_every_feature_of_every_source_can_be_named() -> None:
-    """`source/index` is read for each source there is, and gives both back."""
-    assert {s: FeatureKey(s, 16383) for s in sources()} == {s: parse_feature(f"{s}/16383") for s in sources()}
+    """A watchlist reads `source/index` for each source there is."""
+    keys = {source: WatchedFeature(feature=f"{source}/16383").key for source in sources()}
 
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "res/1234",
-        "gemma-2-2b/20-gemmascope-res-16k",
-        "gemma-2-2b/20-gemmascope-res-16k/",
-        "gemma-2-2b/20-gemmascope-res-16k/-1",
-        "gemma-2-2b/20-gemmascope-res-16k/01",
-        "gemma-2-2b/20-gemmascope-res-16k/12\n",
-        "gemma-2-2b/20-gemmascope-res-16k/1/2",
-        "gemma-2-2b/20-gemmascope-res-16k/\u0661",
-        "gpt2-small/5/123",
-        "../20-x/1",
-    ],
-)
-def test_other_text_is_not_a_feature(text: str) -> None:
-    """What Neuronpedia does not write so, an MLP neuron among them, is no feature."""
-    assert parse_feature(text) is None
+    assert {source: FeatureKey(source, 16383) for source in sources()} == keys
 
 
 @pytest.mark.parametrize(
@@ -304,20 +285,20 @@ def test_hub_ids(text: str, repo: str, path: str, neuronpedia: str) -> None:
 
 
 def facts(sae: HubSae) -> tuple[object, ...]:
-    return sae.model, sae.format, sae.declared_l0, sae.norm_factor, sae.k
+    return sae.model, sae.format, sae.declared_l0, sae.norm_factor
 
 
 def test_a_name_brings_the_facts_of_its_sae() -> None:
-    """Model, format, L0, normalisation factor and k come with the name where they are published."""
+    """Model, format, L0, and normalisation factor come with the name where they are published."""
     gpt2 = from_release("gpt2-small-mlp-tm", "blocks.0.hook_mlp_out")
     qwen = from_hub_id("Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50/layer3.sae.pt")
     instructed = from_hub_id("google/gemma-scope-9b-it-res/layer_9/width_16k/average_l0_14")
     unlisted = from_hub_id("someone/scope/layer_9/width_16k/average_l0_33/params.npz")
 
-    assert ("openai-community/gpt2", "sae_lens", 15, 1.049317316132615, None) == facts(gpt2)
-    assert ("Qwen/Qwen3-8B-Base", "qwen_scope", 50, None, 50) == facts(qwen)
-    assert ("google/gemma-2-9b-it", "gemma_2", 14, None, None) == facts(instructed)
-    assert ("", "", 33, None, None) == facts(unlisted)
+    assert ("openai-community/gpt2", "sae_lens", 15, 1.049317316132615) == facts(gpt2)
+    assert ("Qwen/Qwen3-8B-Base", "qwen_scope", 50, None) == facts(qwen)
+    assert ("google/gemma-2-9b-it", "gemma_2", 14, None) == facts(instructed)
+    assert ("", "", 33, None) == facts(unlisted)
 
 
 @pytest.mark.parametrize(

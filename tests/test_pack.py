@@ -1,5 +1,6 @@
 """Watch packs: the same numbers as the SAE they were made of, used only while they are true."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -198,3 +199,19 @@ def test_the_origin_is_of_this_start(sae: Path, packs: PackFolder) -> None:
     load_watched(sae, FEATURES, packs=packs)
 
     assert {"repo": "r"} == load_watched(sae, FEATURES, packs=packs, origin={"repo": "r"}).origin
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_from_the_hub_must_be_what_the_hub_sent(sae: Path, tmp_path: Path, whole: bool) -> None:
+    """The hub's cache names a large file by its SHA-256; one that has another is refused."""
+    told = hashlib.sha256(sae.read_bytes()).hexdigest() if whole else "0" * 64
+    blob = tmp_path / "blobs" / told
+    blob.parent.mkdir()
+    sae.rename(blob)
+    sae.symlink_to(blob)
+
+    if whole:
+        assert told == load_watched(sae, FEATURES).digest
+    else:
+        with pytest.raises(SaeError, match="not the one the hub gave; delete it"):
+            load_watched(sae, FEATURES)

@@ -17,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from scopewatch import hub
 from scopewatch.errors import HubError, SaeError
 from scopewatch.sae.releases import HubSae, canonical, l0_of, places, releases, repositories, sources
-from scopewatch.types import FeatureKey
 
 _WEIGHTS = (
     *("params.npz", "params.safetensors", "sae_weights.safetensors", "sae.safetensors", "ae.pt"),
@@ -109,11 +108,6 @@ def from_neuronpedia(source: str, revision: str = "") -> HubSae:
     raise SaeError(f"{source!r}: no source on Neuronpedia that is known here{_close(source, sources())}")
 
 
-def neuronpedia_of(repo: str, path: str) -> str:
-    """The Neuronpedia source of an SAE on the hub; empty if it has none that is known."""
-    return _known(HubSae(repo, path)).neuronpedia
-
-
 def recognise(path: Path) -> HubSae | None:
     """The released SAE that a local path's last parts name; None if they name none.
 
@@ -130,12 +124,6 @@ def recognise(path: Path) -> HubSae | None:
         if sae.format:
             return sae
     return None
-
-
-def parse_feature(text: str) -> FeatureKey | None:
-    """A feature as Neuronpedia writes it, `gemma-2-2b/20-gemmascope-res-16k/1234`; None if it is not written so."""
-    named = _FEATURE.fullmatch(text)
-    return FeatureKey(named["source"], int(named["index"])) if named else None
 
 
 def locate(sae: HubSae, *, allow_download: bool) -> Located:

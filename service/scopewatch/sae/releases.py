@@ -13,7 +13,6 @@ from functools import cache
 from importlib.resources import files
 
 _AVERAGE_L0 = re.compile(r"(?:^|/)average_l0_(\d+)(?:/|$)")
-_L0_IN_REPO = re.compile(r"-L0_(\d+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +34,6 @@ class HubSae:
     """What activations are multiplied by first, of the SAELens SAEs whose own files do not say."""
     neuronpedia: str = ""
     """Its source there, for instance gemma-2-2b/20-gemmascope-res-16k."""
-
-    @property
-    def k(self) -> int | None:
-        """Features that fire per token, of the releases that say so in the repository's name only (Qwen-Scope)."""
-        named = _L0_IN_REPO.search(self.repo)
-        return int(named[1]) if named else None
 
     def __str__(self) -> str:
         return f"{self.repo}/{self.path}" if self.path else self.repo
