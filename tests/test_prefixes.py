@@ -175,6 +175,17 @@ def test_one_token_apart_is_apart(gemma: Path) -> None:
     assert 0 == runner([ids, other]).reused_tokens
 
 
+def test_a_block_belongs_to_what_stands_before_it(gemma: Path) -> None:
+    """Equal tokens after different beginnings are different blocks."""
+    batch = [text((first, BLOCK), (9, BLOCK), (first, 20)) for first in (1, 2)]
+    plain, reusing = a_runner(gemma, 0), a_runner(gemma, PLENTY)
+    for ids in batch * 3:
+        found = reusing([ids])
+        assert_equal(plain([ids]), found)
+
+    assert 2 * BLOCK == found.reused_tokens
+
+
 def test_a_failing_text_leaves_no_block(house: House) -> None:
     """A text on which the reader overflows is kept by nobody, and others with its beginning are read right."""
     encoder = open_sae(house.saes["mid"]).encoder(range(64))
