@@ -18,7 +18,6 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from scopewatch.config import Config
 from scopewatch.engine.build import Engine, build_engine, choices
-from scopewatch.engine.reader import ATTENTION
 from scopewatch.watchlist import load_watchlist
 from subjects import Subject, TokenIds
 
@@ -159,7 +158,7 @@ def _jumprelu(stream: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.T
 
 
 def _attention(subject: Subject) -> str:
-    return ATTENTION[subject.config.model_type]
+    return "eager" if subject.config.model_type == "gemma2" else "sdpa"
 
 
 def transformers(subject: Subject, device: torch.device) -> Contender:

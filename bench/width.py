@@ -102,7 +102,7 @@ def score(folder: Path, files: dict[str, Path]) -> dict[str, float]:
     for name, file in files.items():
         reader = load_reader(folder / "reader", name="r", revision="", deepest_layer=0, device="auto", dtype="auto")
         encoder = open_sae(file).encoder(watched(WIDTHS[name]))
-        runners[name] = Runner(reader, [PlacedEncoder(Hookpoint(0), encoder)], max_batch_tokens=4096)
+        runners[name] = Runner(reader, [PlacedEncoder(Hookpoint(0), encoder)], row_tokens=4096)
     rng = np.random.default_rng(0)
     batch = [rng.integers(0, 512, size=256).astype(np.int32) for _ in range(4)]
     times: dict[str, list[float]] = {name: [] for name in files}

@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from conftest import gemma_tokenizer
+from scopewatch.engine.linear import PackedLinear
 
 FAMILIES = ("gemma2", "gemma3_text", "gemma3", "llama", "mistral", "qwen2", "qwen3")
 HIDDEN = 32
@@ -118,6 +119,12 @@ _CLASSES: dict[str, type[PreTrainedModel]] = {
     "qwen2": Qwen2ForCausalLM,
     "qwen3": Qwen3ForCausalLM,
 }
+
+
+def weight_count(model: torch.nn.Module) -> int:
+    """Numbers in a model, those of packed layers too."""
+    packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    return sum([*(p.numel() for p in model.parameters()), *(m.in_features * m.out_features for m in packed)])
 
 
 def save_weights(family: str, directory: Path, *, seed: int = 0) -> Path:

@@ -21,8 +21,8 @@ def batch(mark: int) -> Batch:
 
 
 def answer_to(given: Batch) -> EncodedBatch:
-    """A batch's answer; `padded_tokens` repeats the mark, to tell answers apart."""
-    return EncodedBatch([], forward_s=0.0, encode_s=0.0, padded_tokens=int(given[0][0]))
+    """A batch's answer; `reused_tokens` repeats the mark, to tell answers apart."""
+    return EncodedBatch([], forward_s=0.0, encode_s=0.0, reused_tokens=int(given[0][0]))
 
 
 class Gate:
@@ -77,7 +77,7 @@ async def stop_is_asked(engine: EngineThread) -> None:
 async def outcomes(*waiters: asyncio.Task[EncodedBatch]) -> list[Any]:
     """What each waiter got: its mark, or the class of its exception."""
     found = await asyncio.wait_for(asyncio.gather(*waiters, return_exceptions=True), timeout=30)
-    return [type(f) if isinstance(f, BaseException) else f.padded_tokens for f in found]
+    return [type(f) if isinstance(f, BaseException) else f.reused_tokens for f in found]
 
 
 Start = Callable[[Run], EngineThread]

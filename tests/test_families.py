@@ -26,9 +26,11 @@ from families import (
     rename_weights,
     save_family,
     save_weights,
+    weight_count,
 )
 from scopewatch.engine.hookpoints import SITES, Hookpoint, parse_hookpoint, sites, tap, width
-from scopewatch.engine.reader import ATTENTION, Reader, load_reader
+from scopewatch.engine.reader import FAMILIES as SUPPORTED
+from scopewatch.engine.reader import Reader, load_reader
 from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import ReaderError, SaeError
 from scopewatch.types import Pair, Segment, TokenisedPair
@@ -323,7 +325,7 @@ def test_bos_is_read_and_never_scored(family: str, chat: bool, tmp_path: Path) -
 
 def test_every_supported_family_is_tested_here() -> None:
     """A family that loads has hookpoints and stands in this file."""
-    assert set(FAMILIES) == set(ATTENTION) == set(SITES)
+    assert set(FAMILIES) == SUPPORTED == set(SITES)
 
 
 SPELLINGS = {
@@ -476,9 +478,7 @@ def test_only_what_is_watched_is_loaded(subject: Subject, deepest_layer: int) ->
 
     loaded = load(subject.directory, deepest_layer=deepest_layer)
 
-    assert sum(p.numel() for part in parts for p in part.parameters()) == sum(
-        p.numel() for p in loaded.model.parameters()
-    )
+    assert sum(p.numel() for part in parts for p in part.parameters()) == weight_count(loaded.model)
     assert (deepest_layer + 1, LAYERS) == (loaded.identity.layers_run, loaded.identity.layers_total)
     assert subject.family == loaded.identity.model_type
     assert (HIDDEN, 512) == (loaded.hidden_size, loaded.context)
@@ -630,11 +630,9 @@ def test_what_a_family_adds_to_attention_matters_here(
     assert difference(activations(load(directory), Hookpoint(3)), whole) > 1e-3
 
 
-def test_attention_is_the_kind_the_family_needs(subject: Subject) -> None:
-    """Eager attention for Gemma 2, whose logits are capped, and torch's own for all others; the identity says which."""
-    expected = "eager" if subject.family == "gemma2" else "sdpa"
-
-    assert (expected, expected) == (
+def test_attention_is_ours(subject: Subject) -> None:
+    """Every family runs the attention for packed texts; the identity says so."""
+    assert ("packed", "packed") == (
         subject.reader.model.config._attn_implementation,
         subject.reader.identity.attention,
     )

@@ -379,7 +379,7 @@ def test_what_runs_is_described(metrics: Metrics, registry: CollectorRegistry) -
         "digest": "d" * 12,
         "dtype": "float32",
         "device": "cpu",
-        "attention": "eager",
+        "attention": "packed",
     }
     late = {"sae": "late", "hookpoint": "layers.1.resid_post", "architecture": "jumprelu", "digest": "1" * 12}
     wanted = [
@@ -412,7 +412,7 @@ def test_score_histograms_equal_those_of_the_client_library(scores: list[float])
         series.observe(value)
         part = IndicatorScore("quiet", value, 1e9, flagged=False, severity="low", calibrated=False)
         pair = ScoredPair(Verdict.PASS, (part,), coverage, "second", Timings(), cached=False)
-        metrics.pairs_scored([pair], [np.empty(0, np.intp)])
+        metrics.pairs_scored([pair], [metrics.moves("second", [part], np.empty(0, np.int32))])
 
     def shown(where: CollectorRegistry) -> dict[tuple[str, str], float]:
         return {

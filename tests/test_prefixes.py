@@ -47,7 +47,7 @@ def a_runner(directory: Path, prefix_bytes: int) -> Runner:
     ]
     places = [Hookpoint(1), Hookpoint(2, "mlp_out")]
     placed = [PlacedEncoder(place, encoder) for place, encoder in zip(places, encoders, strict=True)]
-    return Runner(a_reader(directory), placed, max_batch_tokens=2048, prefix_bytes=prefix_bytes)
+    return Runner(a_reader(directory), placed, row_tokens=2048, prefix_bytes=prefix_bytes)
 
 
 def text(*parts: tuple[int, int]) -> Ids:
@@ -85,7 +85,7 @@ def test_a_shared_beginning_changes_nothing(family: Path) -> None:
     """In every reader family: a batch under one system prompt, and its repetition, equal each text read alone."""
     batch = [text(SYSTEM, (2, 30)), text(SYSTEM, (3, 70)), text((4, 40)), text(SYSTEM, (5, 1)), text(SYSTEM)]
     plain, reusing = a_runner(family, 0), a_runner(family, PLENTY)
-    alone = EncodedBatch([plain([ids]).activations[0] for ids in batch], 0, 0, 0)
+    alone = EncodedBatch([plain([ids]).activations[0] for ids in batch], 0, 0)
 
     for _ in range(3):
         found = reusing(batch)
@@ -122,10 +122,15 @@ def test_what_nobody_repeats_is_not_kept(gemma: Path) -> None:
 def test_a_beginning_that_several_texts_share_is_read_once(gemma: Path) -> None:
     """Of a batch under one system prompt the prompt's blocks are computed once, also the first time."""
     batch = [text(SYSTEM, (seed, 40)) for seed in range(2, 10)]
-    found = a_runner(gemma, PLENTY)(batch)
+    runner = a_runner(gemma, PLENTY)
+    read: list[int] = []
+    runner._reader.model.register_forward_pre_hook(
+        lambda _module, _arguments, inputs: read.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    found = runner(batch)
 
     assert 7 * 2 * BLOCK == found.reused_tokens
-    assert 2 * BLOCK + 8 * (20 + 40) == found.padded_tokens
+    assert [2 * BLOCK, 8 * (20 + 40)] == read
 
 
 @pytest.mark.parametrize("blocks", [0.5, 1, 2.5])
@@ -190,7 +195,7 @@ def test_a_failing_text_leaves_no_block(house: House) -> None:
     """A text on which the reader overflows is kept by nobody, and others with its beginning are read right."""
     encoder = open_sae(house.saes["mid"]).encoder(range(64))
     reader = a_reader(house.reader)
-    runner = Runner(reader, [PlacedEncoder(Hookpoint(1), encoder)], max_batch_tokens=2048, prefix_bytes=PLENTY)
+    runner = Runner(reader, [PlacedEncoder(Hookpoint(1), encoder)], row_tokens=2048, prefix_bytes=PLENTY)
     bad = text((1, 100), (2, 30))
     bad[3] = 450
     weights = reader.model.get_input_embeddings().weight

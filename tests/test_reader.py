@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma2ForCausalLM
 
 from conftest import House, gemma_config, save_reader
+from families import weight_count
 from scopewatch.config import Config
 from scopewatch.engine.build import Engine, ReaderChoice, SaeChoice, build_engine, choices
 from scopewatch.engine.inspect import token_activations
@@ -64,9 +65,7 @@ def test_only_layers_down_to_the_deepest_watched_one_are_loaded(house: House, de
 
     loaded = load(house.reader, deepest_layer=deepest_layer)
 
-    assert sum(p.numel() for part in parts for p in part.parameters()) == sum(
-        p.numel() for p in loaded.model.parameters()
-    )
+    assert sum(p.numel() for part in parts for p in part.parameters()) == weight_count(loaded.model)
     assert (deepest_layer + 1, 4) == (loaded.identity.layers_run, loaded.identity.layers_total)
     assert deepest_layer + 1 == len(loaded.layers)
 
@@ -164,10 +163,10 @@ def test_the_cap_matters_on_the_test_reader(house: House) -> None:
 
 
 def test_attention_is_the_one_that_caps(house: House) -> None:
-    """Gemma 2 runs eager attention, whatever transformers would choose, and the reader's identity says so."""
+    """A reader runs our attention, whatever transformers would choose, and its identity says so."""
     loaded = load(house.reader)
 
-    assert ("eager", "eager") == (loaded.model.config._attn_implementation, loaded.identity.attention)
+    assert ("packed", "packed") == (loaded.model.config._attn_implementation, loaded.identity.attention)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {

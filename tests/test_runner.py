@@ -171,13 +171,13 @@ def test_company_does_not_change_a_pair(lab: Lab, lengths: list[int], seed: int)
         assert_same(*lab.reference(ids), one)
 
 
-@pytest.mark.parametrize("max_batch_tokens", [1, 40, 200, 450, 10_000])
-def test_grouping_does_not_change_a_pair(house: House, max_batch_tokens: int) -> None:
+@pytest.mark.parametrize("row_tokens", [1, 40, 200, 450, 10_000])
+def test_the_length_of_rows_does_not_change_a_pair(house: House, row_tokens: int) -> None:
     """However a batch is cut into forward passes, every pair keeps its place and its activations."""
     watched = [Watched("late", house.saes["late"], 2, list(range(D_SAE)))]
     encoder = PlacedEncoder(Hookpoint(2), open_sae(house.saes["late"]).encoder(watched[0].features))
     reader = a_reader(house)
-    runner = Runner(reader, [encoder], max_batch_tokens=max_batch_tokens)
+    runner = Runner(reader, [encoder], row_tokens=row_tokens)
     passes = watch_passes(reader)
     reference = Reference(house.reader, watched)
     rng = np.random.default_rng(5)
@@ -187,9 +187,8 @@ def test_grouping_does_not_change_a_pair(house: House, max_batch_tokens: int) ->
 
     for ids, one in zip(batch, encoded.activations, strict=True):
         assert_same(*reference(ids), one)
-    assert len(batch) == sum(rows for rows, _ in passes)
-    assert encoded.padded_tokens == sum(rows * columns for rows, columns in passes)
-    assert {True} == {rows * columns <= max_batch_tokens or rows == 1 for rows, columns in passes}
+    assert sum(map(len, batch)) == sum(columns for _, columns in passes)
+    assert {True} == {(rows, columns <= max(row_tokens, 150)) == (1, True) for rows, columns in passes}
 
 
 def test_sae_lens_gives_the_same_activations(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,20 +260,20 @@ def test_activations_are_sorted_positive_and_typed(lab: Lab) -> None:
         assert (np.int32, np.int32, np.float32) == (encoded.token.dtype, encoded.column.dtype, encoded.value.dtype)
 
 
-def test_timings_and_padding_are_reported(lab: Lab) -> None:
-    """A batch reports the tokens it computed, padding included, and times that are not negative."""
+def test_timings_are_reported(lab: Lab) -> None:
+    """A batch reports times that are not negative, and no reuse where nothing was kept."""
     rng = np.random.default_rng(7)
 
     encoded = lab.engine.runner([random_ids(rng, length) for length in (20, 18)])
 
-    assert 2 * 20 == encoded.padded_tokens
+    assert 0 == encoded.reused_tokens
     assert encoded.forward_s >= 0
     assert encoded.encode_s >= 0
 
 
 def test_an_empty_batch_is_answered(lab: Lab) -> None:
     """Nothing in, nothing out."""
-    assert EncodedBatch([], 0.0, 0.0, 0).activations == lab.engine.runner([]).activations
+    assert EncodedBatch([], 0.0, 0.0).activations == lab.engine.runner([]).activations
 
 
 # Failures.
@@ -287,7 +286,7 @@ def a_reader(house: House, deepest_layer: int = 2) -> Reader:
 
 
 def watch_passes(reader: Reader) -> list[tuple[int, int]]:
-    """The padded shape of every forward pass, as it goes by."""
+    """The shape of every forward pass's row, as it goes by."""
     passes: list[tuple[int, int]] = []
 
     def see(_module: object, _arguments: object, inputs: dict[str, torch.Tensor]) -> None:
@@ -329,7 +328,7 @@ def bench(house: House) -> Bench:
         PlacedEncoder(Hookpoint(layer), open_sae(house.saes[name]).encoder(range(D_SAE)))
         for layer, name in ((1, "mid"), (2, "late"))
     ]
-    return Bench(reader, Runner(reader, encoders, max_batch_tokens=4096))
+    return Bench(reader, Runner(reader, encoders, row_tokens=4096))
 
 
 def a_batch(lengths: Sequence[int] = (30, 40, 35, 12, 40, 33), *, marked: Sequence[int] = ()) -> list[Ids]:
@@ -365,7 +364,7 @@ def test_an_sae_that_overflows_is_no_silence(house: House) -> None:
     """Activations too large for float32 fail the pair rather than count as none."""
     encoder = open_sae(house.saes["mid"]).encoder([3, 4])
     encoder.W_enc[:] = np.finfo(np.float32).max * np.sign(encoder.W_enc)
-    runner = Runner(a_reader(house), [PlacedEncoder(Hookpoint(1), encoder)], max_batch_tokens=4096)
+    runner = Runner(a_reader(house), [PlacedEncoder(Hookpoint(1), encoder)], row_tokens=4096)
 
     (outcome,) = runner(a_batch([20])).activations
 
@@ -401,18 +400,18 @@ def test_a_failure_leaves_nothing_behind(bench: Bench) -> None:
 
 
 def test_too_large_a_pass_is_halved(bench: Bench) -> None:
-    """If the device has no memory for a padded group, smaller groups answer every pair."""
+    """If the device has no memory for a row, shorter ones answer every pair."""
     healthy = summary(bench.runner(a_batch()))
     passes = watch_passes(bench.reader)
 
     def run_out(_module: object, _arguments: object, inputs: dict[str, torch.Tensor]) -> None:
-        if len(inputs["input_ids"]) > 2:
+        if inputs["input_ids"].shape[1] > 100:
             raise torch.OutOfMemoryError("too much")
 
     bench.reader.model.register_forward_pre_hook(run_out, with_kwargs=True)
 
     assert healthy == summary(bench.runner(a_batch()))
-    assert max(rows for rows, _ in passes) > 2
+    assert max(columns for _, columns in passes) > 100
 
 
 @pytest.mark.parametrize("layer", [None, 2])

@@ -3,6 +3,8 @@
 import json
 import logging
 import sys
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -24,9 +26,36 @@ class _JsonFormatter(logging.Formatter):
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        extra = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _STANDARD)
+        extra = " ".join(f"{key}={_plain(value)}" for key, value in vars(record).items() if key not in _STANDARD)
         line = f"{record.levelname.lower():7} {record.getMessage()}{' ' + extra if extra else ''}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _plain(value: object) -> object:
+    return f"({', '.join(f'{k} {v}' for k, v in value.items())})" if isinstance(value, Mapping) else value
+
+
+class Laps:
+    """Consecutive parts of one piece of work, which leave no time out.
+
+    Args:
+        since_s: When it began, on the monotonic clock; by default, now.
+    """
+
+    def __init__(self, since_s: float | None = None) -> None:
+        self._last_s = time.monotonic() if since_s is None else since_s
+        self.seconds: dict[str, float] = {}
+        """What each part took, in order."""
+
+    def end(self, part: str) -> None:
+        """Counts the time since the last end as this part's."""
+        self.take({part: time.monotonic() - self._last_s})
+
+    def take(self, parts: Mapping[str, float]) -> None:
+        """Counts parts, in seconds, that someone else measured since the last end."""
+        for part, seconds in parts.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+            self._last_s += seconds
 
 
 def configure(level: str, fmt: str) -> None:

@@ -1,8 +1,8 @@
 """Every Prometheus instrument, declared once and passed in. No label carries text, an id or a caller's label."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections import Counter as Tally
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from scopewatch.types import Coverage, EngineIdentity, ScoredPair, Timings
+from scopewatch.types import Coverage, EngineIdentity, IndicatorScore, ScoredPair, Timings
 from scopewatch.watchlist import Watchlist
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -73,17 +73,25 @@ class _Histograms(Collector):
         self._about = (f"scopewatch_{name}", text)
         self._labels = labels
         self._bounds = bounds
-        self._series: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+        self._series: dict[tuple[str, ...], tuple[NDArray[np.int64], list[float]]] = {}
         registry.register(self)
 
-    def start(self, *labels: str) -> None:
-        """A series, from 0."""
-        self._series.setdefault(labels, ([0] * (len(self._bounds) + 1), [0.0]))
+    @property
+    def buckets(self) -> int:
+        """Of each series."""
+        return len(self._bounds) + 1
 
-    def observe(self, value: float, *labels: str) -> None:
+    def start(self, counts: NDArray[np.int64], *labels: str) -> None:
+        """A series whose counts are these; whoever moves them without `observe` leaves its sum where it is."""
+        self._series[labels] = counts, [0.0]
+
+    def bucket(self, value: float) -> int:
+        return bisect_left(self._bounds, value)
+
+    def observe(self, value: float, times: int, *labels: str) -> None:
         counts, total = self._series[labels]
-        counts[bisect_left(self._bounds, value)] += 1
-        total[0] += value
+        counts[self.bucket(value)] += times
+        total[0] += value * times
 
     def collect(self) -> Iterable[Metric]:
         name, text = self._about
@@ -92,29 +100,26 @@ class _Histograms(Collector):
         bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
         for values, (counts, (total,)) in list(self._series.items()):
             labels = dict(zip(self._labels, values, strict=True))
-            for bound, count in zip(bounds, accumulate(counts), strict=True):
+            cumulated = np.cumsum(counts).tolist()
+            for bound, count in zip(bounds, cumulated, strict=True):
                 family.add_sample(f"{name}_bucket", labels | {"le": bound}, count)
-            family.add_sample(f"{name}_count", labels, sum(counts))
+            family.add_sample(f"{name}_count", labels, cumulated[-1])
             if self._bounds[0] >= 0:
                 family.add_sample(f"{name}_sum", labels, total)
         yield family
 
 
 class _FiredFeatures(Collector):
-    """The one metric of which a pair moves a hundred series, so they move as one array."""
+    """In how many pairs features fired."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._names: list[str] = []
         self._counts = np.zeros(0, np.int64)
         registry.register(self)
 
-    def start(self, names: list[str]) -> None:
-        """Series of these names, from 0."""
-        self._names, self._counts = names, np.zeros(len(names), np.int64)
-
-    def add(self, fired: Sequence[NDArray[np.intp]]) -> None:
-        """Counts pairs, each with the indices of its series."""
-        self._counts += np.bincount(np.concatenate(fired), minlength=len(self._counts))
+    def start(self, names: list[str], counts: NDArray[np.int64]) -> None:
+        """Series of these names, whose counts are these."""
+        self._names, self._counts = names, counts
 
     def collect(self) -> Iterable[Metric]:
         family = CounterMetricFamily(
@@ -158,21 +163,22 @@ class Metrics:
         self._fired = _FiredFeatures(registry)
         self._tokens = counter("tokens_total", "Tokens read, by segment.", "segment")
         self._batch_pairs = histogram("batch_pairs", "Pairs in one engine batch.", _TOKENS[:9])
-        self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch, without padding.", _TOKENS)
-        self._batch_fill = histogram(
-            "batch_fill_ratio",
-            "Share of computed tokens that are not padding.",
-            (0.25, 0.5, 0.75, 0.9, 0.95, 1),
+        self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", _TOKENS)
+        self._reused_tokens = Counter(
+            "scopewatch_reused_tokens_total",
+            "Tokens of batches that were known and not computed again.",
+            registry=registry,
         )
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for the engine.")
         self._dropped = counter("queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason")
         self._stages = _Histograms(registry, "stage_seconds", "Time per stage and pair.", _SECONDS, "stage")
         for stage in _STAGES:
-            self._stages.start(stage)
+            self._stages.start(np.zeros(self._stages.buckets, np.int64), stage)
         self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result")
         self._cache_writes = counter("cache_writes_total", "Cache writes.", "result")
         self.cache_breaker_open = gauge("cache_breaker_open", "1 while the cache is not asked because it failed.")
         self.ready = gauge("ready", "1 while the service accepts pairs.")
+        self._startup = gauge("startup_seconds", "What each part of the start took, one after another.", "part")
         self._build = Info("scopewatch_build", "Versions.", registry=registry)
         self._reader = Info("scopewatch_reader", "The reader as it runs.", registry=registry)
         self._sae = gauge("sae_info", "SAEs in use.", "sae", "hookpoint", "architecture", "digest")
@@ -191,7 +197,11 @@ class Metrics:
         )
         self._rpc_received = rpc("msg_received_total", "RPC messages received.")
         self._rpc_sent = rpc("msg_sent_total", "RPC messages sent.")
+        self._moved = np.zeros(0, np.int64)
+        """All that `moves` counts: features that fired, then the buckets of each indicator's scores."""
         self._series = np.empty(0, np.intp)
+        self._buckets: dict[tuple[str, str], int] = {}
+        """Where those of an indicator begin, by watchlist and indicator."""
 
     def describe(self, identity: EngineIdentity, watchlists: Iterable[Watchlist], versions: dict[str, str]) -> None:
         """Publishes what runs, and starts every series at 0 so that rates have a first point."""
@@ -211,8 +221,15 @@ class Metrics:
             self._sae.labels(sae.name, sae.hookpoint, sae.architecture, sae.digest[:12]).set(1)
         named = [str(feature) for feature in identity.features[: self._max_feature_series]]
         self._series = np.minimum(np.arange(len(identity.features)), self._max_feature_series)
-        others = [OTHER_FEATURES] * (len(named) < len(identity.features))
-        self._fired.start(named + others)
+        named += [OTHER_FEATURES] * (len(named) < len(identity.features))
+        watchlists = list(watchlists)
+        scored = [(watchlist.name, indicator.name) for watchlist in watchlists for indicator in watchlist.indicators]
+        size = self._scores.buckets
+        self._buckets = {labels: len(named) + number * size for number, labels in enumerate(scored)}
+        self._moved = np.zeros(len(named) + len(scored) * size, np.int64)
+        self._fired.start(named, self._moved[: len(named)])
+        for labels, begin in self._buckets.items():
+            self._scores.start(self._moved[begin : begin + size], *labels)
         for watchlist in watchlists:
             self._watchlist.labels(watchlist.name, watchlist.digest[:12]).set(1)
             uncalibrated = sum(not indicator.calibrated for indicator in watchlist.indicators)
@@ -220,34 +237,52 @@ class Metrics:
             for verdict in ("pass", "flag"):
                 self._pairs[watchlist.name, verdict]
             for indicator in watchlist.indicators:
-                self._scores.start(watchlist.name, indicator.name)
                 self._flags[watchlist.name, indicator.name, indicator.severity]
 
-    def series_of(self, columns: NDArray[np.int32]) -> NDArray[np.intp]:
-        """Which feature series a pair counts in, each once, from the columns that fired."""
-        return np.unique(self._series[columns])
+    def moves(
+        self, watchlist: str, indicators: Sequence[IndicatorScore], columns: NDArray[np.int32]
+    ) -> NDArray[np.intp]:
+        """Indices of what a judgement counts, for `pairs_scored`: found once, since most pairs move a hundred series.
 
-    def pairs_scored(self, pairs: Sequence[ScoredPair], fired: Sequence[NDArray[np.intp]]) -> None:
+        Args:
+            watchlist: That it is by.
+            indicators: Their scores.
+            columns: That fired on text; each counts once.
+        """
+        scored = [
+            self._buckets[watchlist, score.name] + self._scores.bucket(score.score)
+            for score in indicators
+            if not score.skipped_reason
+        ]
+        return np.concatenate([np.unique(self._series[columns]), np.array(scored, np.intp)])
+
+    def pairs_scored(self, pairs: Sequence[ScoredPair], moved: Sequence[NDArray[np.intp]]) -> None:
         """Counts verdicts with their tokens, stages, indicators and features that fired.
 
         Args:
             pairs: At least one.
-            fired: What `series_of` says of each.
+            moved: What `moves` says of each.
         """
-        for pair in pairs:
-            self._pairs[pair.watchlist, pair.verdict].inc()
-            self._count_indicators(pair)
-            self._observe(pair.timings)
+        self._moved += np.bincount(np.concatenate(moved), minlength=len(self._moved))
+        for (watchlist, verdict), count in Tally((pair.watchlist, pair.verdict) for pair in pairs).items():
+            self._pairs[watchlist, verdict].inc(count)
+        for timings, count in Tally(pair.timings for pair in pairs).items():
+            self._observe(timings, count)
+        self._count_indicators(pairs)
         self._count_tokens([pair.coverage for pair in pairs])
-        self._fired.add(fired)
+
+    def started(self, parts_s: Mapping[str, float]) -> None:
+        """Publishes what each part of the start took."""
+        for part, seconds in parts_s.items():
+            self._startup.labels(part).set(seconds)
 
     def pair_failed(self, reason: str) -> None:
         self._failed[reason,].inc()
 
-    def batch_encoded(self, pairs: int, tokens: int, padded_tokens: int) -> None:
+    def batch_encoded(self, pairs: int, tokens: int, reused_tokens: int) -> None:
         self._batch_pairs.observe(pairs)
         self._batch_tokens.observe(tokens)
-        self._batch_fill.observe(tokens / max(padded_tokens, 1))
+        self._reused_tokens.inc(reused_tokens)
 
     def queue_dropped(self, reason: str) -> None:
         self._dropped[reason,].inc()
@@ -272,14 +307,18 @@ class Metrics:
         if code == "OK":
             self._rpc_sent[kind, service, method].inc()
 
-    def _count_indicators(self, pair: ScoredPair) -> None:
-        for score in pair.indicators:
-            if score.skipped_reason:
-                self._skipped[pair.watchlist, score.name, score.skipped_reason].inc()
-                continue
-            self._scores.observe(score.score, pair.watchlist, score.name)
-            if score.flagged:
-                self._flags[pair.watchlist, score.name, score.severity].inc()
+    def _count_indicators(self, pairs: Sequence[ScoredPair]) -> None:
+        skipped: Tally[tuple[str, str, str]] = Tally()
+        flagged: Tally[tuple[str, str, str]] = Tally()
+        for pair in pairs:
+            for score in pair.indicators:
+                if score.skipped_reason:
+                    skipped[pair.watchlist, score.name, score.skipped_reason] += 1
+                elif score.flagged:
+                    flagged[pair.watchlist, score.name, score.severity] += 1
+        for metric, counts in ((self._skipped, skipped), (self._flags, flagged)):
+            for labels, count in counts.items():
+                metric[labels].inc(count)
 
     def _count_tokens(self, coverages: Sequence[Coverage]) -> None:
         tokens = prompt = response = history = 0
@@ -300,7 +339,7 @@ class Metrics:
             if getattr(coverage, f"{segment}_tokens_dropped"):
                 self._truncated[segment,].inc()
 
-    def _observe(self, timings: Timings) -> None:
+    def _observe(self, timings: Timings, pairs: int) -> None:
         for stage, name in _STAGES.items():
             if seconds := getattr(timings, name):
-                self._stages.observe(seconds, stage)
+                self._stages.observe(seconds, pairs, stage)

@@ -110,8 +110,6 @@ class EncodedBatch:
     """In the order of the input; an exception where the reader failed on that pair alone."""
     forward_s: float
     encode_s: float
-    padded_tokens: int
-    """Tokens computed, padding included."""
     reused_tokens: int = 0
     """Tokens that were not computed, since the same beginning had been before."""
 

@@ -11,9 +11,10 @@ import torch
 from scopewatch.config import Config
 from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint, width
 from scopewatch.engine.reader import find_reader, load_reader
-from scopewatch.engine.runner import PlacedEncoder, Runner
+from scopewatch.engine.runner import ROW_TOKENS, PlacedEncoder, Runner
 from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import HubError, NoSuchFeature, ReaderError, SaeError, WatchlistError
+from scopewatch.logs import Laps
 from scopewatch.sae.pack import PackFolder, WatchedSae, load_watched
 from scopewatch.sae.source import locate
 from scopewatch.types import EngineIdentity, SaeIdentity
@@ -102,12 +103,21 @@ def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderChoice, list[SaeChoi
     return readers[0], [saes[name] for name in sorted(saes) if saes[name].wanted]
 
 
-def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], config: Config) -> Engine:
+def build_engine(
+    reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], config: Config, laps: Laps | None = None
+) -> Engine:
     """Loads a reader down to the deepest watched layer, its tokenizer and the watched columns of its SAEs.
+
+    Args:
+        reader_choice: The reader.
+        sae_choices: At least one.
+        config: Settings.
+        laps: Is told what took how long: `saes`, `reader` (with the digest of its weights), `tokenizer`.
 
     Raises:
         SetupError: A file, setting or watchlist entry is wrong; the message names it.
     """
+    laps = laps or Laps()
     # One core is left to the event loop and the tokenizer: where threads outnumber cores, each layer waits for the
     # scheduler.
     torch.set_num_threads(config.torch_threads or max(1, torch.get_num_threads() - 1))
@@ -115,6 +125,7 @@ def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], 
         reader_choice.path, reader_choice.hub_id, reader_choice.revision, allow_download=config.allow_download
     )
     saes = [_load_sae(choice, config) for choice in sae_choices]
+    laps.end("saes")
     reader = load_reader(
         directory,
         name=reader_choice.name,
@@ -132,6 +143,7 @@ def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], 
                     f"the SAE reads vectors of {sae.watched.d_in}, {sae.hookpoint} of the reader has {there}; "
                     "it was made for another model or another place in it"
                 )
+    laps.end("reader")
     max_tokens = min(config.max_tokens, reader.context)
     tokeniser = Tokeniser(directory, max_tokens=max_tokens)
     if tokeniser.size > reader.vocabulary:
@@ -140,12 +152,13 @@ def build_engine(reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], 
             f"reader {directory}: the tokenizer has {tokeniser.size} tokens, the model embeds {reader.vocabulary}; "
             "they do not belong together"
         )
+    laps.end("tokenizer")
     return Engine(
         tokeniser=tokeniser,
         runner=Runner(
             reader,
             [PlacedEncoder(sae.hookpoint, sae.watched.encoder) for sae in saes],
-            max_batch_tokens=config.max_batch_tokens,
+            row_tokens=min(config.max_batch_tokens, ROW_TOKENS[reader.device.type]),
             prefix_bytes=config.prefix_cache_bytes,
         ),
         identity=EngineIdentity(

@@ -9,12 +9,11 @@ import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
 
 from scopewatch.types import Activations
 
@@ -34,6 +33,14 @@ class Block:
     """Per layer, each of shape (kv_heads, 64, head_dim)."""
     activations: Activations
     """Tokens counted from the block's first."""
+
+    @classmethod
+    def of(cls, keys_values: Sequence[tuple[torch.Tensor, torch.Tensor]], number: int, whole: Activations) -> Self:
+        """Block `number` of a text, from its keys and values per layer and the activations of the whole text."""
+        start = number * BLOCK
+        inside = (whole.token >= start) & (whole.token < start + BLOCK)
+        token = whole.token[inside] - np.int32(start)
+        return cls(tuple(keys_values), Activations(BLOCK, token, whole.column[inside], whole.value[inside]))
 
     @property
     def nbytes(self) -> int:
@@ -125,38 +132,6 @@ class Prefixes:
         """Whether so many blocks would push out their own first ones."""
         known = next(iter(self._blocks.values()), None)
         return known is not None and blocks * known.nbytes > self._max_bytes
-
-
-def cache_of(rows: Sequence[Sequence[Block]]) -> DynamicCache:
-    """A transformers cache that holds as many blocks for every row.
-
-    Sliding-window layers get all of it too; their mask leaves out what lies outside the window.
-    """
-    cache = DynamicCache()
-    if rows and rows[0]:
-        for layer in range(len(rows[0][0].keys_values)):
-            keys, values = (
-                torch.stack([torch.cat([block.keys_values[layer][part] for block in row], dim=1) for row in rows])
-                for part in (0, 1)
-            )
-            cache.update(keys, values, layer)
-    return cache
-
-
-def block_of(cache: DynamicCache, row: int, number: int, activations: Activations) -> Block:
-    """Block `number` of a row of a cache after reading, copied out of it."""
-    place = slice(number * BLOCK, (number + 1) * BLOCK)
-    layers: Sequence[Any] = cache.layers
-    inside = (activations.token >= place.start) & (activations.token < place.stop)
-    return Block(
-        tuple((layer.keys[row, :, place].clone(), layer.values[row, :, place].clone()) for layer in layers),
-        Activations(
-            BLOCK,
-            activations.token[inside] - np.int32(place.start),
-            activations.column[inside],
-            activations.value[inside],
-        ),
-    )
 
 
 def joined(known: Iterable[Block], rest: Activations) -> Activations:

@@ -12,6 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from scopewatch.engine.attention import register_attention
+from scopewatch.engine.linear import pack_linears
 from scopewatch.engine.weight_files import digest, text_weights
 from scopewatch.errors import ConfigError, HubError, ReaderError
 from scopewatch.hub import snapshot
@@ -20,18 +22,8 @@ from scopewatch.types import ReaderIdentity
 log = logging.getLogger(__name__)
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
-ATTENTION = {
-    "gemma2": "eager",
-    "gemma3": "sdpa",
-    "gemma3_text": "sdpa",
-    "llama": "sdpa",
-    "mistral": "sdpa",
-    "qwen2": "sdpa",
-    "qwen3": "sdpa",
-}
-"""Attention implementation per supported model type. `gemma3` is the multimodal wrapper; only its text model is loaded.
-Gemma 2 soft-caps its attention logits, which `sdpa` cannot: transformers 5.18 dropped the cap without a word, 5.23
-refuses."""
+FAMILIES = frozenset({"gemma2", "gemma3", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
+"""Supported model types. `gemma3` is the multimodal wrapper; only its text model is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +97,26 @@ def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int
     config.num_hidden_layers = deepest_layer + 1
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: deepest_layer + 1]
-    model = _load_model(directory, config, kind)
+    attention = register_attention(place)
+    weights = text_weights(directory, config.num_hidden_layers)
+    weights_digest = digest(directory, weights)
+    model = _load_model(directory, config, weights, kind, attention)
     torch.nn.Module.to(model, place).train(mode=False)
     model.requires_grad_(requires_grad=False)
+    if place.type == "cpu" and kind == torch.float32:
+        pack_linears(model)
     layers: Any = model.layers
-    _assert_attention(model, directory)
+    _assert_attention(model, attention, directory)
     identity = ReaderIdentity(
         name=name,
         revision=revision,
         model_type=model_type,
-        digest=digest(directory),
+        digest=weights_digest.result(),
         layers_run=deepest_layer + 1,
         layers_total=layers_total,
         dtype=str(kind).removeprefix("torch."),
         device=place.type,
-        attention=ATTENTION[model_type],
+        attention=attention,
         chat_template=False,
     )
     return Reader(model, layers, identity, config.hidden_size, config.max_position_embeddings, config.vocab_size, place)
@@ -132,8 +129,8 @@ def _config(directory: Path) -> tuple[str, Any]:
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         told = " ".join(str(error).split())
         raise ReaderError(f"reader {directory}: config.json: {told}") from None
-    if config.model_type not in ATTENTION:
-        supported = ", ".join(sorted(ATTENTION))
+    if config.model_type not in FAMILIES:
+        supported = ", ".join(sorted(FAMILIES))
         raise ReaderError(
             f"reader {directory}: model type {config.model_type!r} is not supported yet; supported: {supported}"
         )
@@ -148,21 +145,22 @@ def _config(directory: Path) -> tuple[str, Any]:
     return config.model_type, text
 
 
-def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+def _load_model(
+    directory: Path, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, attention: str
+) -> PreTrainedModel:
     quiet: Any = transformers_logging
     # Its report names what is wrong with the weights, which is checked below.
     quiet.set_verbosity_error()
     if not sys.stderr.isatty():
         quiet.disable_progress_bar()
     family: Any = MODEL_MAPPING[type(config)]
-    weights = text_weights(directory, config.num_hidden_layers)
     try:
         model, info = family.from_pretrained(
             None,
             config=config,
             state_dict=weights,
             dtype=dtype,
-            attn_implementation=ATTENTION[config.model_type],
+            attn_implementation=attention,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
@@ -178,11 +176,10 @@ def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> PreTrainedM
     return model  # type: ignore[no-any-return]
 
 
-def _assert_attention(model: PreTrainedModel, directory: Path) -> None:
+def _assert_attention(model: PreTrainedModel, wanted: str, directory: Path) -> None:
     config: Any = model.config
     layers: Any = model.layers
     running = {config._attn_implementation, *(layer.self_attn.config._attn_implementation for layer in layers)}  # noqa: SLF001 - transformers offers no public name for it
-    wanted = ATTENTION[config.model_type]
     if running != {wanted}:
         raise ReaderError(f"reader {directory}: runs {', '.join(sorted(running))} attention; {wanted} is needed")
     if config.model_type != "gemma2":

@@ -1,4 +1,4 @@
-"""Runs batches: padded groups of similar length through the reader, watched columns encoded at each hookpoint."""
+"""Runs batches: texts packed into rows through the reader, watched columns encoded at each hookpoint."""
 
 import logging
 import time
@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from scopewatch.engine.encoder import HookpointEncoder
+from scopewatch.engine.flex import MULTIPLE
 from scopewatch.engine.hookpoints import Hookpoint, tap
-from scopewatch.engine.prefixes import Prefixes, Reading, block_of, cache_of, joined
+from scopewatch.engine.packing import PackedText, Packing
+from scopewatch.engine.prefixes import Block, Prefixes, Reading, joined
 from scopewatch.engine.reader import Reader
 from scopewatch.errors import EngineDied, EngineError
 from scopewatch.sae.weights import Encoder
@@ -21,6 +23,9 @@ from scopewatch.types import Activations, EncodedBatch
 log = logging.getLogger(__name__)
 
 TokenIds = NDArray[np.int32]
+
+ROW_TOKENS = {"cpu": 1024, "cuda": 65_536}
+"""Most tokens of one forward pass: on a CPU, as many as its caches hold the activations of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +42,17 @@ class Runner:
     Args:
         reader: Loaded down to the deepest hookpoint.
         encoders: Columns of `Activations.column`, in this order.
-        max_batch_tokens: Padded tokens of one forward pass.
+        row_tokens: Tokens of one forward pass; a longer single text still gets one.
         prefix_bytes: Size of what is kept of beginnings that texts share; 0 for nothing.
     """
 
     def __init__(
-        self, reader: Reader, encoders: Sequence[PlacedEncoder], *, max_batch_tokens: int, prefix_bytes: int = 0
+        self, reader: Reader, encoders: Sequence[PlacedEncoder], *, row_tokens: int, prefix_bytes: int = 0
     ) -> None:
         self._reader = reader
         self._prefixes = Prefixes(prefix_bytes)
-        self._max_batch_tokens = max_batch_tokens
+        self._row_tokens = row_tokens
+        self._multiple = MULTIPLE if reader.identity.attention == "packed_flex" else 1
         self._clock = _DeviceClock(reader.device)
         self._found: dict[Hookpoint, torch.Tensor] = {}
         hookpoints = sorted({placed.hookpoint for placed in encoders})
@@ -68,45 +74,36 @@ class Runner:
         """
         started_s = time.perf_counter()
         self._clock.reset()
-        activations: list[Activations | Exception] = [EngineError("not encoded")] * len(batch)
         readings = [self._prefixes.open(ids) for ids in batch]
         beginnings = self._prefixes.shared(readings)
         for beginning in beginnings:
             self._prefixes.recall(beginning)
             self._encode([beginning])
         ahead_tokens = sum(len(beginning.rest) for beginning in beginnings)
-        padded_tokens = ahead_tokens
         for reading in readings:
             self._prefixes.recall(reading)
-        for group in self._groups(readings):
-            padded_tokens += len(group) * max(len(readings[i].rest) for i in group)
-            for index, outcome in zip(group, self._encode([readings[i] for i in group]), strict=True):
-                activations[index] = outcome
+        activations = [outcome for row in self._rows(readings) for outcome in self._encode(row)]
         encode_s = self._clock.total_s()
         return EncodedBatch(
             activations,
             forward_s=time.perf_counter() - started_s - encode_s,
             encode_s=encode_s,
-            padded_tokens=padded_tokens,
             reused_tokens=sum(reading.past for reading in readings) - ahead_tokens,
         )
 
-    def _groups(self, readings: Sequence[Reading]) -> Iterator[list[int]]:
-        """Indices of texts to pad together: as much known, and similar lengths of the rest, within the budget."""
-        group: list[int] = []
-        for index in sorted(range(len(readings)), key=lambda i: (readings[i].past, -len(readings[i].rest))):
-            reading = readings[index]
-            longest = len(readings[group[0]].rest) if group else 0
-            other = bool(group) and readings[group[0]].past != reading.past
+    def _rows(self, readings: Sequence[Reading]) -> Iterator[list[Reading]]:
+        """Texts for one forward pass each."""
+        row: list[Reading] = []
+        tokens = 0
+        for reading in readings:
             # What is known takes no computing, but memory.
-            full = (reading.past + longest) * (len(group) + 1) > self._max_batch_tokens
-            wasteful = len(reading.rest) < 0.8 * longest and longest * len(group) >= 128
-            if group and (other or full or wasteful):
-                yield group
-                group = []
-            group.append(index)
-        if group:
-            yield group
+            if row and tokens + len(reading.ids) > self._row_tokens:
+                yield row
+                row, tokens = [], 0
+            row.append(reading)
+            tokens += len(reading.ids)
+        if row:
+            yield row
 
     def _encode(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
         """One forward pass; on failure the halves are tried alone, so that one pair cannot fail another."""
@@ -128,33 +125,41 @@ class Runner:
         return self._encode(batch[:half]) + self._encode(batch[half:])
 
     def _forward(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
-        rests = [reading.rest for reading in batch]
-        padded = np.zeros((len(batch), max(map(len, rests))), np.int64)
-        for row, rest in zip(padded, rests, strict=True):
-            row[: len(rest)] = rest
-        wanted = [self._prefixes.wanted(reading) for reading in batch]
-        cache = cache_of([reading.known for reading in batch]) if batch[0].known or any(wanted) else None
-        # Padding is on the right and attention is causal: no real token can see it, so no mask is needed.
+        packing = Packing(batch, [self._prefixes.wanted(reading) for reading in batch], multiple=self._multiple)
+        ids, positions = (torch.from_numpy(array)[None] for array in (packing.ids, packing.positions))
         self._reader.model(
-            input_ids=torch.from_numpy(padded).to(self._reader.device),
-            past_key_values=cache,
-            use_cache=cache is not None,
+            input_ids=self._on_device(ids), position_ids=self._on_device(positions), packing=packing, use_cache=False
         )
-        acts = torch.cat([self._found.pop(hookpoint) for hookpoint in self._hookpoints], dim=-1)[..., self._order]
-        finite = torch.isfinite(acts)
-        fired = torch.nonzero((acts > 0) | ~finite)
-        values = acts[tuple(fired.T)].cpu().numpy()
-        row, token, column = fired.cpu().numpy().astype(np.int32).T
-        outcomes: list[Activations | Exception] = []
-        for i, reading in enumerate(batch):
-            outcome = _activations(row == i, token, column, values, len(reading.rest))
-            if not isinstance(outcome, Exception):
-                outcome = joined(reading.known, outcome)
-                for number in wanted[i]:
-                    assert cache is not None
-                    self._prefixes.keep(reading, number, block_of(cache, i, number, outcome))
-            outcomes.append(outcome)
-        return outcomes
+        acts = torch.cat([self._found.pop(hookpoint)[0] for hookpoint in self._hookpoints], dim=-1)[..., self._order]
+        acts = acts[: packing.tokens]
+        fired = torch.nonzero((acts > 0) | ~torch.isfinite(acts))
+        token, column = fired.to(torch.int32).T.cpu().numpy()
+        value = acts[tuple(fired.T)].cpu().numpy()
+        if len(batch) > 1 and not np.isfinite(value).all():
+            # A kernel that reads several texts at once may have carried it from one to another.
+            raise EngineError("one of several pairs overflowed")
+        return [self._outcome(text, token, column, value) for text in packing.texts]
+
+    def _outcome(
+        self, text: PackedText, token: NDArray[np.int32], column: NDArray[np.int32], value: NDArray[np.float32]
+    ) -> Activations | Exception:
+        """A text's part of what fired in its row; what is to be kept of it is kept."""
+        start, stop = text.place.start, text.place.stop
+        mine = slice(*np.searchsorted(token, (start, stop)))
+        if not np.isfinite(value[mine]).all():
+            return EngineError(
+                "the reader's activations overflowed or are NaN on this pair; its weights may be damaged"
+            )
+        read = Activations(stop - start, token[mine] - np.int32(start), column[mine], value[mine])
+        whole = joined(text.reading.known, read)
+        for number, keys_values in text.kept.items():
+            self._prefixes.keep(text.reading, number, Block.of(keys_values, number, whole))
+        return whole
+
+    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
+        if self._reader.device.type == "cuda":
+            return host.pin_memory().to(self._reader.device, non_blocking=True)
+        return host
 
     def _receive(self, hookpoint: Hookpoint, encoder: HookpointEncoder) -> Callable[[torch.Tensor], None]:
         def receive(activation: torch.Tensor) -> None:
@@ -162,19 +167,6 @@ class Runner:
                 self._found[hookpoint] = encoder(activation)
 
         return receive
-
-
-def _activations(
-    mine: NDArray[np.bool_],
-    token: NDArray[np.int32],
-    column: NDArray[np.int32],
-    value: NDArray[np.float32],
-    n_tokens: int,
-) -> Activations | Exception:
-    mine = mine & (token < n_tokens)
-    if not np.isfinite(value[mine]).all():
-        return EngineError("the reader's activations overflowed or are NaN on this pair; its weights may be damaged")
-    return Activations(n_tokens, token[mine], column[mine], value[mine].astype(np.float32))
 
 
 def _column_order(encoders: Sequence[PlacedEncoder], hookpoints: Sequence[Hookpoint]) -> torch.Tensor:

@@ -3,7 +3,10 @@
 import hashlib
 import json
 import re
+import threading
 from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -72,13 +75,27 @@ def _floating(weight: torch.Tensor, name: str, directory: Path) -> torch.Tensor:
     raise ReaderError(f"reader {directory}: {name} is stored as {kind}; quantised weights are not read")
 
 
-def digest(directory: Path) -> str:
-    """SHA-256 over the configuration and every weight file, names included."""
-    total = hashlib.sha256()
-    for file in [directory / "config.json", *weight_files(directory)]:
-        with file.open("rb") as stream:
-            total.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+def digest(directory: Path, weights: Mapping[str, torch.Tensor]) -> Future[str]:
+    """SHA-256 over the configuration and the given weights: their names, types, shapes and bytes.
+
+    Another thread computes it. Both it and the one that loads the model read the mapped files, so that they come from
+    the disk once.
+    """
+    found: Future[str] = Future()
+
+    def compute() -> None:
+        try:
+            total = hashlib.sha256((directory / "config.json").read_bytes())
+            for name, weight in sorted(weights.items()):
+                own = hashlib.sha256(weight.reshape(-1).view(torch.uint8).numpy().data)
+                total.update(f"{name} {weight.dtype} {tuple(weight.shape)} {own.hexdigest()}\n".encode())
+            found.set_result(total.hexdigest())
+        except BaseException as error:
+            found.set_exception(error)
+
+    # A daemon, so that a process that is told to leave does not wait for it.
+    threading.Thread(target=compute, name="digest", daemon=True).start()
+    return found
 
 
 def _names(file: Path) -> list[str]:

@@ -181,7 +181,7 @@ class Batcher:
             self._answer(batch, error if isinstance(error, ScopewatchError) else EngineError("the reader failed"))
         else:
             tokens = sum(len(entry.ids) for entry in batch)
-            self._metrics.batch_encoded(len(batch), tokens - encoded.reused_tokens, encoded.padded_tokens)
+            self._metrics.batch_encoded(len(batch), tokens, encoded.reused_tokens)
             self._learn_speed(tokens, self._clock() - started_s)
             for entry, outcome in zip(batch, encoded.activations, strict=True):
                 if isinstance(outcome, Exception):

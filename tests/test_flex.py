@@ -1,0 +1,98 @@
+"""The attention for GPUs, run where there is none: unfused, and as one compiled kernel."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention.flex_attention import flex_attention
+from transformers import AttentionInterface
+
+from families import FAMILIES, save_weights
+from scopewatch.engine import reader as reader_module
+from scopewatch.engine.attention import packed
+from scopewatch.engine.flex import MULTIPLE, TILE, flex_with
+from scopewatch.engine.prefixes import BLOCK
+from scopewatch.engine.runner import Runner
+from test_prefixes import PLENTY, SYSTEM, a_runner, assert_equal, text
+
+# Of lengths around the tile, with and without a beginning in common, and longer than every family's window.
+BATCH = [
+    text(SYSTEM, (2, 30)),
+    text(SYSTEM, (3, 170)),
+    text((4, TILE)),
+    text(SYSTEM, (5, 1)),
+    text((6, 1)),
+    text(SYSTEM),
+    text((1, BLOCK), (7, 40)),
+    text((8, 300)),
+]
+
+
+@pytest.fixture
+def flex(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes readers that are loaded from now on run a FlexAttention kernel."""
+
+    def use(kernel: Callable[..., Any]) -> None:
+        def register(_device: torch.device) -> str:
+            AttentionInterface.register("packed_flex", flex_with(kernel, otherwise=packed))
+            return "packed_flex"
+
+        monkeypatch.setattr(reader_module, "register_attention", register)
+
+    return use
+
+
+def row_lengths(runner: Runner) -> list[int]:
+    """Tokens of every row, as it goes by."""
+    lengths: list[int] = []
+
+    def see(_module: object, _arguments: object, inputs: dict[str, torch.Tensor]) -> None:
+        lengths.append(inputs["input_ids"].shape[1])
+
+    runner._reader.model.register_forward_pre_hook(see, with_kwargs=True)
+    return lengths
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flex_attention_gives_what_packed_attention_gives(
+    family: str, tmp_path: Path, flex: Callable[..., None]
+) -> None:
+    """In every family, with windows, soft caps and beginnings that are known, both kinds give the same."""
+    directory = save_weights(family, tmp_path)
+    expected = a_runner(directory, 0)(BATCH)
+    flex(flex_attention)
+    runner = a_runner(directory, PLENTY)
+
+    lengths = row_lengths(runner)
+
+    for _ in range(3):
+        found = runner(BATCH)
+        assert_equal(expected, found)
+    assert found.reused_tokens > 0
+    assert lengths
+    assert {0} == {length % MULTIPLE for length in lengths}
+
+
+def test_lengths_and_windows_are_not_compiled_again(tmp_path: Path, flex: Callable[..., None]) -> None:
+    """Whatever the lengths, the windows and what is known of them, rows are run by one of few compiled kernels.
+
+    Compiled as far as the graph: torch's kernels for CPUs cannot be built for lengths that vary.
+    """
+    directory = save_weights("gemma2", tmp_path)
+    compiled: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., object]:
+        compiled.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    flex(torch.compile(flex_attention, backend=backend))
+    plain, runner = a_runner(directory, 0), a_runner(directory, PLENTY)
+    batches = [[text((20 + n, 50 + 150 * n)), text((40 + n, 70))] for n in range(4)] + [BATCH] * 3 + [BATCH[:2]]
+
+    for batch in batches:
+        assert_equal(plain(batch), runner(batch))
+    assert len(compiled) <= 2
