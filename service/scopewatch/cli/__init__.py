@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import scopewatch
-from scopewatch.cli import features, offline, sae, service
+from scopewatch.cli import capacity, features, offline, sae, service
 from scopewatch.errors import ScopewatchError, SetupError
 
 
@@ -38,6 +38,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for group in (service, offline, features, sae):
+    for group in (service, offline, features, sae, capacity):
         group.add(command)
     return parser
