@@ -314,15 +314,16 @@ def test_a_cuda_device_that_is_not_there_is_refused(house: House) -> None:
 
 def test_bfloat16_is_refused_on_a_cpu_without_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU without bfloat16 arithmetic the setting is refused, since it would be hundreds of times slower."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": False})
 
     with pytest.raises(ConfigError, match="dtype bfloat16: this CPU"):
         load(house.reader, dtype="bfloat16")
 
 
-def test_bfloat16_runs_on_a_cpu_that_has_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arithmetic", ["amx_bf16", "avx512_bf16"])
+def test_bfloat16_runs_on_a_cpu_that_has_it(house: House, monkeypatch: pytest.MonkeyPatch, arithmetic: str) -> None:
     """On a CPU with bfloat16 arithmetic the setting is taken, and the reader's identity says so."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {arithmetic: True})
 
     loaded = load(house.reader, dtype="bfloat16")
 

@@ -13,7 +13,7 @@ from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from scopewatch.engine.attention import register_attention
-from scopewatch.engine.linear import pack_linears
+from scopewatch.engine.linear import multiplies_bfloat16, pack_linears
 from scopewatch.engine.weight_files import digest, text_weights
 from scopewatch.errors import ConfigError, HubError, ReaderError
 from scopewatch.hub import snapshot
@@ -103,7 +103,7 @@ def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int
     model = _load_model(directory, config, weights, kind, attention)
     torch.nn.Module.to(model, place).train(mode=False)
     model.requires_grad_(requires_grad=False)
-    if place.type == "cpu" and kind == torch.float32:
+    if place.type == "cpu":
         pack_linears(model)
     layers: Any = model.layers
     _assert_attention(model, attention, directory)
@@ -206,7 +206,7 @@ def _device(wanted: str) -> torch.device:
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if wanted == "bfloat16" and device.type == "cpu" and not torch.cpu.get_capabilities().get("amx_bf16"):
+    if wanted == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
         raise ConfigError(
             "dtype bfloat16: this CPU multiplies bfloat16 hundreds of times slower than float32; use float32"
         )
