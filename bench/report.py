@@ -42,6 +42,7 @@ def print_report(report: dict[str, Any]) -> None:
             print(f"{'gRPC ' + way:24}{rate:10.1f} pairs/s")
         for figure in _FIGURES:
             print(f"  {figure:24}{subject[figure]!s:>12}")
+        print("  start:", ", ".join(f"{part} {seconds} s" for part, seconds in subject["start_parts_s"].items()))
     print(f"\nwidth_1m_over_16k {report.get('width_1m_over_16k')}")
 
 

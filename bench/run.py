@@ -44,10 +44,16 @@ from scopewatch.config import Config
 from scopewatch.engine.build import Engine
 from scopewatch.types import Pair, TokenisedPair
 from served import Calls, Served, batches, server, unary
-from subjects import Subject, bundled, gemma2_2b, gemma3_270m, lengths, pairs, random_subject
+from subjects import Subject, bundled, gemma2_2b, gemma2_9b, gemma3_270m, lengths, pairs, random_subject
 
 REFERENCE = "transformers"
-_SHAPES = {"gemma-3-270m": (gemma3_270m, (12,)), "gemma-2-2b": (gemma2_2b, (12, 20))}
+_SHAPES = {
+    "gemma-3-270m": (gemma3_270m, (12,)),
+    "gemma-2-2b": (gemma2_2b, (12, 20)),
+    "gemma-2-9b": (gemma2_9b, (20, 31)),
+}
+_SUBJECTS = {"cpu": {"bundled": 64, "gemma-3-270m": 16}, "cuda": {"bundled": 512, "gemma-2-2b": 512, "gemma-2-9b": 512}}
+"""By device: what is measured, and in rounds of how many pairs."""
 _LONE_TOKENS = 512
 _PREFIX_TOKENS = 400
 
@@ -75,7 +81,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--subjects", nargs="+", choices=["bundled", *_SHAPES], help="default: those for the device")
-    parser.add_argument("--pairs", type=int, help="pairs of a round (default: 32 on a CPU, 512 on a GPU)")
+    parser.add_argument("--pairs", type=int, help="pairs of a round (default: 16 to 64 on a CPU, 512 on a GPU)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the medians are told (default: 5)")
     parser.add_argument("--cached-pairs", type=int, default=1024, help="pairs read from the cache in a round")
     parser.add_argument("--torch-threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
@@ -95,17 +101,17 @@ def main() -> None:
     args = arguments()
     on_gpu = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if on_gpu else "cpu")
-    args.pairs = args.pairs or (512 if on_gpu else 32)
     torch.set_num_threads(args.torch_threads)
-    names = args.subjects or (["bundled", "gemma-2-2b"] if on_gpu else ["bundled", "gemma-3-270m"])
+    usual = _SUBJECTS[device.type]
     report: dict[str, Any] = {
         "machine": machine(args, device),
         "copy_gb_per_s": round(copy_bytes_per_s(device) / 1e9, 1),
         "subjects": {},
     }
-    for name in names:
-        print(f"{name}: {args.rounds} rounds of {args.pairs} pairs", flush=True)
-        report["subjects"][name] = measure(prepare(name, args, device), args, device)
+    for name in args.subjects or usual:
+        count = args.pairs or usual.get(name, 16)
+        print(f"{name}: {args.rounds} rounds of {count} pairs", flush=True)
+        report["subjects"][name] = measure(prepare(name, args, device), count, args, device)
         write(report, args.out, device)
     if not args.no_width:
         seconds = width.in_seconds()
@@ -139,8 +145,8 @@ def prepare(name: str, args: argparse.Namespace, device: torch.device) -> Subjec
     )
 
 
-def measure(subject: Subject, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Every contender in turn, `args.rounds` times."""
+def measure(subject: Subject, count: int, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Every contender in turn over so many pairs, `args.rounds` times."""
     config = config_for(
         subject,
         threads=args.torch_threads,
@@ -159,7 +165,7 @@ def measure(subject: Subject, args: argparse.Namespace, device: torch.device) ->
         "engine": scopewatch(subject, engine, config.max_batch_tokens),
     }
     with tempfile.TemporaryDirectory() as logs, server(config, Path(logs) / "server.log") as served:
-        bench = Bench(subject, device, engine, contenders, served, lengths(args.pairs, engine.max_tokens), measured)
+        bench = Bench(subject, device, engine, contenders, served, lengths(count, engine.max_tokens), measured)
         bench.warm_up()
         for number in range(args.rounds):
             bench.offline_round(number)
@@ -183,7 +189,10 @@ class Bench:
     measured: Measured
 
     def warm_up(self) -> None:
-        ids = [pair.ids for pair in self._tokens(pairs([16, 16], salt=-1))]
+        # Of two lengths: a kernel that is compiled is compiled for lengths that vary.
+        ids = [pair.ids for pair in self._tokens(pairs([16, 300], salt=-1))]
+        for own in (ids[:1], ids):
+            self.contenders["engine"](own)
         for run in self.contenders.values():
             run(ids)
 
@@ -306,6 +315,7 @@ def summary(bench: Bench, *, dtype: str) -> dict[str, Any]:
         "p99_ms": round(measured.calls["unary_1_cached"].p_ms(99), 2),
         "lone_512_p50_ms": round(measured.calls["lone_512_computed"].p_ms(50), 1),
         "start_s": bench.served.start_s,
+        "start_parts_s": bench.served.start_parts_s,
         "rss_mib": rss and round(rss),
         "device_mib": measured.device_mib and round(measured.device_mib),
         "prefix_speedup": round(measured.prefix_speedup, 2),

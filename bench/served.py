@@ -32,6 +32,7 @@ class Served:
     address: str
     process: "subprocess.Popen[bytes]"
     start_s: float
+    start_parts_s: dict[str, float]
 
     def peak_rss_mib(self) -> float | None:
         """Largest resident size so far; None where there is no /proc."""
@@ -59,7 +60,7 @@ def server(config: Config, log: Path) -> Iterator[Served]:
             if process.poll() is not None or time.monotonic() > started + _START_S:
                 raise SystemExit("the server did not start:\n" + log.read_text()[-2000:])
             time.sleep(0.1)
-        yield Served(ready["grpc_address"], process, ready["start_s"])
+        yield Served(ready["grpc_address"], process, ready["start_s"], ready["start_parts_s"])
     finally:
         process.terminate()
         process.wait(timeout=60)

@@ -84,19 +84,31 @@ def gemma3_270m(**changes: Any) -> PreTrainedConfig:
     return Gemma3TextConfig(**sizes, layer_types=kinds)
 
 
+_GEMMA2 = {"vocab_size": 256_000, "head_dim": 256, "sliding_window": 4096, "max_position_embeddings": 8192}
+
+
 def gemma2_2b(**changes: Any) -> PreTrainedConfig:
     """google/gemma-2-2b, as its config.json says."""
-    sizes: dict[str, Any] = {
-        "vocab_size": 256_000,
+    sizes: dict[str, Any] = _GEMMA2 | {
         "hidden_size": 2304,
         "intermediate_size": 9216,
         "num_hidden_layers": 26,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
-        "head_dim": 256,
         "query_pre_attn_scalar": 256,
-        "sliding_window": 4096,
-        "max_position_embeddings": 8192,
+    }
+    return Gemma2Config(**(sizes | changes))
+
+
+def gemma2_9b(**changes: Any) -> PreTrainedConfig:
+    """google/gemma-2-9b, as its config.json says."""
+    sizes: dict[str, Any] = _GEMMA2 | {
+        "hidden_size": 3584,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 42,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "query_pre_attn_scalar": 256,
     }
     return Gemma2Config(**(sizes | changes))
 

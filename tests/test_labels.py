@@ -15,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import scopewatch.engine.build
 import scopewatch.server
 from conftest import House, engine_identity, watchlist_document
 from scopewatch.cli import main
@@ -591,7 +592,7 @@ def test_a_wrong_index_is_found_before_the_weights_are_read(
     index: Path, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service whose label index is missing does not start, and says so at once."""
-    monkeypatch.setattr(scopewatch.server, "build_engine", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(scopewatch.engine.build, "build_engine", lambda *_: pytest.fail("weights were read"))
 
     assert "there is no such label index" in complaint(
         scopewatch.server.load, Config(watchlist=(house.watchlist,), labels=str(index))

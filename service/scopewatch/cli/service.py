@@ -37,13 +37,13 @@ def add(command: AddCommand) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from scopewatch.server import Server
+    from scopewatch.server import Server, process_start_s
 
     config = settings(args)
     logs.configure(config.log_level, config.log_format)
 
     async def run() -> int:
-        return await Server(config).run()
+        return await Server(config, since_s=process_start_s()).run()
 
     return asyncio.run(run())
 
