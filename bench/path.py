@@ -81,9 +81,10 @@ async def ask(client: AsyncClient, way: Way, wanted: Sequence[Pair], *, evidence
     return [reply for replies in await asyncio.gather(*parts) for reply in replies]
 
 
-async def measure(served: Served, args: argparse.Namespace) -> dict[Way, list[Clocks]]:
-    """What each way took per pair, round by round."""
+async def measure(served: Served, args: argparse.Namespace) -> tuple[dict[Way, list[Clocks]], float]:
+    """What each way took per pair, round by round; and which share of pairs was flagged."""
     took: dict[Way, list[Clocks]] = {way: [] for way in WAYS}
+    flagged: list[bool] = []
     async with AsyncClient(served.address, timeout_s=900) as client:
         for number in range(args.rounds):
             new = pairs(lengths(args.pairs, _MOST_TOKENS), salt=number)
@@ -94,9 +95,10 @@ async def measure(served: Served, args: argparse.Namespace) -> dict[Way, list[Cl
                 after = Clocks.now(served.process.pid)
                 if [way.cached] * len(wanted) != [reply.cached for reply in replies]:
                     raise SystemExit(f"{way}: some replies failed, or came from where they were not meant to")
+                flagged += [reply.verdict == pb.VERDICT_FLAG for reply in replies]
                 names = Clocks.__dataclass_fields__
                 took[way].append(Clocks(*((getattr(after, n) - getattr(before, n)) / len(wanted) for n in names)))
-    return took
+    return took, statistics.mean(flagged)
 
 
 def pin(pid: int, cores: set[int]) -> None:
@@ -117,7 +119,8 @@ def main() -> None:
         first, *others = sorted(os.sched_getaffinity(0))
         pin(served.process.pid, {first})
         pin(os.getpid(), set(others) or {first})
-        took = asyncio.run(measure(served, args))
+        took, flagged = asyncio.run(measure(served, args))
+    print(f"{flagged:.0%} of pairs flagged, each of which is a line in the log")
     print(f"{'':36}{'loop':>8}{'server':>8}{'client':>8}{'pairs/s':>9}{'server us/call':>16}")
     for way, rounds in took.items():
         loop, whole, client, wall = (

@@ -40,7 +40,6 @@ from contenders import (
 )
 from equality import TOLERANCE, Difference, compare, worst_score
 from report import print_report, write_plot
-from scopewatch.config import Config
 from scopewatch.engine.build import Engine
 from scopewatch.types import Pair, TokenisedPair
 from served import Calls, Served, batches, server, unary
@@ -85,7 +84,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the medians are told (default: 5)")
     parser.add_argument("--cached-pairs", type=int, default=1024, help="pairs read from the cache in a round")
     parser.add_argument("--torch-threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
-    parser.add_argument("--max-batch-tokens", type=int, default=Config.model_fields["max_batch_tokens"].default)
+    parser.add_argument("--max-batch-tokens", type=int, default=0, help="default: what the service would take")
     parser.add_argument("--max-tokens", type=int, default=2048, help="longest pair (default: 2048)")
     parser.add_argument("--watched", type=int, default=32, help="features watched of each SAE (default: 32)")
     parser.add_argument("--d-sae", type=int, default=16_384, help="width of the random SAEs (default: 16384)")
@@ -162,7 +161,7 @@ def measure(subject: Subject, count: int, args: argparse.Namespace, device: torc
         REFERENCE: transformers(subject, device),
         "expert": expert(subject, device),
         "expert_sorted": expert(subject, device, by_length=True),
-        "engine": scopewatch(subject, engine, config.max_batch_tokens),
+        "engine": scopewatch(subject, engine, engine.max_batch_tokens),
     }
     with tempfile.TemporaryDirectory() as logs, server(config, Path(logs) / "server.log") as served:
         bench = Bench(subject, device, engine, contenders, served, lengths(count, engine.max_tokens), measured)
@@ -292,6 +291,7 @@ def summary(bench: Bench, *, dtype: str) -> dict[str, Any]:
     tokens = sorted(measured.tokens)
     return {
         "reader": subject.config.model_type,
+        "max_batch_tokens": bench.engine.max_batch_tokens,
         "layers_run": subject.layers_run,
         "watched": len(subject.feature_keys),
         "dtype": dtype,
@@ -339,7 +339,6 @@ def machine(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "torch_threads": args.torch_threads,
-        "max_batch_tokens": args.max_batch_tokens,
         "rounds": args.rounds,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in libraries},

@@ -160,10 +160,11 @@ def test_every_mistake_is_named_in_one_go() -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"max_tokens": 5000}, "settings: max_batch_tokens must be at least max_tokens"),
-        ({"max_queue_tokens": 4000}, "settings: max_queue_tokens must be at least max_batch_tokens"),
+        ({"max_tokens": 5000, "max_batch_tokens": 4096}, "settings: max_batch_tokens must be at least max_tokens"),
+        ({"max_tokens": 5000, "max_queue_tokens": 4999}, "settings: max_queue_tokens must be at least max_tokens"),
+        ({"max_queue_tokens": 4000, "max_batch_tokens": 4096}, "settings: max_queue_tokens must be at least max_batch_tokens"),
     ],
-    ids=["batch", "queue"],
+    ids=["batch", "queue and pair", "queue and batch"],
 )
 def test_limits_that_contradict_each_other_are_refused(flags: dict[str, int], said: str) -> None:
     """A full pair must fit a batch and a full batch the queue."""
@@ -208,7 +209,7 @@ def test_secrets_are_not_shown() -> None:
     ("flags", "environ"),
     [
         pytest.param({"max_tokens": "x"}, {"SCOPEWATCH_CACHE_SECRET": SECRET}, id="another setting is wrong"),
-        pytest.param({"cache_secret": SECRET, "max_tokens": 5000}, {}, id="settings contradict"),
+        pytest.param({"cache_secret": SECRET, "max_tokens": 5000, "max_batch_tokens": 4096}, {}, id="settings contradict"),
         pytest.param({"cache_secret": [SECRET]}, {}, id="the secret itself is wrong"),
         pytest.param({}, {"SCOPEWATCH_REDIS_URI": f"redis://:{SECRET}@host"}, id="misspelt variable"),
     ],

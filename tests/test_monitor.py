@@ -16,6 +16,7 @@ from conftest import need, watchlist_of
 from scopewatch.errors import DeadlineExpired, EngineError, FieldViolation, InvalidRequest, Overloaded, UnknownWatchlist
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.activations import dump
+from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.memory import Memory
 from scopewatch.pipeline.monitor import Monitor
@@ -188,6 +189,90 @@ class TestManyPairs:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert left.is_set()
+
+
+class Onlooker:
+    """Counts turns of the event loop, and notes in which of them a pair was judged."""
+
+    def __init__(self) -> None:
+        self.turn = 0
+        self.judged_in: list[int] = []
+        self.tenth = asyncio.Event()
+        """Set when ten pairs are judged."""
+
+    async def count(self) -> None:
+        while True:
+            self.turn += 1
+            await asyncio.sleep(0)
+
+    def render(self, *_: object) -> bytes:
+        self.judged_in.append(self.turn)
+        if len(self.judged_in) == 10:
+            self.tenth.set()
+        return b""
+
+
+MANY = [job(Pair("", f"text {number}")) for number in range(40)]
+
+
+class TestTakingTurns:
+    @pytest.fixture
+    def onlooker(self) -> Onlooker:
+        return Onlooker()
+
+    @pytest.fixture(params=["computed", "cached"])
+    async def watched(
+        self,
+        request: pytest.FixtureRequest,
+        onlooker: Onlooker,
+        cache: LocalCache,
+        metrics: Metrics,
+        reader: FakeReader,
+    ) -> Monitor:
+        """A monitor that judges everything anew, of activations that are computed or cached."""
+        if request.param == "cached":
+            await build_monitor(cache, metrics, reader).score(MANY)
+        return build_monitor(cache, metrics, reader, render=onlooker.render)
+
+    async def test_the_loop_turns_between_two_pairs_of_a_call(self, watched: Monitor, onlooker: Onlooker) -> None:
+        """No two pairs of a call are judged in one turn of the event loop, so that others get in between."""
+        counting = asyncio.create_task(onlooker.count())
+        await score(watched, *MANY)
+        counting.cancel()
+        assert len(set(onlooker.judged_in)) == len(onlooker.judged_in) == len(MANY)
+
+    async def test_a_lone_pair_is_answered_in_the_middle_of_a_large_call(
+        self, watched: Monitor, onlooker: Onlooker
+    ) -> None:
+        """A pair that comes while a large call is judged does not wait for all of that call."""
+
+        async def lone() -> int:
+            await onlooker.tenth.wait()
+            await score(watched, job(OTHER))
+            return len(onlooker.judged_in)
+
+        _, judged = await asyncio.gather(score(watched, *MANY), lone())
+        assert 10 < judged < len(MANY)
+
+    async def test_a_pair_is_judged_while_the_engine_reads_the_next(
+        self, cache: LocalCache, metrics: Metrics, reader: FakeReader
+    ) -> None:
+        """The judgement of a pair waits for its own activations, not for those of the pairs behind it."""
+        judged = asyncio.Event()
+
+        async def submit(ids: np.ndarray, deadline_s: float | None, ahead_tokens: int) -> Encoded:
+            if ahead_tokens:
+                await judged.wait()
+            return await reader.submit(ids, deadline_s, ahead_tokens)
+
+        def render(*_: object) -> bytes:
+            judged.set()
+            return b""
+
+        monitor = build_monitor(cache, metrics, reader, render=render)
+        monitor._submit = submit
+        async with asyncio.timeout(30):
+            await score(monitor, *MANY[:2])
 
 
 class TestCorruptValues:

@@ -28,7 +28,7 @@ from scopewatch.server import load
 from scopewatch.watchlist import load_watchlist
 from servers import ServerProcess
 
-PARTS = ["imports", "ports", "watchlists", "saes", "reader", "tokenizer", "labels", "warm_up"]
+PARTS = ["imports", "ports", "watchlists", "saes", "reader", "tokenizer", "memory", "labels", "warm_up"]
 LATER_LAYER = re.compile(r"model\.layers\.[23]\..*")
 
 
@@ -202,9 +202,9 @@ def test_a_second_start_reads_no_sae(house: House, tmp_path: Path, monkeypatch: 
 
 
 def test_an_engine_tells_its_parts(house: House) -> None:
-    """Whoever builds an engine may hand in laps, and learns what the SAEs, the reader and the tokenizer took."""
+    """Whoever builds an engine may hand in laps, and learns what its parts took."""
     laps = Laps()
     build_engine(*choices([load_watchlist(house.watchlist)]), Config(), laps)
 
-    assert ["saes", "reader", "tokenizer"] == list(laps.seconds)
+    assert ["saes", "reader", "tokenizer", "memory"] == list(laps.seconds)
     assert min(laps.seconds.values()) > 0

@@ -43,7 +43,9 @@ class Config(BaseModel):
     torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all cores but one")
 
     max_tokens: int = Field(1024, ge=16, description="tokens read of one pair; longer pairs are truncated")
-    max_batch_tokens: int = Field(4096, ge=16, description="tokens the engine computes at once")
+    max_batch_tokens: int = Field(
+        0, ge=0, description="tokens the engine computes at once; 0: 4,096 on a CPU, what fits up to 16,384 on a GPU"
+    )
     max_queue_tokens: int = Field(262_144, ge=16, description="tokens that may wait; beyond it requests are refused")
     max_message_bytes: int = Field(8 << 20, ge=1024, le=48 << 20, description="size of one request message")
     max_text_chars: int = Field(100_000, ge=1, description="code points in one text field")
@@ -86,8 +88,10 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _limits_fit_each_other(self) -> "Config":
-        if self.max_batch_tokens < self.max_tokens:
+        if 0 < self.max_batch_tokens < self.max_tokens:
             raise ValueError("max_batch_tokens must be at least max_tokens, or a full pair never fits a batch")
+        if self.max_queue_tokens < self.max_tokens:
+            raise ValueError("max_queue_tokens must be at least max_tokens, or a full pair is never taken")
         if self.max_queue_tokens < self.max_batch_tokens:
             raise ValueError("max_queue_tokens must be at least max_batch_tokens")
         return self

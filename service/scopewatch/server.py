@@ -139,13 +139,13 @@ async def monitoring(
 
     batcher = Batcher(
         engine.encode,
-        max_batch_tokens=config.max_batch_tokens,
+        max_batch_tokens=loaded.engine.max_batch_tokens,
         max_queue_tokens=config.max_queue_tokens,
         metrics=metrics,
     )
     try:
         metrics.describe(identity, loaded.watchlists, _versions())
-        await _warm_up(engine, loaded.engine, config)
+        await _warm_up(engine, loaded.engine)
         yield Monitor(
             tokenise=tokenise,
             submit=batcher.submit,
@@ -189,15 +189,16 @@ def _cache(config: Config, metrics: Metrics) -> Cache:
     return RedisCache(client, timeout_s=config.redis_timeout_s, ttl_s=config.cache_ttl_s, metrics=metrics)
 
 
-async def _warm_up(thread: EngineThread, engine: "Engine", config: Config) -> None:
+async def _warm_up(thread: EngineThread, engine: "Engine") -> None:
     """Runs the largest batch there can be, so that memory and kernels are settled before the first caller comes.
 
     On a CPU nothing is there to be settled, so one short text only shows that the engine runs.
     """
     on_cpu = engine.identity.reader.device == "cpu"
     tokens = min(engine.max_tokens, _CPU_WARM_UP_TOKENS) if on_cpu else engine.max_tokens
-    count = 1 if on_cpu else max(1, config.max_batch_tokens // tokens)
-    encoded = await thread.encode([np.zeros(tokens, np.int32)] * count)
+    count = 1 if on_cpu else max(1, engine.max_batch_tokens // tokens)
+    # No two begin alike: what they shared would be read once.
+    encoded = await thread.encode([np.full(tokens, number, np.int32) for number in range(count)])
     for outcome in encoded.activations:
         if isinstance(outcome, Exception):
             raise EngineError(f"warm-up failed: {outcome}; if memory ran out, lower max_batch_tokens")
@@ -274,6 +275,7 @@ class Server:
                     extra={
                         "grpc_address": grpc_address,
                         "metrics_address": metrics_address,
+                        "max_batch_tokens": loaded.engine.max_batch_tokens,
                         "watchlists": [watchlist.name for watchlist in loaded.watchlists],
                         "start_s": round(sum(parts_s.values()), 2),
                         "start_parts_s": {part: round(seconds, 3) for part, seconds in parts_s.items()},

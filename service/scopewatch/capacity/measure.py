@@ -62,6 +62,8 @@ def bench(config: Config, rounds: int, say: Callable[[str], None] = lambda _: No
     load_before = os.getloadavg()[0]
     loaded = load(config)
     engine, watchlists = loaded.engine, [watchlist.name for watchlist in loaded.watchlists]
+    # The server is to use the same.
+    config = config.model_copy(update={"max_batch_tokens": engine.max_batch_tokens})
     identity, texts = engine.identity, Texts(engine.tokeniser)
     sizes = sorted({size for size in LENGTHS if size < engine.max_tokens} | {engine.max_tokens})
     ran = _ran(config, engine)

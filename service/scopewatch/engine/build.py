@@ -9,6 +9,7 @@ from typing import Self
 import torch
 
 from scopewatch.config import Config
+from scopewatch.engine.budget import batch_tokens
 from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint, width
 from scopewatch.engine.reader import find_reader, load_reader
 from scopewatch.engine.runner import ROW_TOKENS, PlacedEncoder, Runner
@@ -72,6 +73,8 @@ class Engine:
     identity: EngineIdentity
     max_tokens: int
     """Most tokens read of one pair: the setting, or the reader's context if that is shorter."""
+    max_batch_tokens: int
+    """Tokens to compute at once: the setting, or what the device's memory holds."""
 
 
 def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderChoice, list[SaeChoice]]:
@@ -112,7 +115,8 @@ def build_engine(
         reader_choice: The reader.
         sae_choices: At least one.
         config: Settings.
-        laps: Is told what took how long: `saes`, `reader` (with the digest of its weights), `tokenizer`.
+        laps: Is told what took how long: `saes`, `reader` (with the digest of its weights), `tokenizer`, `memory` (how
+            large a batch it holds).
 
     Raises:
         SetupError: A file, setting or watchlist entry is wrong; the message names it.
@@ -153,19 +157,25 @@ def build_engine(
             "they do not belong together"
         )
     laps.end("tokenizer")
+    runner = Runner(
+        reader,
+        [PlacedEncoder(sae.hookpoint, sae.watched.encoder) for sae in saes],
+        row_tokens=ROW_TOKENS[reader.device.type],
+        prefix_bytes=config.prefix_cache_bytes,
+    )
+    budget = config.max_batch_tokens or batch_tokens(
+        runner, reader.device, max_tokens=max_tokens, kept_bytes=config.prefix_cache_bytes
+    )
+    laps.end("memory")
     return Engine(
         tokeniser=tokeniser,
-        runner=Runner(
-            reader,
-            [PlacedEncoder(sae.hookpoint, sae.watched.encoder) for sae in saes],
-            row_tokens=min(config.max_batch_tokens, ROW_TOKENS[reader.device.type]),
-            prefix_bytes=config.prefix_cache_bytes,
-        ),
+        runner=runner,
         identity=EngineIdentity(
             reader=replace(reader.identity, chat_template=tokeniser.has_chat_template),
             saes=tuple(_identity(sae) for sae in saes),
         ),
         max_tokens=max_tokens,
+        max_batch_tokens=budget,
     )
 
 
