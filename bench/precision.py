@@ -35,7 +35,9 @@ async def read(pairs: list[Pair], config: Config) -> Read:
     async with offline(config) as monitor:
         started_s = time.process_time()
         for start in range(0, len(pairs), _AT_ONCE):
-            jobs = [ScoreJob(pair, "", "", include_evidence=False, labels={}) for pair in pairs[start : start + _AT_ONCE]]
+            jobs = [
+                ScoreJob(pair, "", "", include_evidence=False, labels={}) for pair in pairs[start : start + _AT_ONCE]
+            ]
             for outcome in await monitor.score(jobs):
                 if not isinstance(outcome, ScoredPair):
                     raise outcome
@@ -72,9 +74,7 @@ def main() -> None:
     args = parser.parse_args()
     pairs = [labelled.pair for labelled in read_pairs(args.data)]
     settings = {"device": args.device} | ({"watchlist": tuple(args.watchlist)} if args.watchlist else {})
-    exact, rounded = (
-        asyncio.run(read(pairs, Config(**settings, dtype=dtype))) for dtype in ("float32", "bfloat16")
-    )
+    exact, rounded = (asyncio.run(read(pairs, Config(**settings, dtype=dtype))) for dtype in ("float32", "bfloat16"))
     print(json.dumps(compare(exact, rounded), indent=2))
 
 

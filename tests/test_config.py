@@ -53,6 +53,7 @@ def test_every_setting_has_a_variable() -> None:
         device="cuda:1",
         dtype="bfloat16",
         allow_download=True,
+        torch_compile=True,
         torch_threads=3,
         max_tokens=17,
         max_batch_tokens=18,
@@ -162,7 +163,10 @@ def test_every_mistake_is_named_in_one_go() -> None:
     [
         ({"max_tokens": 5000, "max_batch_tokens": 4096}, "settings: max_batch_tokens must be at least max_tokens"),
         ({"max_tokens": 5000, "max_queue_tokens": 4999}, "settings: max_queue_tokens must be at least max_tokens"),
-        ({"max_queue_tokens": 4000, "max_batch_tokens": 4096}, "settings: max_queue_tokens must be at least max_batch_tokens"),
+        (
+            {"max_queue_tokens": 4000, "max_batch_tokens": 4096},
+            "settings: max_queue_tokens must be at least max_batch_tokens",
+        ),
     ],
     ids=["batch", "queue and pair", "queue and batch"],
 )
@@ -209,7 +213,9 @@ def test_secrets_are_not_shown() -> None:
     ("flags", "environ"),
     [
         pytest.param({"max_tokens": "x"}, {"SCOPEWATCH_CACHE_SECRET": SECRET}, id="another setting is wrong"),
-        pytest.param({"cache_secret": SECRET, "max_tokens": 5000, "max_batch_tokens": 4096}, {}, id="settings contradict"),
+        pytest.param(
+            {"cache_secret": SECRET, "max_tokens": 5000, "max_batch_tokens": 4096}, {}, id="settings contradict"
+        ),
         pytest.param({"cache_secret": [SECRET]}, {}, id="the secret itself is wrong"),
         pytest.param({}, {"SCOPEWATCH_REDIS_URI": f"redis://:{SECRET}@host"}, id="misspelt variable"),
     ],

@@ -1,5 +1,6 @@
 """The attention for GPUs, run where there is none: unfused, and as one compiled kernel."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,19 @@ def test_lengths_and_windows_are_not_compiled_again(tmp_path: Path, flex: Callab
     for batch in batches:
         assert_equal(plain(batch), runner(batch))
     assert len(compiled) <= 2
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+def test_compiled_regions_change_nothing(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With norms and MLPs compiled, and a hookpoint inside an MLP, rows of several lengths give what they gave."""
+    directory = save_weights(family, tmp_path)
+    plain = a_runner(directory, 0)
+    monkeypatch.setattr(reader_module, "pack_linears", lambda _: None)
+    runner = a_runner(directory, PLENTY, compiled=True)
+    compiled = [name for name, module in runner._reader.model.named_modules() if "forward" in vars(module)]
+
+    assert {"mlp", "norm"} <= {name.rpartition(".")[2] for name in compiled}
+    for batch in (BATCH, BATCH[:3], BATCH[3:]):
+        assert_equal(plain(batch), runner(batch))

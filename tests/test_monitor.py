@@ -464,7 +464,7 @@ def test_what_runs_is_described(metrics: Metrics, registry: CollectorRegistry) -
         "digest": "d" * 12,
         "dtype": "float32",
         "device": "cpu",
-        "attention": "packed",
+        "attention": "eager",
     }
     late = {"sae": "late", "hookpoint": "layers.1.resid_post", "architecture": "jumprelu", "digest": "1" * 12}
     wanted = [

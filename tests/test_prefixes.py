@@ -26,11 +26,13 @@ WIDTH = 24
 PLENTY = 1 << 26
 
 
-def a_reader(directory: Path) -> Reader:
-    return load_reader(directory, name="r", revision="", deepest_layer=2, device="cpu", dtype="float32")
+def a_reader(directory: Path, *, compiled: bool = False) -> Reader:
+    return load_reader(
+        directory, name="r", revision="", deepest_layer=2, device="cpu", dtype="float32", compiled=compiled
+    )
 
 
-def a_runner(directory: Path, prefix_bytes: int) -> Runner:
+def a_runner(directory: Path, prefix_bytes: int, *, compiled: bool = False) -> Runner:
     """SAEs at two layers, one before and one after sliding-window attention, that fire on half the tokens."""
     rng = np.random.default_rng(0)
     encoders = [
@@ -47,7 +49,7 @@ def a_runner(directory: Path, prefix_bytes: int) -> Runner:
     ]
     places = [Hookpoint(1), Hookpoint(2, "mlp_out")]
     placed = [PlacedEncoder(place, encoder) for place, encoder in zip(places, encoders, strict=True)]
-    return Runner(a_reader(directory), placed, row_tokens=2048, prefix_bytes=prefix_bytes)
+    return Runner(a_reader(directory, compiled=compiled), placed, row_tokens=2048, prefix_bytes=prefix_bytes)
 
 
 def text(*parts: tuple[int, int]) -> Ids:

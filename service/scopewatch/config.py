@@ -40,6 +40,7 @@ class Config(BaseModel):
         description="folder of watch packs, the watched parts of large SAEs; empty for none, "
         "auto is ~/.cache/scopewatch/packs for SAEs above 32 MiB",
     )
+    torch_compile: bool = Field(False, description="compile norms and MLPs of the reader; on a CPU it gains nothing")
     torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all cores but one")
 
     max_tokens: int = Field(1024, ge=16, description="tokens read of one pair; longer pairs are truncated")

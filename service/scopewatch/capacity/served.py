@@ -24,7 +24,16 @@ from scopewatch.errors import EngineError, ScopewatchError, SetupError
 from scopewatch.types import Pair
 
 SETTINGS = (
-    *("device", "dtype", "allow_download", "pack_dir", "torch_threads", "max_tokens", "max_batch_tokens"),
+    *(
+        "device",
+        "dtype",
+        "allow_download",
+        "pack_dir",
+        "torch_compile",
+        "torch_threads",
+        "max_tokens",
+        "max_batch_tokens",
+    ),
     "prefix_cache_bytes",
 )
 """What the server takes over; all else is at its default, so that limits, Redis and the like do not count."""

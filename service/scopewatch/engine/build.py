@@ -138,6 +138,7 @@ def build_engine(
         deepest_layer=max(sae.hookpoint.layer for sae in saes),
         device=config.device,
         dtype=config.dtype,
+        compiled=config.torch_compile,
     )
     for sae in saes:
         with _asked_by(sae.choice):

@@ -22,7 +22,7 @@ class PackedLinear(torch.nn.Module):
 
 def multiplies_bfloat16() -> bool:
     """Whether packed layers are faster in bfloat16 here than in float32; unpacked ones are hundreds of times slower."""
-    here: dict[str, Any] = torch.cpu.get_capabilities()
+    here = torch.cpu.get_capabilities()
     return _can_pack() and bool(here.get("avx512_bf16") or here.get("amx_bf16"))
 
 

@@ -13,6 +13,7 @@ from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from scopewatch.engine.attention import register_attention
+from scopewatch.engine.compiled import compile_regions
 from scopewatch.engine.linear import multiplies_bfloat16, pack_linears
 from scopewatch.engine.weight_files import digest, text_weights
 from scopewatch.errors import ConfigError, HubError, ReaderError
@@ -71,7 +72,9 @@ def layer_count(directory: Path) -> int:
     return int(_config(directory)[1].num_hidden_layers)
 
 
-def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int, device: str, dtype: str) -> Reader:
+def load_reader(
+    directory: Path, *, name: str, revision: str, deepest_layer: int, device: str, dtype: str, compiled: bool = False
+) -> Reader:
     """Loads layers 0 to `deepest_layer` of a reader's text model, without its head.
 
     Args:
@@ -81,6 +84,7 @@ def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int
         deepest_layer: Deepest watched layer, counted from 0; -1 where only the embedding is.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32` or `bfloat16`.
+        compiled: Norms and MLPs are compiled by torch.
 
     Raises:
         ReaderError: Of an unsupported family, too shallow, incomplete, or without its soft-capping.
@@ -105,6 +109,8 @@ def load_reader(directory: Path, *, name: str, revision: str, deepest_layer: int
     model.requires_grad_(requires_grad=False)
     if place.type == "cpu":
         pack_linears(model)
+    if compiled:
+        compile_regions(model)
     layers: Any = model.layers
     _assert_attention(model, attention, directory)
     identity = ReaderIdentity(

@@ -35,8 +35,8 @@ class Judged:
     coverage: Coverage
     body: bytes
     """As `ScoredPair.body`."""
-    fired: NDArray[np.intp]
-    """Metric series of the features that fired."""
+    moves: NDArray[np.intp]
+    """As `Metrics.moves`."""
 
 
 class Memory:
@@ -48,7 +48,7 @@ class Memory:
 
     def __init__(self, max_bytes: int) -> None:
         self._judged = Lru[Judged](max_bytes, _size)
-        self._secret = os.urandom(32)
+        self._keyed = hashlib.blake2b(digest_size=32, key=os.urandom(32))
 
     def name(self, job: ScoreJob, watchlist: str) -> bytes:
         """Names the judgement of a job: a keyed digest of everything the caller chose that decides it."""
@@ -59,7 +59,9 @@ class Memory:
         # Texts read from files may hold lone surrogates.
         parts = [text.encode("utf-8", "surrogatepass") for text in texts]
         shape = struct.pack(f"<?{len(parts)}Q", job.include_evidence, *map(len, parts))
-        return hashlib.blake2b(b"".join((shape, *parts)), digest_size=32, key=self._secret).digest()
+        digest = self._keyed.copy()
+        digest.update(b"".join((shape, *parts)))
+        return digest.digest()
 
     def get(self, name: bytes) -> Judged | None:
         return self._judged.get(name)
@@ -70,4 +72,4 @@ class Memory:
 
 def _size(judged: Judged) -> int:
     parts = sum(len(score.features) + len(score.evidence) for score in judged.indicators)
-    return len(judged.value) + len(judged.body) + judged.fired.nbytes + parts * _PART_BYTES + _ENTRY_BYTES
+    return len(judged.value) + len(judged.body) + judged.moves.nbytes + parts * _PART_BYTES + _ENTRY_BYTES

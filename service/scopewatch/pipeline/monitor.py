@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +52,8 @@ class _Journey:
     key: bytes
     """Under which the cache keeps the activations; empty until the tokens are known."""
     asked: bool = False
+    recalled: bool = False
+    """Whether the cache holds the very value that the remembered judgement was made from."""
     value: bytes | None = None
     tokens: TokenisedPair | None = None
     activations: Activations | None = None
@@ -62,6 +63,7 @@ class _Journey:
     queue_s: float = 0.0
     forward_s: float = 0.0
     encode_s: float = 0.0
+    score_s: float = 0.0
 
 
 class Monitor:
@@ -112,12 +114,12 @@ class Monitor:
         outcomes: list[Outcome | None] = [None] * len(jobs)
         journeys = self._start(jobs, outcomes)
         await self._look_up([journey for journey in journeys if journey.key])
-        new = [journey for journey in journeys if not _recalled(journey)]
+        new = [journey for journey in journeys if not journey.recalled]
         if new:
             new = await self._read(new, outcomes)
             await self._look_up([journey for journey in new if not journey.asked])
             self._unpack(new)
-            await self._encode_missing(new, outcomes)
+            await self._judge_each(new, outcomes)
         self._answer([journey for journey in journeys if outcomes[journey.index] is None], outcomes, started_s)
         answered = [outcome for outcome in outcomes if outcome is not None]
         for outcome in answered:
@@ -162,13 +164,10 @@ class Monitor:
         clock = _Stopwatch()
         values = await self._cache.get_many([journey.key for journey in journeys])
         cache_s = clock.lap()
-        recalled = 0
         for journey, value in zip(journeys, values, strict=True):
             journey.asked, journey.value, journey.cache_s = True, value, cache_s
-            if _recalled(journey):
-                journey.cached = True
-                recalled += 1
-        self._metrics.cache_read("hit", recalled)
+            journey.recalled = journey.cached = journey.judged is not None and value == journey.judged.value
+        self._metrics.cache_read("hit", sum(journey.recalled for journey in journeys))
 
     def _unpack(self, journeys: Sequence[_Journey]) -> None:
         for journey in journeys:
@@ -183,41 +182,56 @@ class Monitor:
                 log.warning("a cached value is not what was written", extra={"problem": str(problem)})
                 self._metrics.cache_read("corrupt")
 
-    async def _encode_missing(self, journeys: Sequence[_Journey], outcomes: list[Outcome | None]) -> None:
-        missing = [journey for journey in journeys if journey.activations is None]
-        sizes = [len(journey.tokens.ids) for journey in missing if journey.tokens]
+    async def _judge_each(self, journeys: Sequence[_Journey], outcomes: list[Outcome | None]) -> None:
+        """Judges pairs one by one as their activations come, while the engine reads those behind them."""
+        encoding = self._encode_missing(journeys)
+        try:
+            for place, journey in enumerate(journeys):
+                if place:
+                    # Other calls, and health checks, are answered in between.
+                    await asyncio.sleep(0)
+                if journey.index in encoding and (error := await encoding[journey.index]):
+                    outcomes[journey.index] = error
+                else:
+                    journey.judged = self._judge(journey)
+        finally:
+            for task in encoding.values():
+                task.cancel()
+
+    def _encode_missing(self, journeys: Sequence[_Journey]) -> dict[int, asyncio.Task[ScopewatchError | None]]:
+        """Begins to encode what was not in the cache; tasks by `_Journey.index`."""
+        tasks: dict[int, asyncio.Task[ScopewatchError | None]] = {}
         # What a pair waits for in its own call, so that the batcher can let other calls in between.
-        ahead_tokens = accumulate(sizes[:-1], initial=0)
-        encoded = await asyncio.gather(
-            *(
-                self._submit(journey.tokens.ids, journey.job.deadline_s, ahead)
-                for journey, ahead in zip(missing, ahead_tokens, strict=False)
-                if journey.tokens
-            ),
-            return_exceptions=True,
-        )
-        fresh: dict[bytes, bytes] = {}
-        for journey, answer in zip(missing, encoded, strict=True):
-            if isinstance(answer, ScopewatchError):
-                outcomes[journey.index] = answer
-            elif isinstance(answer, BaseException):
-                log.error("unexpected failure while encoding", exc_info=answer)
-                outcomes[journey.index] = EngineError("the reader failed on this pair")
-            else:
-                journey.activations = answer.activations
-                journey.queue_s, journey.forward_s, journey.encode_s = answer.queue_s, answer.forward_s, answer.encode_s
-                journey.value = fresh[journey.key] = dump(journey.key, answer.activations)
-        if fresh:
-            self._cache.put_many(fresh)
+        ahead_tokens = 0
+        for journey in journeys:
+            if journey.activations is None:
+                assert journey.tokens is not None
+                tasks[journey.index] = asyncio.create_task(self._encode(journey, journey.tokens.ids, ahead_tokens))
+                ahead_tokens += len(journey.tokens.ids)
+        return tasks
+
+    async def _encode(self, journey: _Journey, ids: NDArray[np.int32], ahead_tokens: int) -> ScopewatchError | None:
+        try:
+            encoded = await self._submit(ids, journey.job.deadline_s, ahead_tokens)
+        except ScopewatchError as error:
+            return error
+        except Exception:
+            log.exception("unexpected failure while encoding")
+            return EngineError("the reader failed on this pair")
+        journey.activations = encoded.activations
+        journey.queue_s, journey.forward_s, journey.encode_s = encoded.queue_s, encoded.forward_s, encoded.encode_s
+        journey.value = dump(journey.key, encoded.activations)
+        self._cache.put_many({journey.key: journey.value})
+        return None
 
     def _answer(self, journeys: Sequence[_Journey], outcomes: list[Outcome | None], started_s: float) -> None:
         if not journeys:
             return
         pairs: list[ScoredPair] = []
-        fired: list[NDArray[np.intp]] = []
+        moves: list[NDArray[np.intp]] = []
+        total_s = time.monotonic() - started_s
         for journey in journeys:
-            clock = _Stopwatch()
-            judged = journey.judged if journey.tokens is None else self._judge(journey, journey.tokens)
+            judged = journey.judged
             assert judged is not None
             pair = ScoredPair(
                 verdict=judged.verdict,
@@ -230,18 +244,20 @@ class Monitor:
                     queue_s=journey.queue_s,
                     forward_s=journey.forward_s,
                     encode_s=journey.encode_s,
-                    score_s=clock.lap(),
-                    total_s=time.monotonic() - started_s,
+                    score_s=journey.score_s,
+                    total_s=total_s,
                 ),
                 cached=journey.cached,
                 body=judged.body,
             )
             outcomes[journey.index] = pair
             pairs.append(pair)
-            fired.append(judged.fired)
-        self._metrics.pairs_scored(pairs, fired)
+            moves.append(judged.moves)
+        self._metrics.pairs_scored(pairs, moves)
 
-    def _judge(self, journey: _Journey, tokens: TokenisedPair) -> Judged:
+    def _judge(self, journey: _Journey) -> Judged:
+        clock, tokens = _Stopwatch(), journey.tokens
+        assert tokens is not None
         assert journey.activations is not None
         assert journey.value is not None
         judgement = judge(
@@ -259,16 +275,12 @@ class Monitor:
             indicators=judgement.indicators,
             coverage=tokens.coverage,
             body=self._render(watchlist, judgement.verdict, judgement.indicators, tokens.coverage),
-            fired=self._metrics.series_of(journey.activations.column[read]),
+            moves=self._metrics.moves(watchlist, judgement.indicators, journey.activations.column[read]),
         )
         if self._memory:
             self._memory.put(journey.name, judged)
+        journey.score_s = clock.lap()
         return judged
-
-
-def _recalled(journey: _Journey) -> bool:
-    """Whether the cache holds the very value that the remembered judgement was made from."""
-    return journey.judged is not None and journey.value == journey.judged.value
 
 
 class _Stopwatch:

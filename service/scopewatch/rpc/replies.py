@@ -1,6 +1,8 @@
 """From results to reply messages."""
 
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -12,11 +14,13 @@ from scopewatch.types import (
     Coverage,
     EngineIdentity,
     Evidence,
+    FeatureKey,
     IndicatorScore,
     Relation,
     ScoredPair,
     ScoreJob,
     Segment,
+    Timings,
     Verdict,
 )
 from scopewatch.v1 import monitor_pb2 as pb
@@ -39,6 +43,18 @@ _RELATIONS = {Relation.SAME_MODEL: pb.RELATION_SAME_MODEL, Relation.READER_MODEL
 _RESULTS = pb.BatchScoreResponse.RESULTS_FIELD_NUMBER
 _RESPONSE = pb.BatchScoreResult.RESPONSE_FIELD_NUMBER
 _STATUS = pb.BatchScoreResult.STATUS_FIELD_NUMBER
+_INDICATORS = pb.ScoreResponse.INDICATORS_FIELD_NUMBER
+_FEATURES = pb.IndicatorScore.FEATURES_FIELD_NUMBER
+_REQUEST_ID = pb.ScoreResponse.REQUEST_ID_FIELD_NUMBER
+_TIMINGS = pb.ScoreResponse.TIMINGS_FIELD_NUMBER
+_CACHED = pb.ScoreResponse(cached=True).SerializeToString()
+_STAGES = [(field.name, field.number << 3 | 1) for field in pb.Timings.DESCRIPTOR.fields]
+_DOUBLE = struct.Struct("<Bd")
+"""A field of type double: tag, value."""
+_POOLED = pb.FeatureScore.POOLED_FIELD_NUMBER << 3 | 1
+_CONTRIBUTION = pb.FeatureScore.CONTRIBUTION_FIELD_NUMBER << 3 | 1
+_NUMBERS = struct.Struct("<BdBd")
+"""Both numbers of a feature."""
 _CALIBRATIONS = {True: pb.CALIBRATION_CALIBRATED, False: pb.CALIBRATION_UNCALIBRATED}
 
 
@@ -62,15 +78,32 @@ def renderer(made_by: Mapping[str, pb.Provenance]) -> Callable[..., bytes]:
         made_by: What produced the numbers, by watchlist name.
     """
 
+    @cache
+    def about(feature: FeatureKey, label: str, pooling: str, source: str) -> tuple[bytes, bytes]:
+        """What stands before and after a feature's numbers: the same in every reply, and most of a reply's cost."""
+        before = pb.FeatureScore(feature=str(feature), label=label, pooling=pooling).SerializeToString()
+        after = pb.FeatureScore(label_source=source).SerializeToString()
+        return _field(_FEATURES, len(before) + _NUMBERS.size + len(after)) + before, after
+
+    def indicator(score: IndicatorScore) -> bytes:
+        parts = [_before_features(score).SerializeToString()]
+        for part in score.features:
+            before, after = about(part.feature, part.label, part.pooling, part.label_source)
+            parts += (before, _NUMBERS.pack(_POOLED, part.pooled, _CONTRIBUTION, part.contribution), after)
+        parts.append(_after_features(score).SerializeToString())
+        return b"".join(parts)
+
     def render(watchlist: str, verdict: Verdict, indicators: Sequence[IndicatorScore], coverage: Coverage) -> bytes:
-        reply = pb.ScoreResponse(
-            verdict=_VERDICTS[verdict],
-            indicators=[_indicator(score) for score in indicators],
+        parts = [pb.ScoreResponse(verdict=_VERDICTS[verdict]).SerializeToString()]
+        for body in map(indicator, indicators):
+            parts += (_field(_INDICATORS, len(body)), body)
+        rest = pb.ScoreResponse(
             coverage=_mirror(pb.Coverage, coverage),
             provenance=made_by[watchlist],
             label_note=LABEL_NOTE if _shows_an_index_label(indicators) else "",
         )
-        return reply.SerializeToString()
+        parts.append(rest.SerializeToString())
+        return b"".join(parts)
 
     return render
 
@@ -80,21 +113,21 @@ def score_reply(job: ScoreJob, pair: ScoredPair) -> bytes:
 
     https://protobuf.dev/programming-guides/encoding/#last-one-wins
     """
-    times = pair.timings
-    rest = pb.ScoreResponse(
-        request_id=job.request_id,
-        timings=pb.Timings(
-            tokenise_s=times.tokenise_s,
-            cache_s=times.cache_s,
-            queue_s=times.queue_s,
-            forward_s=times.forward_s,
-            encode_s=times.encode_s,
-            score_s=times.score_s,
-            total_s=times.total_s,
-        ),
-        cached=pair.cached,
+    own_id = job.request_id.encode()
+    times = _timings(pair.timings)
+    rest = (
+        _field(_REQUEST_ID, len(own_id)),
+        own_id,
+        _field(_TIMINGS, len(times)),
+        times,
+        _CACHED if pair.cached else b"",
     )
-    return pair.body + rest.SerializeToString()
+    return b"".join((pair.body, *rest))
+
+
+def _timings(timings: Timings) -> bytes:
+    """A serialised `pb.Timings`: message objects cost several times the rest of a remembered reply."""
+    return b"".join([_DOUBLE.pack(tag, seconds) for name, tag in _STAGES if (seconds := getattr(timings, name))])
 
 
 def batch_reply(results: Iterable[bytes | status_pb2.Status]) -> bytes:
@@ -122,7 +155,7 @@ def _shows_an_index_label(indicators: Sequence[IndicatorScore]) -> bool:
     return any(part.label_source.startswith("neuronpedia") for score in indicators for part in score.features)
 
 
-def _indicator(score: IndicatorScore) -> pb.IndicatorScore:
+def _before_features(score: IndicatorScore) -> pb.IndicatorScore:
     return pb.IndicatorScore(
         name=score.name,
         score=score.score,
@@ -130,17 +163,11 @@ def _indicator(score: IndicatorScore) -> pb.IndicatorScore:
         flagged=score.flagged,
         severity=_SEVERITIES[score.severity],
         probability=score.probability,
-        features=[
-            pb.FeatureScore(
-                feature=str(part.feature),
-                label=part.label,
-                label_source=part.label_source,
-                pooling=part.pooling,
-                pooled=part.pooled,
-                contribution=part.contribution,
-            )
-            for part in score.features
-        ],
+    )
+
+
+def _after_features(score: IndicatorScore) -> pb.IndicatorScore:
+    return pb.IndicatorScore(
         evidence=[_evidence(span) for span in score.evidence],
         calibration=_CALIBRATIONS[score.calibrated],
         skipped_reason=score.skipped_reason,

@@ -37,22 +37,25 @@ def to_job(request: pb.ScoreRequest, limits: Limits, deadline_s: float | None) -
     Raises:
         InvalidRequest: Names every field that is wrong, up to `MAX_VIOLATIONS`.
     """
-    if violations := _violations(request, limits):
-        if (more := len(violations) - MAX_VIOLATIONS) > 0:
-            violations[MAX_VIOLATIONS:] = [FieldViolation("request", f"{more} more mistakes are not listed")]
-        raise InvalidRequest(*violations)
-    return ScoreJob(
+    # Protobuf decodes a text at every access.
+    own_id, history = request.request_id, request.history
+    job = ScoreJob(
         pair=Pair(
             prompt=request.prompt,
             response=request.response,
-            history=tuple([Turn(turn.role, turn.content) for turn in request.history]),
+            history=tuple([Turn(turn.role, turn.content) for turn in history[: limits.max_history_turns]]),
         ),
         watchlist=request.watchlist,
-        request_id=request.request_id or str(uuid.uuid4()),
+        request_id=own_id or str(uuid.uuid4()),
         include_evidence=request.include_evidence,
         labels=dict(request.labels),
         deadline_s=deadline_s,
     )
+    if violations := _violations(job, own_id, len(history), limits):
+        if (more := len(violations) - MAX_VIOLATIONS) > 0:
+            violations[MAX_VIOLATIONS:] = [FieldViolation("request", f"{more} more mistakes are not listed")]
+        raise InvalidRequest(*violations)
+    return job
 
 
 def check_batch(request: pb.BatchScoreRequest, limits: Limits) -> None:
@@ -70,29 +73,35 @@ def check_batch(request: pb.BatchScoreRequest, limits: Limits) -> None:
         )
 
 
-def _violations(request: pb.ScoreRequest, limits: Limits) -> list[FieldViolation]:
-    found = _text("prompt", request.prompt, limits) + _text("response", response := request.response, limits)
-    if not response or response.isspace():
+def _violations(job: ScoreJob, own_id: str, turns: int, limits: Limits) -> list[FieldViolation]:
+    """What is wrong with a job of which no more turns were read than are allowed, and which the caller named so."""
+    found: list[FieldViolation] = []
+    pair = job.pair
+    _check_text(found, "prompt", pair.prompt, limits)
+    _check_text(found, "response", pair.response, limits)
+    if not pair.response or pair.response.isspace():
         found.append(FieldViolation("response", "is empty; there is nothing to score"))
-    found += _count("history", len(request.history), "turns", limits.max_history_turns)
-    for index, turn in enumerate(request.history[: limits.max_history_turns]):
+    _check_count(found, "history", turns, "turns", limits.max_history_turns)
+    for index, turn in enumerate(pair.history):
         if not turn.role:
             found.append(FieldViolation(f"history[{index}].role", "is empty; write user, assistant or system"))
-        found += _count(f"history[{index}].role", len(turn.role), "characters", limits.max_label_chars)
-        found += _text(f"history[{index}].content", turn.content, limits)
-    found += _count("labels", len(request.labels), "entries", limits.max_labels)
-    for key, value in request.labels.items():
-        found += _count(f"labels[{key[:20]}]", max(len(key), len(value)), "characters", limits.max_label_chars)
-    found += _count("request_id", len(request.request_id), "characters", limits.max_label_chars)
-    return found + _count("watchlist", len(request.watchlist), "characters", limits.max_label_chars)
-
-
-def _text(field: str, text: str, limits: Limits) -> list[FieldViolation]:
-    found = _count(field, len(text), "characters", limits.max_text_chars)
-    if (at := text.find("\0")) >= 0:
-        found.append(FieldViolation(field, f"holds a NUL character at offset {at}; remove it"))
+        _check_count(found, f"history[{index}].role", len(turn.role), "characters", limits.max_label_chars)
+        _check_text(found, f"history[{index}].content", turn.content, limits)
+    _check_count(found, "labels", len(job.labels), "entries", limits.max_labels)
+    for key, value in job.labels.items():
+        longest = max(len(key), len(value))
+        _check_count(found, f"labels[{key[:20]}]", longest, "characters", limits.max_label_chars)
+    _check_count(found, "request_id", len(own_id), "characters", limits.max_label_chars)
+    _check_count(found, "watchlist", len(job.watchlist), "characters", limits.max_label_chars)
     return found
 
 
-def _count(field: str, count: int, unit: str, most: int) -> list[FieldViolation]:
-    return [FieldViolation(field, f"holds {count} {unit}; at most {most} are allowed")] if count > most else []
+def _check_text(found: list[FieldViolation], field: str, text: str, limits: Limits) -> None:
+    _check_count(found, field, len(text), "characters", limits.max_text_chars)
+    if (at := text.find("\0")) >= 0:
+        found.append(FieldViolation(field, f"holds a NUL character at offset {at}; remove it"))
+
+
+def _check_count(found: list[FieldViolation], field: str, count: int, unit: str, most: int) -> None:
+    if count > most:
+        found.append(FieldViolation(field, f"holds {count} {unit}; at most {most} are allowed"))
