@@ -46,9 +46,14 @@ def worst_score(
     tokens: Sequence[TokenisedPair], reference: Sequence[Dense], replies: Sequence[pb.ScoreResponse]
 ) -> float:
     """Largest difference between a score of the service and the reference's, as a share of the largest score."""
-    wanted, got = [], []
-    for pair, dense, reply in zip(tokens, reference, replies, strict=True):
-        peaks = dense[pair.segments == Segment.RESPONSE].max(axis=0)
-        wanted.append([peaks[i::INDICATORS].sum() for i in range(INDICATORS)])
-        got.append([indicator.score for indicator in sorted(reply.indicators, key=lambda found: found.name)])
-    return float(np.abs(np.array(wanted) - np.array(got)).max() / np.max(wanted))
+    wanted = scores(tokens, reference)
+    got = [[found.score for found in sorted(reply.indicators, key=lambda found: found.name)] for reply in replies]
+    return float(np.abs(wanted - np.array(got)).max() / wanted.max())
+
+
+def scores(tokens: Sequence[TokenisedPair], activations: Sequence[Dense]) -> Dense:
+    """Scores of a subject's indicators, shape (pairs, indicators)."""
+    peaks = [
+        dense[pair.segments == Segment.RESPONSE].max(axis=0) for pair, dense in zip(tokens, activations, strict=True)
+    ]
+    return np.array([[own[i::INDICATORS].sum() for i in range(INDICATORS)] for own in peaks])

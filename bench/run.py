@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import width
@@ -38,12 +39,23 @@ from contenders import (
     transformers,
     watched_thresholds,
 )
-from equality import TOLERANCE, Difference, compare, worst_score
+from equality import TOLERANCE, Difference, compare, scores, worst_score
 from report import print_report, write_plot
+from scopewatch.client import pb
 from scopewatch.engine.build import Engine
 from scopewatch.types import Pair, TokenisedPair
 from served import Calls, Served, batches, server, unary
-from subjects import Subject, bundled, gemma2_2b, gemma2_9b, gemma3_270m, lengths, pairs, random_subject
+from subjects import (
+    Subject,
+    bundled,
+    gemma2_2b,
+    gemma2_9b,
+    gemma3_270m,
+    lengths,
+    pairs,
+    random_subject,
+    write_watchlist,
+)
 
 REFERENCE = "transformers"
 _SHAPES = {
@@ -67,6 +79,8 @@ class Measured:
     calls: dict[str, Calls] = field(default_factory=dict)
     difference: dict[str, Difference] = field(default_factory=dict)
     score_difference: float = 0.0
+    flagged: list[float] = field(default_factory=list)
+    """Share of the pairs."""
     found: list[Dense] = field(default_factory=list)
     """The engine's activations in the last round."""
     flops: list[float] = field(default_factory=list)
@@ -163,6 +177,7 @@ def measure(subject: Subject, count: int, args: argparse.Namespace, device: torc
         "expert_sorted": expert(subject, device, by_length=True),
         "engine": scopewatch(subject, engine, engine.max_batch_tokens),
     }
+    set_thresholds(subject, engine, contenders["engine"])
     with tempfile.TemporaryDirectory() as logs, server(config, Path(logs) / "server.log") as served:
         bench = Bench(subject, device, engine, contenders, served, lengths(count, engine.max_tokens), measured)
         bench.warm_up()
@@ -172,6 +187,14 @@ def measure(subject: Subject, count: int, args: argparse.Namespace, device: torc
             print(f"  round {number + 1} done, load {os.getloadavg()[0]:.1f}", flush=True)
         measured.prefix_speedup = prefix_speedup(engine, engine_of(config.model_copy(update={"prefix_cache_bytes": 0})))
         return summary(bench, dtype=str(dtype_on(device)).removeprefix("torch."))
+
+
+def set_thresholds(subject: Subject, engine: Engine, read: Contender) -> None:
+    """Sets each indicator's threshold so that about 5 % of pairs are over it, since a flagged pair is also logged."""
+    made = engine.tokeniser.tokenise(pairs(lengths(48, 512), salt=50_000))
+    tokens = [pair for pair in made if isinstance(pair, TokenisedPair)]
+    found = scores(tokens, read([pair.ids for pair in tokens]))
+    write_watchlist(subject, np.quantile(found, 0.95, axis=0).tolist())
 
 
 @dataclass(slots=True)
@@ -230,6 +253,7 @@ class Bench:
         replies = batches(served, made, calls("batch_computed"), cached=False)
         difference = worst_score(self._tokens(made), measured.found, replies)
         measured.score_difference = max(measured.score_difference, difference)
+        measured.flagged.append(sum(reply.verdict == pb.VERDICT_FLAG for reply in replies) / len(replies))
         batches(served, _many(made, cached_pairs), calls("batch_cached"), cached=True)
         unary(served, pairs(self.sizes, salt=10_000 + number), calls("unary_64_computed"), cached=False)
         unary(served, _many(made, cached_pairs // 2), calls("unary_64_cached"), cached=True)
@@ -309,6 +333,7 @@ def summary(bench: Bench, *, dtype: str) -> dict[str, Any]:
         },
         "grpc_pairs_per_s": {name: round(rate, 1) for name, rate in rates.items()},
         "service_overhead": round(1 - statistics.median(service), 3),
+        "flagged": round(statistics.fmean(measured.flagged), 2),
         "cache_hit_pairs_per_s": round(rates["batch_cached"], 1),
         "unary_rps": round(rates["unary_64_cached"], 1),
         "p50_ms": round(measured.calls["unary_1_cached"].p_ms(50), 2),

@@ -158,29 +158,32 @@ def _sae(stream: torch.Tensor, d_sae: int) -> dict[str, torch.Tensor]:
 
 
 def _subject(name: str, folder: Path, reader: Path, saes: dict[int, Path], watched: int) -> Subject:
-    """Writes a watchlist of four indicators, each the sum of the maxima of its features over the response."""
     d_sae = open_sae(next(iter(saes.values()))).d_sae
     features = tuple(np.linspace(0, d_sae - 1, watched).astype(int).tolist())
+    folder.mkdir(parents=True, exist_ok=True)
     subject = Subject(name, reader, saes, features, folder / "watchlist.yaml")
-    keys = subject.feature_keys
+    write_watchlist(subject, [1.0] * INDICATORS)
+    return subject
+
+
+def write_watchlist(subject: Subject, thresholds: Sequence[float]) -> None:
+    """Writes a watchlist of four indicators, each the sum of the maxima of its features over the response."""
     document = {
         "version": 1,
-        "name": name,
-        "reader": {"path": str(reader.resolve())},
-        "saes": {sae: {"path": str(saes[layer].resolve())} for sae, layer in subject.sae_names.items()},
+        "name": subject.name,
+        "reader": {"path": str(subject.reader.resolve())},
+        "saes": {sae: {"path": str(subject.saes[layer].resolve())} for sae, layer in subject.sae_names.items()},
         "indicators": [
             {
                 "name": f"i{i}",
                 "pooling": "max",
-                "threshold": 1.0,
-                "features": [{"feature": key} for key in keys[i::INDICATORS]],
+                "threshold": float(threshold),
+                "features": [{"feature": key} for key in subject.feature_keys[i::INDICATORS]],
             }
-            for i in range(INDICATORS)
+            for i, threshold in enumerate(thresholds)
         ],
     }
-    folder.mkdir(parents=True, exist_ok=True)
     subject.watchlist.write_text(yaml.safe_dump(document, sort_keys=False))
-    return subject
 
 
 def lengths(count: int, most: int) -> list[int]:
