@@ -11,16 +11,16 @@ import argparse
 import asyncio
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scopewatch.child import Child
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.types import Pair
-from served import Served, server
+from served import server
 from subjects import lengths, pairs
 
 Ask = Callable[[AsyncClient, Sequence[Pair]], Awaitable[Sequence[pb.ScoreResponse]]]
@@ -81,7 +81,7 @@ async def ask(client: AsyncClient, way: Way, wanted: Sequence[Pair], *, evidence
     return [reply for replies in await asyncio.gather(*parts) for reply in replies]
 
 
-async def measure(served: Served, args: argparse.Namespace) -> tuple[dict[Way, list[Clocks]], float]:
+async def measure(served: Child, args: argparse.Namespace) -> tuple[dict[Way, list[Clocks]], float]:
     """What each way took per pair, round by round; and which share of pairs was flagged."""
     took: dict[Way, list[Clocks]] = {way: [] for way in WAYS}
     flagged: list[bool] = []
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=8, help="times they are asked for again (default: 8)")
     args = parser.parse_args()
     config = Config(watchlist=(args.watchlist,), torch_threads=1)
-    with tempfile.TemporaryDirectory() as logs, server(config, Path(logs) / "log") as served:
+    with server(config) as served:
         first, *others = sorted(os.sched_getaffinity(0))
         pin(served.process.pid, {first})
         pin(os.getpid(), set(others) or {first})

@@ -12,7 +12,8 @@ _TITLES = {
 }
 _FIGURES = (
     *("ratio_vs_saelens", "ratio_vs_transformers", "ratio_vs_expert", "ratio_vs_expert_sorted", "service_overhead"),
-    *("flagged", "cache_hit_pairs_per_s", "unary_rps", "p50_ms", "p99_ms", "lone_512_p50_ms", "start_s", "rss_mib", "device_mib"),
+    *("flagged", "cache_hit_pairs_per_s", "unary_rps", "p50_ms", "p99_ms", "lone_512_p50_ms"),
+    *("start_s", "rss_mib", "device_mib"),
     *("prefix_speedup", "max_score_difference", "equal"),
 )
 _BAR, _LEFT, _WIDTH = 22, 190, 720

@@ -14,7 +14,6 @@ import math
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -41,10 +40,11 @@ from contenders import (
 )
 from equality import TOLERANCE, Difference, compare, scores, worst_score
 from report import print_report, write_plot
+from scopewatch.child import Child
 from scopewatch.client import pb
 from scopewatch.engine.build import Engine
 from scopewatch.types import Pair, TokenisedPair
-from served import Calls, Served, batches, server, unary
+from served import Calls, batches, peak_rss_mib, server, unary
 from subjects import (
     Subject,
     bundled,
@@ -178,7 +178,7 @@ def measure(subject: Subject, count: int, args: argparse.Namespace, device: torc
         "engine": scopewatch(subject, engine, engine.max_batch_tokens),
     }
     set_thresholds(subject, engine, contenders["engine"])
-    with tempfile.TemporaryDirectory() as logs, server(config, Path(logs) / "server.log") as served:
+    with server(config) as served:
         bench = Bench(subject, device, engine, contenders, served, lengths(count, engine.max_tokens), measured)
         bench.warm_up()
         for number in range(args.rounds):
@@ -205,7 +205,7 @@ class Bench:
     device: torch.device
     engine: Engine
     contenders: dict[str, Contender]
-    served: Served
+    served: Child
     sizes: list[int]
     """Tokens wanted of each pair."""
     measured: Measured
@@ -311,7 +311,7 @@ def summary(bench: Bench, *, dtype: str) -> dict[str, Any]:
     ]
     peak = max(measured.gemm.values())
     worst = {name: difference.worst for name, difference in measured.difference.items()}
-    rss = bench.served.peak_rss_mib()
+    rss = peak_rss_mib(bench.served)
     tokens = sorted(measured.tokens)
     return {
         "reader": subject.config.model_type,
@@ -339,8 +339,8 @@ def summary(bench: Bench, *, dtype: str) -> dict[str, Any]:
         "p50_ms": round(measured.calls["unary_1_cached"].p_ms(50), 2),
         "p99_ms": round(measured.calls["unary_1_cached"].p_ms(99), 2),
         "lone_512_p50_ms": round(measured.calls["lone_512_computed"].p_ms(50), 1),
-        "start_s": bench.served.start_s,
-        "start_parts_s": bench.served.start_parts_s,
+        "start_s": bench.served.ready["start_s"],
+        "start_parts_s": bench.served.ready["start_parts_s"],
         "rss_mib": rss and round(rss),
         "device_mib": measured.device_mib and round(measured.device_mib),
         "prefix_speedup": round(measured.prefix_speedup, 2),

@@ -1,18 +1,15 @@
 """scopewatch through gRPC: a real server process, and its calls timed from this one."""
 
 import asyncio
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scopewatch.child import Child, running_server
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import Config
 from scopewatch.errors import ScopewatchError
@@ -21,54 +18,22 @@ from scopewatch.types import Pair
 CALLERS = 64
 BATCH = 32
 BATCHES_IN_FLIGHT = 4
-_START_S = 300
 _TIMEOUT_S = 900
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A running server."""
-
-    address: str
-    process: "subprocess.Popen[bytes]"
-    start_s: float
-    start_parts_s: dict[str, float]
-
-    def peak_rss_mib(self) -> float | None:
-        """Largest resident size so far; None where there is no /proc."""
-        status = Path(f"/proc/{self.process.pid}/status")
-        if not status.exists():
-            return None
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
+def server(config: Config) -> AbstractContextManager[Child]:
+    """`scopewatch serve` with these settings."""
+    names = ("torch_threads", "max_tokens", "max_batch_tokens", "max_queue_tokens", "device", "pack_dir", "watchlist")
+    return running_server({name: getattr(config, name) for name in names})
 
 
-@contextmanager
-def server(config: Config, log: Path) -> Iterator[Served]:
-    """`scopewatch serve` with these settings on a free port; its log goes to a file."""
-    command = [sys.executable, "-m", "scopewatch", "serve", "--log-format", "json"]
-    command += ["--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
-    for name in ("torch_threads", "max_tokens", "max_batch_tokens", "max_queue_tokens", "device", "pack_dir"):
-        command += ["--" + name.replace("_", "-"), str(getattr(config, name))]
-    command += ["--watchlist", *map(str, config.watchlist)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SCOPEWATCH_")}
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, stderr=stream, env=environment)
-    try:
-        started = time.monotonic()
-        while (ready := _ready(log)) is None:
-            if process.poll() is not None or time.monotonic() > started + _START_S:
-                raise SystemExit("the server did not start:\n" + log.read_text()[-2000:])
-            time.sleep(0.1)
-        yield Served(ready["grpc_address"], process, ready["start_s"], ready["start_parts_s"])
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def _ready(log: Path) -> dict[str, Any] | None:
-    lines = [line for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-    return next((event for event in map(json.loads, lines) if event.get("event") == "serving"), None)
+def peak_rss_mib(served: Child) -> float | None:
+    """Largest resident size so far; None where there is no /proc."""
+    status = Path(f"/proc/{served.process.pid}/status")
+    if not status.exists():
+        return None
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 @dataclass(slots=True)
@@ -85,7 +50,7 @@ class Calls:
 
 
 @asynccontextmanager
-async def _client(served: Served) -> AsyncIterator[AsyncClient]:
+async def _client(served: Child) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(served.address, timeout_s=_TIMEOUT_S) as client:
         yield client
 
@@ -107,7 +72,7 @@ def _requests(pairs: Sequence[Pair]) -> list[pb.ScoreRequest]:
     return [request(prompt=pair.prompt, response=pair.response) for pair in pairs]
 
 
-def batches(served: Served, pairs: Sequence[Pair], calls: Calls, *, cached: bool) -> list[pb.ScoreResponse]:
+def batches(served: Child, pairs: Sequence[Pair], calls: Calls, *, cached: bool) -> list[pb.ScoreResponse]:
     """`BatchScore` of 32, four calls in flight."""
     requests = _requests(pairs)
     work = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
@@ -123,7 +88,7 @@ def batches(served: Served, pairs: Sequence[Pair], calls: Calls, *, cached: bool
 
 
 def unary(
-    served: Served, pairs: Sequence[Pair], calls: Calls, *, cached: bool, callers: int = CALLERS
+    served: Child, pairs: Sequence[Pair], calls: Calls, *, cached: bool, callers: int = CALLERS
 ) -> list[pb.ScoreResponse]:
     """`Score` from so many callers at once, each with one call in flight."""
 

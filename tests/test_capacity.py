@@ -18,8 +18,9 @@ from conftest import House
 from scopewatch.capacity.curve import Curve, read_curve, shipped_curve, shipped_curves
 from scopewatch.capacity.plan import Load, Plan, plan, queueing_p95_s
 from scopewatch.capacity.report import kustomization
-from scopewatch.capacity.served import SETTINGS, _serving
+from scopewatch.capacity.served import SETTINGS
 from scopewatch.capacity.texts import Texts
+from scopewatch.child import running_server
 from scopewatch.cli import main
 from scopewatch.cli.settings import ENGINE_SETTINGS
 from scopewatch.config import Config
@@ -372,9 +373,9 @@ def test_the_server_gets_every_engine_setting() -> None:
 
 def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
     """Its last lines are in the error."""
-    config = Config(watchlist=(tmp_path / "absent.yaml",))
+    settings = {"watchlist": (tmp_path / "absent.yaml",)}
 
-    with pytest.raises(SetupError, match=r"(?s)did not start:.*absent\.yaml"), _serving(config):
+    with pytest.raises(SetupError, match=r"(?s)did not start:.*absent\.yaml"), running_server(settings):
         pass
 
 

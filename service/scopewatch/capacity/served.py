@@ -1,26 +1,20 @@
 """What the service around the engine costs: `scopewatch serve` in a process of its own, called over gRPC."""
 
 import asyncio
-import json
 import math
-import os
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from scopewatch.capacity.curve import Memory
 from scopewatch.capacity.texts import Texts
+from scopewatch.child import running_server
 from scopewatch.client import AsyncClient, pb, request
-from scopewatch.config import ENV_PREFIX, Config
-from scopewatch.errors import EngineError, ScopewatchError, SetupError
+from scopewatch.config import Config
+from scopewatch.errors import EngineError, ScopewatchError
 from scopewatch.types import Pair
 
 SETTINGS = (
@@ -42,7 +36,6 @@ _CACHED_AT_ONCE = 4
 _CACHED_PAIRS = 1024
 _ROUND_S = 2
 _LONE_PAIRS = 3
-_START_S = 900
 _TIMEOUT_S = 900
 
 
@@ -100,18 +93,17 @@ def measure_service(
     many = [texts.pairs(count, tokens) for _ in range(rounds)]
     lone = {size: texts.pairs(rounds * _LONE_PAIRS, size) for size in sizes}
     before_mib = _device_used_mib(device)
-    started_s = time.perf_counter()
-    with _serving(config) as (address, process):
-        start_s = time.perf_counter() - started_s
-        rest_mib, device_rest_mib = _resident_mib(process.pid, "VmRSS"), _device_used_mib(device)
-        calls = asyncio.run(_call(address, many, lone, at_once))
+    with running_server(_settings(config)) as server:
+        pid = server.process.pid
+        rest_mib, device_rest_mib = _resident_mib(pid, "VmRSS"), _device_used_mib(device)
+        calls = asyncio.run(_call(server.address, many, lone, at_once))
         memory = Memory(
             rest_mib=rest_mib,
-            peak_mib=_resident_mib(process.pid, "VmHWM"),
+            peak_mib=_resident_mib(pid, "VmHWM"),
             device_rest_mib=_more(before_mib, device_rest_mib),
             device_peak_mib=_more(before_mib, _device_used_mib(device)),
         )
-    return Served(start_s, memory, calls)
+    return Served(server.ready["start_s"], memory, calls)
 
 
 async def _call(address: str, many: Sequence[list[Pair]], lone: Mapping[int, list[Pair]], at_once: int) -> Calls:
@@ -171,43 +163,12 @@ def _requests(pairs: Sequence[Pair]) -> list[pb.ScoreRequest]:
     return [request(prompt=pair.prompt, response=pair.response) for pair in pairs]
 
 
-@contextmanager
-def _serving(config: Config) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """A server on a free port: its address and process."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    values: dict[str, Any] = {name: getattr(config, name) for name in SETTINGS}
-    values |= {
-        "watchlist": os.pathsep.join(map(str, config.watchlist)),
-        "grpc_address": "127.0.0.1:0",
-        "metrics_address": "127.0.0.1:0",
-        "max_text_chars": max(Config.model_fields["max_text_chars"].default, 16 * config.max_tokens),
-        "max_queue_tokens": max(Config.model_fields["max_queue_tokens"].default, 8 * config.max_batch_tokens),
-        "log_format": "json",
+def _settings(config: Config) -> dict[str, object]:
+    fields = Config.model_fields
+    return {name: getattr(config, name) for name in (*SETTINGS, "watchlist")} | {
+        "max_text_chars": max(fields["max_text_chars"].default, 16 * config.max_tokens),
+        "max_queue_tokens": max(fields["max_queue_tokens"].default, 8 * config.max_batch_tokens),
     }
-    environment = own | {ENV_PREFIX + name.upper(): str(value) for name, value in values.items()}
-    with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "scopewatch", "serve"]
-        process = subprocess.Popen(command, stderr=log, env=environment)  # noqa: S603 - ourselves
-        try:
-            yield _address(process, log.fileno()), process
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def _address(process: "subprocess.Popen[bytes]", log: int) -> str:
-    """Waits for the line that a server logs when it is ready."""
-    deadline_s = time.monotonic() + _START_S
-    while time.monotonic() < deadline_s:
-        ended = process.poll() is not None
-        lines = os.pread(log, 1 << 20, 0).decode(errors="replace").splitlines(keepends=True)
-        for line in lines:
-            if line.startswith("{") and line.endswith("}\n") and (event := json.loads(line))["event"] == "serving":
-                return str(event["grpc_address"])
-        if ended:
-            raise SetupError("the server did not start:\n" + "".join(lines[-20:]))
-        time.sleep(0.02)
-    raise SetupError(f"the server was not ready after {_START_S} s")
 
 
 def _resident_mib(pid: int, field_name: str) -> int | None:

@@ -1,23 +1,15 @@
 """`scopewatch demo`: a real server in a process of its own, a handful of pairs, the cache, the metrics."""
 
-import json
-import os
-import queue
-import subprocess
-import sys
-import threading
-import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
+from scopewatch.child import running_server
 from scopewatch.client import Client, pb, request
 from scopewatch.demo.show import describe
-from scopewatch.errors import ScopewatchError, SetupError
+from scopewatch.errors import ScopewatchError
 from scopewatch.types import Turn
 
-_START_S = 120
 _METRICS = (
     "scopewatch_pairs_total",
     "scopewatch_indicator_flags_total",
@@ -102,10 +94,10 @@ A smaller start: --reader google/gemma-3-270m --sae gemma-scope-2-270m-pt-res:la
 
 def run() -> int:
     """Runs the tour; 0 when everything answered as it should."""
-    with running_server() as addresses, Client(addresses["grpc_address"], timeout_s=30) as client:
+    with running_server({}) as server, Client(server.address, timeout_s=30) as client:
         info = client.info()
         reader = info.reader
-        print(f"scopewatch {info.version} on {addresses['grpc_address']}, ready after {addresses['start_s']} s")
+        print(f"scopewatch {info.version} on {server.address}, ready after {server.ready['start_s']} s")
         layers = f"{reader.layers_run} of {reader.layers_total} layers"
         print(f"reader {reader.name}: {layers}, {reader.dtype} on {reader.device}")
         for indicator in info.watchlists[0].indicators:
@@ -116,8 +108,8 @@ def run() -> int:
             reply = client.score(**fields, include_evidence=True)
             print(describe(reply, fields.get("prompt", ""), fields["response"]) + "\n")
         again_ok = _second_pass(client)
-        print("\nA few of the metrics on http://" + addresses["metrics_address"] + "/metrics:")
-        for line in _metric_lines(addresses["metrics_address"]):
+        print(f"\nA few of the metrics on http://{server.ready['metrics_address']}/metrics:")
+        for line in _metric_lines(server.ready["metrics_address"]):
             print("  " + line)
     print(_NEXT_STEPS)
     return 0 if again_ok else 1
@@ -153,42 +145,3 @@ def _metric_lines(address: str) -> Iterator[str]:
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
         text = page.read().decode()
     return (line for line in text.splitlines() if line.startswith(_METRICS) and not line.endswith(" 0.0"))
-
-
-@contextmanager
-def running_server(*flags: str) -> Iterator[dict[str, Any]]:
-    """A server process on free ports; yields the line it logs when it is ready."""
-    command = [sys.executable, "-m", "scopewatch", "serve", "--grpc-address", "127.0.0.1:0"]
-    command += ["--metrics-address", "127.0.0.1:0", "--log-format", "json", *flags]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SCOPEWATCH_")}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)  # noqa: S603 - ourselves
-    try:
-        yield _ready_line(process)
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _ready_line(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    lines: queue.Queue[str | None] = queue.Queue()
-
-    def read() -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    seen: list[str] = []
-    deadline_s = time.monotonic() + _START_S
-    while (left_s := deadline_s - time.monotonic()) > 0:
-        try:
-            line = lines.get(timeout=left_s)
-        except queue.Empty:
-            break
-        if line is None:
-            break
-        seen.append(line)
-        if line.startswith("{") and (event := json.loads(line)).get("event") == "serving":
-            return dict(event)
-    raise SetupError("the demo server did not start:\n" + "".join(seen[-20:]))
