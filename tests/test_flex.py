@@ -106,7 +106,7 @@ def test_compiled_regions_change_nothing(family: str, tmp_path: Path, monkeypatc
     """With norms and MLPs compiled, and a hookpoint inside an MLP, rows of several lengths give what they gave."""
     directory = save_weights(family, tmp_path)
     plain = a_runner(directory, 0)
-    monkeypatch.setattr(reader_module, "pack_linears", lambda _: None)
+    monkeypatch.setattr(reader_module, "pack_linears", lambda *_: None)
     runner = a_runner(directory, PLENTY, compiled=True)
     compiled = [name for name, module in runner._reader.model.named_modules() if "forward" in vars(module)]
 

@@ -16,8 +16,8 @@ from transformers import AttentionInterface
 from scopewatch.engine.flex import flex_with
 from scopewatch.engine.packing import Packing
 
-_QUERIES = 256
-"""Queries at a time where not every key is seen by all of them."""
+_QUERIES = 64
+"""Queries at a time; the keys after the last of them are left out."""
 
 
 def register_attention(device: torch.device) -> str:
@@ -91,32 +91,40 @@ def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _
         return _causal(query.float(), key.float(), value.float(), rule).bfloat16()
     n, total = query.shape[2], key.shape[2]
     past = total - n
-    window = rule.window or total
-    if not (past or rule.softcap or window < n):
+    window = min(rule.window or total, total)
+    if total <= min(window, _QUERIES) and not (past or rule.softcap):
         return functional.scaled_dot_product_attention(
             query, key, value, is_causal=n > 1, scale=rule.scaling, enable_gqa=True
         )
+    rows = min(n, _QUERIES)
+    # Of any so many queries, from the farthest key in sight of the first to the last query's own.
+    ahead = torch.arange(rows + window - 1, device=query.device) - torch.arange(rows, device=query.device)[:, None]
+    bias = query.new_zeros(ahead.shape).masked_fill_((ahead < 0) | (ahead >= window), -torch.inf)
     out = torch.empty_like(query)
-    places = torch.arange(total, device=query.device)
-    for start in range(0, n, _QUERIES):
-        stop = min(n, start + _QUERIES)
-        seen = slice(max(0, past + start - window + 1), past + stop)
-        distance = places[past + start : past + stop, None] - places[seen]
-        visible = (distance >= 0) & (distance < window)
-        out[:, :, start:stop] = _attend(query[:, :, start:stop], key[:, :, seen], value[:, :, seen], visible, rule)
+    for start in range(0, n, rows):
+        stop = min(n, start + rows)
+        farthest = past + start - window + 1
+        first = max(0, farthest)
+        seen = slice(first, past + stop)
+        out[:, :, start:stop] = _attend(
+            query[:, :, start:stop],
+            key[:, :, seen],
+            value[:, :, seen],
+            bias[: stop - start, first - farthest : stop - start + window - 1],
+            rule,
+        )
     return out
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor, rule: _Rule
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, rule: _Rule
 ) -> torch.Tensor:
     """Of soft-capped logits softmax(c tanh(q k / c)) v (Gemma 2, arXiv 2408.00118, 2.2), which no fused kernel has."""
     if not rule.softcap:
-        return functional.scaled_dot_product_attention(query, key, value, visible, scale=rule.scaling, enable_gqa=True)
+        return functional.scaled_dot_product_attention(query, key, value, bias, scale=rule.scaling, enable_gqa=True)
     rows, heads, n, _ = query.shape
     groups = key.shape[1]
     grouped = (query * (rule.scaling / rule.softcap)).reshape(rows, groups, heads // groups, n, -1)
-    logits = (grouped @ key.unsqueeze(2).transpose(-1, -2)).tanh_().mul_(rule.softcap)
-    logits.masked_fill_(~visible, -torch.inf)
+    logits = (grouped @ key.unsqueeze(2).transpose(-1, -2)).tanh_().mul_(rule.softcap).add_(bias)
     weights = torch.softmax(logits, dim=-1, dtype=torch.float32).to(value.dtype)
     return (weights @ value.unsqueeze(2)).flatten(1, 2)

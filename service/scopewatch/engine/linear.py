@@ -4,6 +4,9 @@ from typing import Any
 
 import torch
 
+_POINTWISE = {"gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")}
+"""By the name that configurations use: oneDNN's name of an activation, and which of its formulas."""
+
 
 class PackedLinear(torch.nn.Module):
     """What `torch.nn.Linear` computes, (..., in_features) to (..., out_features), weights not rearranged per call."""
@@ -15,8 +18,41 @@ class PackedLinear(torch.nn.Module):
         # Opaque, and so no parameter.
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())  # noqa: SLF001
 
+    def forward(self, x: torch.Tensor, then: tuple[str, str] = ("none", "")) -> torch.Tensor:
+        """Optionally with an activation after it, one of `_POINTWISE`."""
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, then[0], [], then[1])  # noqa: SLF001
+        return out
+
+    def times(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """Its output times another tensor of that shape, element by element."""
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, factor, self._weight, self.bias, "mul")  # noqa: SLF001
+        return out
+
+
+class PackedMlp(torch.nn.Module):
+    """A gated MLP, down(act(gate(x)) * up(x)), whose activation and product are made with the outputs they are of.
+
+    Where somebody listens inside it, its parts run one by one.
+    """
+
+    def __init__(self, mlp: Any, activation: str) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj, self.act_fn = (
+            mlp.gate_proj,
+            mlp.up_proj,
+            mlp.down_proj,
+            mlp.act_fn,
+        )
+        self._then = _POINTWISE[activation]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], "")  # noqa: SLF001
+        """(..., d) to the same shape."""
+        parts = (self.gate_proj, self.up_proj, self.act_fn)
+        if any(part._forward_hooks or part._forward_pre_hooks for part in parts):  # noqa: SLF001
+            inner = self.act_fn(self.gate_proj(x)) * self.up_proj(x)
+        else:
+            inner = self.up_proj.times(x, self.gate_proj(x, self._then))
+        out: torch.Tensor = self.down_proj(inner)
         return out
 
 
@@ -26,13 +62,21 @@ def multiplies_bfloat16() -> bool:
     return _can_pack() and bool(here.get("avx512_bf16") or here.get("amx_bf16"))
 
 
-def pack_linears(model: torch.nn.Module) -> None:
-    """Replaces a model's linear layers, where this CPU and this torch can."""
+def pack_linears(model: torch.nn.Module, activation: str = "") -> None:
+    """Replaces a model's linear layers, where this CPU and this torch can.
+
+    Args:
+        model: Whose layers.
+        activation: Its MLPs', as its configuration names it; if known, MLPs are replaced as well.
+    """
     if not _can_pack():
         return
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear):
             model.set_submodule(name, PackedLinear(module))
+    for name, module in list(model.named_modules()):
+        if name.endswith(".mlp") and activation in _POINTWISE:
+            model.set_submodule(name, PackedMlp(module, activation))
 
 
 def _can_pack() -> bool:

@@ -108,7 +108,7 @@ def load_reader(
     torch.nn.Module.to(model, place).train(mode=False)
     model.requires_grad_(requires_grad=False)
     if place.type == "cpu":
-        pack_linears(model)
+        pack_linears(model, getattr(config, "hidden_activation", "") or getattr(config, "hidden_act", ""))
     if compiled:
         compile_regions(model)
     layers: Any = model.layers
