@@ -34,7 +34,8 @@ def print_report(report: dict[str, Any]) -> None:
         )
         print(f"GEMM peak {max(subject['gemm_gflops_per_s'].values())} GFLOP/s")
         print(f"{'contender':20}{'pairs/s':>10}{'tokens/s':>10}{'of GEMM':>9}{'difference':>12}")
-        for contender, title in _TITLES.items():
+        for contender in subject["pairs_per_s"]:
+            title = _TITLES[contender]
             print(
                 f"{title:20}{subject['pairs_per_s'][contender]:10.2f}{subject['tokens_per_s'][contender]:10}"
                 f"{subject['gemm_fraction'][contender]:9.2f}{subject['max_difference'][contender]:12.1e}"

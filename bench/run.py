@@ -27,6 +27,7 @@ import torch
 import width
 from ceilings import copy_bytes_per_s, gemm_flops_per_s, needed_flops
 from contenders import (
+    BATCH,
     Contender,
     Dense,
     config_for,
@@ -86,7 +87,8 @@ class Measured:
     flops: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     prefix_speedup: float = 0.0
-    gemm: dict[str, float] = field(default_factory=dict)
+    gemm: dict[str, list[float]] = field(default_factory=dict)
+    """FLOP/s by shape, the best of each round."""
     device_mib: float | None = None
 
 
@@ -174,9 +176,10 @@ def measure(subject: Subject, count: int, args: argparse.Namespace, device: torc
         "saelens": saelens(subject, device),
         REFERENCE: transformers(subject, device),
         "expert": expert(subject, device),
-        "expert_sorted": expert(subject, device, by_length=True),
         "engine": scopewatch(subject, engine, engine.max_batch_tokens),
     }
+    if count > BATCH:
+        contenders["expert_sorted"] = expert(subject, device, by_length=True)
     set_thresholds(subject, engine, contenders["engine"])
     with server(config) as served:
         bench = Bench(subject, device, engine, contenders, served, lengths(count, engine.max_tokens), measured)
@@ -240,7 +243,7 @@ class Bench:
             compare(difference, found[REFERENCE], found[name], thresholds, tolerance)
         measured.found = found["engine"]
         for shape, rate in gemm_flops_per_s(self.subject.config, self.device, repeats=3).items():
-            measured.gemm[shape] = max(rate, measured.gemm.get(shape, 0))
+            measured.gemm.setdefault(shape, []).append(rate)
 
     def served_round(self, number: int, cached_pairs: int) -> None:
         """The server over the same pairs, over new ones, and from its cache."""
@@ -296,7 +299,7 @@ def _allocated(device: torch.device, *, forget_peak: bool = False) -> int:
 
 
 def summary(bench: Bench, *, dtype: str) -> dict[str, Any]:
-    """The figures that are kept; times are medians over rounds, the GEMM rate is the best seen."""
+    """The figures that are kept; times and rates are medians over rounds, the GEMM rate is the best shape's."""
     subject, measured, count = bench.subject, bench.measured, len(bench.sizes)
     seconds = {name: statistics.median(times) for name, times in measured.seconds.items()}
     rates = {name: statistics.median(calls.pairs_per_s) for name, calls in measured.calls.items()}
@@ -309,7 +312,8 @@ def summary(bench: Bench, *, dtype: str) -> dict[str, Any]:
         rate * took / count
         for rate, took in zip(measured.calls["batch_computed"].pairs_per_s, measured.seconds["engine"], strict=True)
     ]
-    peak = max(measured.gemm.values())
+    gemm = {shape: statistics.median(rates) for shape, rates in measured.gemm.items()}
+    peak = max(gemm.values())
     worst = {name: difference.worst for name, difference in measured.difference.items()}
     rss = peak_rss_mib(bench.served)
     tokens = sorted(measured.tokens)
@@ -326,8 +330,8 @@ def summary(bench: Bench, *, dtype: str) -> dict[str, Any]:
         "ratio_vs_saelens": round(ratios["saelens"], 2),
         "ratio_vs_transformers": round(ratios["transformers"], 2),
         "ratio_vs_expert": round(ratios["expert"], 2),
-        "ratio_vs_expert_sorted": round(ratios["expert_sorted"], 2),
-        "gemm_gflops_per_s": {shape: round(rate / 1e9, 1) for shape, rate in measured.gemm.items()},
+        "ratio_vs_expert_sorted": round(ratios["expert_sorted"], 2) if "expert_sorted" in ratios else None,
+        "gemm_gflops_per_s": {shape: round(rate / 1e9, 1) for shape, rate in gemm.items()},
         "gemm_fraction": {
             name: round(statistics.median(measured.flops) / took / peak, 3) for name, took in seconds.items()
         },

@@ -170,6 +170,8 @@ def test_any_history_of_batches_gives_the_same(
     for parts in batches:
         batch = [text(*part) for part in parts]
         assert_equal(plain(batch), reusing(batch))
+        kept = reusing._prefixes
+        assert sum(block.nbytes for block in kept._blocks.values()) == kept._bytes <= bound
 
 
 def test_one_token_apart_is_apart(gemma: Path) -> None:

@@ -123,7 +123,11 @@ class Prefixes:
 
     def keep(self, reading: Reading, number: int, block: Block) -> None:
         """Keeps a block of a text, and drops the least recently used beyond the bound."""
-        self._blocks[reading.keys[number]] = block
+        key = reading.keys[number]
+        # Two texts of one row may have wanted it.
+        if known := self._blocks.pop(key, None):
+            self._bytes -= known.nbytes
+        self._blocks[key] = block
         self._bytes += block.nbytes
         while self._bytes > self._max_bytes:
             self._bytes -= self._blocks.popitem(last=False)[1].nbytes
