@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -486,3 +487,25 @@ def test_a_curve_of_the_bundled_watchlist_ships() -> None:
     assert engine.identity.reader.layers_run == found.reads.layers_run
     assert len(engine.identity.features) == found.reads.watched
     assert engine.max_tokens == found.ran.max_tokens
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    """Output into a pipe that nobody reads any more, as with `| head`, ends quietly."""
+    command = [
+        sys.executable,
+        "-m",
+        "scopewatch",
+        "plan",
+        "--pairs-per-s",
+        "5",
+        "--tokens",
+        "100",
+        "--device",
+        "bundled-cpu",
+    ]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+
+    assert (141, "") == (done.returncode, done.stderr)

@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         code = args.run(args)
+        sys.stdout.flush()
     except SetupError as error:
         print(f"scopewatch: {error}", file=sys.stderr)
         code = 2
@@ -23,6 +25,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 1
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:
+        # Whoever read has left, as `| head` does. Nothing may be written any more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     sys.exit(code)
 
 
