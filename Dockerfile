@@ -35,6 +35,10 @@ LABEL org.opencontainers.image.title="scopewatch" \
 
 # Some libraries look their user up and fail when there is none.
 RUN useradd --uid 65532 --user-group --no-log-init --no-create-home --home-dir /tmp --shell /usr/sbin/nologin scopewatch
+# A C compiler, for GPU images (--build-arg COMPILER=1): Triton builds its launcher with one when a kernel is first compiled.
+ARG COMPILER
+RUN if [ -n "$COMPILER" ]; then \
+      apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; fi
 COPY --from=build /opt/venv /opt/venv
 
 # HOME is where libraries put caches: with it under /tmp, /tmp is all that has to be writable.

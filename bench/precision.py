@@ -33,7 +33,7 @@ class Read:
 async def read(pairs: list[Pair], config: Config) -> Read:
     scored: list[ScoredPair] = []
     async with offline(config) as monitor:
-        started_s = time.process_time()
+        started_s = time.perf_counter()
         for start in range(0, len(pairs), _AT_ONCE):
             jobs = [
                 ScoreJob(pair, "", "", include_evidence=False, labels={}) for pair in pairs[start : start + _AT_ONCE]
@@ -42,7 +42,7 @@ async def read(pairs: list[Pair], config: Config) -> Read:
                 if not isinstance(outcome, ScoredPair):
                     raise outcome
                 scored.append(outcome)
-        return Read(scored, time.process_time() - started_s)
+        return Read(scored, time.perf_counter() - started_s)
 
 
 def compare(exact: Read, rounded: Read) -> dict[str, object]:

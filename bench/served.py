@@ -1,6 +1,7 @@
 """scopewatch through gRPC: a real server process, and its calls timed from this one."""
 
 import asyncio
+import math
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -17,7 +18,7 @@ from scopewatch.types import Pair
 
 CALLERS = 64
 BATCH = 32
-BATCHES_IN_FLIGHT = 4
+_COMMON_TOKENS = 120
 _TIMEOUT_S = 900
 
 
@@ -73,14 +74,15 @@ def _requests(pairs: Sequence[Pair]) -> list[pb.ScoreRequest]:
 
 
 def batches(served: Child, pairs: Sequence[Pair], calls: Calls, *, cached: bool) -> list[pb.ScoreResponse]:
-    """`BatchScore` of 32, four calls in flight."""
+    """`BatchScore` of 32, so many calls in flight that two of the engine's batches of common pairs are always there."""
+    at_once = 2 + math.ceil(2 * served.ready["max_batch_tokens"] / (BATCH * _COMMON_TOKENS))
     requests = _requests(pairs)
     work = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
 
     async def run() -> list[pb.ScoreResponse]:
         async with _client(served) as client:
             started = time.perf_counter()
-            replies = await _timed(calls, work, client.score_batch, BATCHES_IN_FLIGHT)
+            replies = await _timed(calls, work, client.score_batch, at_once)
             calls.pairs_per_s.append(len(pairs) / (time.perf_counter() - started))
             return _checked([reply for batch in replies for reply in batch], cached=cached)
 

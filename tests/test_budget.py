@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from scopewatch.engine.budget import MOST_TOKENS, batch_tokens, filler, fitting_pairs
+from scopewatch.engine.budget import MOST_TOKENS, batch_tokens, fitting_pairs
 from scopewatch.errors import ConfigError, EngineError
 from scopewatch.types import Activations, EncodedBatch
 
@@ -42,6 +42,7 @@ class FakeGpu:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, free: int, per_token: int) -> None:
         self.free, self.per_token, self.peak = free, per_token, 0
         self.batches: list[int] = []
+        self.first_tokens: list[int] = []
         for name, answer in {
             "mem_get_info": lambda _: (self.free, self.free),
             "memory_reserved": lambda _: 3 * MIB,
@@ -54,6 +55,7 @@ class FakeGpu:
     def run(self, batch: Sequence[NDArray[np.int32]]) -> EncodedBatch:
         tokens = sum(map(len, batch))
         self.batches.append(tokens)
+        self.first_tokens += [int(ids[0]) for ids in batch]
         there = self.free + MIB
         self.peak = min(max(self.peak, tokens * self.per_token), there)
         fits = max(map(len, batch)) * self.per_token <= there
@@ -105,9 +107,11 @@ def test_a_cpu_runs_nothing(max_tokens: int) -> None:
     assert max(max_tokens, 4096) == batch_tokens(run, torch.device("cpu"), max_tokens=max_tokens, kept_bytes=0)
 
 
-def test_filler_shares_no_beginning() -> None:
-    """Pairs that measure memory are not read from what is kept of one another."""
-    batch = filler(5, 100)
+def test_what_measures_memory_shares_no_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all its batches no two texts begin alike, so none is read from what is kept of another."""
+    gpu = FakeGpu(monkeypatch, free=100 * MIB, per_token=10 * 1024)
 
-    assert [100] * 5 == [len(ids) for ids in batch]
-    assert 5 == len({int(ids[0]) for ids in batch})
+    batch_tokens(gpu.run, torch.device("cuda"), max_tokens=1024, kept_bytes=0)
+
+    assert [1, 1, 2] == [tokens // 1024 for tokens in gpu.batches]
+    assert 4 == len(set(gpu.first_tokens))

@@ -14,9 +14,10 @@ from families import FAMILIES, save_weights
 from scopewatch.engine import reader as reader_module
 from scopewatch.engine.attention import packed
 from scopewatch.engine.flex import MULTIPLE, TILE, flex_with
+from scopewatch.engine.hookpoints import Hookpoint, tap, width
 from scopewatch.engine.prefixes import BLOCK
 from scopewatch.engine.runner import Runner
-from test_prefixes import PLENTY, SYSTEM, a_runner, assert_equal, text
+from test_prefixes import PLENTY, SYSTEM, a_reader, a_runner, assert_equal, text
 
 # Of lengths around the tile, with and without a beginning in common, and longer than every family's window.
 BATCH = [
@@ -113,3 +114,23 @@ def test_compiled_regions_change_nothing(family: str, tmp_path: Path, monkeypatc
     assert {"mlp", "norm"} <= {name.rpartition(".")[2] for name in compiled}
     for batch in (BATCH, BATCH[:3], BATCH[3:]):
         assert_equal(plain(batch), runner(batch))
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_a_hookpoint_inside_a_compiled_mlp_is_heard_in_every_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place inside an MLP gives its activations, also when others of the same kind ran compiled before."""
+    monkeypatch.setattr(reader_module, "pack_linears", lambda *_: None)
+    reader = a_reader(save_weights("llama", tmp_path), compiled=True)
+    ids = torch.arange(10, 40)[None]
+    reader.model(input_ids=ids, use_cache=False)
+    place = Hookpoint(2, "mlp.gate_proj.output")
+    heard: list[int] = []
+
+    assert reader.model.config.intermediate_size == width(reader, place)
+    tap(reader, place, lambda activation: heard.append(activation.shape[1]))
+    for _ in range(3):
+        reader.model(input_ids=ids, use_cache=False)
+    assert [30] * 3 == heard

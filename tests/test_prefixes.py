@@ -145,7 +145,9 @@ def test_what_is_kept_is_bounded(gemma: Path, blocks: float) -> None:
     runner, plain = a_runner(gemma, bound), a_runner(gemma, 0)
     for seed in range(4):
         batch = [text((seed, 150), (other, 30)) for other in range(10, 13)]
-        assert_equal(plain(batch), runner(batch))
+        found = runner(batch)
+        assert_equal(plain(batch), found)
+        assert found.reused_tokens >= 0
         assert runner._prefixes._bytes <= bound
 
 
@@ -206,10 +208,12 @@ def test_a_failing_text_leaves_no_block(house: House) -> None:
     healthy = weights[450].clone()
     with torch.no_grad():
         weights[450] = torch.inf
-    failed = runner([bad, bad]).activations
+    found = runner([bad, bad])
+    failed = found.activations
     with torch.no_grad():
         weights[450] = healthy
     mended = runner([bad, bad])
 
     assert {EngineError} == {type(one) for one in failed}
+    assert 0 == found.reused_tokens
     assert {Activations} == {type(one) for one in mended.activations}

@@ -1,6 +1,9 @@
 """The numbers: watched activations equal those of the untouched model and of SAELens, whatever shares the batch."""
 
+import gc
+import logging
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -397,6 +400,29 @@ def test_a_failure_leaves_nothing_behind(bench: Bench) -> None:
     bench.runner(a_batch(marked=(0, 3)))
 
     assert healthy == summary(bench.runner(a_batch()))
+
+
+@pytest.mark.parametrize("lengths", [(40,), (40, 30)], ids=["alone", "in company"])
+def test_a_failed_pass_keeps_no_memory(bench: Bench, lengths: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a pass had computed when it failed is free at once, without waiting for the garbage collector."""
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("too much")
+
+    bench.reader.layers[0].register_forward_hook(lambda _module, _inputs, output: seen.append(weakref.ref(output)))
+    bench.reader.layers[1].register_forward_pre_hook(run_out)
+    # The test runner keeps log records, and they the traceback.
+    monkeypatch.setattr(logging.getLogger("scopewatch.engine.runner"), "disabled", True)
+    gc.disable()
+    try:
+        bench.runner(a_batch(lengths))
+        alive = [ref() for ref in seen]
+    finally:
+        gc.enable()
+
+    assert alive
+    assert [None] * len(alive) == alive
 
 
 def test_too_large_a_pass_is_halved(bench: Bench) -> None:

@@ -197,11 +197,13 @@ async def _warm_up(thread: EngineThread, engine: "Engine") -> None:
     on_cpu = engine.identity.reader.device == "cpu"
     tokens = min(engine.max_tokens, _CPU_WARM_UP_TOKENS) if on_cpu else engine.max_tokens
     count = 1 if on_cpu else max(1, engine.max_batch_tokens // tokens)
-    # No two begin alike: what they shared would be read once.
-    encoded = await thread.encode([np.full(tokens, number, np.int32) for number in range(count)])
-    for outcome in encoded.activations:
-        if isinstance(outcome, Exception):
-            raise EngineError(f"warm-up failed: {outcome}; if memory ran out, lower max_batch_tokens")
+    # No two begin alike, nor as those that measured memory: what they shared would be read once.
+    batch = [np.full(tokens, 10 + number, np.int32) for number in range(count)]
+    # Of two lengths, since kernels that are compiled are compiled again for lengths that vary.
+    for texts in (batch, [np.full(tokens // 2 or 1, 9, np.int32)]):
+        for outcome in (await thread.encode(texts)).activations:
+            if isinstance(outcome, Exception):
+                raise EngineError(f"warm-up failed: {outcome}; if memory ran out, lower max_batch_tokens")
 
 
 def _versions() -> dict[str, str]:

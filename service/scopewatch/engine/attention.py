@@ -75,7 +75,7 @@ def packed(
         return _causal(query, key, value, rule).transpose(1, 2), None
     out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
     for text in packing.texts:
-        text.keep(key[0], value[0])
+        text.keep(key, value)
         keys, values = key[:, :, text.place], value[:, :, text.place]
         if past := text.past(module.layer_idx):
             keys = torch.cat([*(k[None] for k, _ in past), keys], dim=2)

@@ -1,6 +1,7 @@
 """How many tokens a batch may have: as many as pay, and as the device's memory holds."""
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import numpy as np
 import torch
@@ -38,10 +39,13 @@ def batch_tokens(
         # It runs batches in short rows, see `runner.ROW_TOKENS`.
         return most
 
+    numbers = count()
+
     def peak_bytes(pairs: int) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         resting = torch.cuda.memory_allocated(device)
-        for outcome in run(filler(pairs, max_tokens)).activations:
+        # No two begin alike, or what they share would be read once.
+        for outcome in run([np.full(max_tokens, next(numbers), np.int32) for _ in range(pairs)]).activations:
             if isinstance(outcome, Exception):
                 raise ConfigError(
                     f"max_tokens {max_tokens}: the device cannot read so long a pair; lower it ({outcome})"
@@ -54,11 +58,6 @@ def batch_tokens(
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     fitting = fitting_pairs(peak_bytes, int(_SHARE * (free - kept_bytes)))
     return min(most, max(1, fitting) * max_tokens)
-
-
-def filler(pairs: int, tokens: int) -> list[NDArray[np.int32]]:
-    """Pairs of so many tokens of which no two begin alike."""
-    return [np.full(tokens, number, np.int32) for number in range(pairs)]
 
 
 def fitting_pairs(peak_bytes: Callable[[int], int], free_bytes: int) -> int:

@@ -1,5 +1,8 @@
 """Parts of a reader compiled into fewer kernels: norms and MLPs, which are the same in every layer (decision 0017)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from scopewatch.engine.linear import PackedLinear
@@ -15,4 +18,16 @@ def compile_regions(model: torch.nn.Module) -> None:
         kind = type(module).__name__
         packed = any(isinstance(part, PackedLinear) for part in module.modules())
         if kind.endswith("RMSNorm") or (kind.endswith("MLP") and not packed):
-            module.forward = torch.compile(module.forward, dynamic=True)
+            module.forward = _unless_tapped(module)
+
+
+def _unless_tapped(module: torch.nn.Module) -> Callable[..., Any]:
+    """Its forward, compiled as long as nobody listens inside it: torch compiles as if nobody ever did."""
+    plain, compiled = module.forward, torch.compile(module.forward, dynamic=True)
+    parts = list(module.modules())[1:]
+
+    def forward(*arguments: Any, **named: Any) -> Any:
+        tapped = any(part._forward_hooks or part._forward_pre_hooks for part in parts)  # noqa: SLF001
+        return (plain if tapped else compiled)(*arguments, **named)
+
+    return forward

@@ -46,11 +46,11 @@ def flex_with(flex: Callable[..., Any], *, otherwise: Attend) -> Attend:
                 module, query, key, value, mask, scaling=scaling, sliding_window=sliding_window, softcap=softcap
             )
         for text in packing.texts:
-            text.keep(key[0], value[0])
+            text.keep(key, value)
         past = [known for text in packing.texts for known in text.past(module.layer_idx)]
         if not past:
             # Laid out as with a past, since another layout is compiled once more.
-            key, value = key.contiguous(), value.contiguous()
+            key, value = (torch.cat([own[0]], dim=1)[None] for own in (key, value))
         else:
             gap = [(torch.zeros_like(past[0][0]),) * 2] * (-len(past) % (TILE // BLOCK))
             key, value = (

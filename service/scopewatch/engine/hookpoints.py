@@ -176,7 +176,7 @@ def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], 
 
 
 def width(reader: Reader, hookpoint: Hookpoint) -> int:
-    """Length of the vectors at a hookpoint, measured with a forward pass of one token.
+    """Length of the vectors at a hookpoint, measured with a forward pass of two tokens.
 
     Raises:
         SaeError: As for `tap`.
@@ -185,7 +185,7 @@ def width(reader: Reader, hookpoint: Hookpoint) -> int:
     handle = tap(reader, hookpoint, lambda activations: widths.append(activations.shape[-1]))
     try:
         with torch.inference_mode():
-            reader.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=reader.device), use_cache=False)
+            reader.model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=reader.device), use_cache=False)
     finally:
         handle.remove()
     return widths[0]

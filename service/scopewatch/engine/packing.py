@@ -29,11 +29,11 @@ class PackedText:
         return [block.keys_values[layer] for block in self.reading.known]
 
     def keep(self, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Copies the wanted blocks out of the next layer's keys and values of the row, (kv_heads, tokens, head_dim)."""
+        """Copies the wanted blocks out of the next layer's keys and values, (1, kv_heads, row's tokens, head_dim)."""
         for number in self.wanted:
             start = self.place.start + number * BLOCK - self.reading.past
             here = slice(start, start + BLOCK)
-            self.kept.setdefault(number, []).append((key[:, here].clone(), value[:, here].clone()))
+            self.kept.setdefault(number, []).append((key[0, :, here].clone(), value[0, :, here].clone()))
 
 
 class Packing:
@@ -54,7 +54,8 @@ class Packing:
         self.tokens = int(stops[-1])
         filled = -(-self.tokens // multiple) * multiple
         self.ids = np.zeros(filled, np.int64)
-        self.positions = np.arange(filled)
+        # What fills up stands at 0: some readers scale their positions by the largest.
+        self.positions = np.zeros(filled, np.int64)
         self.owner = np.full(filled, len(readings))
         """Which text each token belongs to; what fills up belongs to one more."""
         for number, text in enumerate(self.texts):

@@ -88,7 +88,8 @@ class Runner:
             activations,
             forward_s=time.perf_counter() - started_s - encode_s,
             encode_s=encode_s,
-            reused_tokens=sum(reading.past for reading in readings) - ahead_tokens,
+            # What was read ahead may have failed, or been dropped again.
+            reused_tokens=max(0, sum(reading.past for reading in readings) - ahead_tokens),
         )
 
     def _rows(self, readings: Sequence[Reading]) -> Iterator[list[Reading]]:
@@ -117,7 +118,9 @@ class Runner:
         self._found.clear()
         if len(batch) == 1:
             log.error("the reader failed on a pair of %d tokens", len(batch[0].ids), exc_info=failure)
-            return [EngineError(f"the reader failed on this pair ({type(failure).__name__})")]
+            outcome = EngineError(f"the reader failed on this pair ({type(failure).__name__})")
+            del failure
+            return [outcome]
         del failure
         if self._reader.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -185,6 +188,7 @@ class _DeviceClock:
     """Adds up the device time spent inside `with` blocks."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._on_gpu = device.type == "cuda"
         self.reset()
 
@@ -200,12 +204,12 @@ class _DeviceClock:
     def total_s(self) -> float:
         if not self._on_gpu:
             return float(sum(end - start for start, end in self._laps))
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._device)
         return float(sum(start.elapsed_time(end) for start, end in self._laps)) / 1000
 
     def _mark(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
         event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event

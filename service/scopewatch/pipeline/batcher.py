@@ -180,15 +180,15 @@ class Batcher:
             log.exception("a batch failed")
             self._answer(batch, error if isinstance(error, ScopewatchError) else EngineError("the reader failed"))
         else:
-            tokens = sum(len(entry.ids) for entry in batch)
-            self._metrics.batch_encoded(len(batch), tokens, encoded.reused_tokens)
-            self._learn_speed(tokens, self._clock() - started_s)
             for entry, outcome in zip(batch, encoded.activations, strict=True):
                 if isinstance(outcome, Exception):
                     self._answer([entry], outcome)
                 elif not entry.future.done():
                     queue_s = started_s - entry.arrived_s
                     entry.future.set_result(Encoded(outcome, queue_s, encoded.forward_s, encoded.encode_s))
+            tokens = sum(len(entry.ids) for entry in batch)
+            self._learn_speed(tokens, self._clock() - started_s)
+            self._metrics.batch_encoded(len(batch), tokens, encoded.reused_tokens)
 
     def _answer(self, entries: Sequence[_Entry], error: Exception) -> None:
         for entry in entries:
