@@ -19,11 +19,9 @@ from conftest import House
 from scopewatch.capacity.curve import Curve, read_curve, shipped_curve, shipped_curves
 from scopewatch.capacity.plan import Load, Plan, plan, queueing_p95_s
 from scopewatch.capacity.report import kustomization
-from scopewatch.capacity.served import SETTINGS
 from scopewatch.capacity.texts import Texts
 from scopewatch.child import running_server
 from scopewatch.cli import main
-from scopewatch.cli.settings import ENGINE_SETTINGS
 from scopewatch.config import Config
 from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import ConfigError, SetupError
@@ -365,11 +363,6 @@ def test_a_wrong_command_line_exits_with_2(arguments: list[str], said: str, caps
 
 
 # Measuring
-
-
-def test_the_server_gets_every_engine_setting() -> None:
-    """What `bench` has a flag for reaches the engine in its own process and the server's alike."""
-    assert set(ENGINE_SETTINGS) <= set(SETTINGS)
 
 
 def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:

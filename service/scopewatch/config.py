@@ -14,6 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from scopewatch.errors import ConfigError
 
 ENV_PREFIX = "SCOPEWATCH_"
+ENGINE_SETTINGS = (
+    "device",
+    "dtype",
+    "allow_download",
+    "pack_dir",
+    "torch_compile",
+    "torch_threads",
+    "max_tokens",
+    "max_batch_tokens",
+    "prefix_cache_bytes",
+)
+"""Settings that decide what the engine computes and how fast; commands without a server have only these."""
 BUNDLED_WATCHLIST = Path(__file__).parent / "demo" / "watchlist.yaml"
 
 

@@ -13,24 +13,10 @@ from scopewatch.capacity.curve import Memory
 from scopewatch.capacity.texts import Texts
 from scopewatch.child import running_server
 from scopewatch.client import AsyncClient, pb, request
-from scopewatch.config import Config
+from scopewatch.config import ENGINE_SETTINGS, Config
 from scopewatch.errors import EngineError, ScopewatchError
 from scopewatch.types import Pair
 
-SETTINGS = (
-    *(
-        "device",
-        "dtype",
-        "allow_download",
-        "pack_dir",
-        "torch_compile",
-        "torch_threads",
-        "max_tokens",
-        "max_batch_tokens",
-    ),
-    "prefix_cache_bytes",
-)
-"""What the server takes over; all else is at its default, so that limits, Redis and the like do not count."""
 _BATCH = 32
 _CACHED_AT_ONCE = 4
 _CACHED_PAIRS = 1024
@@ -74,7 +60,8 @@ def measure_service(
     """Starts a server and calls it.
 
     Args:
-        config: Of which `SETTINGS` and the watchlists count.
+        config: Of which the engine's settings and the watchlists count; all else is at its default, so that limits,
+            Redis and the like do not.
         texts: Makes the pairs.
         sizes: Lengths of lone pairs.
         tokens: Length of the pairs sent in batches.
@@ -165,7 +152,7 @@ def _requests(pairs: Sequence[Pair]) -> list[pb.ScoreRequest]:
 
 def _settings(config: Config) -> dict[str, object]:
     fields = Config.model_fields
-    return {name: getattr(config, name) for name in (*SETTINGS, "watchlist")} | {
+    return {name: getattr(config, name) for name in (*ENGINE_SETTINGS, "watchlist")} | {
         "max_text_chars": max(fields["max_text_chars"].default, 16 * config.max_tokens),
         "max_queue_tokens": max(fields["max_queue_tokens"].default, 8 * config.max_batch_tokens),
     }

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from scopewatch import logs
-from scopewatch.cli.settings import ENGINE_SETTINGS, AddCommand, add_settings, settings
+from scopewatch.cli.settings import AddCommand, add_settings, settings
+from scopewatch.config import ENGINE_SETTINGS
 from scopewatch.errors import SetupError
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from scopewatch import logs
 from scopewatch.cli.settings import (
-    ENGINE_SETTINGS,
     AddCommand,
     add_sae,
     add_settings,
@@ -17,6 +16,7 @@ from scopewatch.cli.settings import (
     settings,
     text,
 )
+from scopewatch.config import ENGINE_SETTINGS
 
 
 def add(command: AddCommand) -> None:

@@ -12,18 +12,6 @@ from scopewatch.errors import SaeError
 if TYPE_CHECKING:
     from scopewatch.watchlist import SaeSource
 
-ENGINE_SETTINGS = [
-    "device",
-    "dtype",
-    "allow_download",
-    "pack_dir",
-    "torch_compile",
-    "torch_threads",
-    "max_tokens",
-    "max_batch_tokens",
-]
-
-
 SAE_HELP = "folder or file as published, owner/name/path on the hub, SAELENS_RELEASE:ID, or Neuronpedia model/source"
 _NEURONPEDIA_SOURCE = re.compile(r"[^/]+/(?:[0-9]+|e)-[^/]+")
 
