@@ -150,7 +150,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     out, err = capsys.readouterr()
 
     assert (left.value.code, out) == (2, "")
-    return err
+    # gRPC wakes every event loop of a process for the calls of each; one that finds nothing to read says so in the log.
+    return "".join(line for line in err.splitlines(keepends=True) if "PollerCompletionQueue._handle_events" not in line)
 
 
 @pytest.mark.parametrize("flag", ["--grpc-address", "--metrics-address"])

@@ -199,8 +199,8 @@ async def _warm_up(thread: EngineThread, engine: "Engine") -> None:
     count = 1 if on_cpu else max(1, engine.max_batch_tokens // tokens)
     # No two begin alike, nor as those that measured memory: what they shared would be read once.
     batch = [np.full(tokens, 10 + number, np.int32) for number in range(count)]
-    # Of two lengths, since kernels that are compiled are compiled again for lengths that vary.
-    for texts in (batch, [np.full(tokens // 2 or 1, 9, np.int32)]):
+    # On a GPU of two lengths, since kernels are compiled again, once, for lengths that vary.
+    for texts in [batch] if on_cpu else [batch, [np.full(max(1, tokens // 2), 9, np.int32)]]:
         for outcome in (await thread.encode(texts)).activations:
             if isinstance(outcome, Exception):
                 raise EngineError(f"warm-up failed: {outcome}; if memory ran out, lower max_batch_tokens")
