@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
@@ -13,10 +14,12 @@ from transformers import AttentionInterface
 from families import FAMILIES, save_weights
 from scopewatch.engine import reader as reader_module
 from scopewatch.engine.attention import packed
-from scopewatch.engine.flex import MULTIPLE, TILE, flex_with
+from scopewatch.engine.flex import MULTIPLE, TILE, _mask, flex_with
 from scopewatch.engine.hookpoints import Hookpoint, tap, width
-from scopewatch.engine.prefixes import BLOCK
+from scopewatch.engine.packing import Packing
+from scopewatch.engine.prefixes import BLOCK, Block, Reading
 from scopewatch.engine.runner import Runner
+from scopewatch.types import Activations
 from test_prefixes import PLENTY, SYSTEM, a_reader, a_runner, assert_equal, text
 
 # Of lengths around the tile, with and without a beginning in common, and longer than every family's window.
@@ -30,6 +33,9 @@ BATCH = [
     text((1, BLOCK), (7, 40)),
     text((8, 300)),
 ]
+
+# Tiles that belong to one text whole, beside those of others.
+ALIGNED = [text((seed, 2 * TILE)) for seed in (20, 21, 22)]
 
 
 @pytest.fixture
@@ -64,7 +70,8 @@ def test_flex_attention_gives_what_packed_attention_gives(
 ) -> None:
     """In every family, with windows, soft caps and beginnings that are known, both kinds give the same."""
     directory = save_weights(family, tmp_path)
-    expected = a_runner(directory, 0)(BATCH)
+    plain = a_runner(directory, 0)
+    expected, aligned = plain(BATCH), plain(ALIGNED)
     flex(flex_attention)
     runner = a_runner(directory, PLENTY)
 
@@ -74,6 +81,7 @@ def test_flex_attention_gives_what_packed_attention_gives(
         found = runner(BATCH)
         assert_equal(expected, found)
     assert found.reused_tokens > 0
+    assert_equal(aligned, runner(ALIGNED))
     assert lengths
     assert {0} == {length % MULTIPLE for length in lengths}
 
@@ -134,3 +142,25 @@ def test_a_hookpoint_inside_a_compiled_mlp_is_heard_in_every_pass(
     for _ in range(3):
         reader.model(input_ids=ids, use_cache=False)
     assert [30] * 3 == heard
+
+
+@pytest.mark.parametrize("window", [None, 16, 200])
+def test_tiles_are_listed_as_their_tokens_see_each_other(window: int | None) -> None:
+    """A tile in which anybody sees anybody is listed, and as one where nothing is asked only if all see all."""
+    known = Block((), Activations(BLOCK, *[np.zeros(0, np.int32)] * 2, np.zeros(0, np.float32)))
+    texts = [(0, 256), (3, 300), (0, 40), (2, 256), (0, 256)]
+    readings = [Reading(np.zeros(n * BLOCK + own, np.int32), (b"",) * n, [known] * n) for n, own in texts]
+    mask = _mask(Packing(readings, [[]] * len(texts), multiple=MULTIPLE), window, torch.device("cpu"))
+    q, k = (torch.arange(length) for length in mask.seq_lengths)
+    sees = mask.mask_mod(None, None, q[:, None], k[None]).reshape(len(q) // TILE, TILE, len(k) // TILE, TILE)
+    listed = {name: np.zeros((len(q) // TILE, len(k) // TILE), bool) for name in ("asked", "full")}
+    for name, counts, which in (
+        ("asked", mask.kv_num_blocks, mask.kv_indices),
+        ("full", mask.full_kv_num_blocks, mask.full_kv_indices),
+    ):
+        for row, (count, tiles) in enumerate(zip(counts[0, 0], which[0, 0], strict=True)):
+            listed[name][row, tiles[:count].numpy()] = True
+
+    assert not (listed["asked"] & listed["full"]).any()
+    assert not (sees.any(3).any(1).numpy() & ~(listed["asked"] | listed["full"])).any()
+    np.testing.assert_array_equal(sees.all(3).all(1).numpy(), listed["full"])
