@@ -36,7 +36,7 @@ bench: $(VENV)/dev.stamp
 
 # Programs some tests run for real. Installed where that needs no question; otherwise those tests are skipped.
 system-deps:
-	@for program in redis-server:redis-server redis-sentinel:redis-sentinel promtool:prometheus; do \
+	@for program in redis-server:redis-server redis-sentinel:redis-sentinel promtool:prometheus chromium:chromium; do \
 	  command -v $${program%%:*} >/dev/null && continue; \
 	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	    apt-get update -qq && apt-get install -y -qq $${program##*:} >/dev/null || exit 1; \

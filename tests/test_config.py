@@ -78,6 +78,7 @@ def test_every_setting_has_a_variable() -> None:
         drain_grace_s=2.5,
         log_level="debug",
         log_format="text",
+        strict_cards=True,
     )
     assert given.model_fields_set == set(Config.model_fields)
     written = {name: str(value) for name, value in given}

@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from scopewatch.calibration.data import LabelledPair, read_pairs
-from scopewatch.calibration.evaluate import Evaluation, evaluate
+from scopewatch.calibration.evaluate import Baselines, Evaluation, Part, evaluate
+from scopewatch.calibration.scored import score_pairs
 from scopewatch.errors import DataError, EngineError, ScopewatchError
-from scopewatch.types import Coverage, IndicatorScore, Pair, ScoredPair, ScoreJob, Timings, Verdict
+from scopewatch.types import Coverage, IndicatorScore, Pair, ScoredPair, ScoreJob, Timings, Turn, Verdict
 
 
 @dataclass
@@ -24,6 +28,7 @@ class FakeScorer:
     instead: dict[str, ScopewatchError] = field(default_factory=dict)
     skipped: str = ""
     truncated: frozenset[str] = frozenset()
+    mapped: bool = False
 
     async def __call__(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
         self.calls.append(list(jobs))
@@ -32,13 +37,30 @@ class FakeScorer:
     def _score(self, text: str) -> ScoredPair:
         score = float(text)
         decoy = IndicatorScore("decoy", -score, 0.0, flagged=score <= 0, severity="low", calibrated=False)
-        found = IndicatorScore("alpha", score, 0.0, score > 0, "high", calibrated=True, skipped_reason=self.skipped)
+        found = IndicatorScore(
+            *("alpha", score, 0.0, score > 0, "high", True),
+            probability=1 / (1 + np.exp(-score)) if self.mapped else None,
+            card_warning="made elsewhere",
+            skipped_reason=self.skipped,
+        )
         coverage = Coverage(9, 4, 4, 0, response_tokens_dropped=int(text in self.truncated))
         return ScoredPair(Verdict.PASS, (decoy, found), coverage, "clinic", Timings(), cached=False)
 
 
-def labelled(*rows: tuple[float, int]) -> list[LabelledPair]:
-    return [LabelledPair(Pair("", str(score)), label, line) for line, (score, label) in enumerate(rows, 1)]
+Row = tuple[float, int] | tuple[float, int, str] | tuple[float, int, str, str]
+
+
+def labelled(*rows: Row) -> list[LabelledPair]:
+    """Pairs from (score, label, group, source); each in a group of its own where none is given."""
+    return [
+        LabelledPair(Pair("", str(score)), label, line, *(rest or [f"g{line}"]))
+        for line, (score, label, *rest) in enumerate(rows, 1)
+    ]
+
+
+async def evaluated(*rows: Row, scorer: FakeScorer | None = None, baselines: Baselines | None = None) -> Evaluation:
+    pairs = labelled(*rows)
+    return evaluate(pairs, await score_pairs(pairs, "alpha", "", scorer or FakeScorer()), baselines)
 
 
 def auroc_by_hand(rows: Sequence[tuple[float, int]]) -> float:
@@ -49,22 +71,27 @@ def auroc_by_hand(rows: Sequence[tuple[float, int]]) -> float:
     return won / (len(positives) * len(negatives))
 
 
+HAND = [(3, 1), (2, 1), (1, 1), (-1, 1), (2.5, 0), (0.5, 0), (0, 0), (-1, 0), (-2, 0), (-3, 0)]
+
+
 async def test_the_numbers_are_those_counted_by_hand() -> None:
-    """Four positives of which three are flagged, six negatives of which two are: every rate and count is right."""
-    rows = [(3, 1), (2, 1), (1, 1), (-1, 1), (2.5, 0), (0.5, 0), (0, 0), (-1, 0), (-2, 0), (-3, 0)]
-    found = await evaluate(labelled(*rows), "alpha", "", FakeScorer(truncated=frozenset({"2.5", "-1"})))
-    assert found == Evaluation(
-        indicator="alpha",
-        watchlist="clinic",
-        n=10,
-        n_positive=4,
-        auroc=pytest.approx((6 + 5 + 5 + 2.5) / 24),
-        threshold=0.0,
-        tpr=3 / 4,
-        fpr=2 / 6,
-        precision=3 / 5,
-        truncated=3,
-        calibrated=True,
+    """Four positives of which three are flagged, six negatives of which two are: every rate, bound and count is right."""
+    found = await evaluated(*HAND, scorer=FakeScorer(truncated=frozenset({"2.5", "-1"})))
+    names = "indicator watchlist n n_positive n_groups threshold tpr fpr fpr_upper_n precision truncated calibrated"
+
+    assert ["alpha", "clinic", 10, 4, 10, 0.0, 3 / 4, 2 / 6, 6, 3 / 5, 3, True] == [
+        getattr(found, name) for name in names.split()
+    ]
+    assert pytest.approx((6 + 5 + 5 + 2.5) / 24) == found.auroc
+    assert found.auroc_low < found.auroc < found.auroc_high
+    assert pytest.approx(beta.ppf(0.95, 2 + 1, 6 - 2)) == found.fpr_upper
+    assert pytest.approx(beta.ppf(0.05, 3, 4 - 3 + 1)) == found.tpr_low
+    assert (None, [], []) == (found.ece, found.reliability, found.groups)
+    assert ({}, {}, "", "made elsewhere") == (
+        found.baselines,
+        found.differences,
+        found.baselines_fitted_on,
+        found.card_warning,
     )
 
 
@@ -73,28 +100,104 @@ ROWS = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(ROWS.filter(lambda rows: len({label for _, label in rows}) == 2))
 async def test_the_numbers_agree_with_scikit_learn(rows: list[tuple[float, int]]) -> None:
-    """AUROC, rates and precision equal scikit-learn's and a count of couples, with ties and any balance."""
-    found = await evaluate(labelled(*rows), "alpha", "", FakeScorer())
+    """AUROC, rates, precision and calibration equal scikit-learn's and a count of couples, with ties and any balance."""
+    found = await evaluated(*rows, scorer=FakeScorer(mapped=True))
     scores, labels = zip(*rows, strict=True)
     flags = [score > 0 for score in scores]
-    assert found.auroc == pytest.approx(auroc_by_hand(rows))
-    assert found.auroc == pytest.approx(roc_auc_score(labels, scores))
-    assert found.tpr == pytest.approx(recall_score(labels, flags))
-    assert found.fpr == pytest.approx(1 - recall_score(labels, flags, pos_label=0))
-    assert found.precision == (pytest.approx(precision_score(labels, flags)) if any(flags) else None)
-    assert (found.n, found.n_positive) == (len(rows), sum(labels))
+    assert pytest.approx(auroc_by_hand(rows)) == found.auroc
+    assert pytest.approx(roc_auc_score(labels, scores)) == found.auroc
+    assert pytest.approx(recall_score(labels, flags)) == found.tpr
+    assert pytest.approx(1 - recall_score(labels, flags, pos_label=0)) == found.fpr
+    assert (pytest.approx(precision_score(labels, flags)) if any(flags) else None) == found.precision
+    assert (len(rows), sum(labels)) == (found.n, found.n_positive)
+    true, stated = calibration_curve(labels, 1 / (1 + np.exp(-np.array(scores))), n_bins=10)
+    assert pytest.approx(true) == [part.share_positive for part in found.reliability]
+    gaps = [part.n / len(rows) * abs(t - s) for part, t, s in zip(found.reliability, true, stated, strict=True)]
+    assert pytest.approx(sum(gaps)) == found.ece
+
+
+async def test_the_bound_counts_one_pair_of_a_group() -> None:
+    """A group of many pairs is one observation: the bound is that of as many pairs as there are groups."""
+    rows = [(1, 1, "p")] + [(-1, 0, f"g{n % 8}") for n in range(400)]
+    found = await evaluated(*rows)
+
+    assert (400, 8, 0.0) == (found.n - found.n_positive, found.fpr_upper_n, found.fpr)
+    assert pytest.approx(1 - 0.05 ** (1 / 8)) == found.fpr_upper
+
+
+async def test_groups_and_sources_have_their_own_rows() -> None:
+    """Groups of two and more are listed by size and name, sources all; a rate without a pair to count it on is None."""
+    rows = [(2, 1, "a", "x"), (1, 0, "a", "x"), (-1, 0, "a", "y"), (1, 0, "c", "y"), (3, 0, "c", "y")]
+    rows += [(-1, 1, "b", "y"), (3, 1, "b", "y"), (5, 1, "alone", "y")]
+    found = await evaluated(*rows)
+
+    assert found.groups == [
+        Part("a", 3, 1, 1.0, 1.0, 0.5, pytest.approx(2 / 3)),
+        Part("b", 2, 2, None, 0.5, None, 1.0),
+        Part("c", 2, 0, None, None, 1.0, 2.0),
+    ]
+    assert [("x", 2, 1), ("y", 6, 3)] == [(part.name, part.n, part.n_positive) for part in found.sources]
+    assert (4, 0) == (found.n_groups, found.groups_left_out)
+
+
+async def test_a_thousand_groups_are_listed() -> None:
+    """Of more groups the largest thousand are listed and the others counted."""
+    rows = [(group + label, label, f"g{group}") for group in range(1002) for label in (0, 1)] + [(1, 0, "g1001")]
+    found = await evaluated(*rows)
+
+    assert (1000, 2, "g1001", 3) == (
+        len(found.groups),
+        found.groups_left_out,
+        found.groups[0].name,
+        found.groups[0].n,
+    )
+
+
+async def test_baselines_stand_beside_the_indicator() -> None:
+    """Every baseline has its AUROC and interval, and what the indicator is ahead or behind on the same resamplings."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(300) < 0.4
+    scores = {name: rng.normal(size=300) + shift * labels for name, shift in [("alpha", 1), ("better", 3), ("same", 1)]}
+    pairs = labelled(*zip(scores["alpha"], labels.astype(int).tolist(), strict=True))
+    rivals = {"better": scores["better"], "same": scores["same"], "bag_of_words": scores["alpha"] * 2}
+    found = evaluate(pairs, await score_pairs(pairs, "alpha", "", FakeScorer()), Baselines(rivals, "Fitted there."))
+
+    assert {name: pytest.approx(roc_auc_score(labels, theirs)) for name, theirs in rivals.items()} == found.baselines
+    assert all(low < found.baselines[name] < high for name, (low, high) in found.baseline_intervals.items())
+    assert "Fitted there." == found.baselines_fitted_on
+    assert found.differences["better"].high < 0
+    assert found.differences["same"].low < 0 < found.differences["same"].high
+    assert 0 == found.differences["bag_of_words"].value
+
+
+async def test_the_document_is_json() -> None:
+    """What `--json` prints has every number under the name of its field, rows under the name of their kind."""
+    rivals = Baselines({"bag_of_words": np.arange(4.0)}, "there")
+    rows = [(2, 1, "a", "x"), (1, 0, "a", "x"), (-1, 0, "a", "y"), (1, 1, "c", "y")]
+    found = await evaluated(*rows, scorer=FakeScorer(mapped=True), baselines=rivals)
+    document = json.loads(json.dumps(found.document(), allow_nan=False))
+
+    assert {*Evaluation.__dataclass_fields__, "interval", "beats_bag_of_words"} == set(document)
+    assert [found.auroc_low, found.auroc_high] == document["interval"]
+    lead = found.differences["bag_of_words"]
+    assert {"difference": lead.value, "low": lead.low, "high": lead.high} == document["beats_bag_of_words"]
+    assert ["group", "n", "n_positive", "auroc", "tpr", "fpr", "mean_score"] == list(document["groups"][0])
+    assert ["x", "y"] == [row["source"] for row in document["sources"]]
+    assert {"bag_of_words": list(found.baseline_intervals["bag_of_words"])} == document["baseline_intervals"]
 
 
 async def test_pairs_are_scored_in_batches_in_order() -> None:
     """A large file goes through in batches of bounded size, under the watchlist asked for, each line once."""
     scorer = FakeScorer()
-    await evaluate(labelled(*((line, line % 2) for line in range(150))), "alpha", "clinic", scorer)
-    assert [len(jobs) for jobs in scorer.calls] == [64, 64, 22]
+    scored = await score_pairs(labelled(*((line, line % 2) for line in range(150))), "alpha", "clinic", scorer)
+    assert [64, 64, 22] == [len(jobs) for jobs in scorer.calls]
     jobs = [job for call in scorer.calls for job in call]
-    assert [job.request_id for job in jobs] == [str(line) for line in range(1, 151)]
-    assert {job.watchlist for job in jobs} == {"clinic"}
+    assert [str(line) for line in range(1, 151)] == [job.request_id for job in jobs]
+    assert {"clinic"} == {job.watchlist for job in jobs}
+    assert list(range(150)) == scored.scores.tolist()
 
 
 @pytest.mark.parametrize(
@@ -106,19 +209,22 @@ async def test_pairs_are_scored_in_batches_in_order() -> None:
         pytest.param(
             FakeScorer(instead={"2": EngineError("the reader failed")}),
             "alpha",
-            "line 2: the reader failed",
+            "x, line 2: the reader failed",
             id="failure",
         ),
         pytest.param(
-            FakeScorer(skipped="empty_segment"), "alpha", "line 1: alpha cannot be scored: empty_segment", id="skipped"
+            FakeScorer(skipped="empty_segment"),
+            "alpha",
+            "x, line 1: alpha cannot be scored: empty_segment",
+            id="skipped",
         ),
     ],
 )
 async def test_what_cannot_be_measured_is_named(scorer: FakeScorer, indicator: str, problem: str) -> None:
     """A pair that fails or is skipped stops the measurement at its line: a number over the rest would be a lie."""
     with pytest.raises(DataError) as caught:
-        await evaluate(labelled((1, 1), (2, 0)), indicator, "", scorer)
-    assert str(caught.value).replace(".0", "") == problem
+        await score_pairs(labelled((1, 1, "a", "x"), (2, 0, "b", "x")), indicator, "", scorer)
+    assert problem == str(caught.value).replace(".0", "")
 
 
 class TestReading:
@@ -129,11 +235,18 @@ class TestReading:
         return read_pairs(file)
 
     def test_rows_are_read_with_their_lines(self, tmp_path: Path) -> None:
-        """Empty lines are passed over but counted, other keys ignored, the prompt may be left out."""
-        found = self.read(
-            tmp_path, {"prompt": "p", "response": "r", "label": 1}, "", "  ", {"response": "s", "label": 0, "id": 7}
-        )
-        assert found == [LabelledPair(Pair("p", "r"), 1, 1), LabelledPair(Pair("", "s"), 0, 4)]
+        """Empty lines are passed over but counted, other keys ignored; what may be left out has a stand-in."""
+        full = {"prompt": "p", "response": "r", "label": 1, "group": 3, "source": "s", "id": 7, "meta": {}}
+        turns = [{"role": "user", "content": "hi"}]
+        found = self.read(tmp_path, full, "", "  ", {"response": "s", "label": 0, "history": turns})
+        assert LabelledPair(Pair("p", "r"), 1, 1, "3", "s", "7") == found[0]
+        assert LabelledPair(Pair("", "s", (Turn("user", "hi"),)), 0, 4, found[1].group, "data", "4") == found[1]
+
+    def test_copies_of_a_pair_are_one_group(self, tmp_path: Path) -> None:
+        """Where a file has no groups, pairs with the same texts share one, and others do not."""
+        rows = [{"prompt": p, "response": r, "label": n % 2} for n, (p, r) in enumerate(["ab", "ab", "ac", "bb"])]
+        groups = [item.group for item in self.read(tmp_path, *rows)]
+        assert [0, 0, 2, 3] == [groups.index(group) for group in groups]
 
     @pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85"], ids=ascii)
     def test_line_ends_inside_a_text_do_not_split_it(self, tmp_path: Path, odd: str) -> None:
@@ -160,8 +273,14 @@ class TestReading:
             pytest.param('{"response": "r", "label": NaN}', "label: expected 0 or 1, not nan", id="label nan"),
             pytest.param({"label": 1}, "response: expected text that is not empty", id="no response"),
             pytest.param({"response": " \n", "label": 1}, "response: expected text that is not empty", id="blank"),
-            pytest.param({"response": 7, "label": 1}, "response: expected text that is not empty", id="number"),
-            pytest.param({"prompt": None, "response": "r", "label": 1}, "prompt: expected text", id="prompt null"),
+            pytest.param({"response": 7, "label": 1}, "response: expected text", id="number"),
+            pytest.param({"prompt": 5, "response": "r", "label": 1}, "prompt: expected text", id="prompt number"),
+            pytest.param({"response": "r", "label": 1, "group": [1]}, "group: expected text", id="group list"),
+            pytest.param(
+                {"response": "r", "label": 1, "history": ["hi"]},
+                "history: expected a list of turns with role and content",
+                id="history",
+            ),
             pytest.param(
                 '{"response": "cut \\ud83d", "label": 1}', "response: half a surrogate pair is no text", id="surrogate"
             ),

@@ -25,6 +25,7 @@ from conftest import House, free_port, sae_arrays, save_sae, wait_until, watchli
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.rpc.service import SERVICE_NAME
+from scopewatch.sae.pack import write_probe
 from scopewatch.server import Loaded, Server
 from scopewatch.v1 import monitor_pb2 as pb
 from servers import NO_RETRIES, ServerProcess, config, direct, eventually, health, metric, serving
@@ -218,6 +219,20 @@ def feature_out_of_range(house: House, folder: Path, document: dict[str, Any]) -
     return f"indicators[1].features[0].feature: there is no feature 64 in {house.saes['late']}; it has 0 to 63"
 
 
+def feature_called_a_probe(house: House, folder: Path, document: dict[str, Any]) -> str:
+    document["indicators"][1] |= {"kind": "probe", "features": [{"feature": "late/0"}]}
+    return f"{folder}/watchlist.yaml:32: indicators[1].features[0]: late is not a file of probes, and indicator beta is"
+
+
+def probe_called_a_feature(house: House, folder: Path, document: dict[str, Any]) -> str:
+    file = folder / "direction.safetensors"
+    write_probe(file, np.ones(32, np.float32), np.zeros(1, np.float32), hookpoint="layers.1.resid_post")
+    document["saes"]["late"]["path"] = str(file)
+    document["indicators"][1]["features"][0]["feature"] = "late/0"
+    document["indicators"][0]["features"].pop(1)
+    return f"{folder}/watchlist.yaml:29: indicators[1].features[0]: late is a file of probes, and indicator beta is of"
+
+
 def reader_missing(house: House, folder: Path, document: dict[str, Any]) -> str:
     document["reader"]["path"] = "gone"
     return f"reader {folder}/gone: no such directory"
@@ -257,6 +272,8 @@ def layer_too_deep(house: House, folder: Path, document: dict[str, Any]) -> str:
         sae_no_archive,
         sae_for_another_model,
         feature_out_of_range,
+        feature_called_a_probe,
+        probe_called_a_feature,
         reader_missing,
         weights_missing,
         weights_damaged,
@@ -279,6 +296,26 @@ def test_a_broken_installation_is_one_clear_line(
     assert expected in err
     assert err.startswith("scopewatch: ")
     assert err.count("\n") == 1, err
+
+
+def test_a_card_of_another_reader_is_refused_in_strict_mode(
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--strict-cards` ends the process with 2, the line of each card that does not fit, and the mend."""
+    document = absolute(house)
+    measured = {"data": "held out", "n": 9, "n_positive": 3}
+    made_with = {"scopewatch": "0.1", "reader": "gemma-3", "reader_digest": "a" * 64, "dtype": "float32"}
+    card = {"date": "2026-11-01", "calibrated_on": "dev", "n": 9, "measurements": [measured], "made_with": made_with}
+    document["indicators"][2]["card"] = card
+    watchlist = tmp_path / "watchlist.yaml"
+    watchlist.write_text(yaml.safe_dump(document, sort_keys=False))
+    (line,) = [n for n, text in enumerate(watchlist.read_text().splitlines(), 1) if text.strip() == "card:"]
+
+    told = refusal(capsys, "--watchlist", str(watchlist), "--strict-cards").splitlines()
+
+    assert f"scopewatch: {watchlist}:{line}: indicators[2].card: the card was made with reader gemma-3 (oth" in told[0]
+    assert "calibrate again, or switch strict_cards off" in told[1]
+    assert 2 == len(told)
 
 
 def absolute(house: House) -> dict[str, Any]:

@@ -447,16 +447,27 @@ class TestMetrics:
 
 
 def test_what_runs_is_described(metrics: Metrics, registry: CollectorRegistry) -> None:
-    """Info series name versions, the reader, each SAE and each watchlist with short digests."""
+    """Info series name versions, the reader, each SAE and each watchlist with short digests.
+
+    Indicators without a card, or with one of another reader, are counted as uncalibrated; the latter apart, too.
+    """
+    made_with = {
+        "scopewatch": "1.2",
+        "reader": "reader",
+        "reader_digest": IDENTITY.reader.digest,
+        "dtype": IDENTITY.reader.dtype,
+        "saes": {"early": IDENTITY.saes[0].digest},
+    }
     card = {
         "date": "2026-11-01",
         "calibrated_on": "dev",
         "n": 9,
         "measurements": [{"data": "test", "n": 3, "n_positive": 1, "auroc": 0.5}],
+        "made_with": made_with,
     }
-    watchlist = watchlist_of(
-        {"features": [{"feature": "early/1"}]}, {"features": [{"feature": "early/1"}], "card": card}
-    )
+    other = card | {"made_with": made_with | {"reader_digest": "e" * 64}}
+    features = {"features": [{"feature": "early/1"}]}
+    watchlist = watchlist_of(features, features, features | {"card": card}, features | {"card": other})
     metrics.describe(IDENTITY, [watchlist], {"version": "1.2"})
     reader = {
         "reader": "reader",
@@ -468,13 +479,15 @@ def test_what_runs_is_described(metrics: Metrics, registry: CollectorRegistry) -
     }
     late = {"sae": "late", "hookpoint": "layers.1.resid_post", "architecture": "jumprelu", "digest": "1" * 12}
     wanted = [
-        ("build_info", {"version": "1.2"}),
-        ("reader_info", reader),
-        ("sae_info", late),
-        ("watchlist_info", {"watchlist": "test", "digest": "0" * 12}),
-        ("uncalibrated_indicators", {"watchlist": "test"}),
+        ("build_info", {"version": "1.2"}, 1),
+        ("reader_info", reader, 1),
+        ("sae_info", late, 1),
+        ("watchlist_info", {"watchlist": "test", "digest": "0" * 12}, 1),
+        ("uncalibrated_indicators", {"watchlist": "test"}, 3),
+        ("card_mismatches", {"watchlist": "test"}, 1),
     ]
-    assert [registry.get_sample_value(f"scopewatch_{name}", labels) for name, labels in wanted] == [1] * 5
+    for name, labels, value in wanted:
+        assert (name, value) == (name, registry.get_sample_value(f"scopewatch_{name}", labels))
 
 
 @given(st.lists(st.one_of(st.sampled_from([-100, -0.5, 0, 0.1, 1000, 1000.1]), st.floats(-2000, 2000))))

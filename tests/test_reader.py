@@ -338,6 +338,30 @@ def test_auto_is_float32_on_a_cpu(house: House) -> None:
     assert {torch.float32} == {p.dtype for p in loaded.model.parameters()}
 
 
+def test_readers_of_any_depth_share_the_digests_of_their_common_layers(tmp_path: Path) -> None:
+    """What was said of a reader loaded to one depth can be found again in a reader loaded deeper."""
+    directory = save_reader(tmp_path / "reader", num_hidden_layers=12)
+    deep = load(directory, deepest_layer=11).identity.layer_digests
+
+    assert 13 == len(set(deep))
+    for depth in (-1, 0, 2, 9, 10, 11):
+        shallow = load(directory, deepest_layer=depth).identity
+        assert deep[: depth + 2] == shallow.layer_digests
+        assert deep[depth + 1] == shallow.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("embed_tokens", 0), ("norm", 0), ("layers.0.mlp.up_proj", 1), ("layers.2.input_layernorm", 3)]
+)
+def test_a_changed_weight_changes_the_digests_from_its_layer_on(reader: Path, name: str, same: int) -> None:
+    """Readers that do not run the layer are the same as before, those that do are others."""
+    before = load(reader, deepest_layer=3).identity.layer_digests
+    change_weights(reader, lambda t: t[f"model.{name}.weight"].neg_())
+    after = load(reader, deepest_layer=3).identity.layer_digests
+
+    assert [True] * same + [False] * (5 - same) == [old == new for old, new in zip(before, after, strict=True)]
+
+
 @pytest.mark.parametrize(
     ("change", "same"),
     [

@@ -1,11 +1,18 @@
-"""Replies made of serialised parts are the messages they would have been if made whole."""
+"""Replies made of serialised parts are the messages they would have been if made whole, and GetInfo tells all."""
+
+from collections.abc import Iterator
 
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scopewatch.rpc.replies import batch_reply, renderer, score_reply
+from conftest import engine_identity, watchlist_of
+from scopewatch.cards import Card, DataFile, MadeWith, Measurement
+from scopewatch.rpc.replies import batch_reply, info_response, renderer, score_reply
+from scopewatch.rpc.requests import Limits
 from scopewatch.types import (
     LABEL_NOTE,
     Coverage,
@@ -37,6 +44,19 @@ INDICATORS = (
         evidence=(Evidence(1, 4, FEATURE, 5.0, Segment.HISTORY, 2),),
     ),
     IndicatorScore("beta", 0.0, 1.0, False, "info", calibrated=False, skipped_reason="empty_segment"),
+    IndicatorScore(
+        "gamma",
+        -0.5,
+        1.0,
+        flagged=False,
+        severity="low",
+        calibrated=False,
+        card_warning="another SAE",
+        features=(
+            FeatureScore("alpha", "", "score", 2.5, -1.25, ""),
+            FeatureScore("mean_logprob", "", "mean", -0.75, 0.75, ""),
+        ),
+    ),
 )
 COVERAGE = Coverage(9, 2, 3, 1, prompt_tokens_dropped=4)
 TIMINGS = Timings(0.5, 0.25, 0.0, 1.5, 2.5, 0.125, 8.0)
@@ -78,6 +98,18 @@ def test_a_reply_is_what_it_would_be_in_one_piece() -> None:
                 severity=pb.SEVERITY_INFO,
                 calibration=pb.CALIBRATION_UNCALIBRATED,
                 skipped_reason="empty_segment",
+            ),
+            pb.IndicatorScore(
+                name="gamma",
+                score=-0.5,
+                threshold=1.0,
+                severity=pb.SEVERITY_LOW,
+                features=[
+                    pb.FeatureScore(feature="alpha", pooling="score", pooled=2.5, contribution=-1.25),
+                    pb.FeatureScore(feature="mean_logprob", pooling="mean", pooled=-0.75, contribution=0.75),
+                ],
+                calibration=pb.CALIBRATION_UNCALIBRATED,
+                card_warning="another SAE",
             ),
         ],
         coverage=pb.Coverage(
@@ -122,3 +154,109 @@ def test_a_batch_is_what_it_would_be_in_one_piece(outcomes: list[str | int]) -> 
     joined = batch_reply(part.SerializeToString() if isinstance(part, pb.ScoreResponse) else part for part in parts)
 
     assert whole == pb.BatchScoreResponse.FromString(joined)
+
+
+# GetInfo.
+
+IDENTITY = engine_identity(mid=(3,))
+MADE_WITH = MadeWith(
+    scopewatch="0.9",
+    reader="google/gemma-2-2b",
+    reader_revision="abc",
+    reader_digest=IDENTITY.reader.digest,
+    dtype="float32",
+    template_digest="c" * 64,
+    saes={"mid": IDENTITY.saes[0].digest},
+)
+CARD = Card(
+    date="2026-11-01",
+    calibrated_on="train.jsonl",
+    n=300,
+    data=(DataFile(name="train.jsonl", sha256="a" * 64, n=400, n_positive=120),),
+    max_fpr=0.01,
+    confidence=0.95,
+    measurements=(
+        Measurement(
+            data="train.jsonl: groups held out",
+            n=100,
+            n_positive=40,
+            auroc=0.875,
+            auroc_low=0.75,
+            auroc_high=0.9375,
+            tpr=0.5,
+            fpr=0.0078125,
+            fpr_upper=0.015625,
+            ece=0.0625,
+            baselines={"bag_of_words": 0.8125, "response_length": 0.5},
+        ),
+    ),
+    beats_bag_of_words=True,
+    leaks=("response_length",),
+    made_with=MADE_WITH,
+    note="Short texts only.",
+)
+LIMITS = Limits(1, 2, 3, 4, 5, 6, 7)
+
+
+def indicator_infos(*indicators: dict[str, object]) -> list[pb.IndicatorInfo]:
+    return list(info_response(IDENTITY, [watchlist_of(*indicators)], LIMITS, "1").watchlists[0].indicators)
+
+
+def fields(message: Message, path: str = "") -> Iterator[tuple[str, object]]:
+    """Every field of a message and of the messages in it, whether it was set or not."""
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.type != FieldDescriptor.TYPE_MESSAGE:
+            yield path + field.name, tuple(value) if field.is_repeated else value
+        elif field.message_type.GetOptions().map_entry:
+            yield path + field.name, dict(value)
+        else:
+            for one in value if field.is_repeated else [value]:
+                yield from fields(one, f"{path}{field.name}.")
+
+
+def test_a_card_is_told_whole() -> None:
+    """Every field that the contract has for cards holds what the watchlist's card says, and every one of that is told."""
+    (info,) = indicator_infos({"features": [{"feature": "mid/3"}], "card": CARD})
+    held = {
+        **CARD.model_dump(exclude={"data", "measurements", "made_with"}),
+        **{f"data.{name}": value for name, value in CARD.data[0]},
+        **{f"measurements.{name}": value for name, value in CARD.measurements[0]},
+        **{f"made_with.{name}": value for name, value in MADE_WITH},
+    }
+    told = dict(fields(info.card))
+
+    assert held == told
+    assert all(told.values())
+
+
+def test_what_a_card_does_not_say_is_absent() -> None:
+    """Numbers that were not measured are left out, not told as zeros."""
+    measured = Measurement(data="traffic", n=9, n_positive=0)
+    bare = Card(date="2026-11-01", calibrated_on="traffic", n=9, measurements=(measured,))
+    (info,) = indicator_infos({"features": [{"feature": "mid/3"}], "card": bare})
+    (measurement,) = info.card.measurements
+
+    assert {"date", "calibrated_on", "n", "measurements"} == {field.name for field, _ in info.card.ListFields()}
+    assert {"data", "n"} == {field.name for field, _ in measurement.ListFields()}
+
+
+def test_indicators_say_what_they_are_made_of_and_whether_their_card_fits() -> None:
+    """Kind, parts, calibration and the reason against a card are told of every indicator."""
+    fits = CARD.model_copy(update={"made_with": MADE_WITH.model_copy(update={"template_digest": ""})})
+    parts = [{"indicator": "fits", "weight": 1}, {"signal": "mean_logprob", "weight": 1}]
+    infos = indicator_infos(
+        {"name": "fits", "features": [{"feature": "mid/3"}], "card": fits},
+        {"name": "misfit", "features": [{"feature": "mid/3"}], "card": CARD},
+        {"name": "dense", "kind": "probe", "features": [{"feature": "mid/3"}]},
+        {"name": "both", "kind": "combination", "combines": parts, "card": CARD},
+    )
+    why = "the card was made with another chat template"
+
+    assert [
+        (pb.INDICATOR_KIND_FEATURES, 1, [], pb.CALIBRATION_CALIBRATED, ""),
+        (pb.INDICATOR_KIND_FEATURES, 1, [], pb.CALIBRATION_UNCALIBRATED, why),
+        (pb.INDICATOR_KIND_PROBE, 1, [], pb.CALIBRATION_UNCALIBRATED, ""),
+        (pb.INDICATOR_KIND_COMBINATION, 0, ["fits", "mean_logprob"], pb.CALIBRATION_UNCALIBRATED, why),
+    ] == [(info.kind, info.features, list(info.combines), info.calibration, info.card_warning) for info in infos]
+    assert [True, True, False, True] == [info.HasField("card") for info in infos]

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 
 from conftest import activations, watchlist_of
 from scopewatch.pipeline.scoring import CompiledWatchlist, Judgement, compile_watchlist, judge
-from scopewatch.types import Activations, Coverage, FeatureKey, Label, Segment, TokenisedPair, Verdict
+from scopewatch.types import (
+    ENTROPY,
+    LOGPROB,
+    Activations,
+    Coverage,
+    FeatureKey,
+    FeatureScore,
+    IndicatorScore,
+    Label,
+    Segment,
+    TokenisedPair,
+    Verdict,
+)
 
 FEATURES = tuple(FeatureKey("res", index) for index in (2, 3, 5, 7))
 SEGMENT = {"T": Segment.TEMPLATE, "P": Segment.PROMPT, "R": Segment.RESPONSE}
@@ -405,3 +417,181 @@ def test_the_order_of_the_engines_columns_does_not_matter(case: Case, order: lis
     )
     assert replace(here.indicators[0], score=0) == replace(there.indicators[0], score=0)
     assert here.indicators[0].score == pytest.approx(there.indicators[0].score)
+
+
+# Probes and combinations: the engine's columns are two SAE features, two probes, then the reader's own predictions.
+
+PROBES = tuple(FeatureKey("probe", index) for index in (0, 1))
+WHOLE = (*FEATURES[:2], *PROBES, LOGPROB, ENTROPY)
+
+
+def judged(
+    indicators: list[dict[str, Any]], case: Case, *, card_warnings: dict[str, str] | None = None
+) -> dict[str, IndicatorScore]:
+    watchlist = compile_watchlist(watchlist_of(*indicators), WHOLE, card_warnings=card_warnings)
+    judgement = judge(watchlist, read(case.layout), case.activations, max_evidence=100)
+    assert [indicator["name"] for indicator in indicators] == [score.name for score in judgement.indicators]
+    return {score.name: score for score in judgement.indicators}
+
+
+@st.composite
+def whole_cases(draw: st.DrawFn) -> Case:
+    """Pairs on which features are positive here and there, and probes and predictions have a value everywhere."""
+    case = draw(cases())
+    fired = [row for row in case.fired if row[1] < 2]
+    values = (
+        np.random.default_rng(draw(st.integers(0, 1 << 32))).normal(scale=9, size=(len(case.layout), 4)).astype("f4")
+    )
+    fired += [(token, 2 + column, float(value)) for (token, column), value in np.ndenumerate(values)]
+    return Case(case.layout, tuple(fired))
+
+
+SIGNED_TERMS = st.lists(
+    st.tuples(st.integers(0, 1), st.sampled_from(["max", "mean", "sum"]), st.floats(-4, 4, width=32).filter(bool)),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda row: row[:2],
+)
+
+
+@given(whole_cases(), SIGNED_TERMS, st.floats(-10, 10), st.sampled_from(list(LETTERS)))
+def test_a_probe_scores_the_tokens_below_zero_too(
+    case: Case, terms: list[tuple[int, str, float]], bias: float, segment: str
+) -> None:
+    """score = bias + sum of weight times the largest, mean or summed value, in float64, whatever the values' signs.
+
+    Its evidence is where a direction that raised the score is above zero.
+    """
+    features = [{"feature": f"probe/{index}", "weight": weight, "pooling": kind} for index, kind, weight in terms]
+    probe = {"name": "dense", "kind": "probe", "segment": segment, "features": features, "bias": bias}
+    found = judged([probe], case)["dense"]
+    values = [case.column(LETTERS[segment], column) for column in (2, 3)]
+    if not values[0]:
+        assert "empty_segment" == found.skipped_reason
+        return
+    expected = [weight * by_hand({"kind": kind}, values[index]) for index, kind, weight in terms]
+    raised = {f"probe/{index}" for (index, _, weight), part in zip(terms, expected, strict=True) if part > 0 < weight}
+
+    assert found.score == pytest.approx(bias + math.fsum(expected), rel=1e-9, abs=1e-9)
+    assert raised == {str(span.feature) for span in found.evidence}
+    assert all(span.activation > 0 for span in found.evidence)
+
+
+def part(weight: float, **name: str) -> dict[str, Any]:
+    return name | {"weight": weight}
+
+
+@given(
+    whole_cases(),
+    st.lists(st.floats(-4, 4, width=32).filter(bool), min_size=4, max_size=4),
+    st.floats(-10, 10),
+    st.sampled_from(list(LETTERS)),
+    st.permutations(range(3)),
+)
+def test_a_combination_weighs_scores_and_predictions(
+    case: Case, weights: list[float], bias: float, segment: str, order: list[int]
+) -> None:
+    """score = bias + sum of weight times a part's score or the segment's mean prediction, wherever it stands in the file.
+
+    Its parts are shown with what they added, largest first; without a token in the segment it is skipped, as with a
+    part that is.
+    """
+    sparse = {"name": "sparse", "features": [{"feature": "res/2", "weight": 2.0}], "bias": 0.25}
+    dense = {"name": "dense", "kind": "probe", "pooling": "mean", "features": [{"feature": "probe/1", "weight": -3.0}]}
+    dense |= {"segment": "prompt", "label": "a direction"}
+    combines = [
+        part(weights[0], indicator="sparse"),
+        part(weights[1], indicator="dense"),
+        part(weights[2], signal="mean_logprob"),
+        part(weights[3], signal="mean_entropy"),
+    ]
+    both = {"name": "both", "kind": "combination", "segment": segment, "combines": combines, "bias": bias}
+    found = judged([[sparse, dense, both][place] for place in order], case)
+    values = case.column(LETTERS[segment], 4)
+    if not (values and case.column("R", 0) and case.column("P", 0)):
+        assert ("empty_segment", 0.0, False) == (
+            found["both"].skipped_reason,
+            found["both"].score,
+            found["both"].flagged,
+        )
+        assert () == found["both"].features
+        return
+
+    scores = [
+        0.25 + 2 * by_hand({"kind": "max"}, case.column("R", 0)),
+        -3 * by_hand({"kind": "mean"}, case.column("P", 3)),
+        math.fsum(values) / len(values),
+        math.fsum(case.column(LETTERS[segment], 5)) / len(values),
+    ]
+    expected = [weight * score for weight, score in zip(weights, scores, strict=True)]
+    shown = {str(row.feature): row for row in found["both"].features}
+    sizes = [abs(row.contribution) for row in found["both"].features]
+
+    assert found["both"].score == pytest.approx(bias + math.fsum(expected), rel=1e-9, abs=1e-9)
+    assert found["both"].flagged == (found["both"].score > 0.5)
+    names = ["sparse", "dense", "mean_logprob", "mean_entropy"]
+    assert dict(zip(names, expected, strict=True)) == pytest.approx({n: r.contribution for n, r in shown.items()})
+    assert dict(zip(names, scores, strict=True)) == pytest.approx({n: r.pooled for n, r in shown.items()})
+    assert sorted(sizes, reverse=True) == sizes
+    assert ["score", "score", "mean", "mean"] == [shown[name].pooling for name in names]
+    assert [("", ""), ("a direction", "watchlist")] == [(shown[n].label, shown[n].label_source) for n in names[:2]]
+
+
+def test_a_skipped_part_skips_the_combination() -> None:
+    """A combination that lacks a part is no score of the others: it has the part's reason, and flags nothing."""
+    past = {"name": "past", "segment": "history", "features": [{"feature": "res/2"}]}
+    both = {
+        "name": "both",
+        "kind": "combination",
+        "combines": [part(1, indicator="past"), part(1, signal="mean_entropy")],
+    }
+    found = judged([both | {"threshold": -9.0}, past], Case("TPR", ((2, 5, 3.0),)))["both"]
+
+    assert ("empty_segment", 0.0, False) == (found.skipped_reason, found.score, found.flagged)
+
+
+def test_an_indicator_may_be_named_like_a_signal() -> None:
+    """A combination that asks for a signal gets the reader's, whatever indicators are called."""
+    namesake = {"name": "mean_logprob", "features": [{"feature": "res/2"}]}
+    both = {"name": "both", "kind": "combination", "combines": [part(2, signal="mean_logprob")]}
+    found = judged([namesake, both], Case("RR", ((0, 0, 7.0), (0, 4, -1.0), (1, 4, -2.0))))["both"]
+
+    assert -3.0 == found.score
+    assert (FeatureScore("mean_logprob", "", "mean", -1.5, -3.0),) == found.features
+
+
+def test_a_combination_flags_and_has_a_probability_like_any_other() -> None:
+    """Threshold, severity and Platt scaling work on a combination's score as on a feature's; it has no spans."""
+    one = {"name": "one", "features": [{"feature": "res/2"}], "threshold": 99}
+    both = {"name": "both", "kind": "combination", "combines": [part(0.5, indicator="one")], "severity": "high"}
+    both |= {"threshold": 1.0, "probability": {"slope": 2.0, "intercept": -1.0}}
+    found = judged([one, both], Case("R", ((0, 0, 4.0),)))["both"]
+
+    assert (2.0, True, "high", ()) == (found.score, found.flagged, found.severity, found.evidence)
+    assert found.probability == pytest.approx(1 / (1 + math.exp(-3.0)))
+
+
+CARD = {
+    "date": "2026-11-01",
+    "calibrated_on": "dev",
+    "n": 9,
+    "measurements": [{"data": "test", "n": 3, "n_positive": 1, "auroc": 0.5}],
+}
+
+
+@pytest.mark.parametrize("layout", ["TPR", "TP"], ids=["scored", "skipped"])
+def test_a_card_that_does_not_fit_makes_no_calibrated_score(layout: str) -> None:
+    """With a warning an indicator of any kind is uncalibrated and carries it, scored or skipped; without, it is not."""
+    features = {"features": [{"feature": "res/2"}], "card": CARD}
+    combination = {"kind": "combination", "combines": [part(1, indicator="fits")], "card": CARD}
+    indicators = [
+        features | {"name": "fits"},
+        features | {"name": "misfit"},
+        combination | {"name": "both"},
+        combination | {"name": "wrong"},
+        {"name": "bare", "features": [{"feature": "res/2"}]},
+    ]
+    found = judged(indicators, Case(layout, ()), card_warnings={"misfit": "another SAE", "wrong": "another reader"})
+
+    expected = [(True, ""), (False, "another SAE"), (True, ""), (False, "another reader"), (False, "")]
+    assert expected == [(score.calibrated, score.card_warning) for score in found.values()]

@@ -39,6 +39,8 @@ def made(kind: type[ScopewatchError]) -> ScopewatchError:
         return kind("full", retry_after_s=0.25)
     if issubclass(kind, errors.NoSuchFeature):
         return kind("no feature", feature=7)
+    if issubclass(kind, errors.TooLittleData):
+        return kind("too few pairs", n=7, needed=300)
     return kind("what went wrong")
 
 

@@ -1,5 +1,6 @@
 """The tokeniser: which tokens the reader reads, where each stands in the caller's text, what is left out."""
 
+import hashlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from conftest import House, gemma_tokenizer
+from conftest import GEMMA_TEMPLATE, House, gemma_tokenizer
 from families import save_tokenizer
 from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import FieldViolation, InvalidRequest
@@ -773,3 +774,26 @@ def test_a_limit_below_the_template_is_refused(house: House) -> None:
 
     assert isinstance(refusal, InvalidRequest)
     assert "max_tokens=8" in str(refusal)
+
+
+# The template's digest.
+
+
+def test_the_template_has_a_digest(house: House, plain_house: House) -> None:
+    """It is the SHA-256 of the template's text, and empty where texts are joined without one."""
+    digest = Tokeniser(house.reader, max_tokens=PLENTY).template_digest
+
+    assert hashlib.sha256(GEMMA_TEMPLATE.encode()).hexdigest() == digest
+    assert "" == Tokeniser(plain_house.reader, max_tokens=PLENTY).template_digest
+
+
+def test_of_several_templates_the_one_in_use_is_digested(tmp_path: Path) -> None:
+    """A template for tools, which is never used here, does not count."""
+    gemma_tokenizer(tmp_path, chat=False)
+    (tmp_path / "chat_template.jinja").write_text(GEMMA_TEMPLATE)
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+
+    digest = Tokeniser(tmp_path, max_tokens=PLENTY).template_digest
+
+    assert hashlib.sha256(GEMMA_TEMPLATE.encode()).hexdigest() == digest

@@ -2,17 +2,21 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 import yaml
 
-from conftest import watchlist_document
+from conftest import engine_identity, watchlist_document
+from scopewatch import watchlist as watchlist_module
 from scopewatch.engine.build import choices
 from scopewatch.errors import WatchlistError
-from scopewatch.types import FeatureKey, Relation, Segment
-from scopewatch.watchlist import MAX_FILE_BYTES, Pooling, SaeSource, Watchlist, load_watchlist
+from scopewatch.indicators import PROBE, Pooling
+from scopewatch.types import ENTROPY, LOGPROB, EngineIdentity, FeatureKey, Relation, Segment
+from scopewatch.watchlist import MAX_FILE_BYTES, SaeSource, Watchlist, load_watchlist
 
 Write = Callable[..., Path]
 
@@ -98,6 +102,15 @@ def test_a_full_file_is_read_as_it_is_written(write: Write) -> None:
     assert bare.calibrated is False
 
 
+def test_the_documented_example_is_a_watchlist(write: Write) -> None:
+    """The example in the module's docstring loads, and holds an indicator of every kind."""
+    _, example, _ = str(watchlist_module.__doc__).split("\n\n")
+    watchlist = load_watchlist(write(dedent(example)))
+
+    assert ["features", "probe", "combination"] == [indicator.kind for indicator in watchlist.indicators]
+    assert watchlist.reads_head
+
+
 def test_every_watched_feature_is_listed_once_where_it_first_stands(write: Write) -> None:
     """A feature that several indicators watch is computed once, and a complaint about it names its first place."""
     watchlist = load_watchlist(write(FULL))
@@ -174,7 +187,7 @@ BAD_LINES = [
     "23: indicators[1].probability.slope: Input should be greater than 0",
     "24: indicators[1].card.n: missing",
     "28: indicators[1].card.measurements[0].auroc: Input should be less than or equal to 1",
-    "29: indicators[2]: feature res/1 stands twice with pooling max; add the weights",
+    "30: indicators[2].features: feature res/1 stands twice with pooling max; add the weights",
     "34: indicators[3].threshold: missing",
     "37: indicators[3].features[1].feature: missing",
     "38: indicators[3].bias: Input should be a finite number",
@@ -283,6 +296,222 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Pat
     with pytest.raises(WatchlistError) as caught:
         load_watchlist(file)
     assert str(caught.value)[: len(f"{file}: {problem}")] == f"{file}: {problem}"
+
+
+KINDS = """\
+version: 1
+name: kinds
+reader: {path: reader}
+saes:
+  res: {path: sae.npz}
+  hedging: {path: hedging.safetensors}
+indicators:
+  - {name: hedges, features: [{feature: res/1}], threshold: 1}
+  - {name: dense, kind: probe, pooling: mean, features: [{feature: hedging/0}, {feature: hedging/1}], threshold: 1}
+  - name: both
+    kind: combination
+    segment: prompt
+    combines:
+      - {indicator: later, weight: -2}
+      - {signal: mean_entropy, weight: 0.5}
+    bias: 3
+    threshold: 1
+  - {name: later, features: [{feature: res/1}], threshold: 1}
+"""
+
+
+def test_every_kind_of_indicator_is_read(write: Write) -> None:
+    """Features, probes and combinations arrive as written; only features and probes are watched in SAEs."""
+    watchlist = load_watchlist(write(KINDS))
+    both = watchlist.indicators[2]
+
+    assert ["features", "probe", "combination", "features"] == [indicator.kind for indicator in watchlist.indicators]
+    assert [("later", -2.0, None), ("mean_entropy", 0.5, ENTROPY)] == [(p.name, p.weight, p.key) for p in both.combines]
+    assert (Segment.PROMPT, (), 3.0) == (both.read_segment, both.features, both.bias)
+    assert {"res/1", "hedging/0", "hedging/1"} == set(map(str, watchlist.features))
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("{signal: mean_logprob, weight: 1}", LOGPROB),
+        ("{signal: mean_entropy, weight: 1}", ENTROPY),
+        ("{indicator: hedges, weight: 1}", None),
+    ],
+)
+def test_only_a_signal_makes_the_reader_run_whole(write: Write, part: str, key: FeatureKey | None) -> None:
+    """The reader's head is asked for where a combination has a part of its predictions, and not otherwise."""
+    watchlist = load_watchlist(write(KINDS.replace("{signal: mean_entropy, weight: 0.5}", part)))
+
+    assert key == watchlist.indicators[2].combines[1].key
+    assert (key is not None) == watchlist.reads_head
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        pytest.param(
+            "    combines:\n      - {indicator: later, weight: -2}\n      - {signal: mean_entropy, weight: 0.5}\n",
+            "",
+            ["10: indicators[2].combines: needs at least one entry"],
+            id="combination without parts",
+        ),
+        pytest.param(
+            "    combines:\n      - {indicator: later, weight: -2}\n      - {signal: mean_entropy, weight: 0.5}\n",
+            "    features:\n      - {feature: res/1}\n",
+            [
+                "10: indicators[2].combines: needs at least one entry",
+                "13: indicators[2].features: an indicator of kind combination has combines instead",
+            ],
+            id="combination of features",
+        ),
+        pytest.param(
+            "{name: hedges, features: [{feature: res/1}], threshold: 1}",
+            "{name: hedges, combines: [{indicator: later, weight: 1}], threshold: 1}",
+            [
+                "8: indicators[0].combines: an indicator of kind features has features instead",
+                "8: indicators[0].features: needs at least one entry",
+            ],
+            id="features with parts",
+        ),
+        pytest.param(
+            "kind: probe, pooling: mean, features: [{feature: hedging/0}, {feature: hedging/1}]",
+            "kind: probe",
+            ["9: indicators[1].features: needs at least one entry"],
+            id="probe without directions",
+        ),
+        pytest.param(
+            "    segment: prompt\n",
+            "    pooling: mean\n",
+            ["12: indicators[2].pooling: a combination pools nothing; its parts say how they are pooled"],
+            id="combination with a pooling",
+        ),
+        pytest.param(
+            "{indicator: later,",
+            "{indicator: latter,",
+            [
+                "14: indicators[2].combines[0].indicator: there is no indicator of features or a probe named 'latter' (there: dense, hedges, later)"
+            ],
+            id="unknown part",
+        ),
+        pytest.param(
+            "{indicator: later,",
+            "{indicator: both,",
+            [
+                "14: indicators[2].combines[0].indicator: there is no indicator of features or a probe named 'both' (there: dense, hedges, later)"
+            ],
+            id="combination of itself",
+        ),
+        pytest.param(
+            "  - {name: later, features: [{feature: res/1}], threshold: 1}",
+            "  - {name: later, kind: combination, combines: [{signal: mean_logprob, weight: 1}], threshold: 1}",
+            [
+                "14: indicators[2].combines[0].indicator: there is no indicator of features or a probe named 'later' (there: dense, hedges)"
+            ],
+            id="combination of a combination",
+        ),
+        pytest.param(
+            "{signal: mean_entropy,",
+            "{indicator: hedges, signal: mean_entropy,",
+            ["15: indicators[2].combines[1]: give either indicator or signal"],
+            id="part that is two things",
+        ),
+        pytest.param(
+            "{signal: mean_entropy, weight: 0.5}",
+            "{weight: 0.5}",
+            ["15: indicators[2].combines[1]: give either indicator or signal"],
+            id="part that is nothing",
+        ),
+        pytest.param(
+            "signal: mean_entropy",
+            "signal: entropy",
+            ["15: indicators[2].combines[1].signal: Input should be 'mean_logprob' or 'mean_entropy'"],
+            id="unknown signal",
+        ),
+        pytest.param(
+            "{signal: mean_entropy, weight: 0.5}",
+            "{signal: mean_entropy}",
+            ["15: indicators[2].combines[1].weight: missing"],
+            id="part without a weight",
+        ),
+        pytest.param(
+            "{signal: mean_entropy, weight: 0.5}",
+            "{signal: mean_entropy, weight: 0}",
+            ["15: indicators[2].combines[1].weight: a weight of 0 watches nothing; remove the entry"],
+            id="part of no weight",
+        ),
+        pytest.param(
+            "{signal: mean_entropy, weight: 0.5}",
+            "{indicator: later, weight: 0.5}",
+            ["13: indicators[2].combines: later stands twice; add the weights"],
+            id="part that stands twice",
+        ),
+        pytest.param(
+            "{signal: mean_entropy, weight: 0.5}",
+            "{signal: mean_entropy, weight: 0.5}\n      - {signal: mean_entropy, weight: 0.5}",
+            ["13: indicators[2].combines: mean_entropy stands twice; add the weights"],
+            id="signal that stands twice",
+        ),
+        pytest.param(
+            "{feature: hedging/0}",
+            "{feature: hedging/0, pooling: {kind: k_of_n, k: 2}}",
+            ["9: indicators[1].features: hedging/0: a probe is pooled by max, mean, sum, not by k_of_n(k=2)"],
+            id="probe that is to fire twice",
+        ),
+        pytest.param(
+            "pooling: mean, features",
+            "pooling: fraction_active, features",
+            ["9: indicators[1].features: hedging/0: a probe is pooled by max, mean, sum, not by fraction_active"],
+            id="probes of which a share is to fire",
+        ),
+        pytest.param(
+            "kind: probe, pooling: mean",
+            "kind: prob, pooling: nean",
+            [
+                "9: indicators[1].kind: Input should be 'features', 'probe' or 'combination'",
+                "9: indicators[1].pooling.kind: Input should be 'max', 'mean', 'sum', 'fraction_active', 'rolling_mean_max' or 'k_of_n'",
+            ],
+            id="unknown kind",
+        ),
+    ],
+)
+def test_an_indicator_is_made_of_what_its_kind_asks_for(write: Write, old: str, new: str, said: list[str]) -> None:
+    """Each way to mix up the kinds is told once, at the line of what is wrong or of what lacks it."""
+    assert KINDS.count(old) == 1
+    assert said == mistakes(write(KINDS.replace(old, new)))
+
+
+def running(probes: str) -> EngineIdentity:
+    """An engine over SAEs `res` and `hedging`, of which the named ones are files of probes."""
+    identity = engine_identity(res=(1,), hedging=(0, 1))
+    saes = [replace(sae, architecture=PROBE) if sae.name in probes.split() else sae for sae in identity.saes]
+    return replace(identity, saes=tuple(saes))
+
+
+@pytest.mark.parametrize(
+    ("probes", "problem"),
+    [
+        (
+            "",
+            "9: indicators[1].features[0]: hedging is not a file of probes, and indicator dense is of kind probe",
+        ),
+        (
+            "res hedging",
+            "8: indicators[0].features[0]: res is a file of probes, and indicator hedges is of kind features",
+        ),
+    ],
+)
+def test_a_kind_that_the_files_belie_is_refused(write: Write, probes: str, problem: str) -> None:
+    """What calls features a probe's, or a probe's directions features, is refused at its line once the files are read."""
+    file = write(KINDS)
+    with pytest.raises(WatchlistError) as caught:
+        load_watchlist(file).check_kinds(running(probes))
+    assert f"{file}:{problem}" == str(caught.value)
+
+
+def test_kinds_that_fit_the_files_are_accepted(write: Write) -> None:
+    """A watchlist whose probes are probes and whose features are an SAE's has nothing said of it."""
+    load_watchlist(write(KINDS)).check_kinds(running("hedging"))
 
 
 def with_feature(**keys: object) -> dict[str, Any]:

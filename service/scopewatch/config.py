@@ -37,6 +37,9 @@ class Config(BaseModel):
     watchlist: tuple[Path, ...] = Field(
         (BUNDLED_WATCHLIST,), min_length=1, description="watchlist files; the first is the default one"
     )
+    strict_cards: bool = Field(
+        False, description="refuse to start when a card was made with another reader, SAE, dtype or template"
+    )
     labels: str = Field("", description="label index made by `scopewatch features import`; empty for none")
     grpc_address: str = Field("127.0.0.1:50051", description="host:port for gRPC; port 0 picks a free one")
     metrics_address: str = Field("127.0.0.1:9464", description="host:port for Prometheus metrics over HTTP")
@@ -90,6 +93,11 @@ class Config(BaseModel):
     drain_grace_s: float = Field(20.0, ge=0, description="time given to running requests at shutdown")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
     log_format: Literal["json", "text"] = Field("json", description="log line format")
+
+    @property
+    def at_once(self) -> int:
+        """Pairs of a file that can wait together: the queue never refuses them, however long they are."""
+        return min(256, self.max_queue_tokens // self.max_tokens)
 
     @field_validator("grpc_address", "metrics_address")
     @classmethod

@@ -16,7 +16,9 @@
         ├── SaeError          an SAE file
         │   └── NoSuchFeature a watched feature the SAE does not have
         ├── LabelError        a label index, or an export to be read into it
-        └── DataError         a labelled data file
+        └── DataError         a data file
+            ├── TooLittleData   not enough of it for what is asked
+            └── Unsupported     it does not support an indicator; says what was measured
 
 InvalidRequest is the caller's fault, SetupError the operator's, the others ours. `rpc.status` maps each to a
 gRPC status; a test walks the tree through that table.
@@ -116,4 +118,17 @@ class LabelError(SetupError):
 
 
 class DataError(SetupError):
+    pass
+
+
+class TooLittleData(DataError):
+    def __init__(self, message: str, *, n: int, needed: int) -> None:
+        super().__init__(message)
+        self.n = n
+        """Pairs there are."""
+        self.needed = needed
+        """Pairs that would do."""
+
+
+class Unsupported(DataError):
     pass

@@ -184,7 +184,12 @@ class Metrics:
         self._sae = gauge("sae_info", "SAEs in use.", "sae", "hookpoint", "architecture", "digest")
         self._watchlist = gauge("watchlist_info", "Watchlists loaded.", "watchlist", "digest")
         self._uncalibrated = gauge(
-            "uncalibrated_indicators", "Indicators whose threshold was not measured.", "watchlist"
+            "uncalibrated_indicators", "Indicators whose threshold was not measured on what runs.", "watchlist"
+        )
+        self._misfits = gauge(
+            "card_mismatches",
+            "Indicators whose card was made with another reader, SAE, dtype or template.",
+            "watchlist",
         )
 
         def rpc(name: str, text: str, *labels: str) -> _Bound[Counter]:
@@ -232,8 +237,10 @@ class Metrics:
             self._scores.start(self._moved[begin : begin + size], *labels)
         for watchlist in watchlists:
             self._watchlist.labels(watchlist.name, watchlist.digest[:12]).set(1)
-            uncalibrated = sum(not indicator.calibrated for indicator in watchlist.indicators)
-            self._uncalibrated.labels(watchlist.name).set(uncalibrated)
+            misfits = len(watchlist.card_problems(identity))
+            without = sum(not indicator.calibrated for indicator in watchlist.indicators)
+            self._uncalibrated.labels(watchlist.name).set(without + misfits)
+            self._misfits.labels(watchlist.name).set(misfits)
             for verdict in ("pass", "flag"):
                 self._pairs[watchlist.name, verdict]
             for indicator in watchlist.indicators:

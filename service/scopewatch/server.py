@@ -27,7 +27,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 import scopewatch
 from scopewatch.config import Config
 from scopewatch.engine.thread import EngineThread
-from scopewatch.errors import ConfigError, EngineDied, EngineError, ScopewatchError
+from scopewatch.errors import ConfigError, EngineDied, EngineError, ScopewatchError, WatchlistError
 from scopewatch.labels import open_labels
 from scopewatch.logs import Laps
 from scopewatch.metrics import Metrics
@@ -42,7 +42,7 @@ from scopewatch.rpc.interceptors import MetricsInterceptor
 from scopewatch.rpc.replies import info_response, provenance, renderer
 from scopewatch.rpc.requests import Limits
 from scopewatch.rpc.service import SERVICE_NAME, MonitorService
-from scopewatch.types import FeatureKey, Label, Pair, TokenisedPair
+from scopewatch.types import EngineIdentity, FeatureKey, Label, Pair, TokenisedPair
 from scopewatch.v1 import monitor_pb2_grpc
 from scopewatch.watchlist import Watchlist, load_watchlist
 
@@ -70,25 +70,47 @@ class Loaded:
     """What took how long to build, one after another."""
 
 
-def load(config: Config) -> Loaded:
+def load(config: Config, watchlists: Sequence[Watchlist] = ()) -> Loaded:
     """Reads watchlists, reader, SAEs and labels.
 
     Torch and transformers, which take seconds, are imported here, after what may be wrong and costs nothing to read.
+
+    Args:
+        config: Settings.
+        watchlists: In place of the files it names.
 
     Raises:
         SetupError: Something of it is wrong.
     """
     laps = Laps()
-    watchlists = tuple(load_watchlist(file) for file in config.watchlist)
+    watchlists = tuple(watchlists) or tuple(load_watchlist(file) for file in config.watchlist)
     laps.end("watchlists")
     with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
         with _imported_for_good():
             from scopewatch.engine.build import build_engine, choices
         laps.end("imports")
-        engine = build_engine(*choices(watchlists), config, laps)
+        head = any(watchlist.reads_head for watchlist in watchlists)
+        engine = build_engine(*choices(watchlists), config, laps, head=head)
+        _check(watchlists, engine.identity, strict=config.strict_cards)
         labels = index.labels_of(engine.identity) if index else {}
         laps.end("labels")
         return Loaded(watchlists, engine, labels, laps.seconds)
+
+
+def _check(watchlists: Sequence[Watchlist], identity: EngineIdentity, *, strict: bool) -> None:
+    """What of watchlists can be known only once reader and SAEs are loaded."""
+    told = []
+    for watchlist in watchlists:
+        watchlist.check_kinds(identity)
+        problems = watchlist.card_problems(identity)
+        for i, indicator in enumerate(watchlist.indicators):
+            if indicator.name in problems:
+                told.append(f"{watchlist.where('indicators', i, 'card')}: {problems[indicator.name]}")
+    if strict and told:
+        mend = "calibrate again, or switch strict_cards off to have a warning in every reply instead"
+        raise WatchlistError("\n".join([*told, mend]))
+    for problem in told:
+        log.warning("a card does not speak for what runs", extra={"problem": problem})
 
 
 @contextmanager
@@ -151,7 +173,10 @@ async def monitoring(
             submit=batcher.submit,
             cache=cache,
             keys=CacheKeys(identity, config.cache_secret.get_secret_value().encode()),
-            watchlists={w.name: compile_watchlist(w, identity.features, loaded.labels) for w in loaded.watchlists},
+            watchlists={
+                w.name: compile_watchlist(w, identity.features, loaded.labels, w.card_problems(identity))
+                for w in loaded.watchlists
+            },
             features=identity.features,
             metrics=metrics,
             max_evidence=config.max_evidence,
@@ -166,9 +191,10 @@ async def monitoring(
 
 
 @asynccontextmanager
-async def offline(config: Config) -> AsyncIterator[Monitor]:
-    """The same spine without a server, for commands that read files."""
-    loaded = await asyncio.to_thread(load, config)
+async def offline(config: Config, loaded: Loaded | None = None) -> AsyncIterator[Monitor]:
+    """The same spine without a server, for commands that read files; of what is loaded already, if anything is."""
+    if loaded is None:
+        loaded = await asyncio.to_thread(load, config)
     async with monitoring(loaded, config, Metrics(CollectorRegistry())) as monitor:
         yield monitor
 

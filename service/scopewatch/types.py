@@ -88,11 +88,20 @@ class FeatureKey:
         return f"{self.sae}/{self.index}"
 
 
+HEAD = "reader:head"
+"""In place of an SAE's name, which has no colon: numbers of the reader's own predictions."""
+LOGPROB = FeatureKey(HEAD, 0)
+"""Log-probability of a token given those before it, in nats; 0 for a text's first."""
+ENTROPY = FeatureKey(HEAD, 1)
+"""Entropy of the distribution it was expected from, in nats; 0 for a text's first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Activations:
     """Sparse activations of the watched features on one pair: what the engine gives and the cache keeps.
 
-    The three arrays have shape (n_fired,), ordered by token, then column; values are finite and greater than 0.
+    The three arrays have shape (n_fired,), ordered by token, then column. Values are finite and greater than 0, but for
+    those of probes and of the reader's head.
     """
 
     n_tokens: int
@@ -145,7 +154,10 @@ LABEL_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class FeatureScore:
-    feature: FeatureKey
+    """What one term added to an indicator's score."""
+
+    feature: FeatureKey | str
+    """Of a combination, the name of the other indicator or of the reader's signal."""
     label: str
     pooling: str
     pooled: float
@@ -174,7 +186,10 @@ class IndicatorScore:
     flagged: bool
     severity: str
     calibrated: bool
+    """Whether its card, if it has one, speaks for what runs."""
     probability: float | None = None
+    card_warning: str = ""
+    """Why it does not."""
     features: tuple[FeatureScore, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     skipped_reason: str = ""
@@ -202,13 +217,17 @@ class ReaderIdentity:
     revision: str
     model_type: str
     digest: str
-    """SHA-256 over the weight files and configuration."""
+    """SHA-256 over the configuration and the weights that are loaded."""
     layers_run: int
     layers_total: int
     dtype: str
     device: str
     attention: str
     chat_template: bool
+    template_digest: str = ""
+    """SHA-256 of the chat template; empty where none is used."""
+    layer_digests: tuple[str, ...] = ()
+    """What `digest` would be with only the embedding loaded, then with layer 0, 1, ... too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,11 +254,14 @@ class SaeIdentity:
 class EngineIdentity:
     reader: ReaderIdentity
     saes: tuple[SaeIdentity, ...]
+    head: bool = False
+    """Whether the reader runs whole, with its head."""
 
     @property
     def features(self) -> tuple[FeatureKey, ...]:
         """Watched features in the order of `Activations.column`."""
-        return tuple(FeatureKey(sae.name, index) for sae in self.saes for index in sae.watched)
+        own = tuple(FeatureKey(sae.name, index) for sae in self.saes for index in sae.watched)
+        return (*own, LOGPROB, ENTROPY) if self.head else own
 
 
 @dataclass(frozen=True, slots=True)

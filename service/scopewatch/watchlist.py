@@ -6,6 +6,7 @@
     saes:
       res: {path: sae/layer_2/width_3k/average_l0_32/params.npz}
       l20: {id: google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71, revision: ...}
+      hedging: {path: probes/hedging.safetensors}      # dense directions, as `calibrate` writes them
     indicators:
       - name: speculation
         label: Hedged or guessed claims
@@ -18,205 +19,46 @@
         bias: -1.5
         threshold: 0.4
         severity: medium
+      - name: speculation_dense
+        kind: probe
+        features: [{feature: hedging/0, pooling: mean}]
+        threshold: 0.0
+      - name: confidence
+        kind: combination                              # of others' scores and of what the reader expected
+        combines:
+          - {indicator: speculation, weight: -1.0}
+          - {signal: mean_logprob, weight: 0.5}
+        threshold: 0.0
 
-An indicator's score is `bias + sum(weight * pooling(activations of the feature on the segment's tokens))`; it is
-flagged when the score is greater than the threshold. Relative paths count from the watchlist's own folder.
+An indicator's score is `bias + sum(weight * pooling(activations of the feature on the segment's tokens))`, or of a
+combination `bias + sum(weight * score of the part)`; it is flagged when the score is greater than the threshold.
+Relative paths count from the watchlist's own folder.
 """
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
+from scopewatch.cards import Strict
 from scopewatch.errors import WatchlistError
-from scopewatch.types import FeatureKey, Relation, Segment
+from scopewatch.indicators import NAME, SOURCE, Name
+from scopewatch.indicators import PROBE as PROBE  # noqa: PLC0414 - importers are to say indicators
+from scopewatch.indicators import CombinedTerm as CombinedTerm  # noqa: PLC0414
+from scopewatch.indicators import Indicator as Indicator  # noqa: PLC0414
+from scopewatch.indicators import Pooling as Pooling  # noqa: PLC0414
+from scopewatch.indicators import Probability as Probability  # noqa: PLC0414
+from scopewatch.indicators import WatchedFeature as WatchedFeature  # noqa: PLC0414
+from scopewatch.types import EngineIdentity, FeatureKey, Relation
 from scopewatch.yamlfile import Lines, Location, Mistake, parse_yaml
 
 MAX_FILE_BYTES = 16 << 20
-_NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
-_SOURCE = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-_FEATURE = re.compile(rf"(?P<sae>[A-Za-z][A-Za-z0-9_.-]{{0,63}}|{_SOURCE})/(?P<index>0|[1-9][0-9]{{0,8}})\Z")
-_POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    # kind: (required, optional)
-    "max": (frozenset(), frozenset()),
-    "mean": (frozenset(), frozenset()),
-    "sum": (frozenset(), frozenset()),
-    "fraction_active": (frozenset(), frozenset()),
-    "rolling_mean_max": (frozenset({"window"}), frozenset()),
-    "k_of_n": (frozenset({"k"}), frozenset({"n"})),
-}
-
-Name = Annotated[str, Field(pattern=_NAME)]
-SaeName = Annotated[str, Field(pattern=rf"{_NAME}|^{_SOURCE}$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+SaeName = Annotated[str, Field(pattern=rf"{NAME}|^{SOURCE}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class Pooling(_Strict):
-    """How a feature's activations on the n tokens of a segment become one number.
-
-    max: largest. mean: average over all tokens. sum: total. fraction_active: share of tokens above 0.
-    rolling_mean_max: largest mean over `window` consecutive tokens (over all when the segment is shorter).
-    k_of_n: largest value that at least `k` of some `n` consecutive tokens reach (`n` omitted: of all), so that a
-    threshold of t asks for k tokens above t; 0 when there are fewer than k tokens.
-    """
-
-    kind: Literal["max", "mean", "sum", "fraction_active", "rolling_mean_max", "k_of_n"]
-    window: int | None = Field(None, ge=1, le=4096)
-    k: int | None = Field(None, ge=1, le=4096)
-    n: int | None = Field(None, ge=1, le=4096)
-
-    @model_validator(mode="after")
-    def _arguments_fit(self) -> Self:
-        required, optional = _POOLING_ARGUMENTS[self.kind]
-        given = {name for name in ("window", "k", "n") if getattr(self, name) is not None}
-        if missing := required - given:
-            raise ValueError(f"pooling {self.kind} needs {', '.join(sorted(missing))}")
-        if extra := given - required - optional:
-            raise ValueError(f"pooling {self.kind} takes no {', '.join(sorted(extra))}")
-        if self.k and self.n and self.k > self.n:
-            raise ValueError(f"k_of_n asks for k={self.k} of only n={self.n} tokens")
-        return self
-
-    def __str__(self) -> str:
-        given = [f"{name}={value}" for name in ("window", "k", "n") if (value := getattr(self, name)) is not None]
-        return f"{self.kind}({', '.join(given)})" if given else self.kind
-
-
-def _pooling_from_word(value: object) -> object:
-    return {"kind": value} if isinstance(value, str) else value
-
-
-PoolingField = Annotated[Pooling, BeforeValidator(_pooling_from_word)]
-
-
-class WatchedFeature(_Strict):
-    feature: str
-    """`{sae}/{index}`, the SAE a name under `saes` or a Neuronpedia source such as gemma-2-2b/20-gemmascope-res-16k."""
-    weight: Finite = 1.0
-    pooling: PoolingField | None = None
-    label: str = Field("", max_length=200)
-    citation: str = Field("", max_length=400)
-    """Where the feature was published, if it was."""
-
-    @field_validator("feature")
-    @classmethod
-    def _names_a_known_sae(cls, value: str, info: ValidationInfo) -> str:
-        match = _FEATURE.match(value)
-        if not match:
-            raise ValueError(
-                f"a feature is written sae/index, for instance res/1234 or gemma-2-2b/20-gemmascope-res-16k/1234, "
-                f"not {value!r}"
-            )
-        known = (info.context or {}).get("saes")
-        if known is not None and match["sae"] not in known and "/" not in match["sae"]:
-            raise ValueError(
-                f"there is no SAE {match['sae']!r} under saes (there: {', '.join(sorted(known)) or 'none'})"
-            )
-        return value
-
-    @field_validator("weight")
-    @classmethod
-    def _weighs_something(cls, value: float) -> float:
-        if value == 0:
-            raise ValueError("a weight of 0 watches nothing; remove the feature")
-        return value
-
-    @property
-    def key(self) -> FeatureKey:
-        sae, _, index = self.feature.rpartition("/")
-        return FeatureKey(sae, int(index))
-
-
-class Probability(_Strict):
-    """Platt scaling: probability = 1 / (1 + exp(-(slope * score + intercept)))."""
-
-    slope: Finite = Field(gt=0)
-    intercept: Finite
-
-
-Rate = Annotated[float, Field(ge=0, le=1)]
-
-
-class Measurement(_Strict):
-    """How an indicator did on one labelled data set that its calibration did not see."""
-
-    data: str = Field(min_length=1)
-    n: int = Field(ge=1)
-    n_positive: int = Field(ge=0)
-    auroc: Rate
-    auroc_low: Rate | None = None
-    auroc_high: Rate | None = None
-    tpr: Rate | None = None
-    fpr: Rate | None = None
-    baselines: dict[str, Rate] = Field(default_factory=dict)
-    """AUROC of other detectors on the same pairs."""
-
-
-class Card(_Strict):
-    """Evidence for a threshold: what it was calibrated on, and what was measured elsewhere."""
-
-    date: str
-    calibrated_on: str = Field(min_length=1)
-    n: int = Field(ge=1)
-    measurements: tuple[Measurement, ...] = Field(min_length=1)
-    note: str = ""
-
-    @field_validator("date", mode="before")
-    @classmethod
-    def _yaml_reads_dates(cls, value: object) -> str:
-        return str(value)
-
-
-class Indicator(_Strict):
-    name: Name
-    label: str = Field("", max_length=200)
-    segment: Literal["prompt", "response", "history"] = "response"
-    severity: Literal["info", "low", "medium", "high"] = "medium"
-    """`info` is for the record: it never makes the verdict FLAG."""
-    pooling: PoolingField = Pooling(kind="max")
-    features: tuple[WatchedFeature, ...] = Field(min_length=1, max_length=4096)
-    bias: Finite = 0.0
-    threshold: Finite
-    probability: Probability | None = None
-    card: Annotated[Card | None, BeforeValidator(lambda card: None if card == "uncalibrated" else card)] = None
-    """None is written `uncalibrated`, or left out."""
-
-    @model_validator(mode="after")
-    def _terms_are_distinct(self) -> Self:
-        seen: set[tuple[str, str]] = set()
-        for term in self.features:
-            identity = (term.feature, str(term.pooling or self.pooling))
-            if identity in seen:
-                raise ValueError(f"feature {term.feature} stands twice with pooling {identity[1]}; add the weights")
-            seen.add(identity)
-        return self
-
-    @property
-    def calibrated(self) -> bool:
-        return self.card is not None
-
-    @property
-    def read_segment(self) -> Segment:
-        return Segment[self.segment.upper()]
-
-
-class ReaderSource(_Strict):
+class ReaderSource(Strict):
     path: str = ""
     """Directory, relative to the watchlist."""
     id: str = ""
@@ -231,7 +73,7 @@ class ReaderSource(_Strict):
         return self
 
 
-class SaeSource(_Strict):
+class SaeSource(Strict):
     """Where an SAE is: a path, a hub id, a SAELens release and id, or a Neuronpedia source."""
 
     path: str = ""
@@ -242,7 +84,7 @@ class SaeSource(_Strict):
     """Branch, tag or commit on the hub."""
     release: str = ""
     """SAELens release."""
-    neuronpedia: str = Field("", pattern=rf"^({_SOURCE})?$")
+    neuronpedia: str = Field("", pattern=rf"^({SOURCE})?$")
     """`model/source`; beside path or id it only says where its features have pages."""
     hookpoint: str = ""
     """For instance layers.20.resid_post; as the SAE's files and folders say when empty."""
@@ -267,11 +109,12 @@ class SaeSource(_Strict):
         return self.path or (f"{self.release}:{self.id}" if self.release else self.id) or self.neuronpedia
 
 
-class _Document(_Strict):
+class _Document(Strict):
     version: Literal[1]
     name: Name
     reader: ReaderSource
     saes: dict[SaeName, SaeSource] = Field(default_factory=dict)
+    """SAEs, and files of probes."""
     indicators: tuple[Indicator, ...] = Field(min_length=1, max_length=256)
 
 
@@ -302,6 +145,43 @@ class Watchlist:
                 found.setdefault(term.key, ("indicators", i, "features", j, "feature"))
         return found
 
+    @property
+    def reads_head(self) -> bool:
+        """Whether an indicator needs the reader's own predictions."""
+        return any(term.signal for indicator in self.indicators for term in indicator.combines)
+
+    def check_kinds(self, running: EngineIdentity) -> None:
+        """Compares what indicators say they are made of with the files that were loaded.
+
+        Raises:
+            WatchlistError: One calls a probe's direction a feature, or a feature a probe's.
+        """
+        probes = {sae.name for sae in running.saes if sae.architecture == PROBE}
+        for i, indicator in enumerate(self.indicators):
+            for j, term in enumerate(indicator.features):
+                if (term.key.sae in probes) != (indicator.kind == "probe"):
+                    is_one = "is" if term.key.sae in probes else "is not"
+                    raise WatchlistError(
+                        f"{self.where('indicators', i, 'features', j)}: {term.key.sae} {is_one} a file of probes, "
+                        f"and indicator {indicator.name} is of kind {indicator.kind}"
+                    )
+
+    def card_problems(self, running: EngineIdentity) -> dict[str, str]:
+        """Why cards do not speak for what runs, by the indicator's name; those that do, or have none, are left out."""
+        by_name = {indicator.name: indicator for indicator in self.indicators}
+
+        def saes(indicator: Indicator) -> set[str]:
+            direct = {term.key.sae for term in indicator.features}
+            parts = (by_name[term.indicator] for term in indicator.combines if term.indicator)
+            return direct.union(*(saes(part) for part in parts))
+
+        told = {
+            indicator.name: indicator.card.problem(sorted(saes(indicator)), running)
+            for indicator in self.indicators
+            if indicator.card
+        }
+        return {name: problem for name, problem in told.items() if problem}
+
     def resolve(self, path: str) -> Path:
         """A path of the file, relative to the file's folder unless absolute."""
         return self.file.parent / Path(path).expanduser()
@@ -326,7 +206,7 @@ def load_watchlist(file: Path) -> Watchlist:
     if not isinstance(value, dict):
         raise WatchlistError(f"{file}:1: a watchlist is a mapping with version, name, reader, saes and indicators")
     saes = value.get("saes")
-    mistakes += _repeated_names(value)
+    mistakes += _repeated_names(value) + _unknown_parts(value)
     document = None
     try:
         context = {"saes": {str(name) for name in saes} if isinstance(saes, dict) else None}
@@ -359,6 +239,23 @@ def _repeated_names(value: dict[str, Any]) -> list[Mistake]:
             mistakes.append((("indicators", i, "name"), f"another indicator is already named {name!r}"))
         elif isinstance(name, str):
             seen.add(name)
+    return mistakes
+
+
+def _unknown_parts(value: dict[str, Any]) -> list[Mistake]:
+    """Combinations of what is no other indicator, or is a combination itself."""
+    indicators = value.get("indicators")
+    known = [entry for entry in indicators if isinstance(entry, dict)] if isinstance(indicators, list) else []
+    plain = {str(entry.get("name")) for entry in known if entry.get("kind") != "combination"}
+    mistakes: list[Mistake] = []
+    for i, entry in enumerate(indicators if isinstance(indicators, list) else []):
+        parts = entry.get("combines") if isinstance(entry, dict) else None
+        for j, part in enumerate(parts if isinstance(parts, list) else []):
+            name = part.get("indicator") if isinstance(part, dict) else None
+            if isinstance(name, str) and name not in plain:
+                there = ", ".join(sorted(plain)) or "none"
+                message = f"there is no indicator of features or a probe named {name!r} (there: {there})"
+                mistakes.append((("indicators", i, "combines", j, "indicator"), message))
     return mistakes
 
 

@@ -1,26 +1,119 @@
-"""Labelled pairs: JSONL with `prompt`, `response`, `label` (0 or 1); other keys are ignored."""
+"""Pairs on file: JSONL with `response`, and where they have them `prompt`, `history`, `label`, `group`, `source`, `id`.
 
+`label` is 1 where the indicator should fire, else 0. Pairs of one `group` (one question, one template, one author) are
+never parted by a split, since what is learnt of one would be tested on its sibling. `split`, `fit` or `held_out`, says
+on which side of a calibration's split a pair has to be. Other keys are ignored.
+"""
+
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scopewatch.errors import DataError
-from scopewatch.types import Pair
+from scopewatch.types import Pair, Turn
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
+    """One line of a file."""
+
     pair: Pair
-    label: int
+    label: int | None
+    """0, 1, or None where the file gives none."""
     line: int
+    group: str = ""
+    """Of the file; where it gives none, made from the texts, so that copies of a pair stay together."""
+    source: str = ""
+    """Of the file; the file's name where it gives none."""
+    id: str = ""
+    """Of the file; the line's number where it gives none."""
+    split: str = ""
+    """`fit`, `held_out`, or empty where the file leaves it to the group's name."""
 
 
-def read_pairs(file: Path) -> list[LabelledPair]:
-    """Reads a labelled file.
+def read_pairs(*files: Path) -> list[LabelledPair]:
+    """Reads labelled files, one after the other.
 
     Raises:
         DataError: With the first few lines that are wrong, or because there is nothing to learn from.
     """
+    pairs = [pair for file in files for pair in _read(file, labelled=True)]
+    if len({pair.label for pair in pairs}) < 2:
+        raise DataError(f"{', '.join(map(str, files))}: {len(pairs)} pairs; both labels, 0 and 1, are needed")
+    return pairs
+
+
+def read_texts(file: Path) -> list[LabelledPair]:
+    """Reads a file whose labels do not matter; `label` is None where it has none.
+
+    Raises:
+        DataError: With the first few lines that are wrong, or because it is empty.
+    """
+    pairs = _read(file, labelled=False)
+    if not pairs:
+        raise DataError(f"{file}: holds no pairs")
+    return pairs
+
+
+def labels_of(pairs: Sequence[LabelledPair]) -> NDArray[np.bool_]:
+    """Shape (n,); every pair must have a label."""
+    assert all(pair.label is not None for pair in pairs)
+    return np.array([pair.label for pair in pairs], bool)
+
+
+def groups_of(pairs: Sequence[LabelledPair]) -> list[str]:
+    """The group of each pair."""
+    return [pair.group for pair in pairs]
+
+
+def fraction(group: str, salt: str) -> float:
+    """A number in [0, 1) fixed by the group's name, whatever its case: 8 bytes of the SHA-256 of `salt:group`."""
+    digest = hashlib.sha256(f"{salt}:{group.strip().lower()}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def parse_row(row: object, number: int, source: str, *, labelled: bool) -> LabelledPair:
+    """One pair from one row of a file.
+
+    Args:
+        row: What the row holds.
+        number: Its place in the file, counted from 1.
+        source: What it is called where it does not say.
+        labelled: Whether it needs a label.
+
+    Raises:
+        ValueError: Names the field that is wrong.
+    """
+    if not isinstance(row, dict):
+        raise ValueError("expected an object with prompt, response and label")  # noqa: TRY004 - one kind for the caller
+    prompt, response = _text(row, "prompt"), _text(row, "response")
+    if not response.strip():
+        raise ValueError("response: expected text that is not empty")
+    label = row.get("label")
+    if (labelled or label is not None) and (isinstance(label, bool) or label not in (0, 1)):
+        raise ValueError(f"label: expected 0 or 1, not {label!r}")
+    if (split := _text(row, "split")) not in {"", "fit", "held_out"}:
+        raise ValueError(f"split: expected fit or held_out, not {split!r}")
+    texts = hashlib.sha256(json.dumps([prompt, response]).encode()).hexdigest()[:16]
+    return LabelledPair(
+        Pair(prompt, response, _history(row.get("history"))),
+        None if label is None else int(label),
+        number,
+        group=_name(row, "group") or texts,
+        source=_name(row, "source") or source,
+        id=_name(row, "id") or str(number),
+        split=split,
+    )
+
+
+def _read(file: Path, *, labelled: bool) -> list[LabelledPair]:
     try:
         # Not splitlines: JSON may hold its other line ends, such as U+2028, inside a text.
         lines = file.read_text(encoding="utf-8").split("\n")
@@ -33,32 +126,41 @@ def read_pairs(file: Path) -> list[LabelledPair]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                pairs.append(_parse(line, number))
+                pairs.append(parse_row(json.loads(line), number, file.stem, labelled=labelled))
+            except json.JSONDecodeError as error:
+                problems.append(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}")
             except ValueError as error:
                 problems.append(f"{file}:{number}: {error}")
     if problems:
-        more = f"\nand {len(problems) - 5} more lines" if len(problems) > 5 else ""
-        raise DataError("\n".join(problems[:5]) + more)
-    if len({pair.label for pair in pairs}) < 2:
-        raise DataError(f"{file}: {len(pairs)} pairs; both labels, 0 and 1, are needed")
+        more = f"\nand {len(problems) - _SHOWN} more lines" if len(problems) > _SHOWN else ""
+        raise DataError("\n".join(problems[:_SHOWN]) + more)
     return pairs
 
 
-def _parse(line: str, number: int) -> LabelledPair:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
-    if not isinstance(row, dict):
-        raise ValueError("expected an object with prompt, response and label")  # noqa: TRY004 - one kind for the caller
-    prompt, response, label = row.get("prompt", ""), row.get("response"), row.get("label")
-    if not isinstance(prompt, str):
-        raise ValueError("prompt: expected text")  # noqa: TRY004
-    if not isinstance(response, str) or not response.strip():
-        raise ValueError("response: expected text that is not empty")
-    for name, text in (("prompt", prompt), ("response", response)):
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ValueError(f"{name}: half a surrogate pair is no text")
-    if isinstance(label, bool) or label not in (0, 1):
-        raise ValueError(f"label: expected 0 or 1, not {label!r}")
-    return LabelledPair(Pair(prompt, response), int(label), number)
+def _text(row: dict[str, object], name: str) -> str:
+    value = row.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: expected text")  # noqa: TRY004
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{name}: half a surrogate pair is no text")
+    return value
+
+
+def _name(row: dict[str, object], key: str) -> str:
+    """A name may be a number in the file."""
+    value = row.get(key)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(row, key)
+
+
+def _history(value: object) -> tuple[Turn, ...]:
+    turns = [] if value is None else value
+    if not isinstance(turns, list):
+        raise ValueError("history: expected a list of turns with role and content")  # noqa: TRY004
+    found = []
+    for turn in turns:
+        if not isinstance(turn, dict):
+            raise ValueError("history: expected a list of turns with role and content")  # noqa: TRY004
+        found.append(Turn(_text(turn, "role"), _text(turn, "content")))
+    return tuple(found)

@@ -1,89 +1,193 @@
-"""How well an indicator separates labelled pairs."""
+"""How well an indicator separates labelled pairs, and how well simple detectors do on the same pairs."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
-from tqdm import tqdm
 
-from scopewatch.calibration.data import LabelledPair
-from scopewatch.errors import DataError, ScopewatchError
-from scopewatch.types import ScoredPair, ScoreJob
+from scopewatch.calibration.data import LabelledPair, groups_of, labels_of
+from scopewatch.calibration.scored import Scored
+from scopewatch.calibration.statistics import (
+    Bin,
+    Bool,
+    Interval,
+    Scores,
+    auroc,
+    auroc_difference,
+    auroc_interval,
+    calibration_error,
+    false_positive_bound,
+    one_per_group,
+    reliability,
+)
 
-Score = Callable[[Sequence[ScoreJob]], Awaitable[list[ScoredPair | ScopewatchError]]]
-_CHUNK = 64
+_MOST_GROUPS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """Other detectors on the same n pairs."""
+
+    scores: Mapping[str, Scores]
+    """Shape (n,), by detector."""
+    fitted_on: str
+    """A sentence that says what they learnt from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The pairs of one group or one source; a rate is None where the part has no pair to count it on."""
+
+    name: str
+    n: int
+    n_positive: int
+    auroc: float | None
+    tpr: float | None
+    fpr: float | None
+    mean_score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The result; rates are at the watchlist's threshold."""
+    """The result; rates are at the watchlist's threshold, intervals hold 95 % and are drawn over groups."""
 
     indicator: str
     watchlist: str
     n: int
     n_positive: int
+    n_groups: int
     auroc: float
+    auroc_low: float
+    auroc_high: float
     threshold: float
     tpr: float
     """Share of label 1 that is flagged."""
+    tpr_low: float
+    """At least this with 95 % confidence; as `fpr_upper`, of one pair of label 1 per group."""
     fpr: float
     """Share of label 0 that is flagged."""
+    fpr_upper: float
+    """At most this with 95 % confidence (one-sided, Clopper-Pearson), counted on `fpr_upper_n` pairs."""
+    fpr_upper_n: int
+    """Groups with label 0, of each of which one pair is drawn: the bound is for pairs that are independent."""
     precision: float | None
     """Share of the flagged that is label 1; None when nothing is flagged."""
     truncated: int
     """Pairs that did not fit the reader whole."""
     calibrated: bool
+    card_warning: str
+    ece: float | None
+    """Expected calibration error of the probability; None where the indicator has no map to one."""
+    reliability: list[Bin]
+    sources: list[Part]
+    groups: list[Part]
+    """Those of at least two pairs, largest first."""
+    groups_left_out: int
+    """Of those, how many are not listed."""
+    baselines: dict[str, float]
+    """AUROC by detector."""
+    baseline_intervals: dict[str, tuple[float, float]]
+    baselines_fitted_on: str
+    differences: dict[str, Interval]
+    """AUROC of the indicator less that of each baseline."""
+
+    def document(self) -> dict[str, object]:
+        """As `evaluate --json` prints it."""
+        whole = asdict(self)
+        whole |= {kind + "s": [_renamed(part, kind) for part in whole[kind + "s"]] for kind in ("group", "source")}
+        differences = {name: _renamed(lead, "difference", "value") for name, lead in whole["differences"].items()}
+        return whole | {
+            "interval": [self.auroc_low, self.auroc_high],
+            "differences": differences,
+            "beats_bag_of_words": differences.get("bag_of_words"),
+        }
 
 
-async def evaluate(pairs: Sequence[LabelledPair], indicator: str, watchlist: str, score: Score) -> Evaluation:
-    """Scores labelled pairs and compares.
+def evaluate(pairs: Sequence[LabelledPair], scored: Scored, baselines: Baselines | None = None) -> Evaluation:
+    """Compares scores with labels.
 
     Args:
         pairs: Both labels present.
-        indicator: Name in the watchlist.
-        watchlist: Its name; empty for the default.
-        score: The online scorer.
+        scored: What `score_pairs` made of them.
+        baselines: Other detectors on the same pairs.
 
     Raises:
-        DataError: A pair cannot be scored, or the watchlist has no such indicator.
+        DataError: A score is no finite number.
     """
-    try:
-        from sklearn.metrics import roc_auc_score
-    except ImportError:
-        raise DataError("evaluate needs scikit-learn: pip install 'scopewatch[calibration]'") from None
-    scores: list[float] = []
-    flags: list[bool] = []
-    truncated = 0
-    found, name = None, watchlist
-    for first in tqdm(range(0, len(pairs), _CHUNK), desc="scoring", unit="batch", disable=None):
-        chunk = pairs[first : first + _CHUNK]
-        jobs = [ScoreJob(item.pair, watchlist, request_id=str(item.line)) for item in chunk]
-        for item, outcome in zip(chunk, await score(jobs), strict=True):
-            if isinstance(outcome, ScopewatchError):
-                raise DataError(f"line {item.line}: {outcome}")
-            found = next((part for part in outcome.indicators if part.name == indicator), None)
-            if found is None:
-                known = ", ".join(part.name for part in outcome.indicators)
-                raise DataError(f"indicator {indicator!r}: watchlist {outcome.watchlist} has {known}")
-            if found.skipped_reason:
-                raise DataError(f"line {item.line}: {indicator} cannot be scored: {found.skipped_reason}")
-            name = outcome.watchlist
-            scores.append(found.score)
-            flags.append(found.flagged)
-            truncated += outcome.coverage.truncated
-    labels = np.array([item.label for item in pairs], bool)
-    flagged = np.array(flags)
-    assert found is not None
-    return Evaluation(
-        indicator=indicator,
-        watchlist=name,
-        n=len(labels),
-        n_positive=int(labels.sum()),
-        auroc=float(roc_auc_score(labels, scores)),
-        threshold=found.threshold,
-        tpr=float(flagged[labels].mean()),
-        fpr=float(flagged[~labels].mean()),
-        precision=float(labels[flagged].mean()) if flagged.any() else None,
-        truncated=truncated,
-        calibrated=found.calibrated,
+    baselines = baselines or Baselines({}, "")
+    labels, groups = labels_of(pairs), groups_of(pairs)
+    whole = _part("", labels, scored)
+    interval = auroc_interval(labels, scored.scores, groups)
+    rivals = {name: auroc_interval(labels, scores, groups) for name, scores in baselines.scores.items()}
+    parts = sorted(
+        (part for part in _parts(groups, labels, scored) if part.n > 1), key=lambda part: (-part.n, part.name)
     )
+    fpr_upper, fpr_upper_n = _bound(scored.flagged[~labels], groups, ~labels)
+    miss_upper, _ = _bound(~scored.flagged[labels], groups, labels)
+    assert whole.tpr is not None
+    assert whole.fpr is not None
+    return Evaluation(
+        indicator=scored.indicator,
+        watchlist=scored.watchlist,
+        n=whole.n,
+        n_positive=whole.n_positive,
+        n_groups=len(set(groups)),
+        auroc=interval.value,
+        auroc_low=interval.low,
+        auroc_high=interval.high,
+        threshold=scored.threshold,
+        tpr=whole.tpr,
+        tpr_low=1 - miss_upper,
+        fpr=whole.fpr,
+        fpr_upper=fpr_upper,
+        fpr_upper_n=fpr_upper_n,
+        precision=_mean(labels[scored.flagged]),
+        truncated=scored.truncated,
+        calibrated=scored.calibrated,
+        card_warning=scored.card_warning,
+        ece=None if scored.probabilities is None else calibration_error(labels, scored.probabilities),
+        reliability=[] if scored.probabilities is None else reliability(labels, scored.probabilities),
+        sources=_parts([pair.source for pair in pairs], labels, scored),
+        groups=parts[:_MOST_GROUPS],
+        groups_left_out=len(parts[_MOST_GROUPS:]),
+        baselines={name: rival.value for name, rival in rivals.items()},
+        baseline_intervals={name: (rival.low, rival.high) for name, rival in rivals.items()},
+        baselines_fitted_on=baselines.fitted_on,
+        differences={
+            name: auroc_difference(labels, scored.scores, scores, groups) for name, scores in baselines.scores.items()
+        },
+    )
+
+
+def _bound(wrong: Bool, groups: Sequence[str], mine: Bool) -> tuple[float, int]:
+    """Upper bound of the share that is wrong, and of how many independent pairs."""
+    drawn = wrong[one_per_group([group for group, is_mine in zip(groups, mine, strict=True) if is_mine])]
+    return false_positive_bound(int(drawn.sum()), len(drawn)), len(drawn)
+
+
+def _parts(names: Sequence[str], labels: Bool, scored: Scored) -> list[Part]:
+    """One for each name, in their order."""
+    found, member = np.unique(np.array(names, dtype=object), return_inverse=True)
+    members = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
+    return [_part(str(name), labels, scored, rows) for name, rows in zip(found, members, strict=True)]
+
+
+def _part(name: str, labels: Bool, scored: Scored, rows: "slice | np.ndarray" = slice(None)) -> Part:
+    mine, scores, flagged = labels[rows], scored.scores[rows], scored.flagged[rows]
+    return Part(
+        name=name,
+        n=len(mine),
+        n_positive=int(mine.sum()),
+        auroc=auroc(mine, scores) if 0 < mine.sum() < len(mine) else None,
+        tpr=_mean(flagged[mine]),
+        fpr=_mean(flagged[~mine]),
+        mean_score=float(scores.mean()),
+    )
+
+
+def _mean(values: Bool) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def _renamed(row: dict[str, object], key: str, was: str = "name") -> dict[str, object]:
+    return {key if name == was else name: value for name, value in row.items()}

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scopewatch.cli.settings import AddCommand, add_settings, settings, text
+from scopewatch.cli.settings import AddCommand, add_settings, count, settings, text
 from scopewatch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add(command: AddCommand) -> None:
         "word", type=text, nargs="+", help="words, or beginnings of words, all of which a label must have"
     )
     search.add_argument("--source", type=text, default="", help="such as gemma-2-2b/20-gemmascope-res-16k; empty: all")
-    search.add_argument("--limit", type=_count, default=20, help="most features shown")
+    search.add_argument("--limit", type=count, default=20, help="most features shown")
 
     show = action("show", "Show what the index knows of one feature.")
     show.add_argument("feature", type=text, help="such as gemma-2-2b/20-gemmascope-res-16k/1234")
@@ -79,10 +79,3 @@ def _print(found: "Sequence[LabelledFeature]") -> None:
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
-
-
-def _count(argument: str) -> int:
-    """Argument type: at least 1."""
-    if not argument.isdecimal() or int(argument) < 1:
-        raise argparse.ArgumentTypeError(f"{argument!r}: expected a number of at least 1")
-    return int(argument)

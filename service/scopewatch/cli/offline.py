@@ -3,8 +3,8 @@
 import argparse
 import asyncio
 import json
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scopewatch import logs
 from scopewatch.cli.settings import (
@@ -17,14 +17,32 @@ from scopewatch.cli.settings import (
     text,
 )
 from scopewatch.config import ENGINE_SETTINGS
+from scopewatch.errors import DataError
+
+if TYPE_CHECKING:
+    from scopewatch.calibration.scored import Scored
 
 
 def add(command: AddCommand) -> None:
     """Adds the commands."""
     evaluate = command("evaluate", _evaluate, "Measure an indicator on labelled pairs, in this process.")
-    evaluate.add_argument("data", type=Path, help="JSONL with prompt, response and label (0 or 1)")
+    evaluate.add_argument("data", type=Path, nargs="+", help="JSONL with prompt, response and label (0 or 1)")
     evaluate.add_argument("--indicator", required=True, help="name of the indicator")
+    company = evaluate.add_mutually_exclusive_group()
+    company.add_argument(
+        "--train",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="labelled JSONL on which the baselines are fitted: that of the indicator's calibration compares like with "
+        "like; without it they are fitted on DATA itself, by cross-fitting over groups",
+    )
+    company.add_argument("--no-baselines", action="store_true", help="measure the indicator alone")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.add_argument(
+        "--html", type=Path, metavar="PAGE", help="write a page with figures, which needs nothing else"
+    )
+    evaluate.add_argument("--plot", type=Path, metavar="FIGURE", help="write ROC curves and distributions as SVG")
     add_settings(evaluate, ["watchlist", *ENGINE_SETTINGS])
 
     activations = command("activations", _activations, "Print what some features do on one pair, token by token.")
@@ -38,25 +56,47 @@ def add(command: AddCommand) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from scopewatch.calibration.data import read_pairs
-    from scopewatch.calibration.evaluate import Evaluation, evaluate
+    from scopewatch.calibration import findings, report
+    from scopewatch.calibration.baselines import measure_baselines
+    from scopewatch.calibration.data import labels_of, read_pairs
+    from scopewatch.calibration.evaluate import evaluate
+    from scopewatch.calibration.scored import score_pairs
     from scopewatch.server import offline
+    from scopewatch.watchlist import load_watchlist
 
     config = settings(args)
     logs.configure("warning", "text")
-    pairs = read_pairs(args.data)
+    pages = [file for file in (args.html, args.plot) if file]
+    for file in pages:
+        report.need_matplotlib()
+        if not file.parent.is_dir():
+            raise DataError(f"{file}: there is no folder {file.parent}")
+    pairs, train = ([pair for file in files for pair in read_pairs(file)] for files in (args.data, args.train))
+    watchlist = load_watchlist(config.watchlist[0])
 
-    async def run() -> Evaluation:
+    async def run() -> "Scored":
         async with offline(config) as monitor:
-            return await evaluate(pairs, args.indicator, "", monitor.score)
+            return await score_pairs(pairs, args.indicator, watchlist.name, monitor.score, config.at_once)
 
-    result = asdict(asyncio.run(run()))
-    if args.json:
-        print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name:12} {value:.4f}" if isinstance(value, float) else f"{name:12} {value}")
+    scored = asyncio.run(run())
+    indicator = next(one for one in watchlist.indicators if one.name == args.indicator)
+    baselines = None if args.no_baselines else measure_baselines(watchlist, indicator, pairs, train, config)
+    found = evaluate(pairs, scored, baselines)
+    labels, detectors = labels_of(pairs), {found.indicator: scored.scores} | dict(baselines.scores if baselines else {})
+    if args.html:
+        data = [file.name for file in args.data]
+        _write(args.html, findings.as_page(found, data, labels, detectors, indicator.card))
+    if args.plot:
+        _write(args.plot, report.plot(labels, detectors, found.threshold))
+    print(json.dumps(found.document()) if args.json else findings.as_text(found))
     return 0
+
+
+def _write(file: Path, content: str) -> None:
+    try:
+        file.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written: {error.strerror}") from None
 
 
 def _activations(args: argparse.Namespace) -> int:

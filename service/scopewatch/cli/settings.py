@@ -63,6 +63,13 @@ def text(argument: str) -> str:
     return argument
 
 
+def count(argument: str) -> int:
+    """Argument type: at least 1."""
+    if not argument.isdecimal() or int(argument) < 1:
+        raise argparse.ArgumentTypeError(f"{argument!r}: expected a number of at least 1")
+    return int(argument)
+
+
 def indices(argument: str) -> list[int]:
     """Argument type: feature indices, such as 1,5."""
     try:
@@ -80,7 +87,7 @@ def add_sae(parser: argparse.ArgumentParser) -> None:
     add_sae_options(parser)
 
 
-def add_sae_options(parser: argparse.ArgumentParser) -> None:
+def add_sae_options(parser: argparse._ActionsContainer) -> None:
     """What an SAE's files may leave unsaid."""
     parser.add_argument("--revision", default="", help="branch, tag or commit on the hub")
     parser.add_argument("--hookpoint", default="", help="such as layers.20.resid_post; default: what its files say")

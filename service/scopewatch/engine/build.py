@@ -10,7 +10,7 @@ import torch
 
 from scopewatch.config import Config
 from scopewatch.engine.budget import batch_tokens
-from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint, width
+from scopewatch.engine.hookpoints import EMBEDDING, Hookpoint, parse_hookpoint, width
 from scopewatch.engine.reader import find_reader, load_reader
 from scopewatch.engine.runner import ROW_TOKENS, PlacedEncoder, Runner
 from scopewatch.engine.text import Tokeniser
@@ -107,16 +107,23 @@ def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderChoice, list[SaeChoi
 
 
 def build_engine(
-    reader_choice: ReaderChoice, sae_choices: Sequence[SaeChoice], config: Config, laps: Laps | None = None
+    reader_choice: ReaderChoice,
+    sae_choices: Sequence[SaeChoice],
+    config: Config,
+    laps: Laps | None = None,
+    *,
+    head: bool = False,
 ) -> Engine:
     """Loads a reader down to the deepest watched layer, its tokenizer and the watched columns of its SAEs.
 
     Args:
         reader_choice: The reader.
-        sae_choices: At least one.
+        sae_choices: At least one, unless the head runs.
         config: Settings.
         laps: Is told what took how long: `saes`, `reader` (with the digest of its weights), `tokenizer`, `memory` (how
             large a batch it holds).
+        head: The reader runs whole, with its head, for the features LOGPROB and ENTROPY. Beginnings that texts share
+            are then read anew for each, whatever `prefix_cache_bytes` says.
 
     Raises:
         SetupError: A file, setting or watchlist entry is wrong; the message names it.
@@ -135,10 +142,11 @@ def build_engine(
         name=reader_choice.name,
         # The cache names a snapshot's folder by its commit.
         revision=directory.name if reader_choice.hub_id else "",
-        deepest_layer=max(sae.hookpoint.layer for sae in saes),
+        deepest_layer=max((sae.hookpoint.layer for sae in saes), default=EMBEDDING),
         device=config.device,
         dtype=config.dtype,
         compiled=config.torch_compile,
+        head=head,
     )
     for sae in saes:
         with _asked_by(sae.choice):
@@ -165,15 +173,20 @@ def build_engine(
         prefix_bytes=config.prefix_cache_bytes,
     )
     budget = config.max_batch_tokens or batch_tokens(
-        runner, reader.device, max_tokens=max_tokens, kept_bytes=config.prefix_cache_bytes
+        runner, reader.device, max_tokens=max_tokens, kept_bytes=0 if head else config.prefix_cache_bytes
     )
     laps.end("memory")
     return Engine(
         tokeniser=tokeniser,
         runner=runner,
         identity=EngineIdentity(
-            reader=replace(reader.identity, chat_template=tokeniser.has_chat_template),
+            reader=replace(
+                reader.identity,
+                chat_template=tokeniser.has_chat_template,
+                template_digest=tokeniser.template_digest,
+            ),
             saes=tuple(_identity(sae) for sae in saes),
+            head=head,
         ),
         max_tokens=max_tokens,
         max_batch_tokens=budget,

@@ -6,7 +6,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from scopewatch.sae.weights import Contest, Encoder, Magnitude, Normalise
+from scopewatch.sae.weights import Contest, Encoder, Normalise
 
 _CHUNK_ELEMENTS = 1 << 24
 """Pre-activations of a contest that exist at once; 64 MiB."""
@@ -22,7 +22,7 @@ class HookpointEncoder(torch.nn.Module):
         super().__init__()
         # Neighbours that do the same are one matrix product.
         alone = iter(range(len(encoders)))
-        groups = groupby(encoders, lambda e: (e.normalise, next(alone) if e.contest else None))
+        groups = groupby(encoders, lambda e: (e.normalise, bool(e.magnitude), next(alone) if e.contest else None))
         self._parts = torch.nn.ModuleList(_Part(list(members)) for _, members in groups)
 
     def forward(self, activation: torch.Tensor) -> torch.Tensor:
@@ -31,7 +31,7 @@ class HookpointEncoder(torch.nn.Module):
 
 
 class _Part(torch.nn.Module):
-    """Encoders without a contest that normalise alike, or one encoder with a contest."""
+    """Encoders without a contest that normalise alike and all have magnitudes or none, or one with a contest."""
 
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         super().__init__()
@@ -45,12 +45,9 @@ class _Part(torch.nn.Module):
         self.b_enc = joined([e.b_enc for e in encoders])
         self.threshold = joined([e.threshold[e.watched] for e in encoders])
         self.watched = joined([e.watched for e in encoders[:1]])
-        plain = Magnitude(np.ones(1, np.float32), np.zeros(1, np.float32))
-        worth = [
-            (e.magnitude or plain, e.b_enc.shape, e.watched) for e in encoders if any(e.magnitude for e in encoders)
-        ]
-        self.scale = joined([np.broadcast_to(m.scale, n)[watched] for m, n, watched in worth]) if worth else None
-        self.offset = joined([np.broadcast_to(m.offset, n)[watched] for m, n, watched in worth]) if worth else None
+        worth = [(e.magnitude, e.watched) for e in encoders if e.magnitude]
+        self.scale = joined([magnitude.scale[watched] for magnitude, watched in worth]) if worth else None
+        self.offset = joined([magnitude.offset[watched] for magnitude, watched in worth]) if worth else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = normalised(x, self._normalise)

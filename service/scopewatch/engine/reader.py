@@ -14,8 +14,9 @@ from transformers.utils import logging as transformers_logging
 
 from scopewatch.engine.attention import register_attention
 from scopewatch.engine.compiled import compile_regions
+from scopewatch.engine.head import Head
 from scopewatch.engine.linear import multiplies_bfloat16, pack_linears
-from scopewatch.engine.weight_files import digest, text_weights
+from scopewatch.engine.weight_files import OWN_HEAD, digests, text_weights
 from scopewatch.errors import ConfigError, HubError, ReaderError
 from scopewatch.hub import snapshot
 from scopewatch.types import ReaderIdentity
@@ -32,7 +33,7 @@ class Reader:
     """A loaded reader."""
 
     model: PreTrainedModel
-    """The text model, without a head."""
+    """The text model, up to its last norm."""
     layers: torch.nn.ModuleList
     identity: ReaderIdentity
     hidden_size: int
@@ -41,6 +42,8 @@ class Reader:
     vocabulary: int
     """Tokens it has embeddings for."""
     device: torch.device
+    head: Head | None = None
+    """Where it was asked for."""
 
 
 def find_reader(path: Path | None, hub_id: str, revision: str, *, allow_download: bool) -> Path:
@@ -73,9 +76,17 @@ def layer_count(directory: Path) -> int:
 
 
 def load_reader(
-    directory: Path, *, name: str, revision: str, deepest_layer: int, device: str, dtype: str, compiled: bool = False
+    directory: Path,
+    *,
+    name: str,
+    revision: str,
+    deepest_layer: int,
+    device: str,
+    dtype: str,
+    compiled: bool = False,
+    head: bool = False,
 ) -> Reader:
-    """Loads layers 0 to `deepest_layer` of a reader's text model, without its head.
+    """Loads layers 0 to `deepest_layer` of a reader's text model; all layers if its head is asked for.
 
     Args:
         directory: From `find_reader`.
@@ -85,6 +96,7 @@ def load_reader(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32` or `bfloat16`.
         compiled: Norms and MLPs are compiled by torch.
+        head: Whether to load the output head.
 
     Raises:
         ReaderError: Of an unsupported family, too shallow, incomplete, or without its soft-capping.
@@ -98,12 +110,14 @@ def load_reader(
         raise ReaderError(
             f"reader {directory}: layer {deepest_layer} is watched, but it has layers 0 to {layers_total - 1}"
         )
-    config.num_hidden_layers = deepest_layer + 1
+    layers_run = layers_total if head else deepest_layer + 1
+    config.num_hidden_layers = layers_run
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[: deepest_layer + 1]
+        config.layer_types = config.layer_types[:layers_run]
     attention = register_attention(place)
-    weights = text_weights(directory, config.num_hidden_layers)
-    weights_digest = digest(directory, weights)
+    weights = text_weights(directory, layers_run, head=head)
+    weights_digests = digests(directory, weights)
+    own_head = weights.pop(OWN_HEAD, None)
     model = _load_model(directory, config, weights, kind, attention)
     torch.nn.Module.to(model, place).train(mode=False)
     model.requires_grad_(requires_grad=False)
@@ -113,19 +127,30 @@ def load_reader(
         compile_regions(model)
     layers: Any = model.layers
     _assert_attention(model, attention, directory)
+    by_depth = weights_digests.result()
     identity = ReaderIdentity(
         name=name,
         revision=revision,
         model_type=model_type,
-        digest=weights_digest.result(),
-        layers_run=deepest_layer + 1,
+        digest=by_depth[-1],
+        layers_run=layers_run,
         layers_total=layers_total,
         dtype=str(kind).removeprefix("torch."),
         device=place.type,
         attention=attention,
         chat_template=False,
+        layer_digests=tuple(by_depth[: layers_run + 1]),
     )
-    return Reader(model, layers, identity, config.hidden_size, config.max_position_embeddings, config.vocab_size, place)
+    return Reader(
+        model,
+        layers,
+        identity,
+        config.hidden_size,
+        config.max_position_embeddings,
+        config.vocab_size,
+        place,
+        _head(directory, model, own_head) if head else None,
+    )
 
 
 def _config(directory: Path) -> tuple[str, Any]:
@@ -180,6 +205,23 @@ def _load_model(
     if needless := sorted(info["unexpected_keys"]):
         raise ReaderError(f"reader {directory}: the weights hold {needless[0]}, which config.json has no place for")
     return model  # type: ignore[no-any-return]
+
+
+def _head(directory: Path, model: PreTrainedModel, own: torch.Tensor | None) -> Head:
+    """The output head: weights of its own, or the embedding's where the configuration ties them and no file objects."""
+    config: Any = model.config
+    embedding: Any = model.get_input_embeddings()
+    weight = embedding.weight
+    if own is None:
+        if not config.tie_word_embeddings:
+            raise ReaderError(f"reader {directory}: the weights lack {OWN_HEAD}, which the reader's predictions need")
+    elif own.shape != weight.shape:
+        raise ReaderError(
+            f"reader {directory}: {OWN_HEAD} has shape {tuple(own.shape)}, config.json asks for {tuple(weight.shape)}"
+        )
+    elif not torch.equal(placed := own.to(weight), weight):
+        weight = placed
+    return Head(weight, getattr(config, "final_logit_softcapping", None))
 
 
 def _assert_attention(model: PreTrainedModel, wanted: str, directory: Path) -> None:

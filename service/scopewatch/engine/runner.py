@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.engine.flex import MULTIPLE
+from scopewatch.engine.head import Head
 from scopewatch.engine.hookpoints import Hookpoint, tap
 from scopewatch.engine.packing import PackedText, Packing
 from scopewatch.engine.prefixes import Block, Prefixes, Reading, joined
@@ -41,16 +42,18 @@ class Runner:
 
     Args:
         reader: Loaded down to the deepest hookpoint.
-        encoders: Columns of `Activations.column`, in this order.
+        encoders: Columns of `Activations.column`, in this order; behind them, where the reader has its head, the
+            log-probability of each token and the entropy of the distribution it was expected from.
         row_tokens: Tokens of one forward pass; a longer single text still gets one.
-        prefix_bytes: Size of what is kept of beginnings that texts share; 0 for nothing.
+        prefix_bytes: Size of what is kept of beginnings that texts share; 0 for nothing. A reader with its head keeps
+            nothing: what it says of a token comes from the token before, which might not be read again.
     """
 
     def __init__(
         self, reader: Reader, encoders: Sequence[PlacedEncoder], *, row_tokens: int, prefix_bytes: int = 0
     ) -> None:
         self._reader = reader
-        self._prefixes = Prefixes(prefix_bytes)
+        self._prefixes = Prefixes(0 if reader.head else prefix_bytes)
         self._row_tokens = row_tokens
         self._multiple = MULTIPLE if reader.identity.attention == "packed_flex" else 1
         self._clock = _DeviceClock(reader.device)
@@ -60,7 +63,7 @@ class Runner:
             here = [placed.encoder for placed in encoders if placed.hookpoint == hookpoint]
             tap(reader, hookpoint, self._receive(hookpoint, HookpointEncoder(here).to(reader.device)))
         self._hookpoints = hookpoints
-        self._order = _column_order(encoders, hookpoints)
+        self._order = _column_order(encoders, hookpoints, more=2 if reader.head else 0)
 
     @torch.inference_mode()
     def __call__(self, batch: Sequence[TokenIds]) -> EncodedBatch:
@@ -129,13 +132,14 @@ class Runner:
 
     def _forward(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
         packing = Packing(batch, [self._prefixes.wanted(reading) for reading in batch], multiple=self._multiple)
-        ids, positions = (torch.from_numpy(array)[None] for array in (packing.ids, packing.positions))
-        self._reader.model(
-            input_ids=self._on_device(ids), position_ids=self._on_device(positions), packing=packing, use_cache=False
-        )
-        acts = torch.cat([self._found.pop(hookpoint)[0] for hookpoint in self._hookpoints], dim=-1)[..., self._order]
-        acts = acts[: packing.tokens]
-        fired = torch.nonzero((acts > 0) | ~torch.isfinite(acts))
+        ids, positions = (self._on_device(array)[None] for array in (packing.ids, packing.positions))
+        read = self._reader.model(input_ids=ids, position_ids=positions, packing=packing, use_cache=False)
+        columns = [self._found.pop(hookpoint)[0] for hookpoint in self._hookpoints]
+        if self._reader.head:
+            columns.append(self._predictions(self._reader.head, read.last_hidden_state[0], ids[0], packing))
+        acts = torch.cat(columns, dim=-1)[: packing.tokens, self._order]
+        # What does not fire is exactly 0, and NaN is not.
+        fired = torch.nonzero(acts)
         token, column = fired.to(torch.int32).T.cpu().numpy()
         value = acts[tuple(fired.T)].cpu().numpy()
         if len(batch) > 1 and not np.isfinite(value).all():
@@ -159,7 +163,16 @@ class Runner:
             self._prefixes.keep(text.reading, number, Block.of(keys_values, number, whole))
         return whole
 
-    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
+    def _predictions(self, head: Head, states: torch.Tensor, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Log-probability and entropy for every token of the row; 0 for those that nothing comes before."""
+        with self._clock:
+            follows = self._on_device(np.flatnonzero(packing.positions))
+            told = states.new_zeros((len(ids), 2), dtype=torch.float32)
+            told[follows] = head(states[follows - 1], ids[follows])
+            return told
+
+    def _on_device(self, array: NDArray[np.int64]) -> torch.Tensor:
+        host = torch.from_numpy(array)
         if self._reader.device.type == "cuda":
             return host.pin_memory().to(self._reader.device, non_blocking=True)
         return host
@@ -172,8 +185,11 @@ class Runner:
         return receive
 
 
-def _column_order(encoders: Sequence[PlacedEncoder], hookpoints: Sequence[Hookpoint]) -> torch.Tensor:
-    """Positions in the hookpoint-ordered concatenation that put columns back into the order of `encoders`."""
+def _column_order(encoders: Sequence[PlacedEncoder], hookpoints: Sequence[Hookpoint], *, more: int) -> torch.Tensor:
+    """Positions in the hookpoint-ordered concatenation that put columns back into the order of `encoders`.
+
+    `more` columns behind those of the hookpoints stay where they are.
+    """
     first: dict[int, int] = {}
     position = 0
     for hookpoint in hookpoints:
@@ -181,7 +197,8 @@ def _column_order(encoders: Sequence[PlacedEncoder], hookpoints: Sequence[Hookpo
             if placed.hookpoint == hookpoint:
                 first[number] = position
                 position += len(placed.encoder.watched)
-    return torch.cat([torch.arange(len(p.encoder.watched)) + first[i] for i, p in enumerate(encoders)])
+    own = [torch.arange(len(placed.encoder.watched)) + first[number] for number, placed in enumerate(encoders)]
+    return torch.cat([*own, torch.arange(position, position + more)])
 
 
 class _DeviceClock:

@@ -1,5 +1,6 @@
 """From a pair of texts to the tokens the reader reads, each with its place in the caller's own text."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,13 @@ class Tokeniser:
     @property
     def has_chat_template(self) -> bool:
         return self._tokenizer.chat_template is not None
+
+    @property
+    def template_digest(self) -> str:
+        """SHA-256 of the chat template; empty if there is none."""
+        if not self.has_chat_template:
+            return ""
+        return hashlib.sha256(str(self._tokenizer.get_chat_template()).encode()).hexdigest()
 
     def tokenise(self, pairs: Sequence[Pair]) -> list[TokenisedPair | InvalidRequest]:
         """Tokenises pairs; each succeeds or fails alone."""

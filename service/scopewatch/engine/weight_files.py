@@ -7,6 +7,8 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future
+from itertools import groupby
+from math import inf
 from pathlib import Path
 
 import torch
@@ -14,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from scopewatch.errors import ReaderError
 
+OWN_HEAD = "lm_head.weight"
+"""The output head, where it is not the embedding."""
 _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 # Tensors that every supported family has once, in its text model.
@@ -42,11 +46,16 @@ def weight_files(directory: Path) -> list[Path]:
     return files
 
 
-def text_weights(directory: Path, layers: int) -> dict[str, torch.Tensor]:
+def text_weights(directory: Path, layers: int, *, head: bool = False) -> dict[str, torch.Tensor]:
     """The embedding, the final norm and the first `layers` decoder layers, named as inside the text model.
 
     Files write something before those names, such as `model.` or `language_model.model.`; it is found by search. The
     tensors are mapped from the files, which nothing reads until they are used.
+
+    Args:
+        directory: The reader's.
+        layers: How many.
+        head: Whether the output head comes too, as OWN_HEAD, if the files hold one.
 
     Raises:
         ReaderError: A file is damaged, or holds weights that are not floating-point numbers.
@@ -58,7 +67,9 @@ def text_weights(directory: Path, layers: int) -> dict[str, torch.Tensor]:
     for file, held in names.items():
         with safe_open(file, "pt") as stream:
             for name in held:
-                if name.startswith(prefix) and _needed(own := name.removeprefix(prefix), layers):
+                if head and name.endswith(OWN_HEAD):
+                    weights[OWN_HEAD] = _floating(stream.get_tensor(name), name, directory)
+                elif name.startswith(prefix) and _needed(own := name.removeprefix(prefix), layers):
                     weights[own] = _floating(stream.get_tensor(name), own, directory)
     return weights
 
@@ -75,27 +86,39 @@ def _floating(weight: torch.Tensor, name: str, directory: Path) -> torch.Tensor:
     raise ReaderError(f"reader {directory}: {name} is stored as {kind}; quantised weights are not read")
 
 
-def digest(directory: Path, weights: Mapping[str, torch.Tensor]) -> Future[str]:
+def digests(directory: Path, weights: Mapping[str, torch.Tensor]) -> Future[list[str]]:
     """SHA-256 over the configuration and the given weights: their names, types, shapes and bytes.
+
+    One for each depth: over what no layer holds, then over that and layer 0, and so on; a head's own weights come last.
+    So readers of one model that are loaded to different depths have the shallower one's in common.
 
     Another thread computes it. Both it and the one that loads the model read the mapped files, so that they come from
     the disk once.
     """
-    found: Future[str] = Future()
+    found: Future[list[str]] = Future()
+    ordered = sorted(weights.items(), key=lambda item: (_depth(item[0]), item[0]))
 
     def compute() -> None:
         try:
             total = hashlib.sha256((directory / "config.json").read_bytes())
-            for name, weight in sorted(weights.items()):
-                own = hashlib.sha256(weight.reshape(-1).view(torch.uint8).numpy().data)
-                total.update(f"{name} {weight.dtype} {tuple(weight.shape)} {own.hexdigest()}\n".encode())
-            found.set_result(total.hexdigest())
+            by_depth = []
+            for _, here in groupby(ordered, key=lambda item: _depth(item[0])):
+                for name, weight in here:
+                    own = hashlib.sha256(weight.reshape(-1).view(torch.uint8).numpy().data)
+                    total.update(f"{name} {weight.dtype} {tuple(weight.shape)} {own.hexdigest()}\n".encode())
+                by_depth.append(total.hexdigest())
+            found.set_result(by_depth)
         except BaseException as error:
             found.set_exception(error)
 
     # A daemon, so that a process that is told to leave does not wait for it.
     threading.Thread(target=compute, name="digest", daemon=True).start()
     return found
+
+
+def _depth(name: str) -> float:
+    layer = _LAYER.fullmatch(name)
+    return float(layer[1]) if layer else inf if name == OWN_HEAD else -1
 
 
 def _names(file: Path) -> list[str]:

@@ -7,6 +7,7 @@ from math import exp
 import numpy as np
 from numpy.typing import NDArray
 
+from scopewatch.indicators import CombinedTerm, Indicator, Pooling, WatchedFeature
 from scopewatch.types import (
     Activations,
     Evidence,
@@ -18,7 +19,7 @@ from scopewatch.types import (
     TokenisedPair,
     Verdict,
 )
-from scopewatch.watchlist import Indicator, Pooling, WatchedFeature, Watchlist
+from scopewatch.watchlist import Watchlist
 
 Dense = NDArray[np.float64]
 """Activations of some features on one segment's tokens, shape (n_tokens, n_features)."""
@@ -43,12 +44,24 @@ class _CompiledIndicator:
     slots: NDArray[np.intp]
     """Of each term."""
     weights: NDArray[np.float64]
+    card_warning: str
+
+
+@dataclass(frozen=True, slots=True)
+class _CompiledCombination:
+    """An indicator of other indicators' scores and of signals, which are columns of the engine's."""
+
+    source: Indicator
+    segment: Segment
+    terms: tuple[tuple[CombinedTerm, Label, int], ...]
+    """(term, the part's label, slot of a signal)."""
+    card_warning: str
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledWatchlist:
     source: Watchlist
-    indicators: tuple[_CompiledIndicator, ...]
+    indicators: tuple[_CompiledIndicator | _CompiledCombination, ...]
     slot_of: NDArray[np.intp]
     """Place of each engine column among the features this watchlist reads, in the order of their names; -1 if not."""
     features: tuple[FeatureKey, ...]
@@ -56,7 +69,10 @@ class CompiledWatchlist:
 
 
 def compile_watchlist(
-    watchlist: Watchlist, features: Sequence[FeatureKey], labels: Mapping[FeatureKey, Label] | None = None
+    watchlist: Watchlist,
+    features: Sequence[FeatureKey],
+    labels: Mapping[FeatureKey, Label] | None = None,
+    card_warnings: Mapping[str, str] | None = None,
 ) -> CompiledWatchlist:
     """Binds a watchlist to the engine's columns.
 
@@ -64,19 +80,32 @@ def compile_watchlist(
         watchlist: A valid watchlist.
         features: The engine's watched features, in the order of `Activations.column`.
         labels: Of features that the watchlist gives none; its own win.
+        card_warnings: From `Watchlist.card_problems`.
     """
     column_of = {feature: column for column, feature in enumerate(features)}
-    read = {feature.key for indicator in watchlist.indicators for feature in indicator.features}
-    by_name = tuple(sorted(read, key=str))
+    signals = {term.key for indicator in watchlist.indicators for term in indicator.combines if term.key}
+    by_name = tuple(sorted({*watchlist.features, *signals}, key=str))
     slot_of = np.full(len(features), -1)
     slot_of[[column_of[feature] for feature in by_name]] = np.arange(len(by_name))
     slots = {feature: slot for slot, feature in enumerate(by_name)}
-    compiled = tuple(_compile(indicator, slots, labels or {}) for indicator in watchlist.indicators)
-    return CompiledWatchlist(watchlist, compiled, slot_of, by_name)
+    names = {one.name: Label(one.label, "watchlist" if one.label else "") for one in watchlist.indicators}
+    warnings = card_warnings or {}
+
+    def compiled(indicator: Indicator) -> _CompiledIndicator | _CompiledCombination:
+        warning = warnings.get(indicator.name, "")
+        if indicator.kind != "combination":
+            return _compile(indicator, slots, labels or {}, warning)
+        terms = tuple(
+            (term, names[term.indicator] if term.indicator else Label("", ""), slots[term.key] if term.key else -1)
+            for term in indicator.combines
+        )
+        return _CompiledCombination(indicator, indicator.read_segment, terms, warning)
+
+    return CompiledWatchlist(watchlist, tuple(map(compiled, watchlist.indicators)), slot_of, by_name)
 
 
 def _compile(
-    indicator: Indicator, slots: Mapping[FeatureKey, int], labels: Mapping[FeatureKey, Label]
+    indicator: Indicator, slots: Mapping[FeatureKey, int], labels: Mapping[FeatureKey, Label], card_warning: str
 ) -> _CompiledIndicator:
     poolings = [feature.pooling or indicator.pooling for feature in indicator.features]
     by_pooling: dict[Pooling, list[int]] = {}
@@ -93,6 +122,7 @@ def _compile(
         groups=tuple((pooling, np.array(members), slot[members]) for pooling, members in by_pooling.items()),
         slots=slot,
         weights=np.array([feature.weight for feature in indicator.features], np.float64),
+        card_warning=card_warning,
     )
 
 
@@ -101,11 +131,11 @@ def _label(feature: WatchedFeature, labels: Mapping[FeatureKey, Label]) -> Label
 
 
 def pool(pooling: Pooling, dense: Dense) -> NDArray[np.float64]:
-    """Pools each column over the tokens; the formulas are in `watchlist.Pooling`.
+    """Pools each column over the tokens; the formulas are in `indicators.Pooling`.
 
     Args:
         pooling: Which one.
-        dense: Shape (n_tokens, n_features), n_tokens at least 1, values at least 0.
+        dense: Shape (n_tokens, n_features), n_tokens at least 1; values at least 0, but of probes.
 
     Returns:
         Shape (n_features,).
@@ -171,41 +201,88 @@ def judge(
         segment: _view(watchlist, segment, tokens, activations)
         for segment in {indicator.segment for indicator in watchlist.indicators}
     }
-    scores = tuple(_score(indicator, views[indicator.segment], max_evidence) for indicator in watchlist.indicators)
+    scores: dict[str, IndicatorScore] = {}
+    for indicator in watchlist.indicators:
+        if isinstance(indicator, _CompiledIndicator):
+            scores[indicator.source.name] = _score(indicator, views[indicator.segment], max_evidence)
+    for indicator in watchlist.indicators:
+        if isinstance(indicator, _CompiledCombination):
+            scores[indicator.source.name] = _combine(indicator, views[indicator.segment], scores)
+    in_order = tuple(scores[indicator.source.name] for indicator in watchlist.indicators)
     # An indicator of severity info is for the record: knowledge, say, is nothing to flag a pair for.
-    flagged = any(score.flagged and score.severity != "info" for score in scores)
-    return Judgement(Verdict.FLAG if flagged else Verdict.PASS, scores)
+    flagged = any(score.flagged and score.severity != "info" for score in in_order)
+    return Judgement(Verdict.FLAG if flagged else Verdict.PASS, in_order)
 
 
 def _score(indicator: _CompiledIndicator, view: _SegmentView, max_evidence: int) -> IndicatorScore:
-    source = indicator.source
     if not len(view.positions):
-        return IndicatorScore(
-            name=source.name,
-            score=0.0,
-            threshold=source.threshold,
-            flagged=False,
-            severity=source.severity,
-            calibrated=source.calibrated,
-            skipped_reason="empty_segment",
-        )
+        return _skipped(indicator, "empty_segment")
     pooled = np.empty(len(indicator.terms))
     for pooling, members, slots in indicator.groups:
         pooled[members] = pool(pooling, view.dense[:, slots])
     contributions = indicator.weights * pooled
-    score = float(source.bias + contributions.sum())
+    return _scored(
+        indicator,
+        float(indicator.source.bias + contributions.sum()),
+        features=_features(indicator, pooled, contributions),
+        evidence=_evidence(indicator, contributions, view, max_evidence),
+    )
+
+
+def _combine(
+    indicator: _CompiledCombination, view: _SegmentView, scores: Mapping[str, IndicatorScore]
+) -> IndicatorScore:
+    if not len(view.positions):
+        return _skipped(indicator, "empty_segment")
+    features = []
+    for term, label, slot in indicator.terms:
+        part = scores[term.indicator] if term.indicator else None
+        if part and part.skipped_reason:
+            return _skipped(indicator, part.skipped_reason)
+        value = part.score if part else float(view.dense[:, slot].mean())
+        features.append(
+            FeatureScore(term.name, label.text, "score" if part else "mean", value, term.weight * value, label.source)
+        )
+    total = indicator.source.bias + sum(part.contribution for part in features)
+    features.sort(key=lambda part: -abs(part.contribution))
+    return _scored(indicator, total, features=tuple(features))
+
+
+def _scored(
+    indicator: _CompiledIndicator | _CompiledCombination,
+    score: float,
+    *,
+    features: tuple[FeatureScore, ...],
+    evidence: tuple[Evidence, ...] = (),
+) -> IndicatorScore:
+    source = indicator.source
     return IndicatorScore(
         name=source.name,
         score=score,
         threshold=source.threshold,
         flagged=score > source.threshold,
         severity=source.severity,
-        calibrated=source.calibrated,
+        calibrated=source.calibrated and not indicator.card_warning,
+        card_warning=indicator.card_warning,
         probability=_sigmoid(source.probability.slope * score + source.probability.intercept)
         if source.probability
         else None,
-        features=_features(indicator, pooled, contributions),
-        evidence=_evidence(indicator, contributions, view, max_evidence),
+        features=features,
+        evidence=evidence,
+    )
+
+
+def _skipped(indicator: _CompiledIndicator | _CompiledCombination, reason: str) -> IndicatorScore:
+    source = indicator.source
+    return IndicatorScore(
+        name=source.name,
+        score=0.0,
+        threshold=source.threshold,
+        flagged=False,
+        severity=source.severity,
+        calibrated=source.calibrated and not indicator.card_warning,
+        card_warning=indicator.card_warning,
+        skipped_reason=reason,
     )
 
 
@@ -248,7 +325,8 @@ def _evidence(
 
     A span is a run of neighbouring tokens on which one feature fired, of one turn.
     """
-    raised = contributions > 0
+    # Where a probe is below zero, a negative weight raises the score; nothing fired there.
+    raised = (contributions > 0) & (indicator.weights > 0)
     if not max_evidence or not raised.any():
         return ()
     pull = np.zeros(len(view.features))

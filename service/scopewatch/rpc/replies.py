@@ -8,6 +8,8 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
+from scopewatch.cards import Card
+from scopewatch.indicators import Indicator
 from scopewatch.rpc.requests import Limits
 from scopewatch.types import (
     LABEL_NOTE,
@@ -24,7 +26,7 @@ from scopewatch.types import (
     Verdict,
 )
 from scopewatch.v1 import monitor_pb2 as pb
-from scopewatch.watchlist import Card, Indicator, Watchlist
+from scopewatch.watchlist import Watchlist
 
 M = TypeVar("M", bound=Message)
 _VERDICTS = {Verdict.PASS: pb.VERDICT_PASS, Verdict.FLAG: pb.VERDICT_FLAG}
@@ -38,6 +40,11 @@ _SEGMENTS = {
     Segment.PROMPT: pb.SEGMENT_PROMPT,
     Segment.RESPONSE: pb.SEGMENT_RESPONSE,
     Segment.HISTORY: pb.SEGMENT_HISTORY,
+}
+_KINDS = {
+    "features": pb.INDICATOR_KIND_FEATURES,
+    "probe": pb.INDICATOR_KIND_PROBE,
+    "combination": pb.INDICATOR_KIND_COMBINATION,
 }
 _RELATIONS = {Relation.SAME_MODEL: pb.RELATION_SAME_MODEL, Relation.READER_MODEL: pb.RELATION_READER_MODEL}
 _RESULTS = pb.BatchScoreResponse.RESULTS_FIELD_NUMBER
@@ -79,7 +86,7 @@ def renderer(made_by: Mapping[str, pb.Provenance]) -> Callable[..., bytes]:
     """
 
     @cache
-    def about(feature: FeatureKey, label: str, pooling: str, source: str) -> tuple[bytes, bytes]:
+    def about(feature: FeatureKey | str, label: str, pooling: str, source: str) -> tuple[bytes, bytes]:
         """What stands before and after a feature's numbers: the same in every reply, and most of a reply's cost."""
         before = pb.FeatureScore(feature=str(feature), label=label, pooling=pooling).SerializeToString()
         after = pb.FeatureScore(label_source=source).SerializeToString()
@@ -171,6 +178,7 @@ def _after_features(score: IndicatorScore) -> pb.IndicatorScore:
         evidence=[_evidence(span) for span in score.evidence],
         calibration=_CALIBRATIONS[score.calibrated],
         skipped_reason=score.skipped_reason,
+        card_warning=score.card_warning,
     )
 
 
@@ -212,7 +220,7 @@ def info_response(
             pb.WatchlistInfo(
                 name=watchlist.name,
                 digest=watchlist.digest,
-                indicators=[_indicator_info(indicator) for indicator in watchlist.indicators],
+                indicators=_indicator_infos(watchlist, identity),
             )
             for watchlist in watchlists
         ],
@@ -220,16 +228,24 @@ def info_response(
     )
 
 
-def _indicator_info(indicator: Indicator) -> pb.IndicatorInfo:
+def _indicator_infos(watchlist: Watchlist, identity: EngineIdentity) -> list[pb.IndicatorInfo]:
+    warnings = watchlist.card_problems(identity)
+    return [_indicator_info(indicator, warnings.get(indicator.name, "")) for indicator in watchlist.indicators]
+
+
+def _indicator_info(indicator: Indicator, card_warning: str) -> pb.IndicatorInfo:
     return pb.IndicatorInfo(
         name=indicator.name,
         label=indicator.label,
         severity=_SEVERITIES[indicator.severity],
         segment=_SEGMENTS[indicator.read_segment],
         threshold=indicator.threshold,
-        calibration=_CALIBRATIONS[indicator.calibrated],
+        calibration=_CALIBRATIONS[indicator.calibrated and not card_warning],
         card=_card(indicator.card) if indicator.card else None,
         features=len(indicator.features),
+        kind=_KINDS[indicator.kind],
+        combines=[term.name for term in indicator.combines],
+        card_warning=card_warning,
     )
 
 
@@ -240,6 +256,12 @@ def _card(card: Card) -> pb.Card:
         n=card.n,
         measurements=[_mirror(pb.Measurement, measurement) for measurement in card.measurements],
         note=card.note,
+        data=[_mirror(pb.DataFile, file) for file in card.data],
+        max_fpr=card.max_fpr,
+        confidence=card.confidence,
+        beats_bag_of_words=card.beats_bag_of_words,
+        leaks=card.leaks,
+        made_with=_mirror(pb.MadeWith, card.made_with) if card.made_with else None,
     )
 
 

@@ -2,7 +2,8 @@
 
 Reading 64 features of a 1M-wide SAE means streaming and digesting 10 to 20 GB; the pack made of it holds half a
 megabyte. Packs are written once into a folder and found again by what they were made of. A pack is also an SAE that
-can be named in a watchlist, so that it can travel without the SAE.
+can be named in a watchlist, so that it can travel without the SAE. Dense probes, `x . direction + bias` on every token,
+travel in the same way: as features whose threshold is minus infinity.
 
 Layout: safetensors with W_enc (d_in, n), b_enc, threshold (n,) and, for gated SAEs, scale and offset (n,); under
 `__metadata__`, `scopewatch_pack` (JSON): the other fields of `WatchedSae` and a digest of the arrays.
@@ -25,6 +26,7 @@ from scopewatch.hub import recorded_sha256
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.tensors import Float32, open_safetensors
 from scopewatch.sae.weights import Encoder, Magnitude, Sae
+from scopewatch.watchlist import PROBE
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +171,50 @@ def write_pack(watched: WatchedSae, file: Path) -> None:
         part.replace(file)
     except OSError as error:
         raise SaeError(f"{file}: cannot be written: {error.strerror or error}") from None
+
+
+def write_probe(
+    file: Path, direction: Float32, bias: Float32, *, hookpoint: str, origin: Mapping[str, str] | None = None
+) -> None:
+    """Writes dense probes as a pack, so that a watchlist can name them: probe i is feature i.
+
+    Args:
+        file: Where to; its name ends in `.safetensors`.
+        direction: Shape (d_in,) or (d_in, n).
+        bias: Shape (n,).
+        hookpoint: Where they read, for instance layers.20.resid_post.
+        origin: What they were made of; kept beside them.
+
+    Raises:
+        SaeError: It cannot be written, the shapes do not fit, or a number is NaN or infinite.
+    """
+    n = len(bias)
+    columns = direction.reshape(len(direction), -1)
+    if columns.shape[1] != n:
+        raise SaeError(f"{file}: {columns.shape[1]} directions and {n} biases do not make probes")
+    encoder = Encoder(
+        normalise="none",
+        W_enc=columns.astype(np.float32),
+        b_enc=bias.astype(np.float32),
+        threshold=np.full(n, -np.inf, np.float32),
+        magnitude=None,
+        contest=None,
+        watched=np.arange(n),
+    )
+    if not (np.isfinite(encoder.W_enc).all() and np.isfinite(encoder.b_enc).all()):
+        raise SaeError(f"{file}: a probe's direction and bias must be finite numbers")
+    probe = WatchedSae(
+        encoder=encoder,
+        features=tuple(range(n)),
+        format="scopewatch",
+        architecture=PROBE,
+        hookpoint=hookpoint,
+        model="",
+        d_sae=n,
+        digest=_arrays_digest(_arrays(encoder)),
+        origin=origin or {},
+    )
+    write_pack(probe, file)
 
 
 def load_pack(file: Path) -> WatchedSae:

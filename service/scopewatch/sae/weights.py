@@ -58,7 +58,7 @@ class Encoder:
     """The part of an SAE's encoder that watched features need; n columns.
 
     `pre = normalise(x) @ W_enc + b_enc`, x in float32. A feature fires where pre is greater than its threshold and
-    than 0, and wins its contest if there is one; its activation is pre, or what `magnitude` says.
+    wins its contest if there is one; its activation is pre, or what `magnitude` says.
     """
 
     normalise: Normalise
@@ -67,7 +67,7 @@ class Encoder:
     b_enc: Float32
     """Shape (n,)."""
     threshold: Float32
-    """Shape (n,), at least 0."""
+    """Shape (n,), at least 0; minus infinity for a probe, which always fires."""
     magnitude: Magnitude | None
     contest: Contest | None
     watched: Indices

@@ -40,6 +40,13 @@ class Calibration(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CALIBRATION_UNSPECIFIED: _ClassVar[Calibration]
     CALIBRATION_UNCALIBRATED: _ClassVar[Calibration]
     CALIBRATION_CALIBRATED: _ClassVar[Calibration]
+
+class IndicatorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INDICATOR_KIND_UNSPECIFIED: _ClassVar[IndicatorKind]
+    INDICATOR_KIND_FEATURES: _ClassVar[IndicatorKind]
+    INDICATOR_KIND_PROBE: _ClassVar[IndicatorKind]
+    INDICATOR_KIND_COMBINATION: _ClassVar[IndicatorKind]
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_PASS: Verdict
 VERDICT_FLAG: Verdict
@@ -58,6 +65,10 @@ RELATION_READER_MODEL: Relation
 CALIBRATION_UNSPECIFIED: Calibration
 CALIBRATION_UNCALIBRATED: Calibration
 CALIBRATION_CALIBRATED: Calibration
+INDICATOR_KIND_UNSPECIFIED: IndicatorKind
+INDICATOR_KIND_FEATURES: IndicatorKind
+INDICATOR_KIND_PROBE: IndicatorKind
+INDICATOR_KIND_COMBINATION: IndicatorKind
 
 class Turn(_message.Message):
     __slots__ = ("role", "content")
@@ -125,7 +136,7 @@ class Evidence(_message.Message):
     def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ..., feature: _Optional[str] = ..., activation: _Optional[float] = ..., segment: _Optional[_Union[Segment, str]] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class IndicatorScore(_message.Message):
-    __slots__ = ("name", "score", "threshold", "flagged", "severity", "probability", "features", "evidence", "calibration", "skipped_reason")
+    __slots__ = ("name", "score", "threshold", "flagged", "severity", "probability", "features", "evidence", "calibration", "skipped_reason", "card_warning")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +147,7 @@ class IndicatorScore(_message.Message):
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_REASON_FIELD_NUMBER: _ClassVar[int]
+    CARD_WARNING_FIELD_NUMBER: _ClassVar[int]
     name: str
     score: float
     threshold: float
@@ -146,7 +158,8 @@ class IndicatorScore(_message.Message):
     evidence: _containers.RepeatedCompositeFieldContainer[Evidence]
     calibration: Calibration
     skipped_reason: str
-    def __init__(self, name: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., flagged: _Optional[bool] = ..., severity: _Optional[_Union[Severity, str]] = ..., probability: _Optional[float] = ..., features: _Optional[_Iterable[_Union[FeatureScore, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ..., calibration: _Optional[_Union[Calibration, str]] = ..., skipped_reason: _Optional[str] = ...) -> None: ...
+    card_warning: str
+    def __init__(self, name: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., flagged: _Optional[bool] = ..., severity: _Optional[_Union[Severity, str]] = ..., probability: _Optional[float] = ..., features: _Optional[_Iterable[_Union[FeatureScore, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ..., calibration: _Optional[_Union[Calibration, str]] = ..., skipped_reason: _Optional[str] = ..., card_warning: _Optional[str] = ...) -> None: ...
 
 class Coverage(_message.Message):
     __slots__ = ("tokens", "prompt_tokens", "response_tokens", "history_tokens", "truncated", "prompt_tokens_dropped", "response_tokens_dropped", "history_tokens_dropped")
@@ -249,7 +262,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ReaderInfo(_message.Message):
-    __slots__ = ("name", "revision", "model_type", "digest", "layers_run", "layers_total", "dtype", "device", "attention", "chat_template")
+    __slots__ = ("name", "revision", "model_type", "digest", "layers_run", "layers_total", "dtype", "device", "attention", "chat_template", "template_digest")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +273,7 @@ class ReaderInfo(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     name: str
     revision: str
     model_type: str
@@ -270,7 +284,8 @@ class ReaderInfo(_message.Message):
     device: str
     attention: str
     chat_template: bool
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., model_type: _Optional[str] = ..., digest: _Optional[str] = ..., layers_run: _Optional[int] = ..., layers_total: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention: _Optional[str] = ..., chat_template: _Optional[bool] = ...) -> None: ...
+    template_digest: str
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., model_type: _Optional[str] = ..., digest: _Optional[str] = ..., layers_run: _Optional[int] = ..., layers_total: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention: _Optional[str] = ..., chat_template: _Optional[bool] = ..., template_digest: _Optional[str] = ...) -> None: ...
 
 class SaeInfo(_message.Message):
     __slots__ = ("name", "format", "architecture", "hookpoint", "d_in", "d_sae", "digest", "watched_features", "neuronpedia", "repo", "revision")
@@ -299,7 +314,7 @@ class SaeInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., format: _Optional[str] = ..., architecture: _Optional[str] = ..., hookpoint: _Optional[str] = ..., d_in: _Optional[int] = ..., d_sae: _Optional[int] = ..., digest: _Optional[str] = ..., watched_features: _Optional[int] = ..., neuronpedia: _Optional[str] = ..., repo: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class Measurement(_message.Message):
-    __slots__ = ("data", "n", "n_positive", "auroc", "auroc_low", "auroc_high", "tpr", "fpr", "baselines")
+    __slots__ = ("data", "n", "n_positive", "auroc", "auroc_low", "auroc_high", "tpr", "fpr", "baselines", "fpr_upper", "ece")
     class BaselinesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -316,6 +331,8 @@ class Measurement(_message.Message):
     TPR_FIELD_NUMBER: _ClassVar[int]
     FPR_FIELD_NUMBER: _ClassVar[int]
     BASELINES_FIELD_NUMBER: _ClassVar[int]
+    FPR_UPPER_FIELD_NUMBER: _ClassVar[int]
+    ECE_FIELD_NUMBER: _ClassVar[int]
     data: str
     n: int
     n_positive: int
@@ -325,24 +342,75 @@ class Measurement(_message.Message):
     tpr: float
     fpr: float
     baselines: _containers.ScalarMap[str, float]
-    def __init__(self, data: _Optional[str] = ..., n: _Optional[int] = ..., n_positive: _Optional[int] = ..., auroc: _Optional[float] = ..., auroc_low: _Optional[float] = ..., auroc_high: _Optional[float] = ..., tpr: _Optional[float] = ..., fpr: _Optional[float] = ..., baselines: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    fpr_upper: float
+    ece: float
+    def __init__(self, data: _Optional[str] = ..., n: _Optional[int] = ..., n_positive: _Optional[int] = ..., auroc: _Optional[float] = ..., auroc_low: _Optional[float] = ..., auroc_high: _Optional[float] = ..., tpr: _Optional[float] = ..., fpr: _Optional[float] = ..., baselines: _Optional[_Mapping[str, float]] = ..., fpr_upper: _Optional[float] = ..., ece: _Optional[float] = ...) -> None: ...
+
+class DataFile(_message.Message):
+    __slots__ = ("name", "sha256", "n", "n_positive")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    N_POSITIVE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sha256: str
+    n: int
+    n_positive: int
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., n: _Optional[int] = ..., n_positive: _Optional[int] = ...) -> None: ...
+
+class MadeWith(_message.Message):
+    __slots__ = ("scopewatch", "reader", "reader_revision", "reader_digest", "dtype", "template_digest", "saes")
+    class SaesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SCOPEWATCH_FIELD_NUMBER: _ClassVar[int]
+    READER_FIELD_NUMBER: _ClassVar[int]
+    READER_REVISION_FIELD_NUMBER: _ClassVar[int]
+    READER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SAES_FIELD_NUMBER: _ClassVar[int]
+    scopewatch: str
+    reader: str
+    reader_revision: str
+    reader_digest: str
+    dtype: str
+    template_digest: str
+    saes: _containers.ScalarMap[str, str]
+    def __init__(self, scopewatch: _Optional[str] = ..., reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., template_digest: _Optional[str] = ..., saes: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Card(_message.Message):
-    __slots__ = ("date", "calibrated_on", "n", "measurements", "note")
+    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with")
     DATE_FIELD_NUMBER: _ClassVar[int]
     CALIBRATED_ON_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
     MEASUREMENTS_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    MAX_FPR_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    BEATS_BAG_OF_WORDS_FIELD_NUMBER: _ClassVar[int]
+    LEAKS_FIELD_NUMBER: _ClassVar[int]
+    MADE_WITH_FIELD_NUMBER: _ClassVar[int]
     date: str
     calibrated_on: str
     n: int
     measurements: _containers.RepeatedCompositeFieldContainer[Measurement]
     note: str
-    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ...) -> None: ...
+    data: _containers.RepeatedCompositeFieldContainer[DataFile]
+    max_fpr: float
+    confidence: float
+    beats_bag_of_words: bool
+    leaks: _containers.RepeatedScalarFieldContainer[str]
+    made_with: MadeWith
+    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ...) -> None: ...
 
 class IndicatorInfo(_message.Message):
-    __slots__ = ("name", "label", "severity", "segment", "threshold", "calibration", "card", "features")
+    __slots__ = ("name", "label", "severity", "segment", "threshold", "calibration", "card", "features", "kind", "combines", "card_warning")
     NAME_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     SEVERITY_FIELD_NUMBER: _ClassVar[int]
@@ -351,6 +419,9 @@ class IndicatorInfo(_message.Message):
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    COMBINES_FIELD_NUMBER: _ClassVar[int]
+    CARD_WARNING_FIELD_NUMBER: _ClassVar[int]
     name: str
     label: str
     severity: Severity
@@ -359,7 +430,10 @@ class IndicatorInfo(_message.Message):
     calibration: Calibration
     card: Card
     features: int
-    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., segment: _Optional[_Union[Segment, str]] = ..., threshold: _Optional[float] = ..., calibration: _Optional[_Union[Calibration, str]] = ..., card: _Optional[_Union[Card, _Mapping]] = ..., features: _Optional[int] = ...) -> None: ...
+    kind: IndicatorKind
+    combines: _containers.RepeatedScalarFieldContainer[str]
+    card_warning: str
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., segment: _Optional[_Union[Segment, str]] = ..., threshold: _Optional[float] = ..., calibration: _Optional[_Union[Calibration, str]] = ..., card: _Optional[_Union[Card, _Mapping]] = ..., features: _Optional[int] = ..., kind: _Optional[_Union[IndicatorKind, str]] = ..., combines: _Optional[_Iterable[str]] = ..., card_warning: _Optional[str] = ...) -> None: ...
 
 class WatchlistInfo(_message.Message):
     __slots__ = ("name", "digest", "indicators")

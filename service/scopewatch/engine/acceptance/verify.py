@@ -37,6 +37,7 @@ from scopewatch.engine.hookpoints import EMBED, EMBEDDING, Hookpoint, parse_hook
 from scopewatch.engine.reader import Reader, find_reader, layer_count, load_reader
 from scopewatch.errors import ReaderError, SaeError
 from scopewatch.sae.open import open_sae
+from scopewatch.sae.pack import is_pack
 from scopewatch.sae.source import locate
 from scopewatch.sae.weights import Sae
 from scopewatch.types import ReaderIdentity
@@ -252,6 +253,8 @@ def verify(
         SetupError: A file or setting is wrong.
     """
     located = locate(source, allow_download=config.allow_download)
+    if is_pack(located.path):
+        raise SaeError(f"{located.path}: a watch pack, or a probe, has no decoder to check it by; verify a whole SAE")
     sae = open_sae(located.path, norm_factor=source.norm_factor or located.norm_factor, k=source.k)
     place = place_of(sae, source.hookpoint)
     check = verifier(reader, [place.reads, place.writes], config, text=text, max_tokens=max_tokens)

@@ -1,0 +1,128 @@
+"""What a calibration came to: the indicator to write, and its evidence as text, JSON and a page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scopewatch.calibration.calibrate import Evidence
+from scopewatch.calibration.findings import card_tables
+from scopewatch.calibration.report import (
+    Cell,
+    Figure,
+    Number,
+    Table,
+    as_text,
+    distributions,
+    page,
+    reliability_diagram,
+    roc,
+)
+from scopewatch.calibration.statistics import Threshold
+from scopewatch.watchlist import Indicator, ReaderSource, SaeSource
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A calibrated indicator."""
+
+    indicator: Indicator
+    reader: ReaderSource
+    saes: Mapping[str, SaeSource]
+    """SAEs and probes its features name."""
+    threshold: Threshold
+    evidence: Evidence | None
+    """None where benign traffic alone set the threshold."""
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        made = len(self.indicator.features) or len(self.indicator.combines)
+        first = f"{self.indicator.name}: {self.indicator.kind} ({made}), threshold {self.indicator.threshold:.6g}"
+        tables = [as_text(_detectors(self.indicator.name, self.evidence))] if self.evidence else []
+        return [first, *tables, *self._sentences()]
+
+    def document(self) -> dict[str, object]:
+        """For machines; every number is of held-out pairs."""
+        found = self.evidence
+        shared = {
+            "indicator": self.indicator.model_dump(mode="json", exclude_defaults=True),
+            "threshold": self.indicator.threshold,
+            "fpr_upper": self.threshold.fpr_upper,
+            "fpr_upper_n": self.threshold.n,
+            "confidence": self.threshold.confidence,
+        }
+        if not found:
+            return shared
+        return shared | {
+            "n": len(found.labels),
+            "n_positive": int(found.labels.sum()),
+            "n_groups": len(set(found.groups)),
+            "n_fit": found.n_fit,
+            "n_fit_positive": found.n_fit_positive,
+            "skipped": found.skipped,
+            "auroc": found.auroc.value,
+            "interval": [found.auroc.low, found.auroc.high],
+            "cv_auroc": found.cv_auroc,
+            "tpr": found.tpr,
+            "fpr": found.fpr,
+            "ece": found.ece,
+            "baselines": {name: detector.auroc.value for name, detector in found.company.items()},
+            "baseline_intervals": {
+                name: [detector.auroc.low, detector.auroc.high] for name, detector in found.company.items()
+            },
+            "beats_bag_of_words": found.beats_bag_of_words,
+            "leaks": list(found.leaks),
+            "findings": list(found.findings),
+        }
+
+    def page(self) -> str:
+        """One HTML page."""
+        found = self.evidence
+        title = f"Calibration of {self.indicator.name}"
+        cards = card_tables(self.indicator.card)
+        if not found:
+            return page(title, self._sentences(), cards, [])
+        curves = {self.indicator.name: found.scores} | {name: each.scores for name, each in found.company.items()}
+        threshold = self.indicator.threshold
+        return page(
+            title,
+            self._sentences(),
+            [_detectors(self.indicator.name, found), *cards],
+            [
+                Figure("ROC curves", roc(found.labels, curves, threshold)),
+                Figure("Scores", distributions(found.labels, found.scores, threshold)),
+                Figure("Reliability", reliability_diagram(found.bins), f"ECE {found.ece:.3f}"),
+            ],
+            [
+                Number("AUROC", f"{found.auroc.value:.3f}", f"{found.auroc.low:.3f} to {found.auroc.high:.3f}"),
+                Number("TPR", f"{found.tpr:.3f}", "at the threshold"),
+                Number("FPR", f"{found.fpr:.4f}", f"at most {self.threshold.fpr_upper:.4f}"),
+                Number("ECE", f"{found.ece:.3f}", "of the probability"),
+            ],
+        )
+
+    def _sentences(self) -> list[str]:
+        bound = (
+            f"False positives: at most {self.threshold.fpr_upper:.3%} with {self.threshold.confidence:.0%} confidence, "
+            f"by {self.threshold.n} benign pairs, one a group."
+        )
+        found = self.evidence
+        if not found:
+            return [bound]
+        held_out = f"{len(found.labels)} held-out pairs, {int(found.labels.sum())} positive"
+        skipped = f"; {found.skipped} pairs have nothing to read and count nowhere" if found.skipped else ""
+        return [
+            f"Fitted on {found.n_fit} pairs ({found.n_fit_positive} positive); measured on {held_out}{skipped}.",
+            f"At the threshold it finds {found.tpr:.1%} of the positive, flags {found.fpr:.2%} of the others. {bound}",
+            f"Its probability is off by {found.ece:.3f} on average (ECE).",
+            *found.findings,
+        ]
+
+
+def _detectors(name: str, found: Evidence) -> Table:
+    rows: list[tuple[Cell, ...]] = [(name, found.auroc.value, found.auroc.low, found.auroc.high, None, None)]
+    rows += [
+        (other, each.auroc.value, each.auroc.low, each.auroc.high, each.lead.low, each.lead.high)
+        for other, each in sorted(found.company.items(), key=lambda item: -item[1].auroc.value)
+    ]
+    columns = ("detector", "AUROC", "low", "high", "lead low", "lead high")
+    note = f"Lead: AUROC of {name} less that of the other on the same pairs; 95 % intervals by a bootstrap over groups."
+    return Table("On held-out pairs", columns, rows, note)

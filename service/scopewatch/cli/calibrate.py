@@ -1,0 +1,320 @@
+"""`calibrate`: an indicator, its threshold and its card, from labelled pairs or from benign traffic."""
+
+import argparse
+import asyncio
+import datetime as dt
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scopewatch import logs
+from scopewatch.cli.settings import SAE_HELP, AddCommand, add_sae_options, add_settings, sae_source, settings, text
+from scopewatch.config import BUNDLED_WATCHLIST, ENGINE_SETTINGS, Config
+from scopewatch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from scopewatch.calibration.calibrate import Evidence, Wanted
+    from scopewatch.calibration.company import Probe
+    from scopewatch.calibration.data import LabelledPair
+    from scopewatch.calibration.outcome import Outcome
+    from scopewatch.calibration.scored import Scored
+    from scopewatch.cards import Card, DataFile
+    from scopewatch.types import EngineIdentity, SaeIdentity
+    from scopewatch.watchlist import Indicator, ReaderSource, SaeSource, Watchlist
+
+    Source = TypeVar("Source", ReaderSource, SaeSource)
+
+WORK_DIR = Path("~/.cache/scopewatch/calibration")
+_DEFAULT_SAE_NAME = "sae"
+_MOST_TERMS = 512
+
+
+def add(command: AddCommand) -> None:
+    """Adds the command."""
+    parser = command(
+        "calibrate",
+        _run,
+        "Make an indicator from labelled pairs, or set its threshold by benign traffic; write it with its evidence.",
+    )
+    parser.add_argument("data", type=Path, nargs="+", help="JSONL with prompt, response, label (0 or 1) and group")
+    parser.add_argument("--indicator", type=text, required=True, help="name of the indicator")
+    parser.add_argument("--out", type=Path, required=True, help="watchlist to write, or to write it into")
+    parser.add_argument("--max-fpr", type=_share, default=0.01, help="highest false-positive rate wanted")
+    parser.add_argument("--confidence", type=_share, default=0.95, help="of the bound on that rate")
+    what = parser.add_argument_group("what it is made of")
+    what.add_argument("--kind", choices=("features", "probe"), default="features", help="SAE features or a dense probe")
+    what.add_argument(
+        "--terms", type=_terms, default=None, metavar="auto|N", help="weighted features; auto by cross-validation"
+    )
+    what.add_argument("--weights", choices=("free", "nonnegative"), default="free", help="of the features")
+    what.add_argument(
+        "--combine",
+        type=_names,
+        default=[],
+        metavar="NAME,...",
+        help="other indicators of --watchlist, mean_logprob, mean_entropy",
+    )
+    what.add_argument(
+        "--benign",
+        action="store_true",
+        help="pairs are benign and not labelled: set the threshold of an indicator of --watchlist",
+    )
+    what.add_argument("--flip-labels", action="store_true", help="the indicator is to fire where the label is 0")
+    what.add_argument(
+        "--held-out", type=_share, default=0.5, help="share of the groups that measure and are not fitted"
+    )
+    what.add_argument(
+        "--force", action="store_true", help="write it even if a bag of words is better or the bound cannot be kept"
+    )
+    written = parser.add_argument_group("how it is written")
+    written.add_argument(
+        "--segment", choices=("response", "prompt", "history"), default="response", help="what it reads"
+    )
+    written.add_argument("--severity", choices=("info", "low", "medium", "high"), default="medium", help="of a flag")
+    written.add_argument("--label", type=text, default="", help="what it means, for people")
+    source = parser.add_argument_group("reader and SAE (default: those of --out if it is there, else of --watchlist)")
+    source.add_argument("--watchlist", type=Path, help="whose reader, SAE and indicators to use")
+    source.add_argument("--reader", default="", help="reader directory or hub id")
+    source.add_argument("--sae", type=text, default="", help=f"name in the watchlist, or {SAE_HELP}")
+    source.add_argument("--sae-name", type=text, default="", help="name of the SAE in the watchlist that is written")
+    add_sae_options(source)
+    parser.add_argument(
+        "--work-dir", type=Path, default=WORK_DIR, help="where pooled features are kept, for the next run too"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--html", type=Path, help="write a report as one HTML page")
+    add_settings(parser, ENGINE_SETTINGS)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from scopewatch.calibration.write import write_indicator
+    from scopewatch.watchlist import load_watchlist
+
+    config = settings(args)
+    logs.configure("warning", "text")
+    if args.benign and args.combine:
+        raise ConfigError("--benign sets the threshold of an indicator that is there; leave --combine out")
+    base = load_watchlist(args.watchlist or (args.out if args.out.exists() else BUNDLED_WATCHLIST))
+    work = _benign if args.benign else _combination if args.combine else _detector
+    outcome = work(args, config, base)
+    written = write_indicator(args.out, outcome.indicator, outcome.reader, outcome.saes, name=args.out.stem)
+    if args.html:
+        args.html.write_text(outcome.page(), encoding="utf-8")
+    if args.json:
+        print(json.dumps(outcome.document() | {"watchlist": str(args.out), "watchlist_digest": written.digest}))
+    else:
+        print("\n".join([*outcome.lines(), f"{args.out}: indicator {args.indicator} written"]))
+    return 0
+
+
+def _detector(args: argparse.Namespace, config: Config, base: "Watchlist") -> "Outcome":
+    """A combination of features, or a probe, from labelled pairs."""
+    from threadpoolctl import threadpool_limits
+
+    from scopewatch.calibration.calibrate import calibrate
+    from scopewatch.calibration.card import card_of, made_with
+    from scopewatch.calibration.outcome import Outcome
+    from scopewatch.calibration.store import encode_pairs
+    from scopewatch.engine.build import ReaderChoice
+    from scopewatch.engine.dictionary import build_dictionary
+    from scopewatch.types import Segment
+
+    wanted, reader = _wanted(args), _reader(args, base)
+    name, sae = _sae(args, base)
+    pairs, files = _labelled(args)
+    choice = ReaderChoice(Path(reader.path) if reader.path else None, reader.id, reader.revision)
+    dictionary = build_dictionary(choice, sae, config)
+    segment = Segment[args.segment.upper()]
+    pooled = encode_pairs(pairs, dictionary, segment=segment, folder=args.work_dir.expanduser())
+    # On matrices so small, threads that wait for each other cost more than they do.
+    with threadpool_limits(limits=1, user_api="blas"):
+        found = calibrate(pairs, pooled, wanted)
+    running = dictionary.identity.saes[0]
+    digest, bias = running.digest, 0.0
+    if found.probe:
+        name, sae, digest = _write_probe(args, found.probe, running)
+        features: list[dict[str, Any]] = [{"feature": f"{name}/0", "pooling": "mean"}]
+    else:
+        assert found.combination is not None
+        bias = found.combination.bias
+        features = [
+            {"feature": f"{name}/{term.feature}", "weight": term.weight, "pooling": term.pooling}
+            for term in found.combination.terms
+        ]
+    card = card_of(found.evidence, wanted, files, made_with(dictionary.identity, {name: digest}), _today())
+    indicator = _indicator(args, found.evidence, card, kind=wanted.kind, features=features, bias=bias)
+    return Outcome(indicator, reader, {name: sae}, found.evidence.threshold, found.evidence)
+
+
+def _combination(args: argparse.Namespace, config: Config, base: "Watchlist") -> "Outcome":
+    """A combination of indicators that are there and of the reader's signals."""
+    from scopewatch.calibration.card import card_of, made_with
+    from scopewatch.calibration.outcome import Outcome
+    from scopewatch.calibration.parts import calibrate_parts, term, with_signals
+
+    wanted = _wanted(args)
+    pairs, files = _labelled(args)
+    trial = with_signals(base, args.combine)
+    scored, running = _scores(pairs, args.combine, trial, config)
+    weighed, evidence = calibrate_parts(pairs, {name: part.scores for name, part in scored.items()}, wanted)
+    saes = {sae.name: sae.digest for sae in running.saes}
+    card = card_of(evidence, wanted, files, made_with(running, saes), _today())
+    combines = [term(name, weight) for name, weight in weighed.weights.items()]
+    indicator = _indicator(args, evidence, card, kind="combination", combines=combines, bias=weighed.bias)
+    return Outcome(indicator, _absolute(base, base.reader), {}, evidence.threshold, evidence)
+
+
+def _benign(args: argparse.Namespace, config: Config, base: "Watchlist") -> "Outcome":
+    """The threshold of an indicator that is there, by traffic that is benign and not labelled."""
+    from scopewatch.calibration.calibrate import benign_threshold
+    from scopewatch.calibration.card import benign_card, data_files, made_with
+    from scopewatch.calibration.data import groups_of, read_texts
+    from scopewatch.calibration.outcome import Outcome
+
+    wanted = _wanted(args)
+    read = [read_texts(file) for file in args.data]
+    pairs = [pair for held in read for pair in held]
+    scored, running = _scores(pairs, [args.indicator], base, config)
+    scores = scored[args.indicator].scores
+    threshold = benign_threshold(scores, groups_of(pairs), wanted)
+    made = made_with(running, {sae.name: sae.digest for sae in running.saes})
+    fpr = float((scores > threshold.value).mean())
+    card = benign_card(threshold, wanted, data_files(args.data, read), made, fpr=fpr, date=_today())
+    there = next(indicator for indicator in base.indicators if indicator.name == args.indicator)
+    indicator = there.model_copy(update={"threshold": threshold.value, "card": card})
+    named = {part.key.sae for part in there.features}
+    saes = {name: _absolute(base, base.saes[name]) for name in named}
+    return Outcome(indicator, _absolute(base, base.reader), saes, threshold, None)
+
+
+def _scores(
+    pairs: "Sequence[LabelledPair]", names: Sequence[str], watchlist: "Watchlist", config: Config
+) -> "tuple[dict[str, Scored], EngineIdentity]":
+    """What the online scorer says of some indicators, and what ran."""
+    from scopewatch.calibration.scored import score_pairs
+    from scopewatch.server import load, offline
+
+    loaded = load(config, [watchlist])
+
+    async def run() -> "dict[str, Scored]":
+        async with offline(config, loaded) as monitor:
+            return {name: await score_pairs(pairs, name, "", monitor.score, config.at_once) for name in names}
+
+    return asyncio.run(run()), loaded.engine.identity
+
+
+def _labelled(args: argparse.Namespace) -> "tuple[list[LabelledPair], tuple[DataFile, ...]]":
+    from scopewatch.calibration.card import data_files
+    from scopewatch.calibration.data import read_pairs, read_texts
+
+    pairs = read_pairs(*args.data)
+    files = data_files(args.data, [read_texts(file) for file in args.data])
+    if args.flip_labels:
+        pairs = [replace(pair, label=1 - (pair.label or 0)) for pair in pairs]
+    return pairs, files
+
+
+def _wanted(args: argparse.Namespace) -> "Wanted":
+    from scopewatch.calibration.calibrate import Wanted
+
+    return Wanted(
+        kind="combination" if args.combine else args.kind,
+        max_fpr=args.max_fpr,
+        confidence=args.confidence,
+        held_out=args.held_out,
+        terms=args.terms,
+        weights=args.weights,
+        force=args.force,
+    )
+
+
+def _reader(args: argparse.Namespace, base: "Watchlist") -> "ReaderSource":
+    """Its path, if it has one, counts from the working directory."""
+    from scopewatch.engine.build import ReaderChoice
+    from scopewatch.watchlist import ReaderSource
+
+    if not args.reader:
+        return _absolute(base, base.reader)
+    named = ReaderChoice.named(args.reader)
+    return ReaderSource(path=str(named.path.absolute()) if named.path else "", id=named.hub_id)
+
+
+def _sae(args: argparse.Namespace, base: "Watchlist") -> "tuple[str, SaeSource]":
+    """Its name in the watchlist that is written, and where it is."""
+    probes = {part.key.sae for entry in base.indicators if entry.kind == "probe" for part in entry.features}
+    known = {name: source for name, source in base.saes.items() if name not in probes}
+    if args.sae and args.sae not in known:
+        return args.sae_name or _DEFAULT_SAE_NAME, sae_source(args)
+    if args.reader and not args.sae:
+        raise ConfigError("--reader: say with --sae which SAE was made for it")
+    if not args.sae and len(known) != 1:
+        raise ConfigError(f"--sae: {base.file} has {len(known)} SAEs ({', '.join(sorted(known))}); say which")
+    name = args.sae or next(iter(known))
+    return args.sae_name or name, _absolute(base, known[name])
+
+
+def _absolute(base: "Watchlist", source: "Source") -> "Source":
+    path = str(base.resolve(source.path).absolute()) if source.path else ""
+    return source.model_copy(update={"path": path})
+
+
+def _write_probe(args: argparse.Namespace, probe: "Probe", running: "SaeIdentity") -> "tuple[str, SaeSource, str]":
+    """The name, place and digest of a probe, which lies beside the watchlist."""
+    import numpy as np
+
+    from scopewatch.sae.pack import load_pack, write_probe
+    from scopewatch.watchlist import SaeSource
+
+    file = args.out.absolute().with_name(f"{args.out.stem}.{args.indicator}.safetensors")
+    origin = {"made_of": running.digest}
+    direction, bias = probe.direction.astype(np.float32), np.array([probe.bias], np.float32)
+    write_probe(file, direction, bias, hookpoint=running.hookpoint, origin=origin)
+    return f"{args.indicator}_probe", SaeSource(path=str(file)), load_pack(file).digest
+
+
+def _indicator(args: argparse.Namespace, evidence: "Evidence", card: "Card", **made: object) -> "Indicator":
+    from scopewatch.watchlist import Indicator
+
+    return Indicator.model_validate(
+        {
+            "name": args.indicator,
+            "label": args.label,
+            "segment": args.segment,
+            "severity": args.severity,
+            "threshold": evidence.threshold.value,
+            "probability": evidence.probability,
+            "card": card,
+            **made,
+        }
+    )
+
+
+def _today() -> str:
+    return dt.datetime.now(tz=dt.UTC).date().isoformat()
+
+
+def _share(argument: str) -> float:
+    """Argument type: between 0 and 1."""
+    try:
+        share = float(argument)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{argument!r}: expected a share between 0 and 1, such as 0.01")
+    return share
+
+
+def _terms(argument: str) -> int | None:
+    """Argument type: `auto`, or a number of terms."""
+    if argument == "auto":
+        return None
+    if not argument.isdecimal() or not 1 <= int(argument) <= _MOST_TERMS:
+        raise argparse.ArgumentTypeError(f"{argument!r}: expected auto or a number from 1 to {_MOST_TERMS}")
+    return int(argument)
+
+
+def _names(argument: str) -> list[str]:
+    """Argument type: names split by commas."""
+    return [name.strip() for name in text(argument).split(",") if name.strip()]

@@ -1,0 +1,50 @@
+"""What the reader itself expected: how likely each token was, and how open the choice."""
+
+import torch
+
+_TOKENS = 64
+"""Tokens whose logits exist at once: two arrays of 64 MiB with a vocabulary of 262,144."""
+_SLICE = 1024
+"""Rows of the weights that are multiplied at a time, so that they stay in a CPU's caches, and widened if need be."""
+
+
+class Head:
+    """A reader's output head.
+
+    Args:
+        weight: Shape (vocabulary, d); the embedding matrix itself where the reader ties the two.
+        softcap: c in c tanh(logit / c); None for plain logits.
+    """
+
+    def __init__(self, weight: torch.Tensor, softcap: float | None) -> None:
+        self._weight = weight
+        self._softcap = softcap
+
+    def __call__(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Log-probability of tokens and entropy of the distributions they were expected from, in nats.
+
+        Args:
+            states: Shape (n, d): of the token before each, after the reader's last norm.
+            ids: Shape (n,): the tokens.
+
+        Returns:
+            Shape (n, 2), float32.
+        """
+        chunks = zip(torch.split(states, _TOKENS), torch.split(ids, _TOKENS), strict=True)
+        return torch.cat([self._predictions(*chunk) for chunk in chunks])
+
+    def _predictions(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        logits = self._logits(states)
+        if self._softcap:
+            logits.div_(self._softcap).tanh_().mul_(self._softcap)
+        # log_softmax rounds ten times worse over so many.
+        each = logits.sub_(logits.logsumexp(dim=-1, keepdim=True))
+        entropy = -each.exp().mul_(each).sum(dim=-1)
+        return torch.stack([each.gather(1, ids[:, None])[:, 0], entropy], dim=1)
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Shape (n, vocabulary), float32: bfloat16 would round a logit of 20 by up to 0.06."""
+        if states.is_cuda and states.dtype == torch.bfloat16:
+            return torch.mm(states, self._weight.T, out_dtype=torch.float32)
+        wide = states.float()
+        return torch.cat([wide @ rows.float().T for rows in torch.split(self._weight, _SLICE)], dim=1)

@@ -1,0 +1,428 @@
+"""From labelled pairs to an indicator: what is found, what is refused, and what is written about it."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from sklearn.metrics import roc_auc_score
+
+from scopewatch.calibration.calibrate import Wanted, benign_threshold, calibrate, split
+from scopewatch.calibration.combine import fit_combination, platt
+from scopewatch.calibration.data import LabelledPair
+from scopewatch.calibration.store import PooledPairs
+from scopewatch.cli import main
+from scopewatch.errors import TooLittleData, Unsupported
+from scopewatch.types import Pair
+from scopewatch.watchlist import Pooling, load_watchlist
+
+MAX, MEAN = Pooling(kind="max"), Pooling(kind="mean")
+WORDS = "river garden copper window bread winter candle doctor market yellow engine silver".split()
+
+
+@dataclass
+class Pooled:
+    """Stands in for what the store reads from disk."""
+
+    by_pooling: dict[Pooling, csr_array]
+    dense_mean: NDArray[np.float32]
+    tokens: NDArray[np.int32]
+
+    @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        return tuple(self.by_pooling)
+
+    def features(self, pooling: Pooling) -> csr_array:
+        return self.by_pooling[pooling]
+
+
+def made(
+    n: int = 400, *, signal: float = 1.5, seed: int = 0, long_when_positive: bool = False, per_group: int = 1
+) -> tuple[list[LabelledPair], PooledPairs]:
+    """Pairs of random words; features 3 and 7 (under max) know the label, and so does one direction of the residual."""
+    draw = np.random.default_rng(seed)
+    labels = draw.random(n) < 0.4
+    sparse = draw.random((n, 40)) * (draw.random((n, 40)) < 0.3)
+    sparse[:, 3] += np.maximum(0, signal * labels + draw.normal(size=n) - 0.3)
+    sparse[:, 7] += np.maximum(0, signal * ~labels + draw.normal(size=n) - 0.3)
+    dense = draw.normal(size=(n, 6)) + 0.6 * signal * np.outer(labels, np.eye(6)[0])
+    lengths = 12 + 12 * labels * long_when_positive
+    texts = [" ".join(draw.choice(WORDS, size)) for size in lengths]
+    pairs = [
+        LabelledPair(Pair("", text), int(label), line, group=f"g{line // per_group}")
+        for line, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    noise = csr_array(draw.random((n, 40)) * (draw.random((n, 40)) < 0.3))
+    by_pooling = {MAX: csr_array(sparse.astype(np.float32)), MEAN: csr_array(noise.astype(np.float32))}
+    pooled: PooledPairs = Pooled(by_pooling, dense.astype(np.float32), np.full(n, 12, np.int32))  # type: ignore[assignment]
+    return pairs, pooled
+
+
+def shuffled(pairs: Sequence[LabelledPair], seed: int) -> list[LabelledPair]:
+    labels = np.random.default_rng(seed).permutation([pair.label for pair in pairs])
+    return [
+        LabelledPair(pair.pair, int(label), pair.line, pair.group) for pair, label in zip(pairs, labels, strict=True)
+    ]
+
+
+EASY = Wanted(max_fpr=0.1)
+
+
+class TestFeatures:
+    def test_the_features_that_know_the_label_are_found(self) -> None:
+        """The two informative features carry the largest weights, with the sign of what they say."""
+        found = calibrate(*made(), EASY)
+        assert found.combination is not None
+        assert {(term.feature, term.pooling, term.weight > 0) for term in found.combination.terms[:2]} == {
+            (3, MAX, True),
+            (7, MAX, False),
+        }
+
+    def test_numbers_are_of_pairs_that_were_not_fitted(self) -> None:
+        """AUROC, TPR and FPR are those of the held-out half by an independent formula."""
+        pairs, pooled = made()
+        found = calibrate(pairs, pooled, EASY)
+        rows = split(pairs, 0.5, np.ones(len(pairs), bool)).held_out
+        assert found.combination is not None
+        scores = found.combination.scores({p: pooled.features(p)[rows] for p in pooled.poolings})
+        labels = np.array([pairs[row].label for row in rows], bool)
+        evidence = found.evidence
+        assert evidence.auroc.value == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+        flagged = scores > evidence.threshold.value
+        assert (evidence.tpr, evidence.fpr) == (flagged[labels].mean(), flagged[~labels].mean())
+        assert evidence.fpr <= evidence.threshold.fpr_upper <= 0.1
+
+    def test_alternatives_are_measured_on_the_same_pairs(self) -> None:
+        """Every alternative is there, and its lead is the difference of the two AUROCs."""
+        evidence = calibrate(*made(), EASY).evidence
+        assert set(evidence.company) == {
+            "bag_of_words",
+            "response_length",
+            "hedge_words",
+            "dense_probe",
+            "difference_of_means",
+            "single_feature",
+            "random_features",
+        }
+        for name, detector in evidence.company.items():
+            assert detector.lead.value == pytest.approx(evidence.auroc.value - detector.auroc.value), name
+        assert evidence.beats_bag_of_words
+
+    def test_chosen_features_beat_random_ones(self) -> None:
+        """The control of random features ranks about as chance does."""
+        control = calibrate(*made(), EASY).evidence.company["random_features"]
+        assert control.auroc.value < 0.75
+        assert control.lead.low > 0
+
+    @pytest.mark.parametrize("terms", [1, 2, 8])
+    def test_as_many_terms_as_wanted(self, terms: int) -> None:
+        """A given number of terms is kept to."""
+        found = calibrate(*made(), Wanted(max_fpr=0.1, terms=terms))
+        assert found.combination is not None
+        assert len(found.combination.terms) == terms
+
+    def test_weights_may_be_kept_from_being_negative(self) -> None:
+        """Non-negative weights leave the feature out that speaks against the label."""
+        found = calibrate(*made(), Wanted(max_fpr=0.1, weights="nonnegative"))
+        assert found.combination is not None
+        assert all(term.weight > 0 for term in found.combination.terms)
+        assert 7 not in {term.feature for term in found.combination.terms if term.pooling == MAX}
+
+    def test_groups_are_never_parted(self) -> None:
+        """All pairs of a group are on one side of the split."""
+        pairs, _ = made(per_group=4)
+        rows = split(pairs, 0.5, np.ones(len(pairs), bool))
+        assert not {pairs[row].group for row in rows.fit} & {pairs[row].group for row in rows.held_out}
+        assert len(rows.fit) + len(rows.held_out) == len(pairs)
+
+    def test_pairs_without_tokens_count_nowhere(self) -> None:
+        """A pair of which nothing could be read is left out, and said to be."""
+        pairs, pooled = made()
+        pooled.tokens[:7] = 0
+        evidence = calibrate(pairs, pooled, EASY).evidence
+        assert evidence.skipped == 7
+        assert evidence.n_fit + len(evidence.labels) == len(pairs) - 7
+
+    def test_the_same_data_give_the_same_indicator(self) -> None:
+        """Nothing is left to chance."""
+        assert calibrate(*made(), EASY).combination == calibrate(*made(), EASY).combination
+
+
+class TestProbe:
+    def test_a_probe_is_measured_beside_the_features(self) -> None:
+        """Asked for a probe, the direction is the indicator, and the features are its company."""
+        found = calibrate(*made(), Wanted(max_fpr=0.1, kind="probe"))
+        assert found.combination is None
+        assert found.probe is not None
+        assert int(np.abs(found.probe.direction).argmax()) == 0
+        assert "sae_features" in found.evidence.company
+
+
+class TestRefusals:
+    def test_shuffled_labels_have_no_signal(self) -> None:
+        """Of twenty label-shuffled sets none gives an indicator, not by force either."""
+        pairs, pooled = made(240)
+        for seed in range(20):
+            with pytest.raises(Unsupported, match="no signal: AUROC .* nothing is written"):
+                calibrate(shuffled(pairs, seed), pooled, Wanted(max_fpr=0.1, force=True, terms=4))
+
+    def test_labels_that_the_length_gives_away_are_reported(self) -> None:
+        """A leaky set is called leaky, with the length's own AUROC."""
+        evidence = calibrate(*made(long_when_positive=True), Wanted(max_fpr=0.1, force=True)).evidence
+        assert any("length alone gives the label away (AUROC 1.000)" in leak for leak in evidence.leaks)
+        assert any(finding.startswith("Leaky data: ") for finding in evidence.findings)
+
+    def test_what_a_bag_of_words_does_better_needs_force(self) -> None:
+        """Such an indicator is refused; forced, its evidence says that words do better."""
+        pairs, pooled = made()
+        marked = [
+            LabelledPair(Pair("", f"{pair.pair.response} {'zebra' if pair.label else 'lion'}"), pair.label, pair.line, pair.group)
+            for pair in pairs
+        ]
+        with pytest.raises(Unsupported, match=r"does not beat a bag of words \(1\.000\)"):
+            calibrate(marked, pooled, EASY)
+        forced = calibrate(marked, pooled, Wanted(max_fpr=0.1, force=True)).evidence
+        assert not forced.beats_bag_of_words
+        assert "It does not beat a bag of words." in forced.findings
+
+    def test_a_bound_that_cannot_be_kept_is_refused(self) -> None:
+        """Too few benign pairs for the rate: how many there are and how many it takes; forced, what can be bounded."""
+        pairs, pooled = made()
+        with pytest.raises(TooLittleData, match="too little data: .* 0.001 needs at least 2995") as refused:
+            calibrate(pairs, pooled, Wanted(max_fpr=0.001))
+        assert refused.value.needed == 2995
+        forced = calibrate(pairs, pooled, Wanted(max_fpr=0.001, force=True)).evidence
+        assert forced.fpr == 0.0
+        assert forced.threshold.fpr_upper == pytest.approx(1 - 0.05 ** (1 / forced.threshold.n))
+        assert any("Too little data for a false-positive rate of 0.001" in finding for finding in forced.findings)
+
+    def test_a_part_without_pairs_is_refused(self) -> None:
+        """A handful of pairs is no calibration."""
+        pairs, pooled = made(24)
+        with pytest.raises(TooLittleData, match="at least 10 are needed"):
+            calibrate(pairs, pooled, EASY)
+
+
+class TestBound:
+    def test_pairs_of_one_group_count_once(self) -> None:
+        """Twenty copies of a score are one: the bound holds for groups that are alike, where copies would break it."""
+        draw = np.random.default_rng(5)
+        violations = naive = 0
+        for _ in range(200):
+            scores = np.repeat(draw.normal(size=60), 20)
+            groups = [f"g{index // 20}" for index in range(len(scores))]
+            threshold = benign_threshold(scores, groups, Wanted(max_fpr=0.1))
+            alone = benign_threshold(scores, [str(index) for index in range(len(scores))], Wanted(max_fpr=0.1))
+            population = draw.normal(size=20_000)
+            violations += (population > threshold.value).mean() > threshold.fpr_upper
+            naive += (population > alone.value).mean() > alone.fpr_upper
+        assert violations <= 20  # the 99.9 % quantile of Binomial(200, 0.05)
+        assert naive > 40
+
+
+class TestCombination:
+    def test_cross_validation_ranks_anew_in_every_fold(self) -> None:
+        """On noise the cross-validated AUROC is chance's, though the best of 2,000 columns looks good on its own data."""
+        draw = np.random.default_rng(1)
+        features = {MAX: csr_array((draw.random((200, 2000)) * (draw.random((200, 2000)) < 0.2)).astype(np.float32))}
+        labels = draw.random(200) < 0.5
+        groups = [str(row) for row in range(200)]
+        found = fit_combination(features, labels, groups, terms=16)
+        assert abs(found.cv_auroc - 0.5) < 0.12
+        assert roc_auc_score(labels, found.scores(features)) > 0.75
+
+    def test_probabilities_are_those_of_the_labels(self) -> None:
+        """Platt's map gives back the slope and intercept that the labels were drawn with."""
+        draw = np.random.default_rng(2)
+        scores = draw.normal(size=20_000)
+        labels = draw.random(20_000) < 1 / (1 + np.exp(-(1.7 * scores - 0.6)))
+        found = platt(scores, labels)
+        assert (found.slope, found.intercept) == pytest.approx((1.7, -0.6), abs=0.06)
+
+
+def labelled_file(folder: Path, n: int = 160, name: str = "train") -> Path:
+    """Hedged sentences (1) and plain ones, each about something of its own."""
+    draw = np.random.default_rng(3)
+    rows = []
+    for line in range(n):
+        subject, thing = draw.choice(WORDS, 2)
+        number = int(draw.integers(10, 99))
+        hedged = f"Perhaps the {subject} might possibly change the {thing} in {number} cases, we are not sure."
+        plain = f"The {subject} changed the {thing} in {number} cases, as the table shows."
+        rows.append({"prompt": "", "response": hedged if line % 2 else plain, "label": line % 2, "group": str(line)})
+    file = folder / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("calibrate")
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> Path:
+    return labelled_file(folder)
+
+
+@pytest.fixture
+def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command line, in this process; pooled features are shared by the module's runs."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        work = ["--work-dir", str(folder / "work")] if arguments[0] == "calibrate" else []
+        with pytest.raises(SystemExit) as left:
+            main([*map(str, arguments), *work])
+        told = capsys.readouterr()
+        return int(left.value.code or 0), told.out, told.err
+
+    return run
+
+
+CALIBRATE = ("--indicator", "hedging", "--max-fpr", "0.2", "--force")
+
+
+class TestCommand:
+    def test_what_is_written_scores_as_it_was_measured(self, run: Callable, data: Path, folder: Path) -> None:
+        """The online scorer gives the held-out pairs the AUROC, TPR and FPR of the card, which fits what runs."""
+        out = folder / "first.yaml"
+        code, told, _ = run("calibrate", data, *CALIBRATE, "--out", out, "--json")
+        assert code == 0
+        measured = json.loads(told)
+        rows = [json.loads(line) for line in data.read_text().splitlines()]
+        held = [rows[row] for row in split(_pairs(rows), 0.5, np.ones(len(rows), bool)).held_out]
+        held_out = folder / "held_out.jsonl"
+        held_out.write_text("".join(json.dumps(row) + "\n" for row in held))
+        code, told, _ = run(
+            "evaluate", held_out, "--watchlist", out, "--indicator", "hedging", "--json", "--no-baselines"
+        )
+        assert code == 0
+        found = json.loads(told)
+        assert found["calibrated"] is True
+        assert found["card_warning"] == ""
+        for name in ("n", "n_positive", "threshold"):
+            assert found[name] == measured[name]
+        for name in ("auroc", "tpr", "fpr", "ece"):
+            assert found[name] == pytest.approx(measured[name], abs=1e-6), name
+        card = load_watchlist(out).indicators[0].card
+        assert card is not None
+        assert card.measurements[0].auroc == round(measured["auroc"], 4)
+        assert card.data[0].n == 160
+
+    def test_an_indicator_is_added_to_a_watchlist_or_replaced(self, run: Callable, data: Path, folder: Path) -> None:
+        """Others in the file stay as they are, comments too; one of the same name gives way."""
+        out = folder / "grown.yaml"
+        assert run("calibrate", data, *CALIBRATE, "--out", out)[0] == 0
+        out.write_text(out.read_text().replace("indicators:", "# Ours; ask Mia before changing.\nindicators:"))
+        before = load_watchlist(out).indicators[0]
+        again = ("--indicator", "second", "--max-fpr", "0.3", "--force", "--terms", "2")
+        assert run("calibrate", data, *again, "--out", out)[0] == 0
+        assert run("calibrate", data, *again[:-1], "1", "--severity", "info", "--out", out)[0] == 0
+        first, second = load_watchlist(out).indicators
+        assert first == before
+        assert (second.name, second.severity, len(second.features)) == ("second", "info", 1)
+        assert "# Ours; ask Mia before changing." in out.read_text()
+
+    def test_a_probe_is_scored_by_the_engine(self, run: Callable, data: Path, folder: Path) -> None:
+        """The online scorer gives a written probe the AUROC it was measured with, on the held-out pairs."""
+        out = folder / "probe.yaml"
+        code, told, _ = run("calibrate", data, *CALIBRATE, "--kind", "probe", "--out", out, "--json")
+        assert code == 0
+        measured = json.loads(told)
+        rows = [json.loads(line) for line in data.read_text().splitlines()]
+        held_out = folder / "probe_held_out.jsonl"
+        rows = [rows[row] for row in split(_pairs(rows), 0.5, np.ones(len(rows), bool)).held_out]
+        held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        arguments = ("--watchlist", out, "--indicator", "hedging", "--json", "--no-baselines")
+        found = json.loads(run("evaluate", held_out, *arguments)[1])
+        assert found["calibrated"] is True
+        assert found["auroc"] == pytest.approx(measured["auroc"], abs=1e-6)
+        assert found["tpr"] == pytest.approx(measured["tpr"], abs=0.03)
+
+    def test_a_combination_reads_what_the_reader_expected(self, run: Callable, data: Path, folder: Path) -> None:
+        """Indicators and signals are weighed, measured beside each of them, and scored online with the same AUROC."""
+        out = folder / "combined.yaml"
+        assert run("calibrate", data, *CALIBRATE, "--out", out)[0] == 0
+        parts = "hedging,mean_logprob,mean_entropy"
+        code, told, error = run(
+            "calibrate", data, "--indicator", "confidence", "--combine", parts, "--flip-labels", "--max-fpr", 0.2,
+            "--severity", "info", "--force", "--out", out, "--json",
+        )  # fmt: skip
+        assert (code, error) == (0, "")
+        measured = json.loads(told)
+        assert {"hedging", "mean_logprob", "mean_entropy"} <= set(measured["baselines"])
+        confidence = load_watchlist(out).indicators[1]
+        assert (confidence.kind, confidence.severity) == ("combination", "info")
+        arguments = ("--watchlist", out, "--indicator", "confidence", "--json", "--no-baselines")
+        found = json.loads(run("evaluate", data, *arguments)[1])
+        # Its labels are the other way round.
+        assert found["auroc"] < 0.2
+        assert found["calibrated"] is True
+
+    def test_benign_traffic_alone_sets_a_threshold(self, run: Callable, data: Path, folder: Path) -> None:
+        """Without labels the threshold keeps the rate on the traffic given, and the card says what is not known."""
+        out, traffic = folder / "benign.yaml", folder / "traffic.jsonl"
+        assert run("calibrate", data, *CALIBRATE, "--out", out)[0] == 0
+        rows = [json.loads(line) for line in data.read_text().splitlines()]
+        traffic.write_text("".join(json.dumps({"response": row["response"]}) + "\n" for row in rows if not row["label"]))
+        code, told, _ = run(
+            "calibrate", traffic, "--indicator", "hedging", "--benign", "--max-fpr", 0.05, "--out", out, "--json"
+        )
+        assert code == 0
+        document = json.loads(told)
+        indicator = load_watchlist(out).indicators[0]
+        assert indicator.card is not None
+        assert indicator.threshold == document["threshold"]
+        measurement = indicator.card.measurements[0]
+        assert measurement.auroc is None
+        assert measurement.fpr is not None
+        assert measurement.fpr <= document["fpr_upper"] <= 0.05
+        assert "Only false positives were measured" in indicator.card.note
+
+    def test_a_refusal_leaves_no_watchlist(self, run: Callable, data: Path, folder: Path) -> None:
+        """Shuffled labels: one sentence, exit code 2, no file."""
+        rows = [json.loads(line) for line in data.read_text().splitlines()]
+        labels = np.random.default_rng(0).permutation([row["label"] for row in rows]).tolist()
+        file, out = folder / "shuffled.jsonl", folder / "none.yaml"
+        file.write_text(
+            "".join(json.dumps(row | {"label": label}) + "\n" for row, label in zip(rows, labels, strict=True))
+        )
+        code, told, error = run("calibrate", file, *CALIBRATE, "--out", out)
+        assert (code, told, out.exists()) == (2, "", False)
+        assert error.startswith("scopewatch: no signal: AUROC ")
+
+    def test_the_report_is_a_page(self, run: Callable, data: Path, folder: Path) -> None:
+        """The page shows every detector and the card."""
+        page, out = folder / "report.html", folder / "page.yaml"
+        assert run("calibrate", data, *CALIBRATE, "--out", out, "--html", page)[0] == 0
+        text = page.read_text()
+        assert all(word in text for word in ("bag_of_words", "random_features", "<svg", "hedging"))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--max-fpr", "1"), "expected a share between 0 and 1"),
+            (("--terms", "0"), "expected auto or a number from 1 to 512"),
+            (("--combine", "nothing"), "there is no 'nothing' to combine; there are: "),
+            (("--benign", "--combine", "speculation"), "leave --combine out"),
+            (("--reader", "/nowhere"), "--reader: say with --sae which SAE was made for it"),
+            (("--sae", "/nowhere"), "/nowhere"),
+            (("--watchlist", "/nowhere.yaml"), "/nowhere.yaml: cannot be read"),
+        ],
+    )
+    def test_wrong_arguments_are_named(
+        self, run: Callable, data: Path, folder: Path, arguments: tuple[str, ...], message: str
+    ) -> None:
+        """The message names the argument and the mend."""
+        code, _, error = run("calibrate", data, "--indicator", "x", "--out", folder / "wrong.yaml", *arguments)
+        assert code == 2
+        assert message in error
+        assert "Traceback" not in error
+
+
+def _pairs(rows: Sequence[dict]) -> list[LabelledPair]:
+    return [LabelledPair(Pair("", row["response"]), row["label"], line, row["group"]) for line, row in enumerate(rows)]

@@ -1,0 +1,440 @@
+"""A file through the online scorer: the numbers are the server's, no row is lost, and what is done stays done."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import scopewatch
+from conftest import House, wait_until
+from scopewatch.calibration import rows
+from scopewatch.calibration.scan import Origin, Scanned, check_files, parts_of, scan
+from scopewatch.cli import main
+from scopewatch.cli.lifecycle import until_signal
+from scopewatch.client import Client, pb
+from scopewatch.errors import (
+    DataError,
+    EngineDied,
+    EngineError,
+    FieldViolation,
+    InvalidRequest,
+    Overloaded,
+    ScopewatchError,
+)
+from scopewatch.types import Coverage, IndicatorScore, ScoredPair, ScoreJob, Timings, Turn, Verdict
+from servers import ServerProcess
+from spine import IDENTITY, WATCHLISTS
+
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
+
+ORIGIN = Origin.of(WATCHLISTS["first"], IDENTITY, 64)
+
+
+@dataclass
+class FakeScorer:
+    """Scores a pair by the number that is its response; the second indicator has nothing to read."""
+
+    instead: dict[str, ScopewatchError] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    async def __call__(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
+        self.asked += [job.pair.response for job in jobs]
+        return [self.instead.get(job.pair.response) or self._score(job.pair.response) for job in jobs]
+
+    def _score(self, text: str) -> ScoredPair:
+        score = 0.1 * float(text)
+        indicators = (
+            IndicatorScore("loud", score, 0.5, score > 0.5, "high", calibrated=True, probability=0.25),
+            IndicatorScore(
+                "past", 0.0, 0.5, flagged=False, severity="low", calibrated=False, skipped_reason="empty_segment"
+            ),
+        )
+        coverage = Coverage(9, 4, 4, 0, response_tokens_dropped=int(text == "7"))
+        return ScoredPair(
+            Verdict("flag" if score > 0.5 else "pass"), indicators, coverage, "w", Timings(), cached=False
+        )
+
+
+def scan_now(data: Path, out: Path, score: Callable[..., Any], **more: Any) -> Scanned:
+    options = {"origin": ORIGIN, "indicators": ["loud", "past"], "at_once": 3, "part_rows": 4} | more
+    return asyncio.run(scan(data, out, score, **options))
+
+
+def jsonl(file: Path, *found: object) -> Path:
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
+    return file
+
+
+def numbers(file: Path, count: int) -> Path:
+    return jsonl(file, *({"response": str(number)} for number in range(count)))
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a result, without what made them."""
+    if file.suffix == ".parquet":
+        return list(pq.read_table(file).to_pylist())
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in asdict(ORIGIN)} for row in found]
+
+
+def run(*arguments: object, code: int = 0) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    assert code == left.value.code
+
+
+# The numbers
+
+
+def conversations() -> list[dict[str, Any]]:
+    """Long and short, with and without prompt and history."""
+    texts = ["It may rain.", "hello world " * 300, "perhaps 🤷🏽‍♀️", "the quick brown fox", "It is so."]
+    return [
+        {
+            "id": f"p{number}",
+            "prompt": "what then? " * (number % 3),
+            "response": f"{texts[number % 5]} {number}",
+            "history": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "rain"}] * (number % 2),
+        }
+        for number in range(30)
+    ]
+
+
+def answered(number: int, pair: dict[str, Any], reply: pb.ScoreResponse) -> dict[str, Any]:
+    """A server's reply as a row."""
+    row: dict[str, Any] = {"row": number, "id": pair["id"]}
+    row["verdict"] = pb.Verdict.Name(reply.verdict).removeprefix("VERDICT_").lower()
+    for part in reply.indicators:
+        row[f"{part.name}.score"] = None if part.skipped_reason else part.score
+        row[f"{part.name}.flagged"] = part.flagged
+        row[f"{part.name}.probability"] = part.probability if part.HasField("probability") else None
+        row[f"{part.name}.skipped_reason"] = part.skipped_reason or None
+    for name in ("tokens", "truncated", "response_tokens_dropped"):
+        row[name] = getattr(reply.coverage, name)
+    return row | {"error": None}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_the_numbers_are_the_servers(house: House, server: ServerProcess, tmp_path: Path, suffix: str) -> None:
+    """Verdict, scores, flags, probabilities, what was skipped and cut: all as a real server answers over gRPC."""
+    pairs, data, out = conversations(), tmp_path / f"data{suffix}", tmp_path / f"scores{suffix}"
+    if suffix == ".jsonl":
+        jsonl(data, *pairs)
+    else:
+        pq.write_table(pa.Table.from_pylist(pairs), data, row_group_size=7)
+    run("scan", data, "--out", out, "--watchlist", house.watchlist, "--part-rows", 8)
+    expected = []
+    with Client(server.grpc_address, timeout_s=60) as client:
+        for number, pair in enumerate(pairs, 1):
+            history = [Turn(**turn) for turn in pair["history"]]
+            reply = client.score(prompt=pair["prompt"], response=pair["response"], history=history)
+            expected.append(answered(number, pair, reply))
+
+    assert expected == read(out)
+    assert {"flag", "pass"} == {row["verdict"] for row in expected}
+    assert {True, False} == {row["truncated"] for row in expected}
+    assert {None, "empty_segment"} == {row["gamma.skipped_reason"] for row in expected}
+
+
+def test_both_formats_say_the_same_and_what_made_it(tmp_path: Path) -> None:
+    """Parquet has the rows of JSONL; what made them is in its metadata, in JSONL in every row."""
+    data = numbers(tmp_path / "data.jsonl", 9)
+    for suffix in (".jsonl", ".parquet"):
+        scan_now(data, tmp_path / f"out{suffix}", FakeScorer())
+    metadata = pq.read_schema(tmp_path / "out.parquet").metadata
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+
+    assert read(tmp_path / "out.jsonl") == read(tmp_path / "out.parquet")
+    assert asdict(ORIGIN) == json.loads(metadata[b"scopewatch"])
+    assert all(asdict(ORIGIN).items() <= line.items() for line in lines)
+    assert (WATCHLISTS["first"].digest, IDENTITY.reader.digest, scopewatch.__version__) == (
+        ORIGIN.watchlist_digest,
+        ORIGIN.reader_digest,
+        ORIGIN.scopewatch,
+    )
+
+
+def test_a_row_holds_what_was_said_of_its_pair(tmp_path: Path) -> None:
+    """Every column, of a pair that is flagged and cut; a skipped indicator has no score."""
+    data = jsonl(tmp_path / "data.jsonl", {"response": "7", "id": 12, "label": "anything"})
+
+    assert Scanned(rows=1, flagged=1, failed=0) == scan_now(data, tmp_path / "out.parquet", FakeScorer())
+    (row,) = read(tmp_path / "out.parquet")
+    assert {
+        "row": 1,
+        "id": "12",
+        "verdict": "flag",
+        "loud.score": 0.1 * 7,
+        "loud.flagged": True,
+        "loud.probability": 0.25,
+        "loud.skipped_reason": None,
+        "past.score": None,
+        "past.flagged": False,
+        "past.probability": None,
+        "past.skipped_reason": "empty_segment",
+        "tokens": 9,
+        "truncated": True,
+        "response_tokens_dropped": 1,
+        "error": None,
+    } == row
+
+
+# Rows that cannot be scored
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        pytest.param(b"{", "data_error: not JSON: Expecting property name", id="no JSON"),
+        pytest.param(b'{"response": "\xff"}', "data_error: not UTF-8 at byte 14", id="no UTF-8"),
+        pytest.param(b"[" * 100_000, "data_error: nested too deeply", id="nested"),
+        pytest.param(b"[1]", "data_error: expected an object", id="no object"),
+        pytest.param(b'{"prompt": "a"}', "data_error: response: expected text that is not empty", id="no response"),
+        pytest.param(b'{"response": 1}', "data_error: response: expected text", id="no text"),
+        pytest.param(b'{"response": "\\ud800"}', "data_error: response: half a surrogate pair", id="surrogate"),
+        pytest.param(b'{"response": "a", "history": "b"}', "data_error: history: expected a list", id="history"),
+        pytest.param(b'{"response": "%s"}' % (b"a" * 200_000), "data_error: longer than 150000 bytes", id="too long"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, said: str
+) -> None:
+    """What is wrong stands in its own row, at its line; blank lines are none, and the others are scored."""
+    monkeypatch.setattr(rows, "_MAX_LINE_BYTES", 150_000)
+    data = tmp_path / "data.jsonl"
+    data.write_bytes(b'{"response": "1"}\n' + line + b'\n\n{"response": "9"}')
+
+    assert Scanned(rows=3, flagged=1, failed=1) == scan_now(data, tmp_path / "out.jsonl", FakeScorer())
+    first, wrong, last = read(tmp_path / "out.jsonl")
+    assert [(1, "pass", None), (4, "flag", None)] == [
+        (row["row"], row["verdict"], row["error"]) for row in (first, last)
+    ]
+    assert wrong.pop("error").startswith(said)
+    assert {2, None} == {wrong.pop("row"), *wrong.values()}
+
+
+def test_a_cell_that_cannot_be_read_is_a_row(tmp_path: Path) -> None:
+    """Nothing, bytes that are no text: each is an error in its own row of Parquet."""
+    column = pa.StringArray.from_buffers(
+        3, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\2\0\0\0"), pa.py_buffer(b"1\xff"), pa.py_buffer(b"\3")
+    )
+    pq.write_table(pa.table({"response": column}), tmp_path / "data.parquet")
+
+    assert Scanned(rows=3, flagged=0, failed=2) == scan_now(
+        tmp_path / "data.parquet", tmp_path / "out.parquet", FakeScorer()
+    )
+    assert [None, "data_error: not UTF-8 at byte 0", "data_error: response: expected text that is not empty"] == [
+        row["error"] for row in read(tmp_path / "out.parquet")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (InvalidRequest(FieldViolation("history", "is odd")), "invalid_request: history: is odd"),
+        (EngineError("the reader failed"), "engine_error: the reader failed"),
+    ],
+)
+def test_a_pair_that_cannot_be_scored_is_a_row(tmp_path: Path, error: ScopewatchError, said: str) -> None:
+    """What is wrong with one pair, whatever its cause, keeps its place and its id."""
+    data = jsonl(tmp_path / "data.jsonl", {"response": "1"}, {"response": "2", "id": "odd"}, {"response": "3"})
+    scan_now(data, tmp_path / "out.jsonl", FakeScorer({"2": error}))
+
+    assert [(1, "1", None), (2, "odd", said), (3, "3", None)] == [
+        (row["row"], row["id"], row["error"]) for row in read(tmp_path / "out.jsonl")
+    ]
+
+
+def test_rows_that_failed_show_in_the_exit_code(
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The result is written whole, and the command exits with 1 and their count."""
+    data = jsonl(tmp_path / "data.jsonl", {"response": "It may rain."}, {}, {"response": " "})
+    run("scan", data, "--out", tmp_path / "out.jsonl", "--watchlist", house.watchlist, code=1)
+    out, err = capsys.readouterr()
+
+    assert 3 == len(read(tmp_path / "out.jsonl"))
+    assert out.startswith(f"{tmp_path / 'out.jsonl'}: 3 rows, ")
+    assert "2 rows could not be scored" in err
+
+
+# What is done stays done
+
+
+@pytest.mark.parametrize(
+    "error", [EngineDied("gone"), Overloaded("full", retry_after_s=1)], ids=lambda error: error.reason
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_going_on_asks_only_for_what_is_missing(tmp_path: Path, error: ScopewatchError, suffix: str) -> None:
+    """A failure of the scorer itself ends the scan; the next one begins after the last finished part."""
+    data, out = numbers(tmp_path / "data.jsonl", 19), tmp_path / f"out{suffix}"
+    scan_now(data, tmp_path / f"whole{suffix}", FakeScorer())
+    with pytest.raises(type(error)):
+        scan_now(data, out, FakeScorer({"10": error}))
+    assert not out.exists()
+    second = FakeScorer()
+
+    assert Scanned(rows=19, flagged=13, failed=0) == scan_now(data, out, second)
+    assert [str(number) for number in range(8, 19)] == second.asked
+    assert read(tmp_path / f"whole{suffix}") == read(out)
+    assert not parts_of(out).exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)], ids=["SIGKILL", "SIGTERM"])
+def test_a_scan_that_was_killed_goes_on(house: House, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Killed half-way, the same command goes on, and the result is that of a scan nobody disturbed."""
+    data = jsonl(tmp_path / "data.jsonl", *({"response": f"It may rain {count}."} for count in range(300)))
+    command = ["scan", str(data), "--watchlist", str(house.watchlist), "--part-rows", "10", "--out"]
+    out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    program = [sys.executable, "-m", "scopewatch", *command, str(out)]
+    scanning = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+    wait_until((parts_of(out) / "part-00000001.jsonl").exists, "no part was finished", 120)
+    scanning.send_signal(number)
+    _, err = scanning.communicate(timeout=60)
+
+    assert code == scanning.returncode, err
+    assert (f"scopewatch: stopped; the same command goes on with {parts_of(out)}" in err) is (code > 0)
+    assert "Traceback" not in err
+    assert not out.exists()
+    assert 2 <= len(list(parts_of(out).glob("part-*.jsonl"))) < 30
+    run(*command, out)
+    run(*command, whole)
+    assert whole.read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_work_and_is_told(number: signal.Signals) -> None:
+    """Ctrl-C and Kubernetes' signal end what runs; whoever waited for it learns which came."""
+
+    async def work() -> Scanned:
+        os.kill(os.getpid(), number)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    assert number == asyncio.run(until_signal(work()))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        pytest.param({"part_rows": 5}, "part_rows", id="part size"),
+        pytest.param(
+            {"origin": Origin.of(WATCHLISTS["second"], IDENTITY, 32)}, "engine_digest, watchlist", id="origin"
+        ),
+        pytest.param({}, "data_digest", id="data"),
+    ],
+)
+def test_parts_of_something_else_are_refused(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    """Parts made of other data, by another watchlist or engine, or of another size are never mixed in."""
+    data, out = numbers(tmp_path / "data.jsonl", 9), tmp_path / "out.jsonl"
+    with pytest.raises(EngineDied):
+        scan_now(data, out, FakeScorer({"8": EngineDied("gone")}))
+    if not change:
+        numbers(data, 10)
+    with pytest.raises(DataError) as refused:
+        scan_now(data, out, FakeScorer(), **change)
+
+    assert str(refused.value) == (
+        f"{parts_of(out)}: was begun with another {named}; delete the folder to begin anew, or give another --out"
+    )
+
+
+def test_parts_before_the_first_is_finished_bind_nobody(tmp_path: Path) -> None:
+    """Where nothing was finished there is nothing to mix, so that other settings may begin."""
+    data, out = numbers(tmp_path / "data.jsonl", 9), tmp_path / "out.jsonl"
+    with pytest.raises(EngineDied):
+        scan_now(data, out, FakeScorer({"1": EngineDied("gone")}))
+
+    assert 9 == scan_now(data, out, FakeScorer(), part_rows=5).rows
+
+
+def test_two_scans_do_not_write_one_result(tmp_path: Path) -> None:
+    """While one scan writes, another to the same place is refused."""
+    data, out = numbers(tmp_path / "data.jsonl", 9), tmp_path / "out.jsonl"
+
+    async def scan_again(_: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
+        await scan(data, out, FakeScorer(), origin=ORIGIN, indicators=[], at_once=1)
+        raise AssertionError
+
+    with pytest.raises(DataError, match="another scan is writing here"):
+        scan_now(data, out, scan_again)
+
+
+# Files
+
+
+def test_files_are_checked_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong name, a missing file or folder, a result that is there, a missing library: each is one clear error."""
+    data, out = numbers(tmp_path / "data.jsonl", 1), tmp_path / "out.jsonl"
+
+    def refused(data: Path, out: Path) -> str:
+        with pytest.raises(DataError) as error:
+            check_files(data, out, overwrite=False)
+        return str(error.value)
+
+    assert f"{tmp_path / 'out.csv'}: expected a name that ends in .jsonl or .parquet" == refused(
+        data, tmp_path / "out.csv"
+    )
+    assert f"{tmp_path / 'no.jsonl'}: no such file" == refused(tmp_path / "no.jsonl", out)
+    assert f"{tmp_path / 'no'}: no such folder" == refused(data, tmp_path / "no" / "out.jsonl")
+    out.touch()
+    assert f"{out}: exists already; give another --out, or --overwrite" == refused(data, out)
+    check_files(data, out, overwrite=True)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "Parquet files need pyarrow: pip install 'scopewatch[calibration]'" in refused(data, tmp_path / "a.parquet")
+    assert 1 == scan_now(data, out, FakeScorer()).rows
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(b"", "not a Parquet file that can be read", id="empty"),
+        pytest.param(b"PAR1 and no more PAR1", "not a Parquet file that can be read", id="torn"),
+        pytest.param({"text": ["a"]}, "has no column response; there are: text", id="other columns"),
+        pytest.param({"response": pa.array([], pa.string())}, "holds no rows", id="no rows"),
+    ],
+)
+def test_a_parquet_file_that_cannot_be_used_is_named(tmp_path: Path, content: Any, said: str) -> None:
+    """What is wrong with the whole file is one error with its name."""
+    data = tmp_path / "data.parquet"
+    if isinstance(content, bytes):
+        data.write_bytes(content)
+    else:
+        pq.write_table(pa.table(content), data)
+
+    with pytest.raises(DataError) as error:
+        scan_now(data, tmp_path / "out.jsonl", FakeScorer())
+    assert str(error.value).startswith(f"{data}: {said}")
+
+
+def test_a_large_row_group_is_never_whole_in_memory(tmp_path: Path) -> None:
+    """A file of one row group of 64 MB is read in less than half of that."""
+    texts = [os.urandom(4000).hex() for _ in range(8000)]
+    pq.write_table(pa.table({"response": texts}), tmp_path / "data.parquet", row_group_size=8000)
+    pool = pa.default_memory_pool()
+    before = pool.bytes_allocated()
+    found, most = [], 0
+    for number, load in rows.read_rows(tmp_path / "data.parquet", ["response"], needed="response"):
+        found.append((number, load() == {"response": texts[number - 1]}))
+        most = max(most, pool.bytes_allocated() - before)
+
+    assert [(number, True) for number in range(1, 8001)] == found
+    assert 0 < most < 32_000_000
+
+
+def test_scan_takes_one_watchlist(house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two watchlists would be two results."""
+    data = numbers(tmp_path / "data.jsonl", 1)
+    run("scan", data, "--out", tmp_path / "a.jsonl", "--watchlist", house.watchlist, house.watchlist, code=2)
+
+    assert "scan scores against one watchlist, not 2; run it once for each" in capsys.readouterr().err
