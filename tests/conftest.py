@@ -27,9 +27,10 @@ from tokenizers import (
 )
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
+from scopewatch.indicators import Indicator
 from scopewatch.metrics import Metrics
 from scopewatch.types import Activations, EngineIdentity, ReaderIdentity, SaeIdentity
-from scopewatch.watchlist import Indicator, ReaderSource, Watchlist
+from scopewatch.watchlist import ReaderSource, Watchlist
 from scopewatch.yamlfile import Lines
 from servers import ServerProcess
 

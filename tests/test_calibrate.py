@@ -12,16 +12,30 @@ from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
 from scopewatch.calibration.calibrate import Wanted, benign_threshold, calibrate, split
-from scopewatch.calibration.combine import fit_combination, platt
+from scopewatch.calibration.combine import fit_combination, grouped_folds, platt
 from scopewatch.calibration.data import LabelledPair
 from scopewatch.calibration.store import PooledPairs
 from scopewatch.cli import main
 from scopewatch.errors import TooLittleData, Unsupported
+from scopewatch.indicators import Pooling
 from scopewatch.types import Pair
-from scopewatch.watchlist import Pooling, load_watchlist
+from scopewatch.watchlist import load_watchlist
 
 MAX, MEAN = Pooling(kind="max"), Pooling(kind="mean")
-WORDS = "river garden copper window bread winter candle doctor market yellow engine silver".split()
+WORDS = [
+    "river",
+    "garden",
+    "copper",
+    "window",
+    "bread",
+    "winter",
+    "candle",
+    "doctor",
+    "market",
+    "yellow",
+    "engine",
+    "silver",
+]
 
 
 @dataclass
@@ -167,7 +181,7 @@ class TestRefusals:
         """Of twenty label-shuffled sets none gives an indicator, not by force either."""
         pairs, pooled = made(240)
         for seed in range(20):
-            with pytest.raises(Unsupported, match="no signal: AUROC .* nothing is written"):
+            with pytest.raises(Unsupported, match=r"no signal: AUROC .* nothing is written"):
                 calibrate(shuffled(pairs, seed), pooled, Wanted(max_fpr=0.1, force=True, terms=4))
 
     def test_labels_that_the_length_gives_away_are_reported(self) -> None:
@@ -180,7 +194,9 @@ class TestRefusals:
         """Such an indicator is refused; forced, its evidence says that words do better."""
         pairs, pooled = made()
         marked = [
-            LabelledPair(Pair("", f"{pair.pair.response} {'zebra' if pair.label else 'lion'}"), pair.label, pair.line, pair.group)
+            LabelledPair(
+                Pair("", f"{pair.pair.response} {'zebra' if pair.label else 'lion'}"), pair.label, pair.line, pair.group
+            )
             for pair in pairs
         ]
         with pytest.raises(Unsupported, match=r"does not beat a bag of words \(1\.000\)"):
@@ -192,7 +208,7 @@ class TestRefusals:
     def test_a_bound_that_cannot_be_kept_is_refused(self) -> None:
         """Too few benign pairs for the rate: how many there are and how many it takes; forced, what can be bounded."""
         pairs, pooled = made()
-        with pytest.raises(TooLittleData, match="too little data: .* 0.001 needs at least 2995") as refused:
+        with pytest.raises(TooLittleData, match=r"too little data: .* 0\.001 needs at least 2995") as refused:
             calibrate(pairs, pooled, Wanted(max_fpr=0.001))
         assert refused.value.needed == 2995
         forced = calibrate(pairs, pooled, Wanted(max_fpr=0.001, force=True)).evidence
@@ -231,7 +247,7 @@ class TestCombination:
         features = {MAX: csr_array((draw.random((200, 2000)) * (draw.random((200, 2000)) < 0.2)).astype(np.float32))}
         labels = draw.random(200) < 0.5
         groups = [str(row) for row in range(200)]
-        found = fit_combination(features, labels, groups, terms=16)
+        found = fit_combination(features, labels, grouped_folds(labels, groups), terms=16)
         assert abs(found.cv_auroc - 0.5) < 0.12
         assert roc_auc_score(labels, found.scores(features)) > 0.75
 
@@ -368,7 +384,9 @@ class TestCommand:
         out, traffic = folder / "benign.yaml", folder / "traffic.jsonl"
         assert run("calibrate", data, *CALIBRATE, "--out", out)[0] == 0
         rows = [json.loads(line) for line in data.read_text().splitlines()]
-        traffic.write_text("".join(json.dumps({"response": row["response"]}) + "\n" for row in rows if not row["label"]))
+        traffic.write_text(
+            "".join(json.dumps({"response": row["response"]}) + "\n" for row in rows if not row["label"])
+        )
         code, told, _ = run(
             "calibrate", traffic, "--indicator", "hedging", "--benign", "--max-fpr", 0.05, "--out", out, "--json"
         )

@@ -158,13 +158,14 @@ def document(house: House, probe: Path, made_with: dict[str, Any] | None = None)
         "name": "cards",
         "reader": {"path": str(house.reader)},
         "saes": saes,
+        # YAML would write what two of them share once, with an anchor.
         "indicators": [deepcopy(entry | {"threshold": 0.0}) for entry in entries],
     }
 
 
 def save(folder: Path, document: dict[str, Any]) -> Path:
     file = folder / "watchlist.yaml"
-    file.write_text(yaml.safe_dump(deepcopy(document), sort_keys=False))
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
     return file
 
 

@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download
 from hub_server import Hub, Repo, hub_server, use
 from scopewatch.errors import HubError, SaeError
 from scopewatch.hub import snapshot
+from scopewatch.indicators import WatchedFeature
 from scopewatch.sae.names import (
     Located,
     from_hub_id,
@@ -24,7 +25,6 @@ from scopewatch.sae.names import (
 )
 from scopewatch.sae.releases import HubSae, places, releases, sources
 from scopewatch.types import FeatureKey
-from scopewatch.watchlist import WatchedFeature
 
 SCOPE = "google/gemma-scope-2b-pt-res"
 ROOT = Path(__file__).parents[1]

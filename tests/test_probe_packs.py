@@ -21,13 +21,14 @@ from scopewatch.engine.prefixes import BLOCK
 from scopewatch.engine.reader import load_reader
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import NoSuchFeature, SaeError
+from scopewatch.indicators import PROBE
 from scopewatch.pipeline.activations import dump
 from scopewatch.pipeline.activations import load as load_value
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import is_pack, load_watched, write_probe
 from scopewatch.sae.weights import Magnitude
 from scopewatch.types import Activations
-from scopewatch.watchlist import PROBE, SaeSource, load_watchlist
+from scopewatch.watchlist import SaeSource, load_watchlist
 
 LAYER = 1
 FEATURES = [3, 11, 40]

@@ -34,8 +34,9 @@ from scopewatch.config import Config
 from scopewatch.engine.build import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError
+from scopewatch.indicators import Indicator
 from scopewatch.types import Pair
-from scopewatch.watchlist import Indicator, Watchlist, load_watchlist
+from scopewatch.watchlist import Watchlist, load_watchlist
 
 HOSTILE = "</title></svg><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'&$x_1$"
 RNG_SEED = 7

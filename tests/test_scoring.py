@@ -106,7 +106,7 @@ def poolings(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def by_hand(pooling: dict[str, Any], values: list[float]) -> float:
-    """The formulas of `watchlist.Pooling`, one token at a time."""
+    """The formulas of `indicators.Pooling`, one token at a time."""
     n = len(values)
     match pooling["kind"]:
         case "max":

@@ -297,7 +297,7 @@ def test_get_info_describes_the_reader(info: pb.GetInfoResponse) -> None:
 
     assert (__version__, "reader", "gemma2") == (info.version, reader.name, reader.model_type)
     assert (reader.layers_run, reader.layers_total) == (3, 4)
-    assert (reader.chat_template, reader.attention) == (True, "packed")
+    assert (reader.chat_template, reader.attention, len(reader.template_digest)) == (True, "packed", 64)
 
 
 def test_get_info_describes_the_saes(info: pb.GetInfoResponse) -> None:

@@ -17,9 +17,10 @@ from scopewatch.config import Config
 from scopewatch.engine.build import ReaderChoice, SaeChoice, build_engine
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.errors import DataError
+from scopewatch.indicators import Pooling
 from scopewatch.pipeline.scoring import compile_watchlist, judge
 from scopewatch.types import Pair, Segment, Turn
-from scopewatch.watchlist import Pooling, SaeSource
+from scopewatch.watchlist import SaeSource
 
 TEXTS = ["hello", "world, it may rain tomorrow", "Insulin lowers blood sugar. " * 6, "not sure", "perhaps gout?"]
 

@@ -12,8 +12,8 @@ from scipy.sparse import csr_matrix, hstack, vstack
 
 from activations import Reader, response_residuals
 from corpus import Item
+from scopewatch.indicators import Pooling
 from scopewatch.pipeline.scoring import pool
-from scopewatch.watchlist import Pooling
 
 Array = NDArray[np.float32]
 

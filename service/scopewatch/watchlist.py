@@ -44,13 +44,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from scopewatch.cards import Strict
 from scopewatch.errors import WatchlistError
-from scopewatch.indicators import NAME, SOURCE, Name
-from scopewatch.indicators import PROBE as PROBE  # noqa: PLC0414 - importers are to say indicators
-from scopewatch.indicators import CombinedTerm as CombinedTerm  # noqa: PLC0414
-from scopewatch.indicators import Indicator as Indicator  # noqa: PLC0414
-from scopewatch.indicators import Pooling as Pooling  # noqa: PLC0414
-from scopewatch.indicators import Probability as Probability  # noqa: PLC0414
-from scopewatch.indicators import WatchedFeature as WatchedFeature  # noqa: PLC0414
+from scopewatch.indicators import NAME, PROBE, SOURCE, Indicator, Name
 from scopewatch.types import EngineIdentity, FeatureKey, Relation
 from scopewatch.yamlfile import Lines, Location, Mistake, parse_yaml
 

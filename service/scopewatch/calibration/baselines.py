@@ -13,7 +13,8 @@ from scopewatch.config import Config
 from scopewatch.engine.build import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError, SaeError, TooLittleData
-from scopewatch.watchlist import Indicator, Watchlist
+from scopewatch.indicators import Indicator
+from scopewatch.watchlist import Watchlist
 
 try:
     from scopewatch.calibration import company

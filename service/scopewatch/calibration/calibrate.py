@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scopewatch.calibration import company
-from scopewatch.calibration.combine import Combination, Features, Weights, fit_chosen, fit_combination, ranked
+from scopewatch.calibration.combine import (
+    Combination,
+    Features,
+    Weights,
+    fit_chosen,
+    fit_combination,
+    grouped_folds,
+    ranked,
+    source_folds,
+)
 from scopewatch.calibration.data import LabelledPair, fraction, groups_of, labels_of
 from scopewatch.calibration.statistics import (
     Bin,
@@ -31,7 +40,7 @@ from scopewatch.calibration.statistics import (
 )
 from scopewatch.calibration.store import PooledPairs
 from scopewatch.errors import DataError, TooLittleData, Unsupported
-from scopewatch.watchlist import Probability
+from scopewatch.indicators import Probability
 
 Bool = NDArray[np.bool_]
 Rows = NDArray[np.intp]
@@ -60,6 +69,8 @@ class Wanted:
     terms: int | None = None
     """None chooses by cross-validation."""
     weights: Weights = "free"
+    across_sources: bool = False
+    """Cross-validation leaves whole sources out instead of groups."""
     force: bool = False
     """Write what does not beat a bag of words, or whose bound is above `max_fpr`."""
 
@@ -194,7 +205,10 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
     fit = {pooling: matrix[parts.fit] for pooling, matrix in every.items()}
     out = {pooling: matrix[parts.held_out] for pooling, matrix in every.items()}
     del every
-    combination = fit_combination(fit, labels, groups, terms=wanted.terms, weights=wanted.weights)
+    folds = grouped_folds(labels, groups)
+    if wanted.across_sources:
+        folds = source_folds(labels, [pairs[row].source for row in parts.fit])
+    combination = fit_combination(fit, labels, folds, terms=wanted.terms, weights=wanted.weights)
     x, x_out = pooled.dense_mean[parts.fit], pooled.dense_mean[parts.held_out]
     probe = company.dense_probe(x, labels, groups)
     own = {"sae_features": combination.scores(out), "dense_probe": probe.scores(x_out)}

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scopewatch.calibration.statistics import auroc, column_aurocs
-from scopewatch.errors import DataError
-from scopewatch.watchlist import Pooling, Probability
+from scopewatch.errors import DataError, TooLittleData
+from scopewatch.indicators import Pooling, Probability
 
 try:
     from scipy.sparse import csr_array
@@ -29,6 +29,8 @@ except ImportError:
 
 Bool = NDArray[np.bool_]
 Scores = NDArray[np.float64]
+Folds = Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]
+"""Rows to fit and rows left out."""
 Weights = Literal["free", "nonnegative"]
 Features = Mapping[Pooling, csr_array]
 """Each of shape (n_pairs, d_sae), by pooling."""
@@ -38,6 +40,7 @@ _STRENGTHS = (0.01, 0.1, 1.0)
 """Inverse of the penalty, for columns whose mean square is 1."""
 _CANDIDATES = 600
 _FOLDS = 5
+_LEAST_OF_A_SOURCE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +95,21 @@ class _Columns:
 def fit_combination(
     features: Features,
     labels: Bool,
-    groups: Sequence[str],
+    folds: Folds,
     *,
     terms: int | None = None,
     weights: Weights = "free",
-    seed: int = 0,
 ) -> Combination:
     """Fits one.
 
     Args:
         features: Pooled features of the pairs to fit.
         labels: Theirs, both present.
-        groups: Theirs.
+        folds: Of the cross-validation, from `grouped_folds` or `source_folds`.
         terms: How many; None chooses.
         weights: Whether they may be negative.
-        seed: Of the folds.
     """
     grid = (terms,) if terms else _TERMS
-    folds = grouped_folds(labels, groups, seed)
     held: dict[tuple[int, float], list[tuple[NDArray[np.intp], Scores]]] = {}
     for fit, left_out in folds:
         columns = ranked(_rows(features, fit), labels[fit], weights)
@@ -193,9 +193,7 @@ def _rows(features: Features, rows: NDArray[np.intp]) -> dict[Pooling, csr_array
     return {pooling: matrix[rows] for pooling, matrix in features.items()}
 
 
-def grouped_folds(
-    labels: Bool, groups: Sequence[str], seed: int = 0
-) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def grouped_folds(labels: Bool, groups: Sequence[str], seed: int = 0) -> Folds:
     """Rows to fit and rows left out, of folds in which both have both labels."""
     count = min(_FOLDS, len(set(groups)))
     with warnings.catch_warnings():
@@ -203,6 +201,27 @@ def grouped_folds(
         splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
         folds = list(splitter.split(labels, labels, groups))
     return [(fit, out) for fit, out in folds if len(set(labels[fit])) == len(set(labels[out])) == 2]
+
+
+def source_folds(labels: Bool, sources: Sequence[str]) -> Folds:
+    """Each source left out in turn that has enough of both labels: what does well then is what carries over.
+
+    Raises:
+        TooLittleData: There are not two of them.
+    """
+    names = np.array(sources, dtype=object)
+    large = [
+        name
+        for name in sorted(set(sources))
+        if min(labels[names == name].sum(), (~labels[names == name]).sum()) >= _LEAST_OF_A_SOURCE
+    ]
+    if len(large) < 2:
+        raise TooLittleData(
+            f"{len(large)} sources have {_LEAST_OF_A_SOURCE} pairs to fit of either label; leaving one out needs two",
+            n=len(large),
+            needed=2,
+        )
+    return [(np.flatnonzero(names != name), np.flatnonzero(names == name)) for name in large]
 
 
 def _supports(x: Scores, labels: Bool, grid: Sequence[int], weights: Weights) -> dict[int, NDArray[np.intp]]:

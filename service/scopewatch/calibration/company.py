@@ -22,7 +22,7 @@ from scopewatch.calibration.data import LabelledPair, groups_of, labels_of
 from scopewatch.calibration.statistics import Bool, Scores, auroc
 from scopewatch.calibration.store import PooledPairs
 from scopewatch.errors import TooLittleData
-from scopewatch.watchlist import Probability
+from scopewatch.indicators import Probability
 
 Folds = NDArray[np.intp]
 """Shape (n,): the fold in which each pair is left out."""

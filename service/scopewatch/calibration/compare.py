@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from scopewatch.cards import Card
-from scopewatch.watchlist import Indicator, Watchlist
+from scopewatch.indicators import Indicator
+from scopewatch.watchlist import Watchlist
 
 Tree = dict[str, Any]
 

@@ -17,7 +17,8 @@ from scopewatch.calibration.report import (
     roc,
 )
 from scopewatch.calibration.statistics import Threshold
-from scopewatch.watchlist import Indicator, ReaderSource, SaeSource
+from scopewatch.indicators import Indicator
+from scopewatch.watchlist import ReaderSource, SaeSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from scopewatch.calibration.combine import grouped_folds, platt
 from scopewatch.calibration.data import LabelledPair, labels_of
 from scopewatch.calibration.statistics import auroc
 from scopewatch.errors import WatchlistError
-from scopewatch.watchlist import CombinedTerm, Indicator, Probability, Watchlist
+from scopewatch.indicators import CombinedTerm, Indicator, Probability
+from scopewatch.watchlist import Watchlist
 
 Scores = NDArray[np.float64]
 _SIGNALS = ("mean_logprob", "mean_entropy")

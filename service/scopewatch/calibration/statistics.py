@@ -290,7 +290,7 @@ def _resampled(labels: Bool, groups: Sequence[str], resamplings: int, seed: int)
     """How often each pair is in each resampling, (some, n) at a time; `resamplings` rows in all."""
     names, member = np.unique(np.array(groups, dtype=object), return_inverse=True)
     generator, missing, size = np.random.default_rng(seed), resamplings, len(names)
-    rows = max(1, _DRAWN_AT_ONCE // len(labels))
+    rows = min(resamplings, max(1, _DRAWN_AT_ONCE // len(labels)))
     while missing:
         drawn = generator.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)[:, member].astype(float)

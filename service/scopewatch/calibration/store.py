@@ -20,9 +20,9 @@ from tqdm import tqdm
 from scopewatch.calibration.data import LabelledPair
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.errors import DataError, ScopewatchError
+from scopewatch.indicators import Pooling
 from scopewatch.pipeline.scoring import pool
 from scopewatch.types import Activations, Segment, TokenisedPair
-from scopewatch.watchlist import Pooling
 
 try:
     from scipy.sparse import csr_array

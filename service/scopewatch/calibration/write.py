@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from scopewatch.errors import DataError, WatchlistError
-from scopewatch.watchlist import Indicator, ReaderSource, SaeSource, Watchlist, load_watchlist
+from scopewatch.indicators import Indicator
+from scopewatch.watchlist import ReaderSource, SaeSource, Watchlist, load_watchlist
 
 try:
     from ruamel.yaml import YAML

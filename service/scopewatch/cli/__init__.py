@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import scopewatch
-from scopewatch.cli import calibrate, capacity, features, lifecycle, offline, sae, service
+from scopewatch.cli import calibrate, capacity, contrast, features, lifecycle, offline, sae, service
 from scopewatch.errors import ScopewatchError, SetupError
 
 
@@ -44,6 +44,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for group in (service, offline, calibrate, lifecycle, features, sae, capacity):
+    for group in (service, offline, calibrate, contrast, lifecycle, features, sae, capacity):
         group.add(command)
     return parser

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from scopewatch.calibration.outcome import Outcome
     from scopewatch.calibration.scored import Scored
     from scopewatch.cards import Card, DataFile
+    from scopewatch.indicators import Indicator
     from scopewatch.types import EngineIdentity, SaeIdentity
-    from scopewatch.watchlist import Indicator, ReaderSource, SaeSource, Watchlist
+    from scopewatch.watchlist import ReaderSource, SaeSource, Watchlist
 
     Source = TypeVar("Source", ReaderSource, SaeSource)
 
@@ -49,6 +50,11 @@ def add(command: AddCommand) -> None:
         "--terms", type=_terms, default=None, metavar="auto|N", help="weighted features; auto by cross-validation"
     )
     what.add_argument("--weights", choices=("free", "nonnegative"), default="free", help="of the features")
+    what.add_argument(
+        "--across-sources",
+        action="store_true",
+        help="choose what carries over: cross-validation leaves out whole sources (the rows' `source`, or the file)",
+    )
     what.add_argument(
         "--combine",
         type=_names,
@@ -226,6 +232,7 @@ def _wanted(args: argparse.Namespace) -> "Wanted":
         held_out=args.held_out,
         terms=args.terms,
         weights=args.weights,
+        across_sources=args.across_sources,
         force=args.force,
     )
 
@@ -275,7 +282,7 @@ def _write_probe(args: argparse.Namespace, probe: "Probe", running: "SaeIdentity
 
 
 def _indicator(args: argparse.Namespace, evidence: "Evidence", card: "Card", **made: object) -> "Indicator":
-    from scopewatch.watchlist import Indicator
+    from scopewatch.indicators import Indicator
 
     return Indicator.model_validate(
         {

@@ -106,6 +106,13 @@ def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderChoice, list[SaeChoi
     return readers[0], [saes[name] for name in sorted(saes) if saes[name].wanted]
 
 
+def set_threads(config: Config) -> None:
+    """Leaves one core to the event loop and the tokenizer: where threads outnumber cores, each layer waits for the
+    scheduler, and a pass takes many times as long.
+    """
+    torch.set_num_threads(config.torch_threads or max(1, torch.get_num_threads() - 1))
+
+
 def build_engine(
     reader_choice: ReaderChoice,
     sae_choices: Sequence[SaeChoice],
@@ -129,9 +136,7 @@ def build_engine(
         SetupError: A file, setting or watchlist entry is wrong; the message names it.
     """
     laps = laps or Laps()
-    # One core is left to the event loop and the tokenizer: where threads outnumber cores, each layer waits for the
-    # scheduler.
-    torch.set_num_threads(config.torch_threads or max(1, torch.get_num_threads() - 1))
+    set_threads(config)
     directory = find_reader(
         reader_choice.path, reader_choice.hub_id, reader_choice.revision, allow_download=config.allow_download
     )

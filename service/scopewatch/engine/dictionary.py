@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from scopewatch.config import Config
-from scopewatch.engine.build import ReaderChoice
+from scopewatch.engine.build import ReaderChoice, set_threads
 from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.engine.flex import MULTIPLE
 from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint, tap, width
@@ -235,8 +235,7 @@ def build_dictionary(reader: ReaderChoice, sae: SaeSource, config: Config) -> Di
     Raises:
         SetupError: A file or setting is wrong; the message names it.
     """
-    if config.torch_threads:
-        torch.set_num_threads(config.torch_threads)
+    set_threads(config)
     directory = find_reader(reader.path, reader.hub_id, reader.revision, allow_download=config.allow_download)
     located = locate(sae, allow_download=config.allow_download)
     if is_pack(located.path):
