@@ -91,6 +91,7 @@ class Evidence:
 
     labels: Bool
     groups: tuple[str, ...]
+    sources: tuple[str, ...]
     scores: Scores
     auroc: Interval
     cv_auroc: float
@@ -183,6 +184,7 @@ class Found:
     """A calibrated detector of residuals or of features, and its evidence."""
 
     evidence: Evidence
+    parts: Split
     combination: Combination | None
     probe: company.Probe | None
 
@@ -226,9 +228,10 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
 
     if wanted.kind == "probe":
         scores = own.pop("dense_probe")
-        return Found(measure(pairs, parts, scores, fitted=probe, others=others, wanted=wanted), None, probe)
+        return Found(measure(pairs, parts, scores, fitted=probe, others=others, wanted=wanted), parts, None, probe)
     scores = own.pop("sae_features")
-    return Found(measure(pairs, parts, scores, fitted=combination, others=others, wanted=wanted), combination, None)
+    evidence = measure(pairs, parts, scores, fitted=combination, others=others, wanted=wanted)
+    return Found(evidence, parts, combination, None)
 
 
 def measure(
@@ -272,6 +275,7 @@ def measure(
     evidence = Evidence(
         labels=labels,
         groups=groups,
+        sources=tuple(pairs[row].source for row in parts.held_out),
         scores=scores,
         auroc=found,
         cv_auroc=fitted.cv_auroc,

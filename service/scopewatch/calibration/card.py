@@ -1,13 +1,15 @@
 """Cards of calibrated indicators."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 import scopewatch
 from scopewatch.calibration.calibrate import Evidence, Wanted
 from scopewatch.calibration.data import LabelledPair
-from scopewatch.calibration.statistics import Threshold
+from scopewatch.calibration.statistics import Threshold, auroc, auroc_interval
 from scopewatch.cards import Card, DataFile, MadeWith, Measurement
 from scopewatch.types import EngineIdentity
 
@@ -68,12 +70,36 @@ def card_of(evidence: Evidence, wanted: Wanted, files: tuple[DataFile, ...], mad
         data=files,
         max_fpr=wanted.max_fpr,
         confidence=wanted.confidence,
-        measurements=(held_out,),
+        measurements=(held_out, *_by_source(evidence)),
         beats_bag_of_words=evidence.beats_bag_of_words,
         leaks=evidence.leaks,
         made_with=made,
         note=" ".join(evidence.findings),
     )
+
+
+def _by_source(evidence: Evidence) -> Iterator[Measurement]:
+    """A row for every source of several that has both labels."""
+    sources = np.array(evidence.sources, dtype=object)
+    flagged = evidence.scores > evidence.threshold.value
+    for source in sorted(set(evidence.sources)) if len(set(evidence.sources)) > 1 else []:
+        mine = sources == source
+        labels = evidence.labels[mine]
+        if labels.all() or not labels.any():
+            continue
+        groups = [group for group, inside in zip(evidence.groups, mine, strict=True) if inside]
+        found = auroc_interval(labels, evidence.scores[mine], groups)
+        yield Measurement(
+            data=f"of these, {source}",
+            n=len(labels),
+            n_positive=int(labels.sum()),
+            auroc=_round(found.value),
+            auroc_low=_round(found.low),
+            auroc_high=_round(found.high),
+            tpr=_round(float(flagged[mine][labels].mean())),
+            fpr=_round(float(flagged[mine][~labels].mean())),
+            baselines={name: _round(auroc(labels, each.scores[mine])) for name, each in evidence.company.items()},
+        )
 
 
 def benign_card(

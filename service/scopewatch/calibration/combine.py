@@ -36,7 +36,7 @@ Features = Mapping[Pooling, csr_array]
 """Each of shape (n_pairs, d_sae), by pooling."""
 
 _TERMS = (1, 2, 4, 8, 16, 32, 64, 128)
-_STRENGTHS = (0.01, 0.1, 1.0)
+_STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 """Inverse of the penalty, for columns whose mean square is 1."""
 _CANDIDATES = 600
 _FOLDS = 5
@@ -54,7 +54,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """An indicator's score, `bias + sum(weight * pooled)`."""
+    """An indicator's score, `bias + sum(weight * pooled)`: the log-odds that the label is 1."""
 
     terms: tuple[Term, ...]
     bias: float
@@ -63,7 +63,7 @@ class Combination:
     cv_auroc: float
     """Mean AUROC of the folds left out."""
     probability: Probability
-    """From scores of pairs that the fold's fit did not see."""
+    """Of the score, which is the log-odds by scores of pairs that the fold's fit did not see."""
 
     def scores(self, features: Features) -> Scores:
         """Shape (n_pairs,)."""
@@ -125,6 +125,9 @@ def fit_combination(
     weight, bias = _weigh(x[:, chosen], labels, strength, weights)
     order = np.argsort(-np.abs(weight) * x[:, chosen].std(axis=0), kind="stable")
     folds_scores = held[count, strength]
+    left_out: Bool = np.concatenate([labels[rows] for rows, _ in folds_scores])
+    odds = platt(np.concatenate([scores for _, scores in folds_scores]), left_out)
+    weight, bias = weight * odds.slope, bias * odds.slope + odds.intercept
     return Combination(
         terms=tuple(
             Term(int(columns.features[chosen[i]]), columns.poolings[chosen[i]], float(f"{weight[i]:.6g}"))
@@ -134,10 +137,7 @@ def fit_combination(
         bias=float(f"{bias:.6g}"),
         strength=strength,
         cv_auroc=float(np.mean([auroc(labels[rows], scores) for rows, scores in folds_scores])),
-        probability=platt(
-            np.concatenate([scores for _, scores in folds_scores]),
-            np.concatenate([labels[rows] for rows, _ in folds_scores]),
-        ),
+        probability=Probability(slope=1.0, intercept=0.0),
     )
 
 
@@ -267,15 +267,22 @@ def _root_mean_square(x: Scores) -> Scores:
 def _fewest_that_will_do(
     held: Mapping[tuple[int, float], Sequence[tuple[NDArray[np.intp], Scores]]], labels: Bool
 ) -> tuple[int, float]:
-    """The fewest terms, and their best shrinkage, with an AUROC within one standard error of the best."""
-    found = {}
-    for choice, parts in held.items():
-        values = np.array([auroc(labels[rows], scores) for rows, scores in parts])
-        found[choice] = (
-            float(values.mean()),
-            float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0,
-        )
-    best, error = max(found.values())
-    count = min(count for (count, _), (value, _) in found.items() if value >= best - error)
-    strength = max((value, strength) for (terms, strength), (value, _) in found.items() if terms == count)[1]
-    return count, strength
+    """The fewest terms that are not worse than the best by more than the standard error of that difference.
+
+    Of every number of terms, with its best shrinkage; differences are taken fold by fold, since folds differ more from
+    each other than choices do.
+    """
+    folds = {
+        choice: np.array([auroc(labels[rows], scores) for rows, scores in parts]) for choice, parts in held.items()
+    }
+    by_count: dict[int, tuple[int, float]] = {}
+    for choice, values in folds.items():
+        best = by_count.setdefault(choice[0], choice)
+        if values.mean() > folds[best].mean():
+            by_count[choice[0]] = choice
+    best = max(by_count.values(), key=lambda choice: float(folds[choice].mean()))
+    for _, choice in sorted(by_count.items()):
+        behind = folds[best] - folds[choice]
+        if behind.mean() <= behind.std(ddof=1) / np.sqrt(len(behind)):
+            return choice
+    return best

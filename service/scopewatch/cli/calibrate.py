@@ -80,6 +80,13 @@ def add(command: AddCommand) -> None:
     )
     written.add_argument("--severity", choices=("info", "low", "medium", "high"), default="medium", help="of a flag")
     written.add_argument("--label", type=text, default="", help="what it means, for people")
+    written.add_argument("--name", type=text, default="", help="of the watchlist, if it is made; default: the file's")
+    written.add_argument(
+        "--describe",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="label features with words of the data on which they are strongest",
+    )
     source = parser.add_argument_group("reader and SAE (default: those of --out if it is there, else of --watchlist)")
     source.add_argument("--watchlist", type=Path, help="whose reader, SAE and indicators to use")
     source.add_argument("--reader", default="", help="reader directory or hub id")
@@ -105,7 +112,8 @@ def _run(args: argparse.Namespace) -> int:
     base = load_watchlist(args.watchlist or (args.out if args.out.exists() else BUNDLED_WATCHLIST))
     work = _benign if args.benign else _combination if args.combine else _detector
     outcome = work(args, config, base)
-    written = write_indicator(args.out, outcome.indicator, outcome.reader, outcome.saes, name=args.out.stem)
+    name = args.name or args.out.stem
+    written = write_indicator(args.out, outcome.indicator, outcome.reader, outcome.saes, name=name)
     if args.html:
         args.html.write_text(outcome.page(), encoding="utf-8")
     if args.json:
@@ -121,6 +129,7 @@ def _detector(args: argparse.Namespace, config: Config, base: "Watchlist") -> "O
 
     from scopewatch.calibration.calibrate import calibrate
     from scopewatch.calibration.card import card_of, made_with
+    from scopewatch.calibration.describe import describe
     from scopewatch.calibration.outcome import Outcome
     from scopewatch.calibration.store import encode_pairs
     from scopewatch.engine.build import ReaderChoice
@@ -144,10 +153,19 @@ def _detector(args: argparse.Namespace, config: Config, base: "Watchlist") -> "O
         features: list[dict[str, Any]] = [{"feature": f"{name}/0", "pooling": "mean"}]
     else:
         assert found.combination is not None
-        bias = found.combination.bias
+        bias, terms = found.combination.bias, found.combination.terms
+        indices = sorted({term.feature for term in terms})
+        said: dict[int, str] = {}
+        if args.describe:
+            said = describe(pairs, pooled, found.parts.fit, indices, dictionary=dictionary, segment=segment)
         features = [
-            {"feature": f"{name}/{term.feature}", "weight": term.weight, "pooling": term.pooling}
-            for term in found.combination.terms
+            {
+                "feature": f"{name}/{term.feature}",
+                "weight": term.weight,
+                "pooling": term.pooling,
+                "label": said.get(term.feature, ""),
+            }
+            for term in terms
         ]
     card = card_of(found.evidence, wanted, files, made_with(dictionary.identity, {name: digest}), _today())
     indicator = _indicator(args, found.evidence, card, kind=wanted.kind, features=features, bias=bias)
