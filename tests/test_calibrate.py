@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
-from scopewatch.calibration.calibrate import Wanted, benign_threshold, calibrate, split
+from scopewatch.calibration.calibrate import calibrate
 from scopewatch.calibration.combine import fit_combination, grouped_folds, platt
 from scopewatch.calibration.data import LabelledPair
+from scopewatch.calibration.evidence import Wanted, benign_threshold, split
 from scopewatch.calibration.store import PooledPairs
 from scopewatch.cli import main
 from scopewatch.errors import TooLittleData, Unsupported

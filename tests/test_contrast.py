@@ -12,11 +12,11 @@ import yaml
 from scipy import stats
 
 from conftest import House, watchlist_document
-from scopewatch.calibration.corpora import partners, swapped
 from scopewatch.calibration.data import LabelledPair
 from scopewatch.calibration.store import POOLINGS
 from scopewatch.cli.contrast import add
 from scopewatch.config import Config
+from scopewatch.contrast.corpora import partners, swapped
 from scopewatch.engine.build import ReaderChoice, SaeChoice, build_engine
 from scopewatch.errors import ConfigError, DataError, LabelError, TooLittleData
 from scopewatch.labels import import_file

@@ -7,16 +7,6 @@ import pytest
 from scipy.stats import binomtest
 
 from scopewatch.calibration.data import LabelledPair
-from scopewatch.calibration.replay import (
-    Deciding,
-    Failure,
-    IndicatorChange,
-    Rates,
-    Said,
-    VerdictChange,
-    hear,
-    replay,
-)
 from scopewatch.errors import (
     DataError,
     EngineDied,
@@ -25,6 +15,16 @@ from scopewatch.errors import (
     InvalidRequest,
     NotReady,
     ScopewatchError,
+)
+from scopewatch.lifecycle.replay import (
+    Deciding,
+    Failure,
+    IndicatorChange,
+    Rates,
+    Said,
+    VerdictChange,
+    hear,
+    replay,
 )
 from scopewatch.types import (
     Coverage,

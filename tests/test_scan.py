@@ -17,8 +17,6 @@ import pytest
 
 import scopewatch
 from conftest import House, wait_until
-from scopewatch.calibration import rows
-from scopewatch.calibration.scan import Origin, Scanned, check_files, parts_of, scan
 from scopewatch.cli import main
 from scopewatch.cli.lifecycle import until_signal
 from scopewatch.client import Client, pb
@@ -31,6 +29,8 @@ from scopewatch.errors import (
     Overloaded,
     ScopewatchError,
 )
+from scopewatch.lifecycle import rows
+from scopewatch.lifecycle.scan import Origin, Scanned, check_files, parts_of, scan
 from scopewatch.types import Coverage, IndicatorScore, ScoredPair, ScoreJob, Timings, Turn, Verdict
 from servers import ServerProcess
 from spine import IDENTITY, WATCHLISTS

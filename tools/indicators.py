@@ -1,64 +1,22 @@
-"""What each bundled indicator is calibrated and tested on, and with which settings."""
+"""What each bundled indicator is calibrated and measured on."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from corpus import CALIBRATE, HELD_OUT, TEACH, Item, fingerprint, fraction, read_hedging, read_items, sentences
+from corpus import CALIBRATE, HELD_OUT, Item, fingerprint, fraction, read_hedging, read_items, sentences
 from notes import UNCERTAIN, lexicon_note
-from pooling import POOLINGS, PooledSet
-from probes import Scores, SparseFit
 
-MAX, SUM, MEAN, SHARE, ROLLING, SECOND = POOLINGS
-
-
-@dataclass(frozen=True)
-class Indicator:
-    """`sources` names the calibration sets and the weight of each; `tests` the sets it is measured on."""
-
-    name: str
-    sources: dict[str, float]
-    tests: tuple[str, ...]
-    fit: SparseFit
-    max_fpr: float
-    #: Sets left out in turn, to see what carries over to a set never calibrated on.
-    transfer: tuple[str, ...] = ()
-    #: Whether to measure the tests taken together too (where they mean the same by a label).
-    pool_tests: bool = False
-
-
-INDICATORS = (
-    Indicator(
-        "speculation",
-        {"hedging": 1.0, "lexicon": 1.0, "passages": 0.3, "hedge_science_certainty": 0.5, "hedge_earnings_calls": 0.1},
-        ("hedging", "hedge_science_certainty", "hedge_earnings_calls"),
-        SparseFit((SUM, MAX, MEAN), terms=15, l1=0.01, l2=0.05),
-        max_fpr=0.05,
-        transfer=("hedge_science_certainty", "hedge_earnings_calls"),
-    ),
-    Indicator(
-        "bias",
-        {"bias_reddit": 1.0, "bias_diasafety": 1.0},
-        ("bias_reddit", "bias_diasafety"),
-        SparseFit((MAX, MEAN), terms=160, l1=0.1, l2=0.0005),
-        max_fpr=0.10,
-        transfer=("bias_reddit", "bias_diasafety"),
-        pool_tests=True,
-    ),
-    Indicator(
-        "medical_knowledge",
-        {"domain_medical": 1.0, "general": 1.0},
-        ("domain_medical", "own_answers"),
-        SparseFit((MAX, MEAN), terms=20, l1=0.02, l2=0.05),
-        max_fpr=0.02,
-    ),
-)
+SETS = {
+    "speculation": ("hedging", "lexicon", "passages", "hedge_science_certainty", "hedge_earnings_calls"),
+    "bias": ("bias_reddit", "bias_diasafety"),
+    "medical_knowledge": ("domain_medical", "general", "own_answers"),
+}
+"""What each indicator is calibrated and measured on."""
 
 
 def load_items(name: str, data: Path, corpus: Path, hedging: Path) -> list[Item]:
@@ -167,17 +125,3 @@ def _sounds_medical(text: str) -> bool:
         "cure",
     )
     return any(word in text.lower() for word in words)
-
-
-def item_weights(pooled: PooledSet, sources: dict[str, float]) -> Scores:
-    """Weight of every item: each set has its share of the total, half of it for either label; TEACH items count half."""
-    weights = np.zeros(len(pooled.items))
-    for index, item in enumerate(pooled.items):
-        weights[index] = 0.5 if item.part == TEACH else 1.0
-    names = np.array([item.dataset for item in pooled.items])
-    for name, share in sources.items():
-        for label in (0, 1):
-            rows = (names == name) & (pooled.labels == label)
-            if rows.any():
-                weights[rows] *= share / 2 / weights[rows].sum()
-    return weights * len(weights) / weights.sum()

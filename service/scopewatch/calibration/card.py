@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import scopewatch
-from scopewatch.calibration.calibrate import Evidence, Wanted
 from scopewatch.calibration.data import LabelledPair
+from scopewatch.calibration.evidence import Evidence, Wanted
 from scopewatch.calibration.statistics import Threshold, auroc, auroc_interval
 from scopewatch.cards import Card, DataFile, MadeWith, Measurement
 from scopewatch.types import EngineIdentity

@@ -125,8 +125,8 @@ def fit_combination(
     weight, bias = _weigh(x[:, chosen], labels, strength, weights)
     order = np.argsort(-np.abs(weight) * x[:, chosen].std(axis=0), kind="stable")
     folds_scores = held[count, strength]
-    left_out: Bool = np.concatenate([labels[rows] for rows, _ in folds_scores])
-    odds = platt(np.concatenate([scores for _, scores in folds_scores]), left_out)
+    rows_out = np.concatenate([rows for rows, _ in folds_scores])
+    odds = platt(np.concatenate([scores for _, scores in folds_scores]), labels[rows_out])
     weight, bias = weight * odds.slope, bias * odds.slope + odds.intercept
     return Combination(
         terms=tuple(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scopewatch.calibration.calibrate import Evidence
+from scopewatch.calibration.evidence import Evidence
 from scopewatch.calibration.findings import card_tables
 from scopewatch.calibration.report import (
     Cell,

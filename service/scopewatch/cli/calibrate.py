@@ -7,28 +7,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from scopewatch import logs
-from scopewatch.cli.settings import SAE_HELP, AddCommand, add_sae_options, add_settings, sae_source, settings, text
+from scopewatch.cli.engine import absolute, add_reader_and_sae, add_work_dir, reader_of, sae_of
+from scopewatch.cli.settings import AddCommand, add_settings, settings, share, text
 from scopewatch.config import BUNDLED_WATCHLIST, ENGINE_SETTINGS, Config
 from scopewatch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from scopewatch.calibration.calibrate import Evidence, Wanted
     from scopewatch.calibration.company import Probe
     from scopewatch.calibration.data import LabelledPair
+    from scopewatch.calibration.evidence import Evidence, Wanted
     from scopewatch.calibration.outcome import Outcome
     from scopewatch.calibration.scored import Scored
     from scopewatch.cards import Card, DataFile
     from scopewatch.indicators import Indicator
     from scopewatch.types import EngineIdentity, SaeIdentity
-    from scopewatch.watchlist import ReaderSource, SaeSource, Watchlist
+    from scopewatch.watchlist import SaeSource, Watchlist
 
-    Source = TypeVar("Source", ReaderSource, SaeSource)
-
-WORK_DIR = Path("~/.cache/scopewatch/calibration")
-_DEFAULT_SAE_NAME = "sae"
 _MOST_TERMS = 512
 
 
@@ -42,8 +39,8 @@ def add(command: AddCommand) -> None:
     parser.add_argument("data", type=Path, nargs="+", help="JSONL with prompt, response, label (0 or 1) and group")
     parser.add_argument("--indicator", type=text, required=True, help="name of the indicator")
     parser.add_argument("--out", type=Path, required=True, help="watchlist to write, or to write it into")
-    parser.add_argument("--max-fpr", type=_share, default=0.01, help="highest false-positive rate wanted")
-    parser.add_argument("--confidence", type=_share, default=0.95, help="of the bound on that rate")
+    parser.add_argument("--max-fpr", type=share, default=0.01, help="highest false-positive rate wanted")
+    parser.add_argument("--confidence", type=share, default=0.95, help="of the bound on that rate")
     what = parser.add_argument_group("what it is made of")
     what.add_argument("--kind", choices=("features", "probe"), default="features", help="SAE features or a dense probe")
     what.add_argument(
@@ -68,9 +65,7 @@ def add(command: AddCommand) -> None:
         help="pairs are benign and not labelled: set the threshold of an indicator of --watchlist",
     )
     what.add_argument("--flip-labels", action="store_true", help="the indicator is to fire where the label is 0")
-    what.add_argument(
-        "--held-out", type=_share, default=0.5, help="share of the groups that measure and are not fitted"
-    )
+    what.add_argument("--held-out", type=share, default=0.5, help="share of the groups that measure and are not fitted")
     what.add_argument(
         "--force", action="store_true", help="write it even if a bag of words is better or the bound cannot be kept"
     )
@@ -88,14 +83,10 @@ def add(command: AddCommand) -> None:
         help="label features with words of the data on which they are strongest",
     )
     source = parser.add_argument_group("reader and SAE (default: those of --out if it is there, else of --watchlist)")
-    source.add_argument("--watchlist", type=Path, help="whose reader, SAE and indicators to use")
-    source.add_argument("--reader", default="", help="reader directory or hub id")
-    source.add_argument("--sae", type=text, default="", help=f"name in the watchlist, or {SAE_HELP}")
+    source.add_argument("--watchlist", type=Path, help="whose reader, SAE and indicators to use (default: bundled)")
+    add_reader_and_sae(source)
     source.add_argument("--sae-name", type=text, default="", help="name of the SAE in the watchlist that is written")
-    add_sae_options(source)
-    parser.add_argument(
-        "--work-dir", type=Path, default=WORK_DIR, help="where pooled features are kept, for the next run too"
-    )
+    add_work_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--html", type=Path, help="write a report as one HTML page")
     add_settings(parser, ENGINE_SETTINGS)
@@ -136,8 +127,9 @@ def _detector(args: argparse.Namespace, config: Config, base: "Watchlist") -> "O
     from scopewatch.engine.dictionary import build_dictionary
     from scopewatch.types import Segment
 
-    wanted, reader = _wanted(args), _reader(args, base)
-    name, sae = _sae(args, base)
+    wanted, reader = _wanted(args), reader_of(args, base)
+    known_as, sae = sae_of(args, base)
+    name = args.sae_name or known_as or "sae"
     pairs, files = _labelled(args)
     choice = ReaderChoice(Path(reader.path) if reader.path else None, reader.id, reader.revision)
     dictionary = build_dictionary(choice, sae, config)
@@ -187,14 +179,14 @@ def _combination(args: argparse.Namespace, config: Config, base: "Watchlist") ->
     card = card_of(evidence, wanted, files, made_with(running, saes), _today())
     combines = [term(name, weight) for name, weight in weighed.weights.items()]
     indicator = _indicator(args, evidence, card, kind="combination", combines=combines, bias=weighed.bias)
-    return Outcome(indicator, _absolute(base, base.reader), {}, evidence.threshold, evidence)
+    return Outcome(indicator, absolute(base, base.reader), {}, evidence.threshold, evidence)
 
 
 def _benign(args: argparse.Namespace, config: Config, base: "Watchlist") -> "Outcome":
     """The threshold of an indicator that is there, by traffic that is benign and not labelled."""
-    from scopewatch.calibration.calibrate import benign_threshold
     from scopewatch.calibration.card import benign_card, data_files, made_with
     from scopewatch.calibration.data import groups_of, read_texts
+    from scopewatch.calibration.evidence import benign_threshold
     from scopewatch.calibration.outcome import Outcome
 
     wanted = _wanted(args)
@@ -209,8 +201,8 @@ def _benign(args: argparse.Namespace, config: Config, base: "Watchlist") -> "Out
     there = next(indicator for indicator in base.indicators if indicator.name == args.indicator)
     indicator = there.model_copy(update={"threshold": threshold.value, "card": card})
     named = {part.key.sae for part in there.features}
-    saes = {name: _absolute(base, base.saes[name]) for name in named}
-    return Outcome(indicator, _absolute(base, base.reader), saes, threshold, None)
+    saes = {name: absolute(base, base.saes[name]) for name in named}
+    return Outcome(indicator, absolute(base, base.reader), saes, threshold, None)
 
 
 def _scores(
@@ -241,7 +233,7 @@ def _labelled(args: argparse.Namespace) -> "tuple[list[LabelledPair], tuple[Data
 
 
 def _wanted(args: argparse.Namespace) -> "Wanted":
-    from scopewatch.calibration.calibrate import Wanted
+    from scopewatch.calibration.evidence import Wanted
 
     return Wanted(
         kind="combination" if args.combine else args.kind,
@@ -253,36 +245,6 @@ def _wanted(args: argparse.Namespace) -> "Wanted":
         across_sources=args.across_sources,
         force=args.force,
     )
-
-
-def _reader(args: argparse.Namespace, base: "Watchlist") -> "ReaderSource":
-    """Its path, if it has one, counts from the working directory."""
-    from scopewatch.engine.build import ReaderChoice
-    from scopewatch.watchlist import ReaderSource
-
-    if not args.reader:
-        return _absolute(base, base.reader)
-    named = ReaderChoice.named(args.reader)
-    return ReaderSource(path=str(named.path.absolute()) if named.path else "", id=named.hub_id)
-
-
-def _sae(args: argparse.Namespace, base: "Watchlist") -> "tuple[str, SaeSource]":
-    """Its name in the watchlist that is written, and where it is."""
-    probes = {part.key.sae for entry in base.indicators if entry.kind == "probe" for part in entry.features}
-    known = {name: source for name, source in base.saes.items() if name not in probes}
-    if args.sae and args.sae not in known:
-        return args.sae_name or _DEFAULT_SAE_NAME, sae_source(args)
-    if args.reader and not args.sae:
-        raise ConfigError("--reader: say with --sae which SAE was made for it")
-    if not args.sae and len(known) != 1:
-        raise ConfigError(f"--sae: {base.file} has {len(known)} SAEs ({', '.join(sorted(known))}); say which")
-    name = args.sae or next(iter(known))
-    return args.sae_name or name, _absolute(base, known[name])
-
-
-def _absolute(base: "Watchlist", source: "Source") -> "Source":
-    path = str(base.resolve(source.path).absolute()) if source.path else ""
-    return source.model_copy(update={"path": path})
 
 
 def _write_probe(args: argparse.Namespace, probe: "Probe", running: "SaeIdentity") -> "tuple[str, SaeSource, str]":
@@ -318,17 +280,6 @@ def _indicator(args: argparse.Namespace, evidence: "Evidence", card: "Card", **m
 
 def _today() -> str:
     return dt.datetime.now(tz=dt.UTC).date().isoformat()
-
-
-def _share(argument: str) -> float:
-    """Argument type: between 0 and 1."""
-    try:
-        share = float(argument)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"{argument!r}: expected a share between 0 and 1, such as 0.01")
-    return share
 
 
 def _terms(argument: str) -> int | None:

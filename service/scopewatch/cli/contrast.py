@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scopewatch import logs
-from scopewatch.cli.settings import SAE_HELP, AddCommand, add_sae_options, add_settings, sae_source, settings, text
+from scopewatch.cli.engine import add_reader_and_sae, add_work_dir, reader_of, sae_of
+from scopewatch.cli.settings import AddCommand, add_settings, count, settings, share, text
 from scopewatch.config import ENGINE_SETTINGS, Config
 from scopewatch.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scopewatch.calibration.contrast import Contrast
     from scopewatch.calibration.data import LabelledPair
-    from scopewatch.engine.build import ReaderChoice
+    from scopewatch.contrast.contrast import Contrast
     from scopewatch.indicators import Pooling
     from scopewatch.types import EngineIdentity, FeatureKey, Label
-    from scopewatch.watchlist import SaeSource, Watchlist
+    from scopewatch.watchlist import Watchlist
 
 
 def add(command: AddCommand) -> None:
@@ -41,18 +41,11 @@ def add(command: AddCommand) -> None:
         help="make B of A by swapping whole words from left to right, such as he=she,his=her; only pairs in which one "
         "stands are compared, as --paired",
     )
-    parser.add_argument("--fdr", type=_share, default=0.05, help="false discovery rate")
-    parser.add_argument("--top", type=_count, default=30, help="most features shown of each direction")
+    parser.add_argument("--fdr", type=share, default=0.05, help="false discovery rate")
+    parser.add_argument("--top", type=count, default=30, help="most features shown of each direction")
     source = parser.add_argument_group("reader and SAE (default: those of --watchlist)")
-    source.add_argument("--reader", type=text, default="", help="reader directory or hub id")
-    source.add_argument("--sae", type=text, default="", help=f"name in the watchlist, or {SAE_HELP}")
-    add_sae_options(source)
-    parser.add_argument(
-        "--work-dir",
-        type=Path,
-        default=Path("~/.cache/scopewatch/calibration"),
-        help="where pooled features are kept, for the next run too",
-    )
+    add_reader_and_sae(source)
+    add_work_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page, which needs nothing else")
     add_settings(parser, ["watchlist", "labels", *ENGINE_SETTINGS])
@@ -73,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
         files = dict(zip(("a", "b"), names, strict=True))
         print(json.dumps({"files": files} | asdict(found) | {"label_note": LABEL_NOTE}, ensure_ascii=False))
         return 0
-    from scopewatch.calibration.contrast_page import as_text
+    from scopewatch.contrast.page import as_text
 
     print(as_text(found, *names))
     return 0
@@ -81,8 +74,8 @@ def _run(args: argparse.Namespace) -> int:
 
 def _corpora(args: argparse.Namespace) -> "tuple[Sequence[LabelledPair], Sequence[LabelledPair], tuple[str, str]]":
     """A, B, and what they are called."""
-    from scopewatch.calibration.corpora import partners, swapped
     from scopewatch.calibration.data import read_texts
+    from scopewatch.contrast.corpora import partners, swapped
 
     if bool(args.swap) == bool(args.b):
         raise ConfigError("give a second file, or --swap to make it of the first, not both")
@@ -97,22 +90,27 @@ def _corpora(args: argparse.Namespace) -> "tuple[Sequence[LabelledPair], Sequenc
 def _contrast(
     args: argparse.Namespace, config: Config, a: "Sequence[LabelledPair]", b: "Sequence[LabelledPair]"
 ) -> "Contrast":
-    from scopewatch.calibration.contrast import Wanted, contrast
+    from scopewatch.contrast.contrast import Wanted, contrast
+    from scopewatch.engine.build import ReaderChoice
     from scopewatch.engine.dictionary import build_dictionary
     from scopewatch.labels import open_labels
     from scopewatch.types import Segment
     from scopewatch.watchlist import load_watchlist
 
     pooling = _pooling(args.pooling)
-    watchlists = [load_watchlist(file) for file in config.watchlist]
-    reader, name, sae = _engine(args, watchlists)
+    if len(config.watchlist) > 1:
+        raise ConfigError("--watchlist: give one, whose reader and SAE are to read")
+    watchlist = load_watchlist(config.watchlist[0])
+    reader = reader_of(args, watchlist)
+    choice = ReaderChoice(Path(reader.path) if reader.path else None, reader.id, reader.revision)
+    name, sae = sae_of(args, watchlist)
     with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
 
         def labels_of(identity: "EngineIdentity") -> "Mapping[FeatureKey, Label]":
-            own = {} if args.reader else _own_labels(watchlists)
+            own = {} if args.reader else _own_labels(watchlist)
             return {**(index.labels_of(identity) if index else {}), **own}
 
-        dictionary = build_dictionary(reader, sae, config)
+        dictionary = build_dictionary(choice, sae, config)
         wanted = Wanted(
             sae=name or dictionary.identity.saes[0].neuronpedia or "sae",
             segment=Segment[args.segment.upper()],
@@ -133,37 +131,11 @@ def _pooling(word: str) -> "Pooling":
     return known[word]
 
 
-def _engine(args: argparse.Namespace, watchlists: "Sequence[Watchlist]") -> "tuple[ReaderChoice, str, SaeSource]":
-    """The reader, and the SAE with its name in the watchlist, empty where it has none."""
-    from scopewatch.engine.build import ReaderChoice, choices
-
-    if args.reader:
-        if not args.sae:
-            raise ConfigError("--reader: say with --sae which SAE was made for it")
-        return ReaderChoice.named(args.reader), "", sae_source(args)
-    reader, saes = choices(watchlists)
-    probes = {
-        part.key.sae
-        for watchlist in watchlists
-        for indicator in watchlist.indicators
-        if indicator.kind == "probe"
-        for part in indicator.features
-    }
-    known = {sae.name: sae.source for sae in saes if sae.name not in probes}
-    if args.sae and args.sae not in known:
-        return reader, "", sae_source(args)
-    if not args.sae and len(known) != 1:
-        raise ConfigError(f"--sae: the watchlist has {len(known)} SAEs ({', '.join(known) or 'none'}); say which")
-    name = args.sae or next(iter(known))
-    return reader, name, known[name]
-
-
-def _own_labels(watchlists: "Sequence[Watchlist]") -> "dict[FeatureKey, Label]":
+def _own_labels(watchlist: "Watchlist") -> "dict[FeatureKey, Label]":
     from scopewatch.types import Label
 
     return {
         feature.key: Label(feature.label, "watchlist")
-        for watchlist in watchlists
         for indicator in watchlist.indicators
         for feature in indicator.features
         if feature.label
@@ -171,7 +143,7 @@ def _own_labels(watchlists: "Sequence[Watchlist]") -> "dict[FeatureKey, Label]":
 
 
 def _write_page(file: Path, found: "Contrast", names: tuple[str, str]) -> None:
-    from scopewatch.calibration.contrast_page import as_page
+    from scopewatch.contrast.page import as_page
 
     try:
         file.write_text(as_page(found, *names), encoding="utf-8")
@@ -190,21 +162,3 @@ def _swaps(argument: str) -> dict[str, str]:
             raise argparse.ArgumentTypeError(f"{old!r} stands twice")
         swaps[old] = new
     return swaps
-
-
-def _share(argument: str) -> float:
-    """Argument type: between 0 and 1."""
-    try:
-        share = float(argument)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"{argument!r}: expected a share between 0 and 1, such as 0.05")
-    return share
-
-
-def _count(argument: str) -> int:
-    """Argument type: at least 1."""
-    if not argument.isdecimal() or int(argument) < 1:
-        raise argparse.ArgumentTypeError(f"{argument!r}: expected a number of at least 1")
-    return int(argument)

@@ -17,8 +17,8 @@ from scopewatch.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
     from scopewatch.calibration.data import LabelledPair
-    from scopewatch.calibration.replay import Rates, Replay, Said
-    from scopewatch.calibration.scan import Scanned
+    from scopewatch.lifecycle.replay import Rates, Replay, Said
+    from scopewatch.lifecycle.scan import Scanned
     from scopewatch.server import Loaded
     from scopewatch.watchlist import Watchlist
 
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _scan(args: argparse.Namespace) -> int:
-    from scopewatch.calibration.scan import check_files, parts_of
+    from scopewatch.lifecycle.scan import check_files, parts_of
     from scopewatch.server import load
 
     config = settings(args)
@@ -84,7 +84,7 @@ def _scan(args: argparse.Namespace) -> int:
 
 
 async def _scan_until_stopped(args: argparse.Namespace, config: Config, loaded: "Loaded") -> "Scanned | signal.Signals":
-    from scopewatch.calibration.scan import Origin, scan
+    from scopewatch.lifecycle.scan import Origin, scan
     from scopewatch.server import offline
 
     (watchlist,) = loaded.watchlists
@@ -141,7 +141,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _report(file: Path, load_with: Config | None) -> dict[str, Any]:
     """What is to say of one file; with a configuration, its reader and SAEs are loaded too."""
-    from scopewatch.calibration.compare import evidence
+    from scopewatch.lifecycle.compare import evidence
     from scopewatch.watchlist import load_watchlist
 
     report: dict[str, Any] = {"file": str(file), "error": "", "indicators": []}
@@ -193,7 +193,7 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from scopewatch.calibration.compare import differences
+    from scopewatch.lifecycle.compare import differences
     from scopewatch.watchlist import load_watchlist
 
     found = differences(load_watchlist(args.before), load_watchlist(args.after))
@@ -210,7 +210,7 @@ def _diff(args: argparse.Namespace) -> int:
 
 def _replay(args: argparse.Namespace) -> int:
     from scopewatch.calibration.data import read_texts
-    from scopewatch.calibration.replay import replay
+    from scopewatch.lifecycle.replay import replay
     from scopewatch.watchlist import load_watchlist
 
     config = settings(args)
@@ -232,7 +232,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 async def _hear(pairs: "Sequence[LabelledPair]", config: Config, watchlist: "Watchlist") -> "list[Said | str]":
-    from scopewatch.calibration.replay import hear
+    from scopewatch.lifecycle.replay import hear
     from scopewatch.server import load, offline
 
     async with offline(config, load(config, [watchlist])) as monitor:

@@ -70,6 +70,17 @@ def count(argument: str) -> int:
     return int(argument)
 
 
+def share(argument: str) -> float:
+    """Argument type: between 0 and 1."""
+    try:
+        share = float(argument)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{argument!r}: expected a share between 0 and 1, such as 0.01")
+    return share
+
+
 def indices(argument: str) -> list[int]:
     """Argument type: feature indices, such as 1,5."""
     try:

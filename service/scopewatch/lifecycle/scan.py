@@ -30,9 +30,9 @@ from tqdm import tqdm
 
 import scopewatch
 from scopewatch.calibration.data import LabelledPair, parse_row
-from scopewatch.calibration.rows import Row, check_format, json_lines, read_rows, row_writer
 from scopewatch.calibration.scored import Score
 from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest, ScopewatchError
+from scopewatch.lifecycle.rows import Row, check_format, json_lines, read_rows, row_writer
 from scopewatch.types import EngineIdentity, ScoredPair, ScoreJob
 from scopewatch.watchlist import Watchlist
 

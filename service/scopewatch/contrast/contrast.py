@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from scopewatch.calibration.data import LabelledPair, groups_of
 from scopewatch.calibration.examples import Example, strongest
-from scopewatch.calibration.ranks import LEAST, Design, Independent, Paired, Side, one_column, stacked
 from scopewatch.calibration.statistics import Bool, Interval, Scores, auroc, benjamini_hochberg
 from scopewatch.calibration.store import POOLINGS, PooledPairs, encode_pairs
+from scopewatch.contrast.ranks import LEAST, Design, Independent, Paired, Side, one_column, stacked
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.errors import TooLittleData
 from scopewatch.indicators import Pooling

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from scopewatch.calibration import report
-from scopewatch.calibration.contrast import Contrast, Corpus, Difference
 from scopewatch.calibration.examples import Example
-from scopewatch.calibration.ranks import LEAST
 from scopewatch.calibration.report import Number, Table
+from scopewatch.contrast.contrast import Contrast, Corpus, Difference
+from scopewatch.contrast.ranks import LEAST
 from scopewatch.types import LABEL_NOTE
 
 _MEANING = {

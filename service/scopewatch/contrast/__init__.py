@@ -1,0 +1,1 @@
+"""Discovery: which features differ between two corpora."""
