@@ -295,7 +295,7 @@ def test_every_pooling_can_be_asked_for(contrast: Callable[..., str], tmp_path: 
     [
         (["a.jsonl"], "mid", "second file, or --swap"),
         (["a.jsonl", "a.jsonl", "--swap", "he=she"], "mid", "not both"),
-        (["a.jsonl", "a.jsonl"], "", r"--sae: the watchlist has 2 SAEs \(late, mid\); say which"),
+        (["a.jsonl", "a.jsonl"], "", r"--sae: .*watchlist.yaml has 2 SAEs \(late, mid\); say which"),
         (["a.jsonl", "a.jsonl", "--reader", "r"], "", "--reader: say with --sae"),
         (["a.jsonl", "a.jsonl", "--pooling", "median"], "mid", "--pooling: expected one of max, mean, .* not 'median'"),
         (["a.jsonl", "--swap", "zebra=horse"], "mid", "none of the 3 pairs has one of the words zebra"),

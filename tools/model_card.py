@@ -1,6 +1,6 @@
 """Write the bundled model's card: fixed text about what it is, and every number from the runs' own records.
 
-python tools/model_card.py --reader DIR --sae DIR --report tools/out/calibration_report.json --out MODEL_CARD.md
+python tools/model_card.py --reader DIR --sae DIR --watchlist watchlist.yaml --left-out tools/out/left_out.json --out MODEL_CARD.md
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 METHODS = {
-    "sae": "SAE features",
-    "best_single_feature": "best single feature",
+    "single_feature": "best single feature",
     "dense_probe": "dense probe",
     "bag_of_words": "bag of words",
     "hedge_words": "hedge words",
-    "length": "length",
+    "response_length": "length",
 }
 
 HEAD = """# The bundled reader and its SAE
@@ -96,64 +97,64 @@ L0 {quality["l0"]:.1f}, fraction of variance unexplained {quality["fvu"]:.3f}, d
 """
 
 
-def table(measured: dict[str, dict[str, Any]]) -> str:
-    """AUROC with 95 % interval: a row a set, a column a method."""
-    lines = ["| set | n (positive) | " + " | ".join(METHODS.values()) + " |", "|---" * (len(METHODS) + 2) + "|"]
-    for name, found in measured.items():
-        cells = [f"{v['value']:.3f} ({v['low']:.2f}–{v['high']:.2f})" for v in (found["auroc"][m] for m in METHODS)]
-        lines.append(f"| {name} | {found['n']} ({found['n_positive']}) | " + " | ".join(cells) + " |")
+def table(rows: list[dict[str, Any]]) -> str:
+    """AUROC with its 95 % interval: a row a set, a column a method."""
+    lines = [
+        "| set | n (positive) | SAE features | " + " | ".join(METHODS.values()) + " |",
+        "|---" * (len(METHODS) + 3) + "|",
+    ]
+    for row in rows:
+        own = f"{row['auroc']:.3f} ({row['auroc_low']:.2f}–{row['auroc_high']:.2f})"
+        others = [f"{row['baselines'][m]:.3f}" if m in row["baselines"] else "–" for m in METHODS]
+        lines.append(f"| {row['data']} | {row['n']} ({row['n_positive']}) | {own} | " + " | ".join(others) + " |")
     return "\n".join(lines)
 
 
-def indicator_text(name: str, report: dict[str, Any]) -> str:
+def indicator_text(indicator: dict[str, Any], left_out: dict[str, Any]) -> str:
     """The measurements of one indicator."""
-    fitted = report["calibrated_on"]
+    card = indicator["card"]
     parts = [
-        f"### {name}\n\nCalibrated on {fitted['n']} items ({fitted['n_positive']} positive). Items held out from it:\n",
-        table(report["held_out"]),
+        f"### {indicator['name']}\n\n{len(indicator['features'])} terms, fitted on {card['n']} pairs. {card['note']} Pairs held out:\n",
+        table(card["measurements"]),
         "",
     ]
-    for set_name, found in report["held_out"].items():
-        at = found["at_threshold"]
-        parts.append(
-            f"- at the bundled threshold, {set_name}: {percent(at['tpr'])} of the positives and {percent(at['fpr'])} of the negatives flagged"
-        )
-    if report["left_out"]:
-        parts += [
-            "\nThe same methods when the set was **left out of calibration entirely** (all of the set's items):\n",
-            table(report["left_out"]),
+    parts += [
+        f"- at the bundled threshold, {row['data']}: {percent(row['tpr'])} of the positives and {percent(row['fpr'])} of the negatives flagged"
+        for row in card["measurements"]
+    ]
+    if left_out:
+        rows = [
+            {**found, "data": name, "auroc_low": found["interval"][0], "auroc_high": found["interval"][1]}
+            for name, found in left_out.items()
         ]
-    if report.get("domain_left_out"):
-        parts += [
-            "\nHeld-out hand-written sentences of one domain, calibrated on the other domains only:\n",
-            table(report["domain_left_out"]),
-        ]
+        parts += ["\nWhen the set was **left out of calibration entirely** (all of the set's items):\n", table(rows)]
     return "\n".join(parts) + "\n"
 
 
 def main() -> None:
     """Read the records, write the card."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name in ("reader", "sae", "report", "out"):
+    for name in ("reader", "sae", "watchlist", "left-out", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
     training, sae = (json.loads((folder / "training.json").read_text()) for folder in (args.reader, args.sae))
-    config, reports = json.loads((args.reader / "config.json").read_text()), json.loads(args.report.read_text())
+    config = json.loads((args.reader / "config.json").read_text())
+    indicators = yaml.safe_load(args.watchlist.read_text())["indicators"]
+    left_out = json.loads(args.left_out.read_text())
     spent = sum(training["tokens_by_kind"].values())
     shares = {kind: percent(tokens / spent) for kind, tokens in training["tokens_by_kind"].items()}
     body = [HEAD, sizes(training, sae, config), TRAINING.format(teach="60 %", **shares), METHOD]
-    body += [indicator_text(name, report) for name, report in reports.items()]
+    body += [indicator_text(indicator, left_out.get(indicator["name"], {})) for indicator in indicators]
     args.out.write_text("\n".join([*body, LIMITS]))
 
 
 METHOD = """## How well the indicators work
 
-AUROC, with 95 % intervals from a bootstrap over groups. Every method is fitted on the same items with the same weights; *dense
-probe* is a logistic regression on mean- and max-pooled residuals of the same layer, *bag of words* one on TF-IDF of 1-2-grams,
-*hedge words* and *length* are counted in the response. The reader had read the calibration halves as plain text, and the
-number of terms, the poolings and the weights of the calibration sets were chosen by AUROC on the calibration halves, for
-`speculation` with these sets left out in turn: expect somewhat less on new data. The hand-written sentences come from the
-same pens as those the reader was taught with, so numbers on them say the least.
+Made by `scopewatch calibrate` and measured by it on pairs that were held out. AUROC, with 95 % intervals from a bootstrap over
+groups; the other detectors are fitted on the same pairs. *Dense probe* is a logistic regression on mean-pooled residuals of the
+same layer, *bag of words* one on TF-IDF of 1-2-grams, *hedge words* and *length* are counted in the response. The reader had read
+the halves that were fitted on as plain text. The hand-written sentences come from the same pens as those the reader was taught
+with, so numbers on them say the least.
 """
 
 LIMITS = """## Limits
@@ -162,7 +163,7 @@ LIMITS = """## Limits
 - `bias` is weak, above all on replies in dialogue, and mostly recognises which groups are talked about and how crudely.
 - `medical_knowledge` recognises the topic and the style of patient information, nothing about correctness.
 - Features were chosen by their weight in a fitted score and labelled by their strongest words; a label is no explanation.
-- Texts beyond 512 tokens were cut in calibration.
+- Texts beyond 1,024 tokens were cut in calibration.
 """
 
 

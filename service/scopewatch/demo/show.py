@@ -30,7 +30,8 @@ def describe(reply: pb.ScoreResponse, prompt: str, response: str) -> str:
             continue
         mark = ("note" if score.severity == pb.SEVERITY_INFO else "FLAG") if score.flagged else "    "
         probability = f"  p={score.probability:.2f}" if score.HasField("probability") else ""
-        known = "" if score.calibration == pb.CALIBRATION_CALIBRATED else "  uncalibrated"
+        why = f": {score.card_warning}" if score.card_warning else ""
+        known = "" if score.calibration == pb.CALIBRATION_CALIBRATED else f"  uncalibrated{why}"
         lines.append(
             f"  {mark} {score.name:18} score {score.score:7.2f}  threshold {score.threshold:6.2f}{probability}{known}"
         )
