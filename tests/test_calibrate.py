@@ -1,8 +1,10 @@
 """From labelled pairs to an indicator: what is found, what is refused, and what is written about it."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,13 @@ from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
 from scopewatch.calibration.calibrate import calibrate
-from scopewatch.calibration.combine import fit_combination, grouped_folds, platt
+from scopewatch.calibration.combine import Weights, fit_combination, grouped_folds, platt, source_folds
 from scopewatch.calibration.data import LabelledPair
-from scopewatch.calibration.evidence import Wanted, benign_threshold, split
+from scopewatch.calibration.evidence import Kind, Wanted, benign_threshold, split
+from scopewatch.calibration.statistics import calibration_error
 from scopewatch.calibration.store import PooledPairs
 from scopewatch.cli import main
-from scopewatch.errors import TooLittleData, Unsupported
+from scopewatch.errors import DataError, TooLittleData, Unsupported
 from scopewatch.indicators import Pooling
 from scopewatch.types import Pair
 from scopewatch.watchlist import load_watchlist
@@ -167,6 +170,19 @@ class TestFeatures:
         assert calibrate(*made(), EASY).combination == calibrate(*made(), EASY).combination
 
 
+class TestSources:
+    def test_a_group_of_two_sources_is_on_one_side(self) -> None:
+        """What is left out shares no group with what is fitted, though its groups stand in other sources too."""
+        labels = np.arange(160) % 2 == 0
+        sources = ["a" if row < 80 else "b" for row in range(160)]
+        groups = [f"g{row % 80}" if row % 3 else f"own{row}" for row in range(160)]
+        folds = source_folds(labels, sources, groups)
+        assert [sources[out[0]] for _, out in folds] == ["a", "b"]
+        for fit, out in folds:
+            assert len(fit) > 0
+            assert not {groups[row] for row in fit} & {groups[row] for row in out}
+
+
 class TestProbe:
     def test_a_probe_is_measured_beside_the_features(self) -> None:
         """Asked for a probe, the direction is the indicator, and the features are its company."""
@@ -223,6 +239,35 @@ class TestRefusals:
         with pytest.raises(TooLittleData, match="at least 10 are needed"):
             calibrate(pairs, pooled, EASY)
 
+    @pytest.mark.parametrize("kind", ["features", "probe"])
+    def test_features_that_never_fire_are_no_signal(self, kind: Kind) -> None:
+        """A dictionary that is silent on the data is refused in words."""
+        pairs, pooled = made()
+        pooled.by_pooling = {MAX: csr_array((len(pairs), 40), dtype=np.float32)}  # type: ignore[attr-defined]
+        with pytest.raises(Unsupported, match="no signal: no feature fires in at least 5 of"):
+            calibrate(pairs, pooled, Wanted(max_fpr=0.1, kind=kind))
+
+    def test_a_label_of_one_group_is_refused(self) -> None:
+        """Where all positives of a part are of one group there is nothing to cross-validate by."""
+        pairs, pooled = made()
+        sides = ("fit", "held_out")
+        grouped = [
+            replace(pair, group=f"all{row % 2}", split=sides[row % 2]) if pair.label else pair
+            for row, pair in enumerate(pairs)
+        ]
+        with pytest.raises(TooLittleData, match="cross-validation needs two groups of either label"):
+            calibrate(grouped, pooled, EASY)
+
+    def test_groups_that_differ_by_case_are_one(self) -> None:
+        """Explicit sides may not part them."""
+        pairs, _ = made()
+        parted = [
+            replace(pair, group="gG"[row % 2] + str(row // 2), split=("fit", "held_out")[row % 2])
+            for row, pair in enumerate(pairs)
+        ]
+        with pytest.raises(DataError, match="split parts the group"):
+            split(parted, 0.5, np.ones(len(pairs), bool))
+
 
 class TestBound:
     def test_pairs_of_one_group_count_once(self) -> None:
@@ -251,6 +296,24 @@ class TestCombination:
         found = fit_combination(features, labels, grouped_folds(labels, groups), terms=16)
         assert abs(found.cv_auroc - 0.5) < 0.12
         assert roc_auc_score(labels, found.scores(features)) > 0.75
+
+    @pytest.mark.parametrize("weights", ["free", "nonnegative"])
+    def test_sources_with_other_shares_of_positives_leave_probabilities_right(self, weights: Weights) -> None:
+        """Left out, a source is scored by a fit that expects another share; the log-odds are not flattened by that."""
+        pairs, pooled = made(4000, signal=1.0, seed=4)
+        labels = np.array([pair.label for pair in pairs], bool)
+        draw = np.random.default_rng(44)
+        sources = np.where(draw.random(4000) < np.where(labels, 0.8, 0.2), "a", "b")
+        fit, out = slice(0, 2000), slice(2000, None)
+        features = {pooling: pooled.features(pooling) for pooling in pooled.poolings}
+        found = fit_combination(
+            {pooling: matrix[fit] for pooling, matrix in features.items()},
+            labels[fit],
+            source_folds(labels[fit], sources[fit].tolist(), [str(row) for row in fit]),
+            weights=weights,
+        )
+        scores = found.scores({pooling: matrix[out] for pooling, matrix in features.items()})
+        assert calibration_error(labels[out], 1 / (1 + np.exp(-scores))) < 0.1
 
     def test_probabilities_are_those_of_the_labels(self) -> None:
         """Platt's map gives back the slope and intercept that the labels were drawn with."""
@@ -429,18 +492,46 @@ class TestCommand:
             (("--combine", "nothing"), "there is no 'nothing' to combine; there are: "),
             (("--benign", "--combine", "speculation"), "leave --combine out"),
             (("--reader", "/nowhere"), "--reader: say with --sae which SAE was made for it"),
-            (("--sae", "/nowhere"), "/nowhere"),
+            (("--sae", "/nowhere", "--force"), "/nowhere"),
             (("--watchlist", "/nowhere.yaml"), "/nowhere.yaml: cannot be read"),
+            (("--indicator", "a b"), "'a b': expected a letter, then"),
+            (("--sae-name", "1st"), "'1st': expected a letter, then"),
+            (("--label", "x" * 201), "--label: String should have at most 200 characters"),
+            (("--html", "/nowhere/page.html"), "/nowhere/page.html: there is no folder /nowhere"),
+            (("--out", "/tmp/my watchlist.yaml"), "--out: 'my watchlist': expected a letter"),
+            (("--max-fpr", "0.001"), "0.001 needs at least 2995"),
+            (("--benign",), "has no 'x', whose threshold --benign sets"),
+            (("--indicator", "speculation", "--combine", "speculation,mean_logprob"), "cannot be made of itself"),
+            (("--combine", "speculation,mean_logprob"), "a combination stands beside its parts"),
         ],
     )
     def test_wrong_arguments_are_named(
         self, run: Callable, data: Path, folder: Path, arguments: tuple[str, ...], message: str
     ) -> None:
-        """The message names the argument and the mend."""
+        """The message names the argument and the mend, before anything is read by the reader or written."""
         code, _, error = run("calibrate", data, "--indicator", "x", "--out", folder / "wrong.yaml", *arguments)
         assert code == 2
+        assert not (folder / "wrong.yaml").exists()
+        assert "reading" not in error
         assert message in error
         assert "Traceback" not in error
+
+    def test_data_are_not_written_over(self, run: Callable, data: Path) -> None:
+        """An --out that is a data file is refused, and the file stays."""
+        before = data.read_bytes()
+        code, _, error = run("calibrate", data, "--indicator", "x", "--out", data)
+        assert (code, data.read_bytes()) == (2, before)
+        assert "is named twice" in error
+
+    @pytest.mark.parametrize("missing", ["sklearn", "scipy", "ruamel.yaml"])
+    def test_without_the_extra_it_is_named(self, data: Path, tmp_path: Path, missing: str) -> None:
+        """One sentence with what to install, whichever package is missing."""
+        command = ["calibrate", str(data), "--indicator", "x", "--out", str(tmp_path / "out.yaml")]
+        code = f"import sys; sys.modules[{missing!r}] = None; from scopewatch.cli import main; main({command!r})"
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert ran.returncode == 2
+        assert ran.stderr.count("\n") == 1
+        assert "pip install 'scopewatch[calibration]'" in ran.stderr
 
 
 def _pairs(rows: Sequence[dict]) -> list[LabelledPair]:

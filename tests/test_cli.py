@@ -438,7 +438,9 @@ GOOD = {"prompt": "a", "response": "b", "label": 0}
     ("rows", "indicator", "said"),
     [
         pytest.param([GOOD, GOOD | {"label": 1}], "omega", "watchlist test has alpha, beta, gamma", id="no indicator"),
-        pytest.param([GOOD, GOOD | {"label": 1}], "gamma", "line 1: gamma cannot be scored", id="nothing to read"),
+        pytest.param(
+            [GOOD, GOOD | {"label": 1}], "gamma", "labelled.jsonl:1: gamma cannot be scored", id="nothing to read"
+        ),
         pytest.param([GOOD, GOOD], "alpha", "both labels, 0 and 1, are needed", id="one label"),
         pytest.param([GOOD, GOOD | {"label": 2}], "alpha", ":2: label: expected 0 or 1, not 2", id="label"),
         pytest.param([GOOD, GOOD | {"label": True}], "alpha", ":2: label: expected 0 or 1, not True", id="truth"),
@@ -465,4 +467,4 @@ def test_many_wrong_lines_are_named_together(evaluate: Callable[..., str]) -> No
     err = evaluate("no\n" * 8, "alpha")
 
     assert [f"labelled.jsonl:{n}: " in err for n in range(1, 9)] == [True] * 5 + [False] * 3
-    assert err.endswith("and 3 more lines\n")
+    assert err.endswith("and 3 more lines\nexpected JSONL: one JSON object on each line\n")

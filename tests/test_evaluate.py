@@ -215,7 +215,7 @@ async def test_pairs_are_scored_in_batches_in_order() -> None:
         pytest.param(
             FakeScorer(skipped="empty_segment"),
             "alpha",
-            "x, line 1: alpha cannot be scored: empty_segment",
+            "x, line 1: alpha cannot be scored: empty_segment; leave it out",
             id="skipped",
         ),
     ],
@@ -255,8 +255,8 @@ class TestReading:
         assert [item.pair.response for item in found] == [f"a{odd}b"] * 2
 
     def test_lines_may_end_as_on_windows(self, tmp_path: Path) -> None:
-        """A carriage return before the line feed is no part of the row."""
-        found = self.read(tmp_path, '{"response": "a", "label": 0}\r', '{"response": "b", "label": 1}\r')
+        """A carriage return before the line feed is no part of the row, nor is a byte order mark before the first."""
+        found = self.read(tmp_path, '\ufeff{"response": "a", "label": 0}\r', '{"response": "b", "label": 1}\r')
         assert [(item.pair.response, item.label, item.line) for item in found] == [("a", 0, 1), ("b", 1, 2)]
 
     @pytest.mark.parametrize(
@@ -264,8 +264,8 @@ class TestReading:
         [
             pytest.param('{"response": "r", "label": 1', "not JSON: Expecting ',' delimiter at column 29", id="cut"),
             pytest.param("response,label", "not JSON: Expecting value at column 1", id="csv"),
-            pytest.param(["r", 1], "expected an object with prompt, response and label", id="list"),
-            pytest.param({"response": "r"}, "label: expected 0 or 1, not None", id="no label"),
+            pytest.param(["r", 1], "expected an object with response and label", id="list"),
+            pytest.param({"response": "r"}, "label: expected 0 or 1, but there is none", id="no label"),
             pytest.param({"response": "r", "label": 2}, "label: expected 0 or 1, not 2", id="label 2"),
             pytest.param({"response": "r", "label": True}, "label: expected 0 or 1, not True", id="label true"),
             pytest.param({"response": "r", "label": "1"}, "label: expected 0 or 1, not '1'", id="label text"),
@@ -284,6 +284,15 @@ class TestReading:
             pytest.param(
                 '{"response": "cut \\ud83d", "label": 1}', "response: half a surrogate pair is no text", id="surrogate"
             ),
+            pytest.param(
+                {"response": "a\0", "label": 1}, "response: holds a NUL character at offset 1; remove it", id="NUL"
+            ),
+            pytest.param(
+                {"response": "r", "label": 1, "history": [{"content": "hi"}]},
+                "history: a turn has no role; write user, assistant or system",
+                id="no role",
+            ),
+            pytest.param("[" * 100_000, "nested too deeply", id="deep"),
         ],
     )
     def test_a_wrong_row_is_named_with_its_line(self, tmp_path: Path, line: object, problem: str) -> None:
@@ -299,11 +308,11 @@ class TestReading:
             self.read(tmp_path, *["rubbish"] * 12)
         lines = str(caught.value).splitlines()
         assert [line.split(": ")[0].split(":")[-1] for line in lines[:5]] == ["1", "2", "3", "4", "5"]
-        assert lines[5:] == ["and 7 more lines"]
+        assert lines[5:] == ["and 7 more lines", "expected JSONL: one JSON object on each line"]
 
     @pytest.mark.parametrize(
         ("labels", "problem"),
-        [([1, 1, 1], "3 pairs"), ([0], "1 pairs"), ([], "0 pairs")],
+        [([1, 1, 1], "3 pairs, all of label 1"), ([0], "1 pairs, all of label 0"), ([], "0 pairs")],
         ids=["ones", "zero", "empty"],
     )
     def test_one_label_alone_is_refused(self, tmp_path: Path, labels: list[int], problem: str) -> None:
@@ -323,5 +332,5 @@ class TestReading:
         assert said == [
             f"{tmp_path}/nothing.jsonl: cannot be read: No such file or directory",
             f"{tmp_path}: cannot be read: Is a directory",
-            f"{tmp_path}/latin.jsonl: not UTF-8 at byte 14",
+            f"{tmp_path}/latin.jsonl: not UTF-8 at byte 14; save it as UTF-8",
         ]

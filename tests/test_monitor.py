@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from conftest import need, watchlist_of
+from conftest import engine_identity, need, watchlist_of
 from scopewatch.errors import DeadlineExpired, EngineError, FieldViolation, InvalidRequest, Overloaded, UnknownWatchlist
+from scopewatch.indicators import PROBE
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.activations import dump
 from scopewatch.pipeline.batcher import Encoded
@@ -394,6 +395,23 @@ class TestMetrics:
         (family,) = [f for f in registry.collect() if f.name == "scopewatch_feature_fired_pairs"]
         found = {s.labels["feature"]: s.value for s in family.samples if s.name.endswith("_total")}
         assert found == labels
+
+    def test_what_has_a_value_everywhere_has_no_series(self) -> None:
+        """Probes and the reader's head are left out of the features that fire, wherever their columns stand."""
+        registry = CollectorRegistry()
+        metrics = Metrics(registry, max_feature_series=1)
+        own = engine_identity(early=(1, 4), late=(0,), direction=(0,))
+        saes = [replace(sae, architecture=PROBE) if sae.name == "direction" else sae for sae in own.saes]
+        ordered = tuple(sorted(saes, key=lambda sae: sae.name))
+        identity = replace(own, saes=ordered, head=True)
+        metrics.describe(identity, [], {})
+        every = np.arange(len(identity.features), dtype=np.int32)
+        assert metrics.moves("", [], every).tolist() == [0, 1]
+        (family,) = [f for f in registry.collect() if f.name == "scopewatch_feature_fired_pairs"]
+        assert {sample.labels["feature"] for sample in family.samples if sample.name.endswith("_total")} == {
+            str(next(feature for feature in identity.features if feature.sae == "early")),
+            "other",
+        }
 
     @pytest.mark.usefixtures("counted")
     def test_the_exposition_can_be_parsed(self, registry: CollectorRegistry) -> None:

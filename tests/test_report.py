@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -124,6 +124,18 @@ def test_the_roc_shows_where_the_threshold_operates() -> None:
 
     assert ([flagged[~labels].mean()], [flagged[labels].mean()]) == (list(dot.get_xdata()), list(dot.get_ydata()))
     assert list(detectors) == names
+
+
+@pytest.mark.parametrize("detectors", range(1, 10))
+def test_the_legend_is_whole(detectors: int) -> None:
+    """As many detectors as calibrate compares, and one more, are all named inside the figure."""
+    labels, (first, *_) = drawn_pairs()[0], drawn_pairs()[1].values()
+    with mpl.rc_context(report._STYLE):
+        canvas = Canvas(figsize=report._PANEL)
+        report._draw_roc(canvas, labels, dict.fromkeys([f"difference_{n}" for n in range(detectors)], first), 0.5)
+        legend = canvas.axes[0].get_legend().get_window_extent()
+
+    assert canvas.bbox.contains(legend.x0, legend.y0)
 
 
 def test_the_distributions_hold_every_pair() -> None:
@@ -360,7 +372,7 @@ def indicator_of(house: House, name: str) -> tuple[Watchlist, Indicator]:
 
 
 def test_baselines_learn_from_the_training_pairs(house: House) -> None:
-    """With training pairs, the dense ones read where the indicator's first SAE does, and shared groups are told."""
+    """With training pairs, the dense ones read where the indicator's first SAE does, shared groups and what the text ones read are told."""
     watchlist, beta = indicator_of(house, "beta")
     pairs, train = labelled_texts(24), labelled_texts(48, "x") + labelled_texts(4)
     found = measure_baselines(watchlist, beta, pairs, train, config_for(house))
@@ -376,7 +388,8 @@ def test_baselines_learn_from_the_training_pairs(house: House) -> None:
     assert {name: pytest.approx(scores) for name, scores in expected.items()} == found.scores
     assert (
         "The baselines that learn did so from the 52 pairs of --train; groups in both: 1, which flatters whatever "
-        "learnt from them." == found.fitted_on
+        "learnt from them. Words and length are those of the response, though the indicator reads the prompt."
+        == found.fitted_on
     )
 
 
@@ -421,8 +434,8 @@ Terminal = Callable[..., SimpleNamespace]
 
 @pytest.fixture
 def run(house: House, capsys: pytest.CaptureFixture[str], logging_as_it_was: None) -> Terminal:
-    def call(*arguments: object) -> SimpleNamespace:
-        command = ["evaluate", *arguments, "--watchlist", house.watchlist, "--indicator", "alpha"]
+    def call(*arguments: object, watchlists: Sequence[Path] = (house.watchlist,)) -> SimpleNamespace:
+        command = ["evaluate", *arguments, "--watchlist", *watchlists, "--indicator", "alpha"]
         with pytest.raises(SystemExit) as left:
             main([str(argument) for argument in command])
         out, err = capsys.readouterr()
@@ -471,6 +484,50 @@ def test_a_page_without_a_place_is_said_before_the_work(run: Terminal, tmp_path:
 
     assert (2, "") == (done.code, done.out)
     assert f"scopewatch: {tmp_path}/no/page.html: there is no folder {tmp_path}/no\n" == done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--html", "."], ".: is a folder; name a file to write"),
+        (["--plot", "plot.png"], "plot.png: expected a name that ends in .svg"),
+        (["--html", "x.svg", "--plot", "x.svg"], "--html and --plot both name x.svg"),
+        (["--train", "one.jsonl"], "one.jsonl: 4 pairs, all of label 0; both labels, 0 and 1, are needed"),
+    ],
+)
+def test_what_is_asked_for_wrongly_is_said(
+    run: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    """A page or training pairs that cannot be used are an error before anything is read."""
+    monkeypatch.chdir(tmp_path)
+    data_file(tmp_path / "a.jsonl", labelled_texts(8), "one")
+    data_file(tmp_path / "one.jsonl", labelled_texts(8)[::2], "one")
+    done = run("a.jsonl", *arguments)
+
+    assert (2, "", f"scopewatch: {said}\n") == (done.code, done.out, done.err)
+
+
+def test_each_label_may_have_a_file_of_its_own(run: Terminal, tmp_path: Path) -> None:
+    """Files are measured together: one of them may hold label 0 and another label 1."""
+    files = [data_file(tmp_path / f"{n}.jsonl", labelled_texts(8)[n::2], "one") for n in range(2)]
+    found = json.loads(run(*files, "--no-baselines", "--json").out)
+
+    assert (8, 4) == (found["n"], found["n_positive"])
+
+
+def test_several_watchlists_are_refused(run: Terminal, house: House, tmp_path: Path) -> None:
+    """One watchlist is measured at a time: a second one is not passed over silently."""
+    done = run(data_file(tmp_path / "a.jsonl", labelled_texts(8), "one"), watchlists=[house.watchlist] * 2)
+
+    assert (2, "scopewatch: evaluate measures one watchlist, not 2; run it once for each\n") == (done.code, done.err)
+
+
+def test_too_few_training_pairs_are_said(run: Terminal, tmp_path: Path) -> None:
+    """Where nothing can be learnt from `--train` the error names the flag."""
+    data = data_file(tmp_path / "a.jsonl", labelled_texts(8), "one")
+    done = run(data, "--train", data_file(tmp_path / "t.jsonl", labelled_texts(4), "one"))
+
+    assert (2, True) == (done.code, done.err.startswith("scopewatch: --train: label 1 is in 1 groups"))
 
 
 @pytest.mark.parametrize("library", ["scipy", "sklearn"])

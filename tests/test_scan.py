@@ -355,6 +355,7 @@ def test_parts_before_the_first_is_finished_bind_nobody(tmp_path: Path) -> None:
     with pytest.raises(EngineDied):
         scan_now(data, out, FakeScorer({"1": EngineDied("gone")}))
 
+    assert not parts_of(out).exists()
     assert 9 == scan_now(data, out, FakeScorer(), part_rows=5).rows
 
 
@@ -390,6 +391,12 @@ def test_files_are_checked_before_anything_is_loaded(tmp_path: Path, monkeypatch
     out.touch()
     assert f"{out}: exists already; give another --out, or --overwrite" == refused(data, out)
     check_files(data, out, overwrite=True)
+    (out.with_name("same.jsonl")).symlink_to(data)
+    for itself in (data, out.with_name("same.jsonl")):
+        with pytest.raises(DataError, match="is the file to be scored; give another --out"):
+            check_files(data, itself, overwrite=True)
+    (tmp_path / "folder.jsonl").mkdir()
+    assert f"{tmp_path / 'folder.jsonl'}: is a folder; give another --out" == refused(data, tmp_path / "folder.jsonl")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "Parquet files need pyarrow: pip install 'scopewatch[calibration]'" in refused(data, tmp_path / "a.parquet")
     assert 1 == scan_now(data, out, FakeScorer()).rows

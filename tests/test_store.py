@@ -1,5 +1,7 @@
 """Pooled features on disk: the online scorer's numbers, whole after an interruption, and never another file's."""
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -248,8 +250,20 @@ def test_a_folder_that_cannot_be_written_is_told(dictionary: DictionaryEngine, t
     file = tmp_path / "work"
     file.write_text("")
 
-    with pytest.raises(DataError, match=rf"{file}.*cannot be written: "):
-        read(PAIRS, dictionary, file)
+    with pytest.raises(DataError, match=rf"^{file}/folder: cannot be written: Not a directory; use another folder"):
+        read(PAIRS, dictionary, file / "folder")
+
+
+def test_a_full_disk_is_told(dictionary: DictionaryEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room left the error says so, and what was half written goes."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(DataError, match=rf"^{tmp_path}: .* No space left on device; make room there, or use another"):
+        read(PAIRS, dictionary, tmp_path)
+    assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_shard_that_is_gone_is_told(dictionary: DictionaryEngine, tmp_path: Path) -> None:

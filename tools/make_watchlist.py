@@ -31,7 +31,7 @@ INDICATORS: dict[str, dict[str, Any]] = {
     },
     "medical_knowledge": {
         "left_out": (),
-        "flags": ("--max-fpr", "0.02", "--severity", "info"),
+        "flags": ("--max-fpr", "0.02", "--terms", "16", "--severity", "info"),
         "label": "Speaks of medicine as a text that explains it does",
     },
 }

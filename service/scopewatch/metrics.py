@@ -14,7 +14,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from scopewatch.types import Coverage, EngineIdentity, IndicatorScore, ScoredPair, Timings
+from scopewatch.indicators import PROBE
+from scopewatch.types import HEAD, Coverage, EngineIdentity, IndicatorScore, ScoredPair, Timings
 from scopewatch.watchlist import Watchlist
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -224,9 +225,13 @@ class Metrics:
         )
         for sae in identity.saes:
             self._sae.labels(sae.name, sae.hookpoint, sae.architecture, sae.digest[:12]).set(1)
-        named = [str(feature) for feature in identity.features[: self._max_feature_series]]
-        self._series = np.minimum(np.arange(len(identity.features)), self._max_feature_series)
-        named += [OTHER_FEATURES] * (len(named) < len(identity.features))
+        # Probes and the reader's head have a value on every token; that they do is no news.
+        dense = {HEAD, *(sae.name for sae in identity.saes if sae.architecture == PROBE)}
+        fires = np.array([feature.sae not in dense for feature in identity.features], bool)
+        sparse = [str(feature) for feature in identity.features if feature.sae not in dense]
+        named = sparse[: self._max_feature_series]
+        self._series = np.where(fires, np.minimum(np.cumsum(fires) - 1, self._max_feature_series), -1)
+        named += [OTHER_FEATURES] * (len(named) < len(sparse))
         watchlists = list(watchlists)
         scored = [(watchlist.name, indicator.name) for watchlist in watchlists for indicator in watchlist.indicators]
         size = self._scores.buckets
@@ -261,7 +266,8 @@ class Metrics:
             for score in indicators
             if not score.skipped_reason
         ]
-        return np.concatenate([np.unique(self._series[columns]), np.array(scored, np.intp)])
+        fired = np.unique(self._series[columns])
+        return np.concatenate([fired[fired >= 0], np.array(scored, np.intp)])
 
     def pairs_scored(self, pairs: Sequence[ScoredPair], moved: Sequence[NDArray[np.intp]]) -> None:
         """Counts verdicts with their tokens, stages, indicators and features that fired.

@@ -54,13 +54,18 @@ def measure_baselines(
         train_read, read = _unread(train), _unread(pairs)
         blind = f" There is no dense baseline: {problem}."
     if train:
-        scores, fitted_on = company.trained_on(train, train_read, pairs, read), _trained_on(train, pairs)
+        try:
+            scores, fitted_on = company.trained_on(train, train_read, pairs, read), _trained_on(train, pairs)
+        except TooLittleData as problem:
+            raise DataError(f"--train: {problem}") from None
     else:
         try:
             scores, fitted_on = company.cross_fitted(pairs, read), _CROSS_FITTED
         except TooLittleData as problem:
             scores = {"response_length": company.response_length(pairs), "hedge_words": company.hedge_words(pairs)}
             fitted_on = f"No baseline learnt from these pairs: {problem}."
+    if indicator.segment != "response":
+        fitted_on += f" Words and length are those of the response, though the indicator reads the {indicator.segment}."
     return Baselines({name: scores[name] for name in scores if not (blind and name in _DENSE)}, fitted_on + blind)
 
 

@@ -51,7 +51,7 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
     del every
     folds = grouped_folds(labels, groups)
     if wanted.across_sources:
-        folds = source_folds(labels, [pairs[row].source for row in parts.fit])
+        folds = source_folds(labels, [pairs[row].source for row in parts.fit], groups)
     combination = fit_combination(fit, labels, folds, terms=wanted.terms, weights=wanted.weights)
     x, x_out = pooled.dense_mean[parts.fit], pooled.dense_mean[parts.held_out]
     probe = company.dense_probe(x, labels, groups)

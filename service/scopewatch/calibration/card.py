@@ -51,7 +51,7 @@ def card_of(evidence: Evidence, wanted: Wanted, files: tuple[DataFile, ...], mad
     names = ", ".join(file.name for file in files)
     threshold, n = evidence.threshold, len(evidence.labels)
     held_out = Measurement(
-        data=f"{names}: groups held out ({wanted.held_out:.0%})",
+        data=f"{names}: the groups held out",
         n=n,
         n_positive=int(evidence.labels.sum()),
         auroc=_round(evidence.auroc.value),

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scopewatch.calibration.statistics import auroc, column_aurocs
-from scopewatch.errors import DataError, TooLittleData
+from scopewatch.errors import DataError, TooLittleData, Unsupported
 from scopewatch.indicators import Pooling, Probability
 
 try:
+    from scipy.optimize import brentq
     from scipy.sparse import csr_array
+    from scipy.special import expit
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge, lasso_path
     from sklearn.model_selection import StratifiedGroupKFold
@@ -36,7 +38,7 @@ Features = Mapping[Pooling, csr_array]
 """Each of shape (n_pairs, d_sae), by pooling."""
 
 _TERMS = (1, 2, 4, 8, 16, 32, 64, 128)
-_STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
+_STRENGTHS = (0.01, 0.1, 1.0)
 """Inverse of the penalty, for columns whose mean square is 1."""
 _CANDIDATES = 600
 _FOLDS = 5
@@ -108,6 +110,9 @@ def fit_combination(
         folds: Of the cross-validation, from `grouped_folds` or `source_folds`.
         terms: How many; None chooses.
         weights: Whether they may be negative.
+
+    Raises:
+        Unsupported: No feature fires often enough, in a fold or in all.
     """
     grid = (terms,) if terms else _TERMS
     held: dict[tuple[int, float], list[tuple[NDArray[np.intp], Scores]]] = {}
@@ -116,7 +121,8 @@ def fit_combination(
         x, x_out = columns.dense(_rows(features, fit)), columns.dense(_rows(features, left_out))
         for count, chosen in _supports(x, labels[fit], grid, weights).items():
             for strength in _STRENGTHS:
-                weight, bias = _weigh(x[:, chosen], labels[fit], strength, weights)
+                # The penalty of each pair is that of the fit on all, or fewer pairs would give scores closer to 0.
+                weight, bias = _weigh(x[:, chosen], labels[fit], strength * len(labels) / len(fit), weights)
                 held.setdefault((count, strength), []).append((left_out, x_out[:, chosen] @ weight + bias))
     count, strength = _fewest_that_will_do(held, labels)
     columns = ranked(features, labels, weights)
@@ -125,9 +131,8 @@ def fit_combination(
     weight, bias = _weigh(x[:, chosen], labels, strength, weights)
     order = np.argsort(-np.abs(weight) * x[:, chosen].std(axis=0), kind="stable")
     folds_scores = held[count, strength]
-    rows_out = np.concatenate([rows for rows, _ in folds_scores])
-    odds = platt(np.concatenate([scores for _, scores in folds_scores]), labels[rows_out])
-    weight, bias = weight * odds.slope, bias * odds.slope + odds.intercept
+    slope, intercept = _log_odds(folds_scores, x[:, chosen] @ weight + bias, labels)
+    weight, bias = weight * slope, bias * slope + intercept
     return Combination(
         terms=tuple(
             Term(int(columns.features[chosen[i]]), columns.poolings[chosen[i]], float(f"{weight[i]:.6g}"))
@@ -163,6 +168,9 @@ def ranked(features: Features, labels: Bool, weights: Weights = "free", most: in
         labels: Both present.
         weights: For `nonnegative`, only columns above one half.
         most: How many.
+
+    Raises:
+        Unsupported: None is left.
     """
     least = max(5, len(labels) // 100)
     found: list[tuple[Scores, NDArray[np.intp]]] = []
@@ -175,6 +183,9 @@ def ranked(features: Features, labels: Bool, weights: Weights = "free", most: in
     poolings = [pooling for pooling, (gap, _) in zip(features, found, strict=True) for _ in gap]
     order = np.argsort(-gaps, kind="stable")[:most]
     order = order[gaps[order] > 0]
+    if not len(order):
+        which = " more often where the label is 1" if weights == "nonnegative" else ""
+        raise Unsupported(f"no signal: no feature fires{which} in at least {least} of {len(labels)} pairs to fit")
     return _Columns(tuple(poolings[i] for i in order), np.concatenate([kept for _, kept in found])[order])
 
 
@@ -189,22 +200,58 @@ def platt(scores: Scores, labels: Bool) -> Probability:
     return Probability(slope=float(f"{slope:.6g}"), intercept=float(f"{fitted.intercept_[0]:.6g}"))
 
 
+def _log_odds(held: Sequence[tuple[NDArray[np.intp], Scores]], scores: Scores, labels: Bool) -> tuple[float, float]:
+    """Slope and intercept that make log-odds of the scores of the fit on all.
+
+    The slope is of scores of pairs left out, with an intercept for each fold: where a fold is a source, the fit without
+    it expects the others' share of positives. The intercept then gives the share of positives in all.
+    """
+    rows, left_out = (np.concatenate(parts) for parts in zip(*held, strict=True))
+    fold = np.repeat(np.eye(len(held)), [len(part) for part, _ in held], axis=0)
+    spread = left_out.std() or 1.0
+    fitted = LogisticRegression(C=1e3).fit(np.column_stack([left_out / spread, fold]), labels[rows])
+    slope = max(float(fitted.coef_[0, 0]) / spread, 1e-9)
+    far = 50 + float(np.abs(slope * scores).max())
+    return slope, float(brentq(lambda intercept: expit(slope * scores + intercept).mean() - labels.mean(), -far, far))
+
+
 def _rows(features: Features, rows: NDArray[np.intp]) -> dict[Pooling, csr_array]:
     return {pooling: matrix[rows] for pooling, matrix in features.items()}
 
 
 def grouped_folds(labels: Bool, groups: Sequence[str], seed: int = 0) -> Folds:
-    """Rows to fit and rows left out, of folds in which both have both labels."""
-    count = min(_FOLDS, len(set(groups)))
+    """Rows to fit and rows left out, of folds in which both have both labels.
+
+    Raises:
+        TooLittleData: There are not two of them.
+    """
+    names = np.array(groups, dtype=object)
+    fewest = min(len(set(names[labels])), len(set(names[~labels])))
+    if fewest < 2:
+        raise TooLittleData(
+            "all pairs to fit of one label are of one group; cross-validation needs two groups of either label",
+            n=fewest,
+            needed=2,
+        )
+    count = min(_FOLDS, fewest)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the least populated class is seen to below
         splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
         folds = list(splitter.split(labels, labels, groups))
-    return [(fit, out) for fit, out in folds if len(set(labels[fit])) == len(set(labels[out])) == 2]
+    whole = [(fit, out) for fit, out in folds if len(set(labels[fit])) == len(set(labels[out])) == 2]
+    if len(whole) < 2:
+        raise TooLittleData(
+            f"{len(whole)} folds that share no group have both labels; cross-validation needs two: give more groups",
+            n=len(whole),
+            needed=2,
+        )
+    return whole
 
 
-def source_folds(labels: Bool, sources: Sequence[str]) -> Folds:
+def source_folds(labels: Bool, sources: Sequence[str], groups: Sequence[str]) -> Folds:
     """Each source left out in turn that has enough of both labels: what does well then is what carries over.
+
+    A group that stands in several sources is never on both sides: its pairs elsewhere are not fitted.
 
     Raises:
         TooLittleData: There are not two of them.
@@ -221,7 +268,12 @@ def source_folds(labels: Bool, sources: Sequence[str]) -> Folds:
             n=len(large),
             needed=2,
         )
-    return [(np.flatnonzero(names != name), np.flatnonzero(names == name)) for name in large]
+    members = np.array(groups, dtype=object)
+    folds = []
+    for name in large:
+        out = names == name
+        folds.append((np.flatnonzero(~out & ~np.isin(members, np.unique(members[out]))), np.flatnonzero(out)))
+    return folds
 
 
 def _supports(x: Scores, labels: Bool, grid: Sequence[int], weights: Weights) -> dict[int, NDArray[np.intp]]:

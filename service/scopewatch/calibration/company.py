@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
 
 from scopewatch.calibration.combine import platt
 from scopewatch.calibration.data import LabelledPair, groups_of, labels_of
 from scopewatch.calibration.statistics import Bool, Scores, auroc
 from scopewatch.calibration.store import PooledPairs
-from scopewatch.errors import TooLittleData
+from scopewatch.errors import DataError, TooLittleData
 from scopewatch.indicators import Probability
+
+try:
+    from scipy.sparse import csr_array
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.preprocessing import StandardScaler
+except ImportError:
+    raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
 
 Folds = NDArray[np.intp]
 """Shape (n,): the fold in which each pair is left out."""
@@ -222,7 +226,8 @@ def _dense_probe(means: NDArray[np.float32], labels: Bool, folds: Folds) -> Prob
     x = scaler.fit_transform(means.astype(np.float64))
     chosen = _cross_validated(x, labels, folds, _DENSE_STRENGTHS)
     model = _logistic(chosen.strength).fit(x, labels)
-    direction = model.coef_[0] / scaler.scale_
+    # As it is kept on file, so that what is measured is what will run.
+    direction = (model.coef_[0] / scaler.scale_).astype(np.float32).astype(np.float64)
     bias = float(model.intercept_[0] - direction @ scaler.mean_)
     return Probe(direction, bias, chosen.auroc, platt(chosen.scores, labels))
 
@@ -246,7 +251,8 @@ def _cross_validated(x: Any, labels: Bool, folds: Folds, strengths: Sequence[flo
         scores, values = np.empty(len(labels)), []
         for out, model in parts:
             # Each goes on from where the stronger penalty ended.
-            model.set_params(C=strength, warm_start=True).fit(x[~out], labels[~out])
+            scale = len(labels) / (~out).sum()  # as strong for each pair as in the fit on all
+            model.set_params(C=strength * scale, warm_start=True).fit(x[~out], labels[~out])
             scores[out] = model.decision_function(x[out])
             values.append(auroc(labels[out], scores[out]))
         if np.mean(values) <= best.auroc:

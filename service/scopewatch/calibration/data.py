@@ -8,7 +8,7 @@ on which side of a calibration's split a pair has to be. Other keys are ignored.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,12 @@ class LabelledPair:
     """Of the file; the line's number where it gives none."""
     split: str = ""
     """`fit`, `held_out`, or empty where the file leaves it to the group's name."""
+    file: str = field(default="", compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where a user finds it."""
+        return f"{self.file}:{self.line}" if self.file else f"{self.source}, line {self.line}"
 
 
 def read_pairs(*files: Path) -> list[LabelledPair]:
@@ -46,7 +52,8 @@ def read_pairs(*files: Path) -> list[LabelledPair]:
     """
     pairs = [pair for file in files for pair in _read(file, labelled=True)]
     if len({pair.label for pair in pairs}) < 2:
-        raise DataError(f"{', '.join(map(str, files))}: {len(pairs)} pairs; both labels, 0 and 1, are needed")
+        only = f", all of label {pairs[0].label}" if pairs else ""
+        raise DataError(f"{', '.join(map(str, files))}: {len(pairs)} pairs{only}; both labels, 0 and 1, are needed")
     return pairs
 
 
@@ -92,13 +99,13 @@ def parse_row(row: object, number: int, source: str, *, labelled: bool) -> Label
         ValueError: Names the field that is wrong.
     """
     if not isinstance(row, dict):
-        raise ValueError("expected an object with prompt, response and label")  # noqa: TRY004 - one kind for the caller
+        raise ValueError(f"expected an object with response{' and label' * labelled}")  # noqa: TRY004 - one kind for the caller
     prompt, response = _text(row, "prompt"), _text(row, "response")
     if not response.strip():
         raise ValueError("response: expected text that is not empty")
     label = row.get("label")
     if (labelled or label is not None) and (isinstance(label, bool) or label not in (0, 1)):
-        raise ValueError(f"label: expected 0 or 1, not {label!r}")
+        raise ValueError(f"label: expected 0 or 1, {'but there is none' if label is None else f'not {label!r}'}")
     if (split := _text(row, "split")) not in {"", "fit", "held_out"}:
         raise ValueError(f"split: expected fit or held_out, not {split!r}")
     texts = hashlib.sha256(json.dumps([prompt, response]).encode()).hexdigest()[:16]
@@ -116,24 +123,29 @@ def parse_row(row: object, number: int, source: str, *, labelled: bool) -> Label
 def _read(file: Path, *, labelled: bool) -> list[LabelledPair]:
     try:
         # Not splitlines: JSON may hold its other line ends, such as U+2028, inside a text.
-        lines = file.read_text(encoding="utf-8").split("\n")
+        # A byte order mark, as some editors write it, is no part of the first line.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 at byte {error.start}") from None
+        raise DataError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     pairs: list[LabelledPair] = []
     problems: list[str] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                pairs.append(parse_row(json.loads(line), number, file.stem, labelled=labelled))
+                pair = parse_row(json.loads(line), number, file.stem, labelled=labelled)
+                pairs.append(replace(pair, file=str(file)))
             except json.JSONDecodeError as error:
                 problems.append(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}")
+            except RecursionError:
+                problems.append(f"{file}:{number}: nested too deeply")
             except ValueError as error:
                 problems.append(f"{file}:{number}: {error}")
     if problems:
         more = f"\nand {len(problems) - _SHOWN} more lines" if len(problems) > _SHOWN else ""
-        raise DataError("\n".join(problems[:_SHOWN]) + more)
+        hint = "" if pairs or ": not JSON: " not in problems[0] else "\nexpected JSONL: one JSON object on each line"
+        raise DataError("\n".join(problems[:_SHOWN]) + more + hint)
     return pairs
 
 
@@ -145,6 +157,9 @@ def _text(row: dict[str, object], name: str) -> str:
         raise ValueError(f"{name}: expected text")  # noqa: TRY004
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError(f"{name}: half a surrogate pair is no text")
+    if (at := value.find("\0")) >= 0:
+        # The server refuses it likewise.
+        raise ValueError(f"{name}: holds a NUL character at offset {at}; remove it")
     return value
 
 
@@ -162,5 +177,7 @@ def _history(value: object) -> tuple[Turn, ...]:
     for turn in turns:
         if not isinstance(turn, dict):
             raise ValueError("history: expected a list of turns with role and content")  # noqa: TRY004
-        found.append(Turn(_text(turn, "role"), _text(turn, "content")))
+        if not (role := _text(turn, "role")):
+            raise ValueError("history: a turn has no role; write user, assistant or system")
+        found.append(Turn(role, _text(turn, "content")))
     return tuple(found)

@@ -53,8 +53,8 @@ def describe(
 
 
 def _words(examples: Sequence[Example]) -> list[str]:
-    """The words that hold the strongest tokens, each once."""
-    words = dict.fromkeys(word for example in examples if (word := _word(example)))
+    """The words that hold the strongest tokens, each once, without what would steer a terminal."""
+    words = dict.fromkeys(_printable(word) for example in examples if (word := _word(example)))
     return list(words)[:_WORDS]
 
 
@@ -66,6 +66,10 @@ def _word(example: Example) -> str:
     head = "" if example.token[0].isspace() else _letters(example.before[::-1])[::-1]
     tail = "" if example.token[-1].isspace() else _letters(example.after)
     return " ".join(f"{head}{example.token}{tail}".lower().split())[:_LONGEST]
+
+
+def _printable(word: str) -> str:
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in word)
 
 
 def _letters(text: str) -> str:

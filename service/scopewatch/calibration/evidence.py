@@ -146,24 +146,38 @@ def split(pairs: Sequence[LabelledPair], held_out: float, usable: Bool) -> Split
     out = np.array(
         [pair.split == "held_out" if pair.split else fraction(pair.group, SPLIT_SALT) < held_out for pair in pairs]
     )
-    sides = {pair.group: inside for pair, inside in zip(pairs, out, strict=True)}
-    for pair, inside in zip(pairs, out, strict=True):
-        if sides[pair.group] != inside:
+    # Names that differ by case are one group, as they are for `fraction`.
+    names = [group.strip().lower() for group in groups_of(pairs)]
+    sides = dict(zip(names, out, strict=True))
+    for pair, name, inside in zip(pairs, names, out, strict=True):
+        if sides[name] != inside:
             raise DataError(
                 f"{pair.source} line {pair.line}: split parts the group {pair.group!r}; keep it on one side"
             )
     labels = labels_of(pairs)
+    unread = f"; {(~usable).sum()} pairs have nothing to read in the segment" if not usable.all() else ""
     for part, inside in (("to fit on", ~out & usable), ("held out", out & usable)):
         for label in (True, False):
             n = int((labels[inside] == label).sum())
             if n < _LEAST:
                 raise TooLittleData(
                     f"{n} pairs {part} have label {int(label)}; at least {_LEAST} are needed. "
-                    f"{len(set(groups_of(pairs)))} groups were split, {held_out:.0%} held out",
+                    f"{len(set(names))} groups were split, {held_out:.0%} held out" + unread,
                     n=n,
                     needed=_LEAST,
                 )
     return Split(np.flatnonzero(~out & usable), np.flatnonzero(out & usable))
+
+
+def assert_enough(pairs: Sequence[LabelledPair], wanted: Wanted) -> None:
+    """Refuses what has too few pairs however they are read, before they are.
+
+    Raises:
+        TooLittleData, DataError: As `split` and `benign_threshold` would.
+    """
+    held_out = split(pairs, wanted.held_out, np.ones(len(pairs), bool)).held_out
+    benign = [pairs[row].group for row in held_out if not pairs[row].label]
+    benign_threshold(np.zeros(len(benign)), benign, wanted)
 
 
 def measure(

@@ -31,8 +31,10 @@ class WeighedParts:
 
     def scores(self, parts: Mapping[str, Scores]) -> Scores:
         """Shape (n_pairs,)."""
-        weighted = [weight * parts[name] for name, weight in self.weights.items()]
-        return np.asarray(self.bias + np.sum(weighted, axis=0))
+        scores = np.full(len(next(iter(parts.values()))), self.bias)
+        for name, weight in self.weights.items():
+            scores += weight * parts[name]
+        return scores
 
 
 def term(name: str, weight: float) -> CombinedTerm:
@@ -44,12 +46,14 @@ def with_signals(watchlist: Watchlist, parts: Sequence[str]) -> Watchlist:
     """The watchlist with an indicator for every signal among the parts, so that the online scorer gives its value.
 
     Raises:
-        WatchlistError: A part is neither a signal nor a plain indicator of the watchlist.
+        WatchlistError: A part is neither a signal nor a plain indicator of the watchlist, or it is both.
     """
     plain = [indicator.name for indicator in watchlist.indicators if indicator.kind != "combination"]
     for name in parts:
         if name not in (*plain, *_SIGNALS):
             raise WatchlistError(f"{watchlist.file}: there is no {name!r} to combine; there are: {', '.join(plain)}")
+        if name in _SIGNALS and name in {indicator.name for indicator in watchlist.indicators}:
+            raise WatchlistError(f"{watchlist.file}: an indicator has the name of the signal {name}; give it another")
     signals = [
         Indicator(name=name, kind="combination", combines=(term(name, 1.0),), threshold=0.0)
         for name in parts

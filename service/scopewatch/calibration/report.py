@@ -33,6 +33,7 @@ _PANEL = (4.2, 4.9)
 _UPPER, _LOWER = (0.15, 0.4, 0.81, 0.58), (0.15, 0.1, 0.81, 0.15)
 """Where a panel's axes are: left, bottom, width and height, as shares of it."""
 _BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.19)}
+_MOST_LARGE = 6
 _STYLE: dict[Any, object] = {
     "axes.edgecolor": _INK,
     "axes.facecolor": "none",
@@ -238,7 +239,9 @@ def _draw_roc(panel: "Panel", labels: Bool, detectors: Mapping[str, Scores], thr
             flagged = scores > threshold
             axes.plot(flagged[~labels].mean(), flagged[labels].mean(), "o", color=_COLOURS[0], markersize=8, zorder=4)
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(0, 1), ylim=(0, 1.01))
-    axes.legend(handles=curves, **_BELOW)
+    # Of more, so large, the last would stand below the figure.
+    small: dict[str, Any] = {"fontsize": 8, "labelspacing": 0.2} if len(curves) > _MOST_LARGE else {}
+    axes.legend(handles=curves, **_BELOW, **small)
 
 
 def _curve(labels: Bool, scores: Scores) -> tuple[Scores, Scores]:
@@ -276,7 +279,7 @@ def _draw_reliability(panel: "Panel", bins: "Sequence[Bin]") -> None:
     axes = panel.add_axes(_UPPER)
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
     stated, true = [found.mean_probability for found in bins], [found.share_positive for found in bins]
-    axes.plot(stated, true, "o-", color=_COLOURS[0])
+    axes.plot(stated, true, "o-", color=_COLOURS[0], clip_on=False)
     axes.set(xlabel="stated probability", ylabel="share of label 1", xlim=(0, 1.01), ylim=(0, 1.01))
     below = panel.add_axes(_LOWER)
     widths = [found.high - found.low for found in bins]

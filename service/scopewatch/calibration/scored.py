@@ -52,13 +52,12 @@ async def score_pairs(
         chunk = pairs[first : first + at_once]
         jobs = [ScoreJob(item.pair, watchlist, request_id=str(item.line)) for item in chunk]
         for item, outcome in zip(chunk, await score(jobs), strict=True):
-            place = f"{item.source}, line {item.line}"
             if isinstance(outcome, ScopewatchError):
-                raise DataError(f"{place}: {outcome}")
+                raise DataError(f"{item.place}: {outcome}")
             name = outcome.watchlist
             found.append(_of(outcome, indicator))
             if found[-1].skipped_reason:
-                raise DataError(f"{place}: {indicator} cannot be scored: {found[-1].skipped_reason}")
+                raise DataError(f"{item.place}: {indicator} cannot be scored: {found[-1].skipped_reason}; leave it out")
             truncated += outcome.coverage.truncated
     probabilities = [part.probability for part in found if part.probability is not None]
     return Scored(

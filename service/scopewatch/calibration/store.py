@@ -4,6 +4,8 @@ A shard holds so many pairs, in a folder named by what made it (engine, segment,
 tokens. So what is interrupted goes on where it stopped, and another file, tokenizer or setting finds nothing of it.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -104,6 +106,10 @@ def encode_pairs(
     """
     made_by = [_SCHEMA, dictionary.digest, segment.name, [str(pooling) for pooling in poolings]]
     home = folder / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
     shards: list[Path] = []
     with tqdm(total=len(pairs), desc="reading", unit="pair", disable=None) as progress:
         for start in range(0, len(pairs), _SHARD_PAIRS):
@@ -174,7 +180,7 @@ def _pooled(fired: Activations, poolings: Sequence[Pooling]) -> tuple[NDArray[np
 
 def _checked(item: LabelledPair, outcome: T | ScopewatchError) -> T:
     if isinstance(outcome, ScopewatchError):
-        raise DataError(f"{item.source}, line {item.line}: {outcome}")
+        raise DataError(f"{item.place}: {outcome}")
     return outcome
 
 
@@ -198,12 +204,18 @@ def _write(shard: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """A reader sees all of it or nothing."""
     part = shard.with_suffix(f".{os.getpid()}.part")
     try:
-        shard.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
         part.replace(shard)
     except OSError as error:
-        raise DataError(f"{part}: cannot be written: {error.strerror or error}") from None
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise _unwritable(shard.parent.parent, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    mend = "make room there, or use" if error.errno == errno.ENOSPC else "use"
+    return DataError(f"{folder}: cannot be written: {error.strerror or error}; {mend} another folder")
 
 
 def _array(shard: Path, name: str) -> NDArray[Any]:

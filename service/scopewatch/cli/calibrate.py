@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any
 from scopewatch import logs
 from scopewatch.cli.engine import absolute, add_reader_and_sae, add_work_dir, reader_of, sae_of
 from scopewatch.cli.settings import AddCommand, add_settings, settings, share, text
+from scopewatch.cli.written import (
+    check_places,
+    indicator_of,
+    parts_saes,
+    probe_file,
+    rehearse_writing,
+    valid_name,
+    watchlist_name,
+)
 from scopewatch.config import BUNDLED_WATCHLIST, ENGINE_SETTINGS, Config
-from scopewatch.errors import ConfigError
+from scopewatch.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from scopewatch.calibration.company import Probe
@@ -21,8 +30,7 @@ if TYPE_CHECKING:
     from scopewatch.calibration.evidence import Evidence, Wanted
     from scopewatch.calibration.outcome import Outcome
     from scopewatch.calibration.scored import Scored
-    from scopewatch.cards import Card, DataFile
-    from scopewatch.indicators import Indicator
+    from scopewatch.cards import DataFile
     from scopewatch.types import EngineIdentity, SaeIdentity
     from scopewatch.watchlist import SaeSource, Watchlist
 
@@ -37,7 +45,7 @@ def add(command: AddCommand) -> None:
         "Make an indicator from labelled pairs, or set its threshold by benign traffic; write it with its evidence.",
     )
     parser.add_argument("data", type=Path, nargs="+", help="JSONL with prompt, response, label (0 or 1) and group")
-    parser.add_argument("--indicator", type=text, required=True, help="name of the indicator")
+    parser.add_argument("--indicator", type=valid_name, required=True, help="name of the indicator")
     parser.add_argument("--out", type=Path, required=True, help="watchlist to write, or to write it into")
     parser.add_argument("--max-fpr", type=share, default=0.01, help="highest false-positive rate wanted")
     parser.add_argument("--confidence", type=share, default=0.95, help="of the bound on that rate")
@@ -75,7 +83,7 @@ def add(command: AddCommand) -> None:
     )
     written.add_argument("--severity", choices=("info", "low", "medium", "high"), default="medium", help="of a flag")
     written.add_argument("--label", type=text, default="", help="what it means, for people")
-    written.add_argument("--name", type=text, default="", help="of the watchlist, if it is made; default: the file's")
+    written.add_argument("--name", type=valid_name, help="of the watchlist, if it is made; default: the file's")
     written.add_argument(
         "--describe",
         action=argparse.BooleanOptionalAction,
@@ -85,7 +93,7 @@ def add(command: AddCommand) -> None:
     source = parser.add_argument_group("reader and SAE (default: those of --out if it is there, else of --watchlist)")
     source.add_argument("--watchlist", type=Path, help="whose reader, SAE and indicators to use (default: bundled)")
     add_reader_and_sae(source)
-    source.add_argument("--sae-name", type=text, default="", help="name of the SAE in the watchlist that is written")
+    source.add_argument("--sae-name", type=valid_name, help="name of the SAE in the watchlist that is written")
     add_work_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--html", type=Path, help="write a report as one HTML page")
@@ -100,13 +108,17 @@ def _run(args: argparse.Namespace) -> int:
     logs.configure("warning", "text")
     if args.benign and args.combine:
         raise ConfigError("--benign sets the threshold of an indicator that is there; leave --combine out")
+    check_places(args)
     base = load_watchlist(args.watchlist or (args.out if args.out.exists() else BUNDLED_WATCHLIST))
     work = _benign if args.benign else _combination if args.combine else _detector
     outcome = work(args, config, base)
-    name = args.name or args.out.stem
-    written = write_indicator(args.out, outcome.indicator, outcome.reader, outcome.saes, name=name)
+    page = outcome.page() if args.html else ""
+    written = write_indicator(args.out, outcome.indicator, outcome.reader, outcome.saes, name=watchlist_name(args))
     if args.html:
-        args.html.write_text(outcome.page(), encoding="utf-8")
+        try:
+            args.html.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{args.html}: cannot be written: {error.strerror}") from None
     if args.json:
         print(json.dumps(outcome.document() | {"watchlist": str(args.out), "watchlist_digest": written.digest}))
     else:
@@ -121,16 +133,23 @@ def _detector(args: argparse.Namespace, config: Config, base: "Watchlist") -> "O
     from scopewatch.calibration.calibrate import calibrate
     from scopewatch.calibration.card import card_of, made_with
     from scopewatch.calibration.describe import describe
+    from scopewatch.calibration.evidence import assert_enough
     from scopewatch.calibration.outcome import Outcome
     from scopewatch.calibration.store import encode_pairs
     from scopewatch.engine.build import ReaderChoice
     from scopewatch.engine.dictionary import build_dictionary
     from scopewatch.types import Segment
+    from scopewatch.watchlist import SaeSource
 
     wanted, reader = _wanted(args), reader_of(args, base)
     known_as, sae = sae_of(args, base)
     name = args.sae_name or known_as or "sae"
     pairs, files = _labelled(args)
+    probe = f"{args.indicator}_probe", SaeSource(path=str(probe_file(args)))
+    draft, source = probe if wanted.kind == "probe" else (name, sae)
+    like = {"kind": wanted.kind, "features": [{"feature": f"{draft}/0", "pooling": "mean"}]}
+    rehearse_writing(args, reader, {draft: source}, **like)
+    assert_enough(pairs, wanted)
     choice = ReaderChoice(Path(reader.path) if reader.path else None, reader.id, reader.revision)
     dictionary = build_dictionary(choice, sae, config)
     segment = Segment[args.segment.upper()]
@@ -160,49 +179,72 @@ def _detector(args: argparse.Namespace, config: Config, base: "Watchlist") -> "O
             for term in terms
         ]
     card = card_of(found.evidence, wanted, files, made_with(dictionary.identity, {name: digest}), _today())
-    indicator = _indicator(args, found.evidence, card, kind=wanted.kind, features=features, bias=bias)
+    made = {"kind": wanted.kind, "features": features, "bias": bias} | _measured(found.evidence)
+    indicator = indicator_of(args, card=card, **made)
     return Outcome(indicator, reader, {name: sae}, found.evidence.threshold, found.evidence)
 
 
 def _combination(args: argparse.Namespace, config: Config, base: "Watchlist") -> "Outcome":
     """A combination of indicators that are there and of the reader's signals."""
     from scopewatch.calibration.card import card_of, made_with
+    from scopewatch.calibration.evidence import assert_enough
     from scopewatch.calibration.outcome import Outcome
     from scopewatch.calibration.parts import calibrate_parts, term, with_signals
 
     wanted = _wanted(args)
     pairs, files = _labelled(args)
     trial = with_signals(base, args.combine)
+    reader, saes = absolute(base, base.reader), parts_saes(args, base, args.combine)
+    rehearse_writing(args, reader, saes, kind="combination", combines=[term(name, 1.0) for name in args.combine])
+    assert_enough(pairs, wanted)
     scored, running = _scores(pairs, args.combine, trial, config)
     weighed, evidence = calibrate_parts(pairs, {name: part.scores for name, part in scored.items()}, wanted)
-    saes = {sae.name: sae.digest for sae in running.saes}
-    card = card_of(evidence, wanted, files, made_with(running, saes), _today())
+    digests = {sae.name: sae.digest for sae in running.saes}
+    card = card_of(evidence, wanted, files, made_with(running, digests), _today())
     combines = [term(name, weight) for name, weight in weighed.weights.items()]
-    indicator = _indicator(args, evidence, card, kind="combination", combines=combines, bias=weighed.bias)
-    return Outcome(indicator, absolute(base, base.reader), {}, evidence.threshold, evidence)
+    made = {"kind": "combination", "combines": combines, "bias": weighed.bias} | _measured(evidence)
+    return Outcome(indicator_of(args, card=card, **made), reader, saes, evidence.threshold, evidence)
 
 
 def _benign(args: argparse.Namespace, config: Config, base: "Watchlist") -> "Outcome":
     """The threshold of an indicator that is there, by traffic that is benign and not labelled."""
+    import numpy as np
+
     from scopewatch.calibration.card import benign_card, data_files, made_with
     from scopewatch.calibration.data import groups_of, read_texts
     from scopewatch.calibration.evidence import benign_threshold
     from scopewatch.calibration.outcome import Outcome
+    from scopewatch.calibration.write import write_indicator
 
     wanted = _wanted(args)
+    there = next((indicator for indicator in base.indicators if indicator.name == args.indicator), None)
+    if not there:
+        known = ", ".join(indicator.name for indicator in base.indicators)
+        raise ConfigError(
+            f"--indicator: {base.file} has no {args.indicator!r}, whose threshold --benign sets ({known})"
+        )
+    parts = [part.indicator for part in there.combines if part.indicator]
+    named = {part.key.sae for part in there.features}
+    saes = parts_saes(args, base, parts) | {name: absolute(base, base.saes[name]) for name in named}
+    reader = absolute(base, base.reader)
+    write_indicator(args.out, there, reader, saes, watchlist_name(args), rehearse=True)
     read = [read_texts(file) for file in args.data]
-    pairs = [pair for held in read for pair in held]
+    pairs, files = [pair for held in read for pair in held], data_files(args.data, read)
+    fitted = (
+        {file.sha256 for file in there.card.data} if there.card and there.card.beats_bag_of_words is not None else ()
+    )
+    for file in files:
+        if file.sha256 in fitted:
+            raise DataError(f"{file.name}: {there.name} was fitted on this file; its threshold needs other traffic")
+    benign_threshold(np.zeros(len(pairs)), groups_of(pairs), wanted)
     scored, running = _scores(pairs, [args.indicator], base, config)
     scores = scored[args.indicator].scores
     threshold = benign_threshold(scores, groups_of(pairs), wanted)
     made = made_with(running, {sae.name: sae.digest for sae in running.saes})
     fpr = float((scores > threshold.value).mean())
-    card = benign_card(threshold, wanted, data_files(args.data, read), made, fpr=fpr, date=_today())
-    there = next(indicator for indicator in base.indicators if indicator.name == args.indicator)
+    card = benign_card(threshold, wanted, files, made, fpr=fpr, date=_today())
     indicator = there.model_copy(update={"threshold": threshold.value, "card": card})
-    named = {part.key.sae for part in there.features}
-    saes = {name: absolute(base, base.saes[name]) for name in named}
-    return Outcome(indicator, absolute(base, base.reader), saes, threshold, None)
+    return Outcome(indicator, reader, saes, threshold, None)
 
 
 def _scores(
@@ -254,28 +296,15 @@ def _write_probe(args: argparse.Namespace, probe: "Probe", running: "SaeIdentity
     from scopewatch.sae.pack import load_pack, write_probe
     from scopewatch.watchlist import SaeSource
 
-    file = args.out.absolute().with_name(f"{args.out.stem}.{args.indicator}.safetensors")
+    file = probe_file(args)
     origin = {"made_of": running.digest}
     direction, bias = probe.direction.astype(np.float32), np.array([probe.bias], np.float32)
     write_probe(file, direction, bias, hookpoint=running.hookpoint, origin=origin)
     return f"{args.indicator}_probe", SaeSource(path=str(file)), load_pack(file).digest
 
 
-def _indicator(args: argparse.Namespace, evidence: "Evidence", card: "Card", **made: object) -> "Indicator":
-    from scopewatch.indicators import Indicator
-
-    return Indicator.model_validate(
-        {
-            "name": args.indicator,
-            "label": args.label,
-            "segment": args.segment,
-            "severity": args.severity,
-            "threshold": evidence.threshold.value,
-            "probability": evidence.probability,
-            "card": card,
-            **made,
-        }
-    )
+def _measured(evidence: "Evidence") -> dict[str, object]:
+    return {"threshold": evidence.threshold.value, "probability": evidence.probability}
 
 
 def _today() -> str:
@@ -293,4 +322,7 @@ def _terms(argument: str) -> int | None:
 
 def _names(argument: str) -> list[str]:
     """Argument type: names split by commas."""
-    return [name.strip() for name in text(argument).split(",") if name.strip()]
+    names = dict.fromkeys(name.strip() for name in text(argument).split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("expected names split by commas")
+    return list(names)

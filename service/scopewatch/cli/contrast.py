@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from scopewatch import logs
 from scopewatch.cli.engine import add_reader_and_sae, add_work_dir, reader_of, sae_of
-from scopewatch.cli.settings import AddCommand, add_settings, count, settings, share, text
+from scopewatch.cli.settings import AddCommand, add_settings, check_written, count, settings, share, text
 from scopewatch.config import ENGINE_SETTINGS, Config
 from scopewatch.errors import ConfigError, DataError
 
@@ -56,8 +56,7 @@ def _run(args: argparse.Namespace) -> int:
 
     config = settings(args)
     logs.configure("warning", "text")
-    if args.html and not args.html.parent.is_dir():
-        raise DataError(f"{args.html}: there is no folder {args.html.parent}")
+    check_written(args.html)
     a, b, names = _corpora(args)
     found = _contrast(args, config, a, b)
     if args.html:

@@ -11,13 +11,14 @@ from scopewatch.cli.settings import (
     AddCommand,
     add_sae,
     add_settings,
+    check_written,
     indices,
     sae_source,
     settings,
     text,
 )
 from scopewatch.config import ENGINE_SETTINGS
-from scopewatch.errors import DataError
+from scopewatch.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from scopewatch.calibration.scored import Scored
@@ -66,20 +67,28 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     config = settings(args)
     logs.configure("warning", "text")
-    pages = [file for file in (args.html, args.plot) if file]
-    for file in pages:
+    if args.html or args.plot:
         report.need_matplotlib()
-        if not file.parent.is_dir():
-            raise DataError(f"{file}: there is no folder {file.parent}")
-    pairs, train = ([pair for file in files for pair in read_pairs(file)] for files in (args.data, args.train))
+    check_written(args.html, args.plot)
+    if args.plot and args.plot.suffix != ".svg":
+        raise DataError(f"{args.plot}: expected a name that ends in .svg")
+    if args.html and args.html == args.plot:
+        raise ConfigError(f"--html and --plot both name {args.html}")
+    if len(config.watchlist) > 1:
+        raise ConfigError(f"evaluate measures one watchlist, not {len(config.watchlist)}; run it once for each")
     watchlist = load_watchlist(config.watchlist[0])
+    indicator = next((one for one in watchlist.indicators if one.name == args.indicator), None)
+    if indicator is None:
+        known = ", ".join(one.name for one in watchlist.indicators)
+        raise DataError(f"indicator {args.indicator!r}: watchlist {watchlist.name} has {known}")
+    pairs = read_pairs(*args.data)
+    train = read_pairs(*args.train) if args.train else []
 
     async def run() -> "Scored":
         async with offline(config) as monitor:
             return await score_pairs(pairs, args.indicator, watchlist.name, monitor.score, config.at_once)
 
     scored = asyncio.run(run())
-    indicator = next(one for one in watchlist.indicators if one.name == args.indicator)
     baselines = None if args.no_baselines else measure_baselines(watchlist, indicator, pairs, train, config)
     found = evaluate(pairs, scored, baselines)
     labels, detectors = labels_of(pairs), {found.indicator: scored.scores} | dict(baselines.scores if baselines else {})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from scopewatch.config import Config, load_config
-from scopewatch.errors import SaeError
+from scopewatch.errors import DataError, SaeError
 
 if TYPE_CHECKING:
     from scopewatch.watchlist import SaeSource
@@ -52,6 +52,19 @@ def settings(args: argparse.Namespace) -> Config:
         ConfigError: Names every wrong setting.
     """
     return load_config({k.removeprefix("setting_"): v for k, v in vars(args).items() if k.startswith("setting_")})
+
+
+def check_written(*files: Path | None) -> None:
+    """Refuses, before any work is done, what could not be written after it.
+
+    Raises:
+        DataError: Names the file.
+    """
+    for file in filter(None, files):
+        if not file.parent.is_dir():
+            raise DataError(f"{file}: there is no folder {file.parent}")
+        if file.is_dir():
+            raise DataError(f"{file}: is a folder; name a file to write")
 
 
 def text(argument: str) -> str:

@@ -87,6 +87,10 @@ def check_files(data: Path, out: Path, *, overwrite: bool) -> None:
         raise DataError(f"{data}: no such file")
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: no such folder")
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder; give another --out")
+    if out.exists() and out.samefile(data):
+        raise DataError(f"{out}: is the file to be scored; give another --out")
     if out.exists() and not overwrite:
         raise DataError(f"{out}: exists already; give another --out, or --overwrite")
 
@@ -228,7 +232,11 @@ class _Parts:
                 stream.truncate(0)
                 json.dump(made_of, stream)
                 stream.flush()
-            yield parts
+            try:
+                yield parts
+            finally:
+                if not parts.done:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, rows: Iterable[dict[str, object]]) -> None:
         """Saves the next part, whole or not at all."""
