@@ -240,9 +240,11 @@ def measure(
     )
     if not evidence.beats_bag_of_words and not wanted.force:
         words = evidence.company[BAG_OF_WORDS]
+        ranked = sorted(evidence.company.items(), key=lambda item: -item[1].auroc.value)
         raise Unsupported(
             f"AUROC {found.value:.3f} does not beat a bag of words ({words.auroc.value:.3f}) on the same held-out "
-            "pairs; --force writes it all the same, and its card says so"
+            "pairs; --force writes it all the same, and its card says so. All on these pairs: "
+            + ", ".join(f"{name} {detector.auroc.value:.3f}" for name, detector in ranked)
         )
     return evidence
 

@@ -165,10 +165,10 @@ def _detector(args: argparse.Namespace, config: Config, base: "Watchlist") -> "O
     else:
         assert found.combination is not None
         bias, terms = found.combination.bias, found.combination.terms
-        indices = sorted({term.feature for term in terms})
         said: dict[int, str] = {}
         if args.describe:
-            said = describe(pairs, pooled, found.parts.fit, indices, dictionary=dictionary, segment=segment)
+            named = sorted({term.feature for term in terms})
+            said = describe(pairs, pooled, found.parts.fit, named, dictionary=dictionary, segment=segment)
         features = [
             {
                 "feature": f"{name}/{term.feature}",
