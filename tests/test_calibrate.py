@@ -309,7 +309,7 @@ class TestCombination:
         found = fit_combination(
             {pooling: matrix[fit] for pooling, matrix in features.items()},
             labels[fit],
-            source_folds(labels[fit], sources[fit].tolist(), [str(row) for row in fit]),
+            source_folds(labels[fit], sources[fit].tolist(), [pair.group for pair in pairs[fit]]),
             weights=weights,
         )
         scores = found.scores({pooling: matrix[out] for pooling, matrix in features.items()})
