@@ -11,14 +11,14 @@ import torch
 from scopewatch.config import Config
 from scopewatch.engine.budget import batch_tokens
 from scopewatch.engine.hookpoints import EMBEDDING, Hookpoint, parse_hookpoint, width
-from scopewatch.engine.reader import find_reader, load_reader
+from scopewatch.engine.reader import Reader, find_reader, load_reader
 from scopewatch.engine.runner import ROW_TOKENS, PlacedEncoder, Runner
 from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import HubError, NoSuchFeature, ReaderError, SaeError, WatchlistError
 from scopewatch.logs import Laps
 from scopewatch.sae.pack import PackFolder, WatchedSae, load_watched
 from scopewatch.sae.source import locate
-from scopewatch.types import EngineIdentity, SaeIdentity
+from scopewatch.types import EngineIdentity, ReaderIdentity, SaeIdentity
 from scopewatch.watchlist import SaeSource, Watchlist
 
 
@@ -155,21 +155,9 @@ def build_engine(
     )
     for sae in saes:
         with _asked_by(sae.choice):
-            there = width(reader, sae.hookpoint)
-            if sae.watched.d_in != there:
-                raise SaeError(
-                    f"the SAE reads vectors of {sae.watched.d_in}, {sae.hookpoint} of the reader has {there}; "
-                    "it was made for another model or another place in it"
-                )
+            assert_fits(reader, sae.hookpoint, sae.watched.d_in)
     laps.end("reader")
-    max_tokens = min(config.max_tokens, reader.context)
-    tokeniser = Tokeniser(directory, max_tokens=max_tokens)
-    if tokeniser.size > reader.vocabulary:
-        # On a GPU one such token would take the whole process down.
-        raise ReaderError(
-            f"reader {directory}: the tokenizer has {tokeniser.size} tokens, the model embeds {reader.vocabulary}; "
-            "they do not belong together"
-        )
+    tokeniser, max_tokens = load_tokeniser(directory, reader, config)
     laps.end("tokenizer")
     runner = Runner(
         reader,
@@ -185,16 +173,50 @@ def build_engine(
         tokeniser=tokeniser,
         runner=runner,
         identity=EngineIdentity(
-            reader=replace(
-                reader.identity,
-                chat_template=tokeniser.has_chat_template,
-                template_digest=tokeniser.template_digest,
-            ),
+            reader=identity_of(reader, tokeniser),
             saes=tuple(_identity(sae) for sae in saes),
             head=head,
         ),
         max_tokens=max_tokens,
         max_batch_tokens=budget,
+    )
+
+
+def load_tokeniser(directory: Path, reader: Reader, config: Config) -> tuple[Tokeniser, int]:
+    """A reader's tokeniser, and the most tokens it reads of one pair.
+
+    Raises:
+        ReaderError: It is not usable, or belongs to another model.
+    """
+    max_tokens = min(config.max_tokens, reader.context)
+    tokeniser = Tokeniser(directory, max_tokens=max_tokens)
+    if tokeniser.size > reader.vocabulary:
+        # On a GPU one such token would take the whole process down.
+        raise ReaderError(
+            f"reader {directory}: the tokenizer has {tokeniser.size} tokens, the model embeds {reader.vocabulary}; "
+            "they do not belong together"
+        )
+    return tokeniser, max_tokens
+
+
+def assert_fits(reader: Reader, hookpoint: Hookpoint, d_in: int) -> None:
+    """Compares what an SAE takes in with what a reader has there.
+
+    Raises:
+        SaeError: They differ.
+    """
+    there = width(reader, hookpoint)
+    if d_in != there:
+        raise SaeError(
+            f"the SAE reads vectors of {d_in}, {hookpoint} of the reader has {there}; "
+            "it was made for another model or another place in it"
+        )
+
+
+def identity_of(reader: Reader, tokeniser: Tokeniser) -> ReaderIdentity:
+    """The reader as it runs, with the template that its tokeniser renders by."""
+    return replace(
+        reader.identity, chat_template=tokeniser.has_chat_template, template_digest=tokeniser.template_digest
     )
 
 

@@ -19,16 +19,16 @@ import torch
 from numpy.typing import NDArray
 
 from scopewatch.config import Config
-from scopewatch.engine.build import ReaderChoice, set_threads
+from scopewatch.engine.build import ReaderChoice, assert_fits, identity_of, load_tokeniser, set_threads
 from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.engine.flex import MULTIPLE
-from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint, tap, width
+from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint, tap
 from scopewatch.engine.packing import Packing
 from scopewatch.engine.prefixes import Reading
 from scopewatch.engine.reader import Reader, find_reader, load_reader
 from scopewatch.engine.runner import ROW_TOKENS
 from scopewatch.engine.text import Tokeniser
-from scopewatch.errors import EngineDied, EngineError, ReaderError, SaeError
+from scopewatch.errors import EngineDied, EngineError, SaeError
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import checked_digests, combined_digest, is_pack
 from scopewatch.sae.source import locate
@@ -252,19 +252,11 @@ def build_dictionary(reader: ReaderChoice, sae: SaeSource, config: Config) -> Di
         dtype=config.dtype,
         compiled=config.torch_compile,
     )
-    there = width(loaded, hookpoint)
-    if opened.d_in != there:
-        raise SaeError(
-            f"{opened.files[0]}: the SAE reads vectors of {opened.d_in}, {hookpoint} of the reader has {there}; "
-            "it was made for another model or another place in it"
-        )
-    max_tokens = min(config.max_tokens, loaded.context)
-    tokeniser = Tokeniser(directory, max_tokens=max_tokens)
-    if tokeniser.size > loaded.vocabulary:
-        raise ReaderError(
-            f"reader {directory}: the tokenizer has {tokeniser.size} tokens, the model embeds {loaded.vocabulary}; "
-            "they do not belong together"
-        )
+    try:
+        assert_fits(loaded, hookpoint, opened.d_in)
+    except SaeError as error:
+        raise SaeError(f"{opened.files[0]}: {error}") from None
+    tokeniser, max_tokens = load_tokeniser(directory, loaded, config)
     identity = SaeIdentity(
         name="sae",
         format=opened.format,
@@ -282,14 +274,7 @@ def build_dictionary(reader: ReaderChoice, sae: SaeSource, config: Config) -> Di
         loaded,
         tokeniser,
         Dictionary(opened, loaded.device),
-        identity=EngineIdentity(
-            replace(
-                loaded.identity,
-                chat_template=tokeniser.has_chat_template,
-                template_digest=tokeniser.template_digest,
-            ),
-            (identity,),
-        ),
+        identity=EngineIdentity(identity_of(loaded, tokeniser), (identity,)),
         max_tokens=max_tokens,
         row_tokens=min(ROW_TOKENS[loaded.device.type], config.max_batch_tokens or _ROW_TOKENS),
     )
