@@ -14,9 +14,10 @@ from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
 from scopewatch.calibration.calibrate import calibrate
-from scopewatch.calibration.combine import Weights, fit_combination, grouped_folds, platt, source_folds
+from scopewatch.calibration.combine import Weights, fit_combination, platt
 from scopewatch.calibration.data import LabelledPair
 from scopewatch.calibration.evidence import Kind, Wanted, benign_threshold, split
+from scopewatch.calibration.folds import grouped_folds, source_folds
 from scopewatch.calibration.statistics import calibration_error
 from scopewatch.calibration.store import PooledPairs
 from scopewatch.cli import main
@@ -255,7 +256,7 @@ class TestRefusals:
             replace(pair, group=f"all{row % 2}", split=sides[row % 2]) if pair.label else pair
             for row, pair in enumerate(pairs)
         ]
-        with pytest.raises(TooLittleData, match="cross-validation needs two groups of either label"):
+        with pytest.raises(TooLittleData, match="cross-validation needs 2 parts that have both labels"):
             calibrate(grouped, pooled, EASY)
 
     def test_groups_that_differ_by_case_are_one(self) -> None:

@@ -21,13 +21,13 @@ from scopewatch.calibration.company import (
     cross_fitted,
     dense_probe,
     difference_of_means,
-    folds_of,
     hedge_words,
     random_columns,
     response_length,
     trained_on,
 )
 from scopewatch.calibration.data import LabelledPair, groups_of, labels_of
+from scopewatch.calibration.folds import folds_of
 from scopewatch.calibration.store import PooledPairs
 from scopewatch.errors import TooLittleData
 from scopewatch.types import Pair

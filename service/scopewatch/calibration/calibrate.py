@@ -9,12 +9,11 @@ from scopewatch.calibration.combine import (
     Features,
     fit_chosen,
     fit_combination,
-    grouped_folds,
     ranked,
-    source_folds,
 )
 from scopewatch.calibration.data import LabelledPair, labels_of
 from scopewatch.calibration.evidence import BAG_OF_WORDS, Evidence, Split, Wanted, measure, split
+from scopewatch.calibration.folds import grouped_folds, source_folds
 from scopewatch.calibration.statistics import Bool, Scores, auroc
 from scopewatch.calibration.store import PooledPairs
 

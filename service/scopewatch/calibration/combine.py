@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from scopewatch.calibration.folds import Folds
 from scopewatch.calibration.statistics import auroc, column_aurocs
-from scopewatch.errors import DataError, TooLittleData, Unsupported
+from scopewatch.errors import DataError, Unsupported
 from scopewatch.indicators import Pooling, Probability
 
 try:
@@ -25,14 +26,11 @@ try:
     from scipy.special import expit
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge, lasso_path
-    from sklearn.model_selection import StratifiedGroupKFold
 except ImportError:
     raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
 
 Bool = NDArray[np.bool_]
 Scores = NDArray[np.float64]
-Folds = Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]
-"""Rows to fit and rows left out."""
 Weights = Literal["free", "nonnegative"]
 Features = Mapping[Pooling, csr_array]
 """Each of shape (n_pairs, d_sae), by pooling."""
@@ -41,8 +39,6 @@ _TERMS = (1, 2, 4, 8, 16, 32, 64, 128)
 _STRENGTHS = (0.01, 0.1, 1.0)
 """Inverse of the penalty, for columns whose mean square is 1."""
 _CANDIDATES = 600
-_FOLDS = 5
-_LEAST_OF_A_SOURCE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,63 +213,6 @@ def _log_odds(held: Sequence[tuple[NDArray[np.intp], Scores]], scores: Scores, l
 
 def _rows(features: Features, rows: NDArray[np.intp]) -> dict[Pooling, csr_array]:
     return {pooling: matrix[rows] for pooling, matrix in features.items()}
-
-
-def grouped_folds(labels: Bool, groups: Sequence[str], seed: int = 0) -> Folds:
-    """Rows to fit and rows left out, of folds in which both have both labels.
-
-    Raises:
-        TooLittleData: There are not two of them.
-    """
-    names = np.array(groups, dtype=object)
-    fewest = min(len(set(names[labels])), len(set(names[~labels])))
-    if fewest < 2:
-        raise TooLittleData(
-            "all pairs to fit of one label are of one group; cross-validation needs two groups of either label",
-            n=fewest,
-            needed=2,
-        )
-    count = min(_FOLDS, fewest)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the least populated class is seen to below
-        splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
-        folds = list(splitter.split(labels, labels, groups))
-    whole = [(fit, out) for fit, out in folds if len(set(labels[fit])) == len(set(labels[out])) == 2]
-    if len(whole) < 2:
-        raise TooLittleData(
-            f"{len(whole)} folds that share no group have both labels; cross-validation needs two: give more groups",
-            n=len(whole),
-            needed=2,
-        )
-    return whole
-
-
-def source_folds(labels: Bool, sources: Sequence[str], groups: Sequence[str]) -> Folds:
-    """Each source left out in turn that has enough of both labels: what does well then is what carries over.
-
-    A group that stands in several sources is never on both sides: its pairs elsewhere are not fitted.
-
-    Raises:
-        TooLittleData: There are not two of them.
-    """
-    names = np.array(sources, dtype=object)
-    large = [
-        name
-        for name in sorted(set(sources))
-        if min(labels[names == name].sum(), (~labels[names == name]).sum()) >= _LEAST_OF_A_SOURCE
-    ]
-    if len(large) < 2:
-        raise TooLittleData(
-            f"{len(large)} sources have {_LEAST_OF_A_SOURCE} pairs to fit of either label; leaving one out needs two",
-            n=len(large),
-            needed=2,
-        )
-    members = np.array(groups, dtype=object)
-    folds = []
-    for name in large:
-        out = names == name
-        folds.append((np.flatnonzero(~out & ~np.isin(members, np.unique(members[out]))), np.flatnonzero(out)))
-    return folds
 
 
 def _supports(x: Scores, labels: Bool, grid: Sequence[int], weights: Weights) -> dict[int, NDArray[np.intp]]:

@@ -14,23 +14,20 @@ from numpy.typing import NDArray
 
 from scopewatch.calibration.combine import platt
 from scopewatch.calibration.data import LabelledPair, groups_of, labels_of
+from scopewatch.calibration.folds import FOLDS, Places, folds_of
 from scopewatch.calibration.statistics import Bool, Scores, auroc
 from scopewatch.calibration.store import PooledPairs
-from scopewatch.errors import DataError, TooLittleData
+from scopewatch.errors import DataError
 from scopewatch.indicators import Probability
 
 try:
     from scipy.sparse import csr_array
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.preprocessing import StandardScaler
 except ImportError:
     raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
 
-Folds = NDArray[np.intp]
-"""Shape (n,): the fold in which each pair is left out."""
-_FOLDS = 5
 _WORD_STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _DENSE_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _LEAST_SHARE = 0.01
@@ -140,7 +137,7 @@ def trained_on(
     return _unfitted(pairs) | _fitted(train_pairs, train_pooled.dense_mean, folds, pairs, pooled.dense_mean)
 
 
-def cross_fitted(pairs: Sequence[LabelledPair], pooled: PooledPairs, folds: int = _FOLDS) -> dict[str, Scores]:
+def cross_fitted(pairs: Sequence[LabelledPair], pooled: PooledPairs, folds: int = FOLDS) -> dict[str, Scores]:
     """Scores of all the company on pairs that nothing was trained on before: each fold by what learnt from the others.
 
     Every fold is scored by another fit, on a scale and with a zero of its own. Thrown together such scores rank too
@@ -168,29 +165,6 @@ def cross_fitted(pairs: Sequence[LabelledPair], pooled: PooledPairs, folds: int 
     return whole
 
 
-def folds_of(labels: Bool, groups: Sequence[str], folds: int = _FOLDS, fewest: int = 2) -> Folds:
-    """Parts pairs by group into folds that all have both labels, in about equal shares.
-
-    Raises:
-        TooLittleData: `fewest` folds cannot be made.
-    """
-    names = np.array(groups, dtype=object)
-    positive, negative = len(set(names[labels])), len(set(names[~labels]))
-    for count in range(min(folds, positive, negative), fewest - 1, -1):
-        place = np.empty(len(labels), np.intp)
-        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=0)
-        for fold, (_, out) in enumerate(splitter.split(labels, labels, names)):
-            place[out] = fold
-        if all(len(np.unique(labels[place == fold])) == 2 for fold in range(count)):
-            return place
-    raise TooLittleData(
-        f"label 1 is in {positive} groups and label 0 in {negative}: cross-validation needs {fewest} parts that have "
-        "both labels and share no group",
-        n=min(positive, negative),
-        needed=fewest,
-    )
-
-
 def _unfitted(pairs: Sequence[LabelledPair]) -> dict[str, Scores]:
     return {"response_length": response_length(pairs), "hedge_words": hedge_words(pairs)}
 
@@ -198,7 +172,7 @@ def _unfitted(pairs: Sequence[LabelledPair]) -> dict[str, Scores]:
 def _fitted(
     fit: Sequence[LabelledPair],
     fit_means: NDArray[np.float32],
-    folds: Folds,
+    folds: Places,
     held_out: Sequence[LabelledPair],
     means: NDArray[np.float32],
 ) -> dict[str, Scores]:
@@ -210,7 +184,7 @@ def _fitted(
     }
 
 
-def _bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair], folds: Folds) -> Scores:
+def _bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair], folds: Places) -> Scores:
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     try:
         x = vectorizer.fit_transform([item.pair.response for item in fit])
@@ -221,7 +195,7 @@ def _bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair],
     return np.asarray(model.decision_function(vectorizer.transform([item.pair.response for item in held_out])))
 
 
-def _dense_probe(means: NDArray[np.float32], labels: Bool, folds: Folds) -> Probe:
+def _dense_probe(means: NDArray[np.float32], labels: Bool, folds: Places) -> Probe:
     scaler = StandardScaler()
     x = scaler.fit_transform(means.astype(np.float64))
     chosen = _cross_validated(x, labels, folds, _DENSE_STRENGTHS)
@@ -240,7 +214,7 @@ class _Chosen:
     """Each pair's by the fit that left it out."""
 
 
-def _cross_validated(x: Any, labels: Bool, folds: Folds, strengths: Sequence[float]) -> _Chosen:
+def _cross_validated(x: Any, labels: Bool, folds: Places, strengths: Sequence[float]) -> _Chosen:
     """The strength (inverse of the penalty) with the best mean AUROC of the folds.
 
     They are tried in ascending order, until one is no better than the one before.

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from scopewatch.calibration.calibrate import text_company
-from scopewatch.calibration.combine import grouped_folds, platt
+from scopewatch.calibration.combine import platt
 from scopewatch.calibration.data import LabelledPair, labels_of
 from scopewatch.calibration.evidence import Evidence, Wanted, measure, split
+from scopewatch.calibration.folds import grouped_folds
 from scopewatch.calibration.statistics import auroc
 from scopewatch.errors import WatchlistError
 from scopewatch.indicators import CombinedTerm, Indicator, Probability
