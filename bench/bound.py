@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from scopewatch.calibration.data import groups_of, labels_of, read_pairs
-from scopewatch.calibration.scored import score_pairs
-from scopewatch.calibration.statistics import Scores, one_per_group, threshold_for
+from scopewatch.app.spine import offline
 from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.errors import TooLittleData
-from scopewatch.server import offline
+from scopewatch.pairs.labelled import groups_of, labels_of, read_pairs
+from scopewatch.pairs.scored import score_pairs
+from scopewatch.statistics.detection import Scores, one_per_group, threshold_for
 
 CONFIDENCE = 0.95
 

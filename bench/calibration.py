@@ -18,13 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from scopewatch.calibration.data import read_texts
-from scopewatch.calibration.store import POOLINGS, encode_pairs
 from scopewatch.config import BUNDLED_WATCHLIST, Config
-from scopewatch.engine.build import ReaderChoice
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
+from scopewatch.pairs.labelled import read_texts
+from scopewatch.pairs.pooled import POOLINGS, encode_pairs
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Segment
-from scopewatch.watchlist import SaeSource
 
 _BUNDLED = BUNDLED_WATCHLIST.parent
 _FIRING = 60
@@ -32,7 +31,7 @@ _SAMPLE_PAIRS = 64
 
 
 def engine(sae: Path, config: Config) -> DictionaryEngine:
-    return build_dictionary(ReaderChoice(_BUNDLED / "reader"), SaeSource(path=str(sae)), config)
+    return build_dictionary(ReaderSource(path=str(_BUNDLED / "reader")), SaeSource(path=str(sae)), config)
 
 
 def residuals(data: Path, bundled: DictionaryEngine) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from scopewatch.engine.linear import pack_linears
+from scopewatch.reader.linear import pack_linears
 from subjects import Subject
 
 

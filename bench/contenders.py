@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from scopewatch.config import Config
 from scopewatch.engine.build import Engine, build_engine, choices
-from scopewatch.watchlist import load_watchlist
+from scopewatch.watch.watchlist import load_watchlist
 from subjects import Subject, TokenIds
 
 Dense = NDArray[np.float32]

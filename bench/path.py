@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scopewatch.child import Child
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import BUNDLED_WATCHLIST, Config
+from scopewatch.server_process import Child
 from scopewatch.types import Pair
 from served import server
 from subjects import lengths, pairs

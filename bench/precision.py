@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scopewatch.calibration.data import read_pairs
+from scopewatch.app.spine import offline
 from scopewatch.config import Config
-from scopewatch.server import offline
+from scopewatch.pairs.labelled import read_pairs
 from scopewatch.types import Pair, ScoredPair, ScoreJob
 
 _AT_ONCE = 256

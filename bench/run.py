@@ -41,9 +41,9 @@ from contenders import (
 )
 from equality import TOLERANCE, Difference, compare, scores, worst_score
 from report import print_report, write_plot
-from scopewatch.child import Child
 from scopewatch.client import pb
 from scopewatch.engine.build import Engine
+from scopewatch.server_process import Child
 from scopewatch.types import Pair, TokenisedPair
 from served import Calls, batches, peak_rss_mib, server, unary
 from subjects import (

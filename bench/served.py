@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scopewatch.child import Child, running_server
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import Config
 from scopewatch.errors import ScopewatchError
+from scopewatch.server_process import Child, running_server
 from scopewatch.types import Pair
 
 CALLERS = 64

@@ -15,8 +15,8 @@ from collections import defaultdict
 from itertools import permutations
 from pathlib import Path
 
-from scopewatch.calibration.data import fraction, parse_row
 from scopewatch.calibration.evidence import SPLIT_SALT
+from scopewatch.pairs.labelled import fraction, parse_row
 
 HELD_OUT = 0.5
 MAX_FPR = 0.05

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from transformers import Gemma2Config, Gemma2Model
 
-from scopewatch.engine.hookpoints import Hookpoint
-from scopewatch.engine.reader import load_reader
 from scopewatch.engine.runner import PlacedEncoder, Runner
+from scopewatch.reader.hookpoints import Hookpoint
+from scopewatch.reader.loading import load_reader
 from scopewatch.sae.open import open_sae
 
 D_IN = 2304

@@ -27,11 +27,12 @@ from tokenizers import (
 )
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
-from scopewatch.indicators import Indicator
 from scopewatch.metrics import Metrics
+from scopewatch.sources import ReaderSource
 from scopewatch.types import Activations, EngineIdentity, ReaderIdentity, SaeIdentity
-from scopewatch.watchlist import ReaderSource, Watchlist
-from scopewatch.yamlfile import Lines
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.watchlist import Watchlist
+from scopewatch.watch.yaml_lines import Lines
 from servers import ServerProcess
 
 # No test depends on how busy the machine is.

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from conftest import gemma_tokenizer
-from scopewatch.engine.linear import PackedLinear
+from scopewatch.reader.linear import PackedLinear
 
 FAMILIES = ("gemma2", "gemma3_text", "gemma3", "llama", "mistral", "qwen2", "qwen3")
 HIDDEN = 32

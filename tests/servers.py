@@ -23,9 +23,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from prometheus_client.parser import text_string_to_metric_families
 
-import scopewatch.server
+import scopewatch.app.server
+from scopewatch.app.load import Loaded
+from scopewatch.app.server import Server
 from scopewatch.config import Config
-from scopewatch.server import Loaded, Server
 from scopewatch.types import EncodedBatch
 from scopewatch.v1 import monitor_pb2_grpc
 
@@ -167,7 +168,7 @@ class Gate:
         self._open.set()
         self.batches: list[list[list[int]]] = []
         """Token ids of every batch that reached the engine, held ones included."""
-        real = scopewatch.server.load
+        real = scopewatch.app.load.load
 
         def load(config: Config) -> Loaded:
             loaded = real(config)
@@ -180,7 +181,7 @@ class Gate:
 
             return replace(loaded, engine=replace(loaded.engine, runner=gated))
 
-        monkeypatch.setattr(scopewatch.server, "load", load)
+        monkeypatch.setattr(scopewatch.app.server, "load", load)
 
     def close(self) -> None:
         self._open.clear()
@@ -216,7 +217,7 @@ async def serving(settings: Config, gate: Gate | None = None) -> AsyncIterator[L
             if record.getMessage() == "serving":
                 ready.set_result(LocalServer(record.grpc_address, record.metrics_address))
 
-    log, listener = logging.getLogger("scopewatch.server"), Listener()
+    log, listener = logging.getLogger("scopewatch.app.server"), Listener()
     level = log.level
     log.addHandler(listener)
     log.setLevel(logging.INFO)

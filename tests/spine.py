@@ -8,9 +8,9 @@ import numpy as np
 from conftest import activations, engine_identity, watchlist_of
 from scopewatch.errors import ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.pipeline.activations import CacheKeys
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import Cache
+from scopewatch.pipeline.cached_value import CacheKeys
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.scoring import compile_watchlist
 from scopewatch.types import Activations, Coverage, Pair, Segment, TokenisedPair

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from scopewatch.engine.attention import packed
-from scopewatch.engine.packing import Packing
-from scopewatch.engine.prefixes import BLOCK, Block, Reading
+from scopewatch.reader.attention import packed
+from scopewatch.reader.packing import Packing
+from scopewatch.reader.prefixes import BLOCK, Block, Reading
 from scopewatch.types import Activations
 
 WIDTH = 8

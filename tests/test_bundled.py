@@ -11,11 +11,11 @@ import pytest
 from transformers import AutoTokenizer, Gemma2ForCausalLM
 
 import scopewatch
+from scopewatch.app.load import load
 from scopewatch.client import Client
 from scopewatch.config import BUNDLED_WATCHLIST, Config
-from scopewatch.server import load
 from scopewatch.types import Pair
-from scopewatch.watchlist import load_watchlist
+from scopewatch.watch.watchlist import load_watchlist
 from servers import ServerProcess
 
 PACKAGE = Path(scopewatch.__file__).parent

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import activations, engine_identity
-from scopewatch.pipeline import activations as cached
-from scopewatch.pipeline.activations import CacheKeys, CorruptValue, dump, load
+from scopewatch.pipeline import cached_value as cached
+from scopewatch.pipeline.cached_value import CacheKeys, CorruptValue, dump, load
 from scopewatch.types import Activations, Coverage, EngineIdentity, TokenisedPair
 
 KEY = bytes(range(32))

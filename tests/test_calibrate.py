@@ -14,17 +14,17 @@ from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
 from scopewatch.calibration.calibrate import calibrate
-from scopewatch.calibration.combine import Weights, fit_combination, platt
-from scopewatch.calibration.data import LabelledPair
 from scopewatch.calibration.evidence import Kind, Wanted, benign_threshold, split
-from scopewatch.calibration.folds import grouped_folds, source_folds
-from scopewatch.calibration.statistics import calibration_error
-from scopewatch.calibration.store import PooledPairs
+from scopewatch.calibration.sparse_fit import Weights, fit_combination, platt
 from scopewatch.cli import main
 from scopewatch.errors import DataError, TooLittleData, Unsupported
-from scopewatch.indicators import Pooling
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.pooled import PooledPairs
+from scopewatch.statistics.detection import calibration_error
+from scopewatch.statistics.folds import grouped_folds, source_folds
 from scopewatch.types import Pair
-from scopewatch.watchlist import load_watchlist
+from scopewatch.watch.indicators import Pooling
+from scopewatch.watch.watchlist import load_watchlist
 
 MAX, MEAN = Pooling(kind="max"), Pooling(kind="mean")
 WORDS = [

@@ -16,16 +16,16 @@ import pytest
 import yaml
 
 from conftest import House
+from scopewatch.app.load import load
+from scopewatch.capacity.as_text import kustomization
 from scopewatch.capacity.curve import Curve, read_curve, shipped_curve, shipped_curves
 from scopewatch.capacity.plan import Load, Plan, plan, queueing_p95_s
-from scopewatch.capacity.report import kustomization
-from scopewatch.capacity.texts import Texts
-from scopewatch.child import running_server
+from scopewatch.capacity.random_pairs import Texts
 from scopewatch.cli import main
 from scopewatch.config import Config
-from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import ConfigError, SetupError
-from scopewatch.server import load
+from scopewatch.reader.text import Tokeniser
+from scopewatch.server_process import running_server
 from scopewatch.types import TokenisedPair
 
 ROOT = Path(__file__).parents[1]

@@ -12,16 +12,16 @@ import pytest
 import yaml
 
 from conftest import HIDDEN, House, engine_identity, watchlist_of
-from scopewatch.calibration.card import made_with
-from scopewatch.cards import Card
+from scopewatch.app.server import Server
+from scopewatch.calibration.card_making import made_with
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import Config
 from scopewatch.engine.build import build_engine, choices
 from scopewatch.errors import WatchlistError
 from scopewatch.sae.pack import write_probe
-from scopewatch.server import Server
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import EngineIdentity
-from scopewatch.watchlist import ReaderSource, SaeSource
+from scopewatch.watch.cards import Card
 from servers import LocalServer, config, serving
 
 PLAIN = engine_identity(early=(1, 4), late=(0,))

@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from scopewatch.calibration.company import (
+from scopewatch.calibration.simple_detectors import (
     bag_of_words,
     cross_fitted,
     dense_probe,
@@ -26,10 +26,10 @@ from scopewatch.calibration.company import (
     response_length,
     trained_on,
 )
-from scopewatch.calibration.data import LabelledPair, groups_of, labels_of
-from scopewatch.calibration.folds import folds_of
-from scopewatch.calibration.store import PooledPairs
 from scopewatch.errors import TooLittleData
+from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
+from scopewatch.pairs.pooled import PooledPairs
+from scopewatch.statistics.folds import folds_of
 from scopewatch.types import Pair
 
 _COMPANY = ["response_length", "hedge_words", "bag_of_words", "dense_probe", "difference_of_means"]

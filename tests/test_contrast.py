@@ -12,16 +12,16 @@ import yaml
 from scipy import stats
 
 from conftest import House, watchlist_document
-from scopewatch.calibration.data import LabelledPair
-from scopewatch.calibration.store import POOLINGS
 from scopewatch.cli.contrast import add
 from scopewatch.config import Config
 from scopewatch.contrast.corpora import partners, swapped
-from scopewatch.engine.build import ReaderChoice, SaeChoice, build_engine
+from scopewatch.engine.build import SaeChoice, build_engine
 from scopewatch.errors import ConfigError, DataError, LabelError, TooLittleData
-from scopewatch.labels import import_file
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.pooled import POOLINGS
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import LABEL_NOTE, Pair, Segment, Turn
-from scopewatch.watchlist import SaeSource
+from scopewatch.watch.labels import import_file
 
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
@@ -78,7 +78,7 @@ def file_of(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 def pooled_by_hand(house: House, rows: Sequence[dict[str, Any]], feature: int) -> np.ndarray:
     """The largest activation on each response, one text at a time through the online engine."""
     choice = SaeChoice("mid", SaeSource(path=str(house.saes["mid"])), {feature: "here"})
-    engine = build_engine(ReaderChoice(house.reader), [choice], Config(prefix_cache_bytes=0))
+    engine = build_engine(ReaderSource(path=str(house.reader)), [choice], Config(prefix_cache_bytes=0))
     values = []
     for row in rows:
         (tokens,) = engine.tokeniser.tokenise([Pair(row["prompt"], row["response"])])

@@ -18,8 +18,8 @@ import scopewatch
 from conftest import free_port, need, wait_until
 from scopewatch.cli import _parser
 from scopewatch.config import ENV_PREFIX, Config, load_config
+from scopewatch.doors.grpc.service import SERVICE_NAME
 from scopewatch.errors import ConfigError
-from scopewatch.rpc.service import SERVICE_NAME
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

@@ -16,13 +16,13 @@ from conftest import HIDDEN, House, sae_arrays, save_sae
 from released import RELEASES, Released
 from scopewatch.config import Config
 from scopewatch.engine import dictionary as module
-from scopewatch.engine.build import ReaderChoice, SaeChoice, build_engine
+from scopewatch.engine.build import SaeChoice, build_engine
 from scopewatch.engine.dictionary import Dictionary, DictionaryEngine, SegmentActivations, build_dictionary
 from scopewatch.errors import EngineError, SaeError
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import load_watched, write_pack
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations, Pair, Segment, TokenisedPair, Turn
-from scopewatch.watchlist import SaeSource
 
 D_SAE = 66
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch, *, kept_bytes: int) -> None:
 
 
 def build(house: House, sae: Path, **settings: object) -> DictionaryEngine:
-    return build_dictionary(ReaderChoice(house.reader), SaeSource(path=str(sae)), Config(**settings))
+    return build_dictionary(ReaderSource(path=str(house.reader)), SaeSource(path=str(sae)), Config(**settings))
 
 
 def tokens_of(engine: DictionaryEngine, pairs: list[Pair]) -> list[TokenisedPair]:
@@ -113,7 +113,7 @@ def test_what_fires_is_what_the_publisher_says(
 def online(house: House, sae: Path, pairs: list[TokenisedPair], segment: Segment) -> list[NDArray[np.float32]]:
     """Every feature of an SAE on a segment, by the engine that serves: all are watched."""
     choice = SaeChoice("sae", SaeSource(path=str(sae)), wanted=dict.fromkeys(range(D_SAE), ""))
-    engine = build_engine(ReaderChoice(house.reader), [choice], Config())
+    engine = build_engine(ReaderSource(path=str(house.reader)), [choice], Config())
     tables = [dense(encoded) for encoded in engine.runner([pair.ids for pair in pairs]).activations]
     return [table[pair.segments == segment] for table, pair in zip(tables, pairs, strict=True)]
 
@@ -212,7 +212,7 @@ def test_the_digest_tells_what_decides_the_numbers(house: House) -> None:
 def test_identity_is_that_of_the_serving_engine(house: House) -> None:
     """Reader and SAE are told as the serving engine tells them, but that no feature is watched."""
     choice = SaeChoice("sae", SaeSource(path=str(house.saes["mid"])), wanted={3: ""})
-    serving = build_engine(ReaderChoice(house.reader), [choice], Config()).identity
+    serving = build_engine(ReaderSource(path=str(house.reader)), [choice], Config()).identity
     offline = build(house, house.saes["mid"]).identity
 
     assert serving.reader == offline.reader

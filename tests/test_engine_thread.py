@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import wait_until
-from scopewatch.engine.thread import Batch, EngineThread, Run
+from scopewatch.engine.worker import Batch, EngineThread, Run
 from scopewatch.errors import EngineDied
 from scopewatch.types import EncodedBatch
 

@@ -13,10 +13,10 @@ from scipy.stats import beta
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
-from scopewatch.calibration.data import LabelledPair, read_pairs
 from scopewatch.calibration.evaluate import Baselines, Evaluation, Part, evaluate
-from scopewatch.calibration.scored import score_pairs
 from scopewatch.errors import DataError, EngineError, ScopewatchError
+from scopewatch.pairs.labelled import LabelledPair, read_pairs
+from scopewatch.pairs.scored import score_pairs
 from scopewatch.types import Coverage, IndicatorScore, Pair, ScoredPair, ScoreJob, Timings, Turn, Verdict
 
 

@@ -28,11 +28,11 @@ from families import (
     save_weights,
     weight_count,
 )
-from scopewatch.engine.hookpoints import SITES, Hookpoint, parse_hookpoint, sites, tap, width
-from scopewatch.engine.reader import FAMILIES as SUPPORTED
-from scopewatch.engine.reader import Reader, load_reader
-from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import ReaderError, SaeError
+from scopewatch.reader.hookpoints import SITES, Hookpoint, parse_hookpoint, sites, tap, width
+from scopewatch.reader.loading import FAMILIES as SUPPORTED
+from scopewatch.reader.loading import Reader, load_reader
+from scopewatch.reader.text import Tokeniser
 from scopewatch.types import Pair, Segment, TokenisedPair
 
 TOLERANCE = 1e-5

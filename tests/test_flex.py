@@ -12,13 +12,13 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import AttentionInterface
 
 from families import FAMILIES, save_weights
-from scopewatch.engine import reader as reader_module
-from scopewatch.engine.attention import packed
-from scopewatch.engine.flex import MULTIPLE, TILE, _mask, flex_with
-from scopewatch.engine.hookpoints import Hookpoint, tap, width
-from scopewatch.engine.packing import Packing
-from scopewatch.engine.prefixes import BLOCK, Block, Reading
 from scopewatch.engine.runner import Runner
+from scopewatch.reader import loading as reader_module
+from scopewatch.reader.attention import packed
+from scopewatch.reader.flex import MULTIPLE, TILE, _mask, flex_with
+from scopewatch.reader.hookpoints import Hookpoint, tap, width
+from scopewatch.reader.packing import Packing
+from scopewatch.reader.prefixes import BLOCK, Block, Reading
 from scopewatch.types import Activations
 from test_prefixes import PLENTY, SYSTEM, a_reader, a_runner, assert_equal, text
 

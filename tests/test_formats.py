@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from released import RELEASES, Released
 from scopewatch.engine.encoder import HookpointEncoder, denormalised
-from scopewatch.engine.hookpoints import parse_hookpoint
 from scopewatch.errors import SaeError
+from scopewatch.reader.hookpoints import parse_hookpoint
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.weights import Contest, Sae
 

@@ -14,17 +14,17 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from conftest import House
 from families import FAMILIES, HIDDEN, LAYERS, VOCABULARY, load_untouched, save_weights
 from scopewatch.config import Config
-from scopewatch.engine import head as head_module
-from scopewatch.engine.build import Engine, ReaderChoice, SaeChoice, build_engine
-from scopewatch.engine.head import Head
-from scopewatch.engine.hookpoints import Hookpoint
-from scopewatch.engine.prefixes import BLOCK
-from scopewatch.engine.reader import Reader, load_reader
+from scopewatch.engine.build import Engine, SaeChoice, build_engine
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import EngineError, ReaderError
+from scopewatch.reader import head as head_module
+from scopewatch.reader.head import Head
+from scopewatch.reader.hookpoints import Hookpoint
+from scopewatch.reader.loading import Reader, load_reader
+from scopewatch.reader.prefixes import BLOCK
 from scopewatch.sae.weights import Encoder
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import ENTROPY, LOGPROB, Activations, Pair, TokenisedPair
-from scopewatch.watchlist import SaeSource
 
 NATS = 1e-4
 """Most that a prediction may be off."""
@@ -149,7 +149,7 @@ def test_the_features_are_those_of_a_reader_without_its_head(tmp_path: Path) -> 
 @pytest.fixture(scope="module")
 def bundled() -> Engine:
     """The bundled reader, of which nothing but its predictions is asked."""
-    return build_engine(ReaderChoice(DEMO), [], Config(prefix_cache_bytes=1 << 26), head=True)
+    return build_engine(ReaderSource(path=str(DEMO)), [], Config(prefix_cache_bytes=1 << 26), head=True)
 
 
 def test_the_bundled_reader_says_what_transformers_says(bundled: Engine) -> None:
@@ -183,7 +183,7 @@ def test_the_identity_says_that_the_head_runs(bundled: Engine) -> None:
 def test_predictions_stand_behind_the_watched_features(house: House) -> None:
     """Beside SAEs, in whatever order they were asked for, the predictions are the last two columns."""
     asked = [SaeChoice(name, SaeSource(path=str(house.saes[name])), {3: "", 7: ""}) for name in ("late", "mid")]
-    engine = build_engine(ReaderChoice(house.reader), asked, Config(), head=True)
+    engine = build_engine(ReaderSource(path=str(house.reader)), asked, Config(), head=True)
     untouched = AutoModelForCausalLM.from_pretrained(house.reader, attn_implementation="eager", dtype=torch.float32)
     (ids,) = texts()[:1]
 

@@ -15,15 +15,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import scopewatch.app.server
 import scopewatch.engine.build
-import scopewatch.server
 from conftest import House, engine_identity, watchlist_document
 from scopewatch.cli import main
 from scopewatch.client import AsyncClient
 from scopewatch.config import Config
 from scopewatch.errors import LabelError
-from scopewatch.labels import MAX_LINE_BYTES, Imported, LabelledFeature, import_file, open_labels
 from scopewatch.types import LABEL_NOTE, EngineIdentity, FeatureKey, Label
+from scopewatch.watch.labels import MAX_LINE_BYTES, Imported, LabelledFeature, import_file, open_labels
 from servers import config, serving
 
 MODEL, SOURCE = "gemma-2-2b", "20-gemmascope-res-16k"
@@ -595,7 +595,7 @@ def test_a_wrong_index_is_found_before_the_weights_are_read(
     monkeypatch.setattr(scopewatch.engine.build, "build_engine", lambda *_: pytest.fail("weights were read"))
 
     assert "there is no such label index" in complaint(
-        scopewatch.server.load, Config(watchlist=(house.watchlist,), labels=str(index))
+        scopewatch.app.load.load, Config(watchlist=(house.watchlist,), labels=str(index))
     )
 
 

@@ -20,13 +20,14 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-import scopewatch.server
+import scopewatch.app.server
 from conftest import House, free_port, sae_arrays, save_sae, wait_until, watchlist_document
+from scopewatch.app.load import Loaded
+from scopewatch.app.server import Server
 from scopewatch.cli import main
 from scopewatch.config import Config
-from scopewatch.rpc.service import SERVICE_NAME
+from scopewatch.doors.grpc.service import SERVICE_NAME
 from scopewatch.sae.pack import write_probe
-from scopewatch.server import Loaded, Server
 from scopewatch.v1 import monitor_pb2 as pb
 from servers import NO_RETRIES, ServerProcess, config, direct, eventually, health, metric, serving
 
@@ -37,14 +38,14 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 async def test_nothing_is_served_before_the_reader_is_loaded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """While loading, the process is alive but not ready, and pairs are refused with UNAVAILABLE; then it is ready."""
-    loading, real = threading.Event(), scopewatch.server.load
+    loading, real = threading.Event(), scopewatch.app.load.load
     address, metrics_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
 
     def load(settings: Config) -> Loaded:
         loading.wait()
         return real(settings)
 
-    monkeypatch.setattr(scopewatch.server, "load", load)
+    monkeypatch.setattr(scopewatch.app.server, "load", load)
     server = Server(config(house.watchlist, grpc_address=address, metrics_address=metrics_address))
     running = asyncio.create_task(server.run())
     try:
@@ -394,7 +395,7 @@ async def test_sigterm_under_load_fails_no_request(house: House) -> None:
 
 SCRIPT = """
 import sys, time
-import scopewatch.server as server
+import scopewatch.app.server as server
 from dataclasses import replace
 from scopewatch.cli import main
 

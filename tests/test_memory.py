@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 
 from conftest import activations
 from scopewatch.metrics import Metrics
-from scopewatch.pipeline.activations import dump
 from scopewatch.pipeline.cache import LocalCache
-from scopewatch.pipeline.memory import Judged, Memory
+from scopewatch.pipeline.cached_value import dump
+from scopewatch.pipeline.judgements import Judged, Memory
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.types import Coverage, Pair, ScoredPair, ScoreJob, Turn, Verdict
 from spine import KEYS, FakeReader, build_monitor, read

@@ -19,7 +19,7 @@ from conftest import HIDDEN, save_reader
 from scopewatch.config import Config
 from scopewatch.engine.build import Engine, build_engine, choices
 from scopewatch.types import Activations
-from scopewatch.watchlist import load_watchlist
+from scopewatch.watch.watchlist import load_watchlist
 
 Dense = NDArray[np.float64]
 D_SAE = 48

@@ -14,15 +14,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from conftest import engine_identity, need, watchlist_of
 from scopewatch.errors import DeadlineExpired, EngineError, FieldViolation, InvalidRequest, Overloaded, UnknownWatchlist
-from scopewatch.indicators import PROBE
 from scopewatch.metrics import Metrics
-from scopewatch.pipeline.activations import dump
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
-from scopewatch.pipeline.memory import Memory
+from scopewatch.pipeline.cached_value import dump
+from scopewatch.pipeline.judgements import Memory
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.scoring import compile_watchlist, judge
 from scopewatch.types import IndicatorScore, Pair, ScoredPair, ScoreJob, Timings, Turn, Verdict
+from scopewatch.watch.indicators import PROBE
 from spine import IDENTITY, KEYS, WATCHLISTS, FakeReader, build_monitor, fire, read
 
 TALK = Pair("may I?", "yes, of course", (Turn("user", "hi"), Turn("assistant", "hello you")))

@@ -14,8 +14,7 @@ from huggingface_hub import hf_hub_download
 from hub_server import Hub, Repo, hub_server, use
 from scopewatch.errors import HubError, SaeError
 from scopewatch.hub import snapshot
-from scopewatch.indicators import WatchedFeature
-from scopewatch.sae.names import (
+from scopewatch.releases.names import (
     Located,
     from_hub_id,
     from_neuronpedia,
@@ -23,8 +22,9 @@ from scopewatch.sae.names import (
     locate,
     recognise,
 )
-from scopewatch.sae.releases import HubSae, places, releases, sources
+from scopewatch.releases.table import HubSae, places, releases, sources
 from scopewatch.types import FeatureKey
+from scopewatch.watch.indicators import WatchedFeature
 
 SCOPE = "google/gemma-scope-2b-pt-res"
 ROOT = Path(__file__).parents[1]

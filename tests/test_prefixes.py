@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from conftest import House
 from families import FAMILIES, HIDDEN, save_weights
-from scopewatch.engine.hookpoints import Hookpoint
-from scopewatch.engine.prefixes import BLOCK
-from scopewatch.engine.reader import Reader, load_reader
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import EngineError
+from scopewatch.reader.hookpoints import Hookpoint
+from scopewatch.reader.loading import Reader, load_reader
+from scopewatch.reader.prefixes import BLOCK
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.weights import Encoder
 from scopewatch.types import Activations, EncodedBatch

@@ -15,20 +15,21 @@ from transformers import Gemma2ForCausalLM
 from conftest import HIDDEN, House
 from scopewatch.cli import main
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine, ReaderChoice, SaeChoice, build_engine, choices
-from scopewatch.engine.hookpoints import Hookpoint
-from scopewatch.engine.prefixes import BLOCK
-from scopewatch.engine.reader import load_reader
+from scopewatch.engine.build import Engine, SaeChoice, build_engine, choices
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import NoSuchFeature, SaeError
-from scopewatch.indicators import PROBE
-from scopewatch.pipeline.activations import dump
-from scopewatch.pipeline.activations import load as load_value
+from scopewatch.pipeline.cached_value import dump
+from scopewatch.pipeline.cached_value import load as load_value
+from scopewatch.reader.hookpoints import Hookpoint
+from scopewatch.reader.loading import load_reader
+from scopewatch.reader.prefixes import BLOCK
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import is_pack, load_watched, write_probe
 from scopewatch.sae.weights import Magnitude
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations
-from scopewatch.watchlist import SaeSource, load_watchlist
+from scopewatch.watch.indicators import PROBE
+from scopewatch.watch.watchlist import load_watchlist
 
 LAYER = 1
 FEATURES = [3, 11, 40]
@@ -70,7 +71,7 @@ def engine(house: House, probe: Path, **settings: object) -> Engine:
         SaeChoice("mid", SaeSource(path=str(house.saes["mid"])), dict.fromkeys(FEATURES, "")),
         SaeChoice("hedging", SaeSource(path=str(probe)), {0: "", 1: ""}),
     ]
-    return build_engine(ReaderChoice(house.reader), asked, Config(**settings))
+    return build_engine(ReaderSource(path=str(house.reader)), asked, Config(**settings))
 
 
 def a_batch(*, shared: int = 0) -> list[Ids]:
@@ -90,7 +91,7 @@ def test_a_probe_gives_a_number_on_every_token(house: House, tmp_path: Path, pre
     direction, bias = (array.astype(np.float64) for array in numbers(2))
     expected = [x @ direction + bias for x in residuals(house.reader, batch)]
     alone = build_engine(
-        ReaderChoice(house.reader),
+        ReaderSource(path=str(house.reader)),
         [SaeChoice("mid", SaeSource(path=str(house.saes["mid"])), dict.fromkeys(FEATURES, ""))],
         Config(),
     )

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from scipy.sparse import csc_array, csr_array
 
-from scopewatch.calibration.statistics import Interval, benjamini_hochberg, column_aurocs
-from scopewatch.contrast.ranks import group_means, mann_whitney, moved, rank_biserial_interval, signed_rank
+from scopewatch.statistics.detection import Interval, benjamini_hochberg, column_aurocs
+from scopewatch.statistics.ranks import group_means, mann_whitney, moved, rank_biserial_interval, signed_rank
 
 
 def columns(n: int, m: int = 40, seed: int = 0) -> np.ndarray:

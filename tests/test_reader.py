@@ -14,12 +14,13 @@ from transformers import Gemma2ForCausalLM
 from conftest import House, gemma_config, save_reader
 from families import weight_count
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine, ReaderChoice, SaeChoice, build_engine, choices
-from scopewatch.engine.inspect import token_activations
-from scopewatch.engine.reader import Reader, find_reader, load_reader
+from scopewatch.engine.build import Engine, SaeChoice, build_engine, choices
+from scopewatch.engine.token_activations import token_activations
 from scopewatch.errors import ConfigError, ReaderError, SaeError, SetupError, WatchlistError
+from scopewatch.reader.loading import Reader, find_reader, load_reader
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import FeatureKey
-from scopewatch.watchlist import SaeSource, load_watchlist
+from scopewatch.watch.watchlist import load_watchlist
 
 WEIGHTS = "model.safetensors"
 
@@ -36,7 +37,7 @@ def load(directory: Path, *, deepest_layer: int = 1, device: str = "cpu", dtype:
 
 def build(house: House, directory: Path, **settings: object) -> Engine:
     choice = SaeChoice("mid", SaeSource(path=str(house.saes["mid"])), wanted={3: ""})
-    return build_engine(ReaderChoice(directory), [choice], Config(**settings))
+    return build_engine(ReaderSource(path=str(directory)), [choice], Config(**settings))
 
 
 def change_config(directory: Path, **changes: object) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest
 
-from scopewatch.calibration.data import LabelledPair
 from scopewatch.errors import (
     DataError,
     EngineDied,
@@ -26,6 +25,7 @@ from scopewatch.lifecycle.replay import (
     hear,
     replay,
 )
+from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.types import (
     Coverage,
     Evidence,

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import engine_identity, watchlist_of
-from scopewatch.cards import Card, DataFile, MadeWith, Measurement
-from scopewatch.rpc.replies import batch_reply, info_response, renderer, score_reply
-from scopewatch.rpc.requests import Limits
+from scopewatch.doors.grpc.replies import batch_reply, info_response, renderer, score_reply
+from scopewatch.doors.grpc.requests import Limits
 from scopewatch.types import (
     LABEL_NOTE,
     Coverage,
@@ -28,6 +27,7 @@ from scopewatch.types import (
     Verdict,
 )
 from scopewatch.v1 import monitor_pb2 as pb
+from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
 
 MADE_BY = pb.Provenance(reader="r", watchlist="first", relation=pb.RELATION_READER_MODEL, version="1")
 FEATURE = FeatureKey("mid", 3)

@@ -20,23 +20,25 @@ from matplotlib.image import imread
 from sklearn.metrics import roc_curve
 
 from conftest import House, need
-from scopewatch.calibration import company, findings, report
+from scopewatch.calibration import evaluation_report as findings
+from scopewatch.calibration import simple_detectors as company
 from scopewatch.calibration.baselines import measure_baselines
-from scopewatch.calibration.data import LabelledPair, labels_of
 from scopewatch.calibration.evaluate import Baselines, Evaluation, evaluate
-from scopewatch.calibration.report import Figure, Number, Table, as_text, page
-from scopewatch.calibration.scored import Scored
-from scopewatch.calibration.statistics import Interval, reliability
-from scopewatch.calibration.store import encode_pairs
-from scopewatch.cards import Card
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.engine.build import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError
-from scopewatch.indicators import Indicator
+from scopewatch.pairs.labelled import LabelledPair, labels_of
+from scopewatch.pairs.pooled import encode_pairs
+from scopewatch.pairs.scored import Scored
+from scopewatch.report import page as report
+from scopewatch.report.page import Figure, Number, Table, as_text, page
+from scopewatch.statistics.detection import Interval, reliability
 from scopewatch.types import Pair
-from scopewatch.watchlist import Watchlist, load_watchlist
+from scopewatch.watch.cards import Card
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.watchlist import Watchlist, load_watchlist
 
 HOSTILE = "</title></svg><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'&$x_1$"
 RNG_SEED = 7

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from conftest import free_port
 from scopewatch.client import AsyncClient, Client, pb, request
+from scopewatch.doors.grpc.requests import MAX_VIOLATIONS
 from scopewatch.errors import InvalidRequest
-from scopewatch.rpc.requests import MAX_VIOLATIONS
 from scopewatch.types import Turn
 from scopewatch.v1 import monitor_pb2_grpc
 from servers import NO_RETRIES, ServerProcess, violations

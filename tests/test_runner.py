@@ -19,16 +19,17 @@ from transformers import Gemma2ForCausalLM
 
 from conftest import D_SAE, HIDDEN, House, save_sae
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine, ReaderChoice, SaeChoice, build_engine, choices
-from scopewatch.engine.hookpoints import Hookpoint
-from scopewatch.engine.inspect import token_activations
-from scopewatch.engine.reader import Reader, load_reader
+from scopewatch.engine.build import Engine, SaeChoice, build_engine, choices
 from scopewatch.engine.runner import PlacedEncoder, Runner
-from scopewatch.engine.text import Tokeniser
+from scopewatch.engine.token_activations import token_activations
 from scopewatch.errors import EngineDied, EngineError, InvalidRequest
+from scopewatch.reader.hookpoints import Hookpoint
+from scopewatch.reader.loading import Reader, load_reader
+from scopewatch.reader.text import Tokeniser
 from scopewatch.sae.open import open_sae
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations, EncodedBatch, Pair, Segment, TokenisedPair, Turn
-from scopewatch.watchlist import SaeSource, load_watchlist
+from scopewatch.watch.watchlist import load_watchlist
 
 TOLERANCE = 1e-5
 """Relative; of single activations, and of the largest for those that nearly fire."""
@@ -107,7 +108,7 @@ def build(directory: Path, watched: Sequence[Watched], **settings: object) -> En
     asked = [
         SaeChoice(sae.name, SaeSource(path=str(sae.file)), wanted=dict.fromkeys(sae.features, "")) for sae in watched
     ]
-    return build_engine(ReaderChoice(directory), asked, Config(**settings))
+    return build_engine(ReaderSource(path=str(directory)), asked, Config(**settings))
 
 
 @dataclass(frozen=True)

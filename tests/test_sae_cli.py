@@ -13,7 +13,7 @@ from conftest import House, save_sae, watchlist_document
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.engine.build import build_engine, choices
-from scopewatch.watchlist import load_watchlist
+from scopewatch.watch.watchlist import load_watchlist
 
 Capture = pytest.CaptureFixture[str]
 

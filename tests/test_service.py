@@ -12,10 +12,10 @@ from conftest import House, free_port
 from scopewatch import __version__
 from scopewatch.client import AsyncClient, Client, pb, request
 from scopewatch.config import Config
-from scopewatch.engine.inspect import token_activations
+from scopewatch.engine.token_activations import token_activations
 from scopewatch.errors import InvalidRequest, NotReady
+from scopewatch.sources import SaeSource
 from scopewatch.types import Turn
-from scopewatch.watchlist import SaeSource
 from servers import ServerProcess
 
 PROMPT = "hello world, what is the answer?"

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from conftest import build_house, save_sae
+from scopewatch.app.load import load
 from scopewatch.config import Config
-from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import ReaderError, SaeError
+from scopewatch.reader.text import Tokeniser
 from scopewatch.sae.open import open_sae
-from scopewatch.server import load
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scopewatch.indicators import Indicator
-from scopewatch.sae.releases import sources
-from scopewatch.watchlist import Watchlist, load_watchlist
+from scopewatch.releases.table import sources
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.watchlist import Watchlist, load_watchlist
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "watchlists"
 FILES = sorted(FOLDER.glob("*.yaml"))

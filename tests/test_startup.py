@@ -18,14 +18,14 @@ from safetensors.torch import load_file, save_file
 
 from conftest import House, save_reader, watchlist_document
 from scopewatch import logs
+from scopewatch.app.load import load
 from scopewatch.config import Config
 from scopewatch.engine.build import build_engine, choices
-from scopewatch.engine.reader import Reader, load_reader
 from scopewatch.errors import ReaderError
 from scopewatch.logs import Laps
+from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.sae.weights import Sae
-from scopewatch.server import load
-from scopewatch.watchlist import load_watchlist
+from scopewatch.watch.watchlist import load_watchlist
 from servers import ServerProcess
 
 PARTS = ["imports", "ports", "watchlists", "saes", "reader", "tokenizer", "memory", "labels", "warm_up"]
@@ -101,7 +101,7 @@ def test_laps_leave_no_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_knows_when_it_began() -> None:
     """The start of a process is not later than its first line of Python, and not before its parent asked for it."""
     script = (
-        "import time; first = time.monotonic(); time.sleep(0.3); from scopewatch.server import process_start_s; "
+        "import time; first = time.monotonic(); time.sleep(0.3); from scopewatch.app.server import process_start_s; "
         "print(process_start_s(), first)"
     )
     asked = time.monotonic()
@@ -121,7 +121,7 @@ def test_what_is_wrong_is_said_before_torch_is_imported(house: House, tmp_path: 
     wrong.write_text(yaml.safe_dump(watchlist_document(indicators=[])))
     script = (
         "import sys; from scopewatch.config import Config; from scopewatch.errors import SetupError\n"
-        "from scopewatch.server import load\n"
+        "from scopewatch.app.server import load\n"
         "try: load(Config(watchlist=[sys.argv[1]]))\n"
         "except SetupError as error: print(error, [name for name in ('torch', 'transformers') if name in sys.modules])"
     )

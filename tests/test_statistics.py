@@ -13,7 +13,8 @@ from scipy.sparse import csc_array, csr_array
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score
 
-from scopewatch.calibration.statistics import (
+from scopewatch.errors import DataError, TooLittleData
+from scopewatch.statistics.detection import (
     Interval,
     Scores,
     Threshold,
@@ -28,7 +29,6 @@ from scopewatch.calibration.statistics import (
     reliability,
     threshold_for,
 )
-from scopewatch.errors import DataError, TooLittleData
 
 _LABELS = arrays.arrays(bool, st.integers(2, 40)).filter(lambda labels: 0 < labels.sum() < len(labels))
 _FEW_VALUES = st.integers(-3, 3).map(float)

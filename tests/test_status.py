@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 from conftest import House
 from scopewatch import errors
 from scopewatch.client import AsyncClient, pb
+from scopewatch.doors.grpc.interceptors import MetricsInterceptor
+from scopewatch.doors.grpc.requests import Limits
+from scopewatch.doors.grpc.service import SERVICE_NAME, MonitorService
+from scopewatch.doors.grpc.status import DOMAIN, PUSHBACK, code_of, from_status, to_status
 from scopewatch.errors import FieldViolation, InvalidRequest, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.rpc.interceptors import MetricsInterceptor
-from scopewatch.rpc.requests import Limits
-from scopewatch.rpc.service import SERVICE_NAME, MonitorService
-from scopewatch.rpc.status import DOMAIN, PUSHBACK, code_of, from_status, to_status
 from scopewatch.types import ScoredPair, ScoreJob
 from scopewatch.v1 import monitor_pb2_grpc
 from servers import Gate, LocalServer, config, direct, eventually, health, serving

@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from conftest import D_SAE, HIDDEN, House, watchlist_of
-from scopewatch.calibration import store
-from scopewatch.calibration.data import LabelledPair
-from scopewatch.calibration.store import POOLINGS, PooledPairs, encode_pairs
 from scopewatch.config import Config
-from scopewatch.engine.build import ReaderChoice, SaeChoice, build_engine
+from scopewatch.engine.build import SaeChoice, build_engine
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.errors import DataError
-from scopewatch.indicators import Pooling
+from scopewatch.pairs import pooled as store
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.pooled import POOLINGS, PooledPairs, encode_pairs
 from scopewatch.pipeline.scoring import compile_watchlist, judge
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Pair, Segment, Turn
-from scopewatch.watchlist import SaeSource
+from scopewatch.watch.indicators import Pooling
 
 TEXTS = ["hello", "world, it may rain tomorrow", "Insulin lowers blood sugar. " * 6, "not sure", "perhaps gout?"]
 
@@ -42,7 +42,9 @@ def dictionary(house: House, monkeypatch: pytest.MonkeyPatch) -> DictionaryEngin
 
 
 def build(house: House, **settings: object) -> DictionaryEngine:
-    return build_dictionary(ReaderChoice(house.reader), SaeSource(path=str(house.saes["mid"])), Config(**settings))
+    return build_dictionary(
+        ReaderSource(path=str(house.reader)), SaeSource(path=str(house.saes["mid"])), Config(**settings)
+    )
 
 
 def read(
@@ -54,7 +56,7 @@ def read(
 def online(house: House, pairs: Sequence[LabelledPair], pooling: Pooling, segment: Segment) -> NDArray[np.float64]:
     """Every feature's pooled value by the serving engine and the online scorer: one indicator for each feature."""
     choice = SaeChoice("mid", SaeSource(path=str(house.saes["mid"])), wanted=dict.fromkeys(range(D_SAE), ""))
-    engine = build_engine(ReaderChoice(house.reader), [choice], Config())
+    engine = build_engine(ReaderSource(path=str(house.reader)), [choice], Config())
     indicators = [
         {"segment": segment.name.lower(), "pooling": pooling, "features": [{"feature": f"mid/{feature}"}]}
         for feature in range(D_SAE)

@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from conftest import GEMMA_TEMPLATE, House, gemma_tokenizer
 from families import save_tokenizer
-from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import FieldViolation, InvalidRequest
+from scopewatch.reader.text import Tokeniser
 from scopewatch.types import Pair, Segment, TokenisedPair, Turn
 
 PLENTY = 1_000_000

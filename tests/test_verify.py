@@ -14,14 +14,14 @@ from transformers import AutoTokenizer, Gemma2ForCausalLM
 
 import scopewatch
 from families import LAYERS, save_family
+from scopewatch.acceptance.golden import Golden
+from scopewatch.acceptance.reconstruction import measure
+from scopewatch.acceptance.sample import activations, shortened, windows_of
+from scopewatch.acceptance.verify import Verifier, verifier
 from scopewatch.cli import main
 from scopewatch.config import Config
-from scopewatch.engine.acceptance.golden import Golden
-from scopewatch.engine.acceptance.measure import measure
-from scopewatch.engine.acceptance.sample import activations, shortened, windows_of
-from scopewatch.engine.acceptance.verify import Verifier, verifier
-from scopewatch.engine.hookpoints import Hookpoint
 from scopewatch.errors import DataError, SaeError
+from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.tensors import at_offset
 from scopewatch.sae.weights import Contest, Gate, Sae
@@ -278,7 +278,7 @@ def test_a_shuffle_too_large_to_be_undone_is_still_named(
     check: Verifier, arrays: Arrays, shuffled: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the dictionary is too wide to look for every counterpart, a sample of columns tells."""
-    monkeypatch.setattr("scopewatch.engine.acceptance.alternatives._MATCHED_ELEMENTS", 1000)
+    monkeypatch.setattr("scopewatch.acceptance.alternatives._MATCHED_ELEMENTS", 1000)
 
     outcome = check(saved(tmp_path, arrays | {"W_dec": arrays["W_dec"][shuffled]}))
 

@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from conftest import engine_identity, watchlist_document
-from scopewatch import watchlist as watchlist_module
 from scopewatch.engine.build import choices
 from scopewatch.errors import WatchlistError
-from scopewatch.indicators import PROBE, Pooling
+from scopewatch.sources import SaeSource
 from scopewatch.types import ENTROPY, LOGPROB, EngineIdentity, FeatureKey, Relation, Segment
-from scopewatch.watchlist import MAX_FILE_BYTES, SaeSource, Watchlist, load_watchlist
+from scopewatch.watch import watchlist as watchlist_module
+from scopewatch.watch.indicators import PROBE, Pooling
+from scopewatch.watch.watchlist import MAX_FILE_BYTES, Watchlist, load_watchlist
 
 Write = Callable[..., Path]
 
@@ -664,7 +665,7 @@ class TestSeveralWatchlists:
         """One engine computes what any watchlist asks for, each SAE once."""
         more = [{"name": "delta", "features": [{"feature": "mid/5"}, {"feature": "mid/3"}], "threshold": 1}]
         reader, saes = choices([load("one"), load("two", indicators=more)])
-        assert reader.path == tmp_path / "reader"
+        assert reader.path == str(tmp_path / "reader")
         assert [(sae.name, sorted(sae.wanted)) for sae in saes] == [("late", [0, 7]), ("mid", [3, 5, 11])]
 
     def test_an_sae_nobody_watches_is_not_loaded(self, load: Callable[..., Watchlist]) -> None:

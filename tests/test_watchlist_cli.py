@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from conftest import House, watchlist_document
+from scopewatch.app.load import load
 from scopewatch.cli import main
 from scopewatch.config import Config
-from scopewatch.server import load
 
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from scopewatch.calibration.write import write_indicator
 from scopewatch.errors import DataError, WatchlistError
-from scopewatch.indicators import Indicator
-from scopewatch.watchlist import ReaderSource, SaeSource, Watchlist, load_watchlist
+from scopewatch.sources import ReaderSource, SaeSource
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.splice import write_indicator
+from scopewatch.watch.watchlist import Watchlist, load_watchlist
 
 STARTERS = sorted((Path(__file__).parents[1] / "deploy" / "watchlists").glob("*.yaml"))
 READER = ReaderSource(id="google/gemma-2-2b")

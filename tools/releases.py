@@ -3,7 +3,7 @@
 python tools/releases.py
 
 Facts only: which SAE of which repository a SAELens release and id, or a Neuronpedia source, stands for. What follows from
-a rule is left out: a path that equals the id, an L0 that the path says. `scopewatch.sae.releases` reads it.
+a rule is left out: a path that equals the id, an L0 that the path says. `scopewatch.releases.table` reads it.
 """
 
 import gzip

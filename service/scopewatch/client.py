@@ -19,8 +19,8 @@ from google.protobuf import json_format
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from scopewatch.doors.grpc.status import from_status
 from scopewatch.errors import FieldViolation, InvalidRequest, ScopewatchError
-from scopewatch.rpc.status import from_status
 from scopewatch.types import Turn
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.v1 import monitor_pb2_grpc

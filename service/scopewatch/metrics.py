@@ -14,9 +14,9 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from scopewatch.indicators import PROBE
 from scopewatch.types import HEAD, Coverage, EngineIdentity, IndicatorScore, ScoredPair, Timings
-from scopewatch.watchlist import Watchlist
+from scopewatch.watch.indicators import PROBE
+from scopewatch.watch.watchlist import Watchlist
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _TOKENS = tuple(2**power for power in range(3, 18))

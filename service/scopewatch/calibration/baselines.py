@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from scopewatch.calibration.data import LabelledPair, groups_of
 from scopewatch.calibration.evaluate import Baselines
-from scopewatch.calibration.store import PooledPairs, encode_pairs
 from scopewatch.config import Config
 from scopewatch.engine.build import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError, SaeError, TooLittleData
-from scopewatch.indicators import Indicator
-from scopewatch.watchlist import Watchlist
+from scopewatch.pairs.labelled import LabelledPair, groups_of
+from scopewatch.pairs.pooled import PooledPairs, encode_pairs
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.watchlist import Watchlist
 
 try:
-    from scopewatch.calibration import company
+    from scopewatch.calibration import simple_detectors as company
 except ImportError:
     raise DataError("baselines need scikit-learn: pip install 'scopewatch[calibration]'") from None
 

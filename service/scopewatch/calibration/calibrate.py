@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scopewatch.calibration import company
-from scopewatch.calibration.combine import (
+from scopewatch.calibration import simple_detectors as company
+from scopewatch.calibration.evidence import BAG_OF_WORDS, Evidence, Split, Wanted, measure, split
+from scopewatch.calibration.sparse_fit import (
     Combination,
     Features,
     fit_chosen,
     fit_combination,
     ranked,
 )
-from scopewatch.calibration.data import LabelledPair, labels_of
-from scopewatch.calibration.evidence import BAG_OF_WORDS, Evidence, Split, Wanted, measure, split
-from scopewatch.calibration.folds import grouped_folds, source_folds
-from scopewatch.calibration.statistics import Bool, Scores, auroc
-from scopewatch.calibration.store import PooledPairs
+from scopewatch.pairs.labelled import LabelledPair, labels_of
+from scopewatch.pairs.pooled import PooledPairs
+from scopewatch.statistics.detection import Bool, Scores, auroc
+from scopewatch.statistics.folds import grouped_folds, source_folds
 
 _CONTROLS = 9
 

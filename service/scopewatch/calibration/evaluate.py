@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from scopewatch.calibration.data import LabelledPair, groups_of, labels_of
-from scopewatch.calibration.scored import Scored
-from scopewatch.calibration.statistics import (
+from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
+from scopewatch.pairs.scored import Scored
+from scopewatch.statistics.detection import (
     Bin,
     Bool,
     Interval,

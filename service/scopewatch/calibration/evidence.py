@@ -13,9 +13,10 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scopewatch.calibration.combine import Weights
-from scopewatch.calibration.data import LabelledPair, fraction, groups_of, labels_of
-from scopewatch.calibration.statistics import (
+from scopewatch.calibration.sparse_fit import Weights
+from scopewatch.errors import DataError, TooLittleData, Unsupported
+from scopewatch.pairs.labelled import LabelledPair, fraction, groups_of, labels_of
+from scopewatch.statistics.detection import (
     Bin,
     Bool,
     Interval,
@@ -29,8 +30,7 @@ from scopewatch.calibration.statistics import (
     reliability,
     threshold_for,
 )
-from scopewatch.errors import DataError, TooLittleData, Unsupported
-from scopewatch.indicators import Probability
+from scopewatch.watch.indicators import Probability
 
 Rows = NDArray[np.intp]
 Kind = Literal["features", "probe", "combination"]

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scopewatch.calibration.evaluation_report import card_tables
 from scopewatch.calibration.evidence import Evidence
-from scopewatch.calibration.findings import card_tables
-from scopewatch.calibration.report import (
+from scopewatch.report.page import (
     Cell,
     Figure,
     Number,
@@ -16,9 +16,9 @@ from scopewatch.calibration.report import (
     reliability_diagram,
     roc,
 )
-from scopewatch.calibration.statistics import Threshold
-from scopewatch.indicators import Indicator
-from scopewatch.watchlist import ReaderSource, SaeSource
+from scopewatch.sources import ReaderSource, SaeSource
+from scopewatch.statistics.detection import Threshold
+from scopewatch.watch.indicators import Indicator
 
 
 @dataclass(frozen=True, slots=True)

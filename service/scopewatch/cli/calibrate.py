@@ -25,14 +25,15 @@ from scopewatch.config import BUNDLED_WATCHLIST, ENGINE_SETTINGS, Config
 from scopewatch.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from scopewatch.calibration.company import Probe
-    from scopewatch.calibration.data import LabelledPair
     from scopewatch.calibration.evidence import Evidence, Wanted
     from scopewatch.calibration.outcome import Outcome
-    from scopewatch.calibration.scored import Scored
-    from scopewatch.cards import DataFile
+    from scopewatch.calibration.simple_detectors import Probe
+    from scopewatch.pairs.labelled import LabelledPair
+    from scopewatch.pairs.scored import Scored
+    from scopewatch.sources import SaeSource
     from scopewatch.types import EngineIdentity, SaeIdentity
-    from scopewatch.watchlist import SaeSource, Watchlist
+    from scopewatch.watch.cards import DataFile
+    from scopewatch.watch.watchlist import Watchlist
 
 _MOST_TERMS = 512
 
@@ -101,8 +102,8 @@ def add(command: AddCommand) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from scopewatch.calibration.write import write_indicator
-    from scopewatch.watchlist import load_watchlist
+    from scopewatch.watch.splice import write_indicator
+    from scopewatch.watch.watchlist import load_watchlist
 
     config = settings(args)
     logs.configure("warning", "text")
@@ -131,15 +132,14 @@ def _detector(args: argparse.Namespace, config: Config, base: "Watchlist") -> "O
     from threadpoolctl import threadpool_limits
 
     from scopewatch.calibration.calibrate import calibrate
-    from scopewatch.calibration.card import card_of, made_with
-    from scopewatch.calibration.describe import describe
+    from scopewatch.calibration.card_making import card_of, made_with
     from scopewatch.calibration.evidence import assert_enough
+    from scopewatch.calibration.feature_words import describe
     from scopewatch.calibration.outcome import Outcome
-    from scopewatch.calibration.store import encode_pairs
-    from scopewatch.engine.build import ReaderChoice
     from scopewatch.engine.dictionary import build_dictionary
+    from scopewatch.pairs.pooled import encode_pairs
+    from scopewatch.sources import SaeSource
     from scopewatch.types import Segment
-    from scopewatch.watchlist import SaeSource
 
     wanted, reader = _wanted(args), reader_of(args, base)
     known_as, sae = sae_of(args, base)
@@ -150,8 +150,7 @@ def _detector(args: argparse.Namespace, config: Config, base: "Watchlist") -> "O
     like = {"kind": wanted.kind, "features": [{"feature": f"{draft}/0", "pooling": "mean"}]}
     rehearse_writing(args, reader, {draft: source}, **like)
     assert_enough(pairs, wanted)
-    choice = ReaderChoice(Path(reader.path) if reader.path else None, reader.id, reader.revision)
-    dictionary = build_dictionary(choice, sae, config)
+    dictionary = build_dictionary(reader, sae, config)
     segment = Segment[args.segment.upper()]
     pooled = encode_pairs(pairs, dictionary, segment=segment, folder=args.work_dir.expanduser())
     # On matrices so small, threads that wait for each other cost more than they do.
@@ -186,10 +185,10 @@ def _detector(args: argparse.Namespace, config: Config, base: "Watchlist") -> "O
 
 def _combination(args: argparse.Namespace, config: Config, base: "Watchlist") -> "Outcome":
     """A combination of indicators that are there and of the reader's signals."""
-    from scopewatch.calibration.card import card_of, made_with
+    from scopewatch.calibration.card_making import card_of, made_with
+    from scopewatch.calibration.combination import calibrate_parts, term, with_signals
     from scopewatch.calibration.evidence import assert_enough
     from scopewatch.calibration.outcome import Outcome
-    from scopewatch.calibration.parts import calibrate_parts, term, with_signals
 
     wanted = _wanted(args)
     pairs, files = _labelled(args)
@@ -210,11 +209,11 @@ def _benign(args: argparse.Namespace, config: Config, base: "Watchlist") -> "Out
     """The threshold of an indicator that is there, by traffic that is benign and not labelled."""
     import numpy as np
 
-    from scopewatch.calibration.card import benign_card, data_files, made_with
-    from scopewatch.calibration.data import groups_of, read_texts
+    from scopewatch.calibration.card_making import benign_card, data_files, made_with
     from scopewatch.calibration.evidence import benign_threshold
     from scopewatch.calibration.outcome import Outcome
-    from scopewatch.calibration.write import write_indicator
+    from scopewatch.pairs.labelled import groups_of, read_texts
+    from scopewatch.watch.splice import write_indicator
 
     wanted = _wanted(args)
     there = next((indicator for indicator in base.indicators if indicator.name == args.indicator), None)
@@ -251,8 +250,9 @@ def _scores(
     pairs: "Sequence[LabelledPair]", names: Sequence[str], watchlist: "Watchlist", config: Config
 ) -> "tuple[dict[str, Scored], EngineIdentity]":
     """What the online scorer says of some indicators, and what ran."""
-    from scopewatch.calibration.scored import score_pairs
-    from scopewatch.server import load, offline
+    from scopewatch.app.load import load
+    from scopewatch.app.spine import offline
+    from scopewatch.pairs.scored import score_pairs
 
     loaded = load(config, [watchlist])
 
@@ -264,8 +264,8 @@ def _scores(
 
 
 def _labelled(args: argparse.Namespace) -> "tuple[list[LabelledPair], tuple[DataFile, ...]]":
-    from scopewatch.calibration.card import data_files
-    from scopewatch.calibration.data import read_pairs, read_texts
+    from scopewatch.calibration.card_making import data_files
+    from scopewatch.pairs.labelled import read_pairs, read_texts
 
     pairs = read_pairs(*args.data)
     files = data_files(args.data, [read_texts(file) for file in args.data])
@@ -294,7 +294,7 @@ def _write_probe(args: argparse.Namespace, probe: "Probe", running: "SaeIdentity
     import numpy as np
 
     from scopewatch.sae.pack import load_pack, write_probe
-    from scopewatch.watchlist import SaeSource
+    from scopewatch.sources import SaeSource
 
     file = probe_file(args)
     origin = {"made_of": running.digest}

@@ -33,8 +33,8 @@ def add(command: AddCommand) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from scopewatch.capacity.measure import bench
-    from scopewatch.capacity.report import describe_curve
+    from scopewatch.capacity.as_text import describe_curve
+    from scopewatch.capacity.benchmark import bench
 
     config = settings(args)
     logs.configure("warning", "text")
@@ -53,9 +53,9 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    from scopewatch.capacity.as_text import describe_plan, kustomization
     from scopewatch.capacity.curve import read_curve, shipped_curve
     from scopewatch.capacity.plan import Load, plan
-    from scopewatch.capacity.report import describe_plan, kustomization
 
     names = ("pairs_per_s", "tokens", "hit_rate", "utilisation", "p95_ms", "queue_wait_s")
     load = Load(**{name: getattr(args, name) for name in names})

@@ -17,11 +17,11 @@ from scopewatch.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scopewatch.calibration.data import LabelledPair
     from scopewatch.contrast.contrast import Contrast
-    from scopewatch.indicators import Pooling
+    from scopewatch.pairs.labelled import LabelledPair
     from scopewatch.types import EngineIdentity, FeatureKey, Label
-    from scopewatch.watchlist import Watchlist
+    from scopewatch.watch.indicators import Pooling
+    from scopewatch.watch.watchlist import Watchlist
 
 
 def add(command: AddCommand) -> None:
@@ -73,8 +73,8 @@ def _run(args: argparse.Namespace) -> int:
 
 def _corpora(args: argparse.Namespace) -> "tuple[Sequence[LabelledPair], Sequence[LabelledPair], tuple[str, str]]":
     """A, B, and what they are called."""
-    from scopewatch.calibration.data import read_texts
     from scopewatch.contrast.corpora import partners, swapped
+    from scopewatch.pairs.labelled import read_texts
 
     if bool(args.swap) == bool(args.b):
         raise ConfigError("give a second file, or --swap to make it of the first, not both")
@@ -90,18 +90,16 @@ def _contrast(
     args: argparse.Namespace, config: Config, a: "Sequence[LabelledPair]", b: "Sequence[LabelledPair]"
 ) -> "Contrast":
     from scopewatch.contrast.contrast import Wanted, contrast
-    from scopewatch.engine.build import ReaderChoice
     from scopewatch.engine.dictionary import build_dictionary
-    from scopewatch.labels import open_labels
     from scopewatch.types import Segment
-    from scopewatch.watchlist import load_watchlist
+    from scopewatch.watch.labels import open_labels
+    from scopewatch.watch.watchlist import load_watchlist
 
     pooling = _pooling(args.pooling)
     if len(config.watchlist) > 1:
         raise ConfigError("--watchlist: give one, whose reader and SAE are to read")
     watchlist = load_watchlist(config.watchlist[0])
     reader = reader_of(args, watchlist)
-    choice = ReaderChoice(Path(reader.path) if reader.path else None, reader.id, reader.revision)
     name, sae = sae_of(args, watchlist)
     with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
 
@@ -109,7 +107,7 @@ def _contrast(
             own = {} if args.reader else _own_labels(watchlist)
             return {**(index.labels_of(identity) if index else {}), **own}
 
-        dictionary = build_dictionary(choice, sae, config)
+        dictionary = build_dictionary(reader, sae, config)
         wanted = Wanted(
             sae=name or dictionary.identity.saes[0].neuronpedia or "sae",
             segment=Segment[args.segment.upper()],
@@ -122,7 +120,7 @@ def _contrast(
 
 
 def _pooling(word: str) -> "Pooling":
-    from scopewatch.calibration.store import POOLINGS
+    from scopewatch.pairs.pooled import POOLINGS
 
     known = {pooling.kind: pooling for pooling in POOLINGS}
     if word not in known:

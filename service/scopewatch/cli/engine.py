@@ -8,7 +8,8 @@ from scopewatch.cli.settings import SAE_HELP, add_sae_options, sae_source, text
 from scopewatch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from scopewatch.watchlist import ReaderSource, SaeSource, Watchlist
+    from scopewatch.sources import ReaderSource, SaeSource
+    from scopewatch.watch.watchlist import Watchlist
 
     Source = TypeVar("Source", ReaderSource, SaeSource)
 
@@ -32,13 +33,11 @@ def add_work_dir(parser: argparse.ArgumentParser) -> None:
 
 def reader_of(args: argparse.Namespace, base: "Watchlist") -> "ReaderSource":
     """The reader of the arguments, else the watchlist's. Its path, if it has one, counts from the working directory."""
-    from scopewatch.engine.build import ReaderChoice
-    from scopewatch.watchlist import ReaderSource
+    from scopewatch.sources import ReaderSource
 
     if not args.reader:
         return absolute(base, base.reader)
-    named = ReaderChoice.named(args.reader)
-    return ReaderSource(path=str(named.path.absolute()) if named.path else "", id=named.hub_id)
+    return ReaderSource.named(args.reader)
 
 
 def sae_of(args: argparse.Namespace, base: "Watchlist") -> "tuple[str, SaeSource]":

@@ -11,7 +11,7 @@ from scopewatch.cli.settings import AddCommand, add_settings, count, settings, t
 from scopewatch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from scopewatch.labels import LabelledFeature
+    from scopewatch.watch.labels import LabelledFeature
 
 
 def add(command: AddCommand) -> None:
@@ -43,8 +43,8 @@ def add(command: AddCommand) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from scopewatch.labels import import_file, open_labels
     from scopewatch.types import LABEL_NOTE
+    from scopewatch.watch.labels import import_file, open_labels
 
     labels = settings(args).labels
     if not labels:

@@ -16,11 +16,11 @@ from scopewatch.config import ENGINE_SETTINGS, Config
 from scopewatch.errors import ConfigError, SetupError
 
 if TYPE_CHECKING:
-    from scopewatch.calibration.data import LabelledPair
+    from scopewatch.app.load import Loaded
     from scopewatch.lifecycle.replay import Rates, Replay, Said
     from scopewatch.lifecycle.scan import Scanned
-    from scopewatch.server import Loaded
-    from scopewatch.watchlist import Watchlist
+    from scopewatch.pairs.labelled import LabelledPair
+    from scopewatch.watch.watchlist import Watchlist
 
 
 def add(command: AddCommand) -> None:
@@ -65,8 +65,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _scan(args: argparse.Namespace) -> int:
+    from scopewatch.app.load import load
     from scopewatch.lifecycle.scan import check_files, parts_of
-    from scopewatch.server import load
 
     config = settings(args)
     if len(config.watchlist) > 1:
@@ -84,8 +84,8 @@ def _scan(args: argparse.Namespace) -> int:
 
 
 async def _scan_until_stopped(args: argparse.Namespace, config: Config, loaded: "Loaded") -> "Scanned | signal.Signals":
+    from scopewatch.app.spine import offline
     from scopewatch.lifecycle.scan import Origin, scan
-    from scopewatch.server import offline
 
     (watchlist,) = loaded.watchlists
     async with offline(config, loaded) as monitor:
@@ -142,7 +142,7 @@ def _check(args: argparse.Namespace) -> int:
 def _report(file: Path, load_with: Config | None) -> dict[str, Any]:
     """What is to say of one file; with a configuration, its reader and SAEs are loaded too."""
     from scopewatch.lifecycle.compare import evidence
-    from scopewatch.watchlist import load_watchlist
+    from scopewatch.watch.watchlist import load_watchlist
 
     report: dict[str, Any] = {"file": str(file), "error": "", "indicators": []}
     problems: dict[str, str] = {}
@@ -169,7 +169,7 @@ def _report(file: Path, load_with: Config | None) -> dict[str, Any]:
 
 
 def _card_problems(watchlist: "Watchlist", config: Config) -> dict[str, str]:
-    from scopewatch.server import load
+    from scopewatch.app.load import load
 
     # Each file alone, since two may want different readers; what does not fit is reported here, not refused.
     loaded = load(config.model_copy(update={"strict_cards": False}), [watchlist])
@@ -194,7 +194,7 @@ def _print_report(report: dict[str, Any]) -> None:
 
 def _diff(args: argparse.Namespace) -> int:
     from scopewatch.lifecycle.compare import differences
-    from scopewatch.watchlist import load_watchlist
+    from scopewatch.watch.watchlist import load_watchlist
 
     found = differences(load_watchlist(args.before), load_watchlist(args.after))
     if args.json:
@@ -209,9 +209,9 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from scopewatch.calibration.data import read_texts
     from scopewatch.lifecycle.replay import replay
-    from scopewatch.watchlist import load_watchlist
+    from scopewatch.pairs.labelled import read_texts
+    from scopewatch.watch.watchlist import load_watchlist
 
     config = settings(args)
     logs.configure("warning", "text")
@@ -232,8 +232,9 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 async def _hear(pairs: "Sequence[LabelledPair]", config: Config, watchlist: "Watchlist") -> "list[Said | str]":
+    from scopewatch.app.load import load
+    from scopewatch.app.spine import offline
     from scopewatch.lifecycle.replay import hear
-    from scopewatch.server import load, offline
 
     async with offline(config, load(config, [watchlist])) as monitor:
         return await hear(pairs, monitor.score, config.at_once)

@@ -21,7 +21,7 @@ from scopewatch.config import ENGINE_SETTINGS
 from scopewatch.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from scopewatch.calibration.scored import Scored
+    from scopewatch.pairs.scored import Scored
 
 
 def add(command: AddCommand) -> None:
@@ -57,13 +57,14 @@ def add(command: AddCommand) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from scopewatch.calibration import findings, report
+    from scopewatch.app.spine import offline
+    from scopewatch.calibration import evaluation_report as findings
     from scopewatch.calibration.baselines import measure_baselines
-    from scopewatch.calibration.data import labels_of, read_pairs
     from scopewatch.calibration.evaluate import evaluate
-    from scopewatch.calibration.scored import score_pairs
-    from scopewatch.server import offline
-    from scopewatch.watchlist import load_watchlist
+    from scopewatch.pairs.labelled import labels_of, read_pairs
+    from scopewatch.pairs.scored import score_pairs
+    from scopewatch.report import page as report
+    from scopewatch.watch.watchlist import load_watchlist
 
     config = settings(args)
     logs.configure("warning", "text")
@@ -109,7 +110,7 @@ def _write(file: Path, content: str) -> None:
 
 
 def _activations(args: argparse.Namespace) -> int:
-    from scopewatch.engine.inspect import token_activations
+    from scopewatch.engine.token_activations import token_activations
 
     config = settings(args)
     logs.configure("warning", "text")

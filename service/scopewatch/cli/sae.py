@@ -23,7 +23,7 @@ from scopewatch.cli.settings import (
 from scopewatch.errors import SaeError
 
 if TYPE_CHECKING:
-    from scopewatch.engine.acceptance.verify import Verification
+    from scopewatch.acceptance.verify import Verification
 
 
 def add(command: AddCommand) -> None:
@@ -50,8 +50,8 @@ def _add_inspect(command: AddCommand) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from scopewatch.sae.inspect import inspect
-    from scopewatch.sae.source import locate
+    from scopewatch.releases.locate import locate
+    from scopewatch.sae.description import inspect
 
     source, config = sae_source(args), settings(args)
     logs.configure("warning", "text")
@@ -75,7 +75,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _canonical(hookpoint: str) -> str:
     """A hookpoint in scopewatch's spelling; as published where it is of no supported reader."""
-    from scopewatch.engine.hookpoints import parse_hookpoint
+    from scopewatch.reader.hookpoints import parse_hookpoint
 
     try:
         return str(parse_hookpoint(hookpoint)) if hookpoint else ""
@@ -93,8 +93,8 @@ def _add_pack(command: AddCommand) -> None:
 
 
 def _pack(args: argparse.Namespace) -> int:
+    from scopewatch.releases.locate import locate
     from scopewatch.sae.pack import load_watched, write_pack
-    from scopewatch.sae.source import locate
 
     source, config = sae_source(args), settings(args)
     logs.configure("warning", "text")
@@ -129,8 +129,8 @@ def _add_verify(command: AddCommand) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from scopewatch.engine.acceptance.golden import Golden
-    from scopewatch.engine.acceptance.verify import verify
+    from scopewatch.acceptance.golden import Golden
+    from scopewatch.acceptance.verify import verify
 
     config = settings(args)
     logs.configure("warning", "text")

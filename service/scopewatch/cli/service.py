@@ -37,7 +37,7 @@ def add(command: AddCommand) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from scopewatch.server import Server, process_start_s
+    from scopewatch.app.server import Server, process_start_s
 
     config = settings(args)
     logs.configure(config.log_level, config.log_format)

@@ -10,7 +10,7 @@ from scopewatch.config import Config, load_config
 from scopewatch.errors import DataError, SaeError
 
 if TYPE_CHECKING:
-    from scopewatch.watchlist import SaeSource
+    from scopewatch.sources import SaeSource
 
 SAE_HELP = "folder or file as published, owner/name/path on the hub, SAELENS_RELEASE:ID, or Neuronpedia model/source"
 _NEURONPEDIA_SOURCE = re.compile(r"[^/]+/(?:[0-9]+|e)-[^/]+")
@@ -127,7 +127,7 @@ def sae_source(args: argparse.Namespace) -> "SaeSource":
     """
     from pydantic import ValidationError
 
-    from scopewatch.watchlist import SaeSource
+    from scopewatch.sources import SaeSource
 
     name: str = args.sae
     path = Path(name).expanduser()

@@ -11,8 +11,9 @@ from scopewatch.cli.settings import check_written
 from scopewatch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from scopewatch.indicators import Indicator
-    from scopewatch.watchlist import ReaderSource, SaeSource, Watchlist
+    from scopewatch.sources import ReaderSource, SaeSource
+    from scopewatch.watch.indicators import Indicator
+    from scopewatch.watch.watchlist import Watchlist
 
 
 def check_places(args: argparse.Namespace) -> None:
@@ -50,7 +51,7 @@ def rehearse_writing(
         saes: Those it will name.
         made: What it will be made of, with any numbers.
     """
-    from scopewatch.calibration.write import write_indicator
+    from scopewatch.watch.splice import write_indicator
 
     draft = indicator_of(args, threshold=0.0, **made)
     write_indicator(args.out, draft, reader, saes, watchlist_name(args), rehearse=True)
@@ -62,7 +63,7 @@ def parts_saes(args: argparse.Namespace, base: "Watchlist", names: "Sequence[str
     Raises:
         ConfigError: They are not, or not the same, or one would be replaced.
     """
-    from scopewatch.watchlist import load_watchlist
+    from scopewatch.watch.watchlist import load_watchlist
 
     if args.indicator in names:
         raise ConfigError(f"--indicator: {args.indicator} cannot be made of itself; give another name")
@@ -94,7 +95,7 @@ def indicator_of(args: argparse.Namespace, **made: object) -> "Indicator":
     """
     from pydantic import ValidationError
 
-    from scopewatch.indicators import Indicator
+    from scopewatch.watch.indicators import Indicator
 
     said = {"name": args.indicator, "label": args.label, "segment": args.segment, "severity": args.severity}
     try:
@@ -107,7 +108,7 @@ def indicator_of(args: argparse.Namespace, **made: object) -> "Indicator":
 
 def valid_name(argument: str) -> str:
     """Argument type: a name as a watchlist has it."""
-    from scopewatch.indicators import NAME
+    from scopewatch.sources import NAME
 
     if not re.fullmatch(NAME, argument):
         raise argparse.ArgumentTypeError(

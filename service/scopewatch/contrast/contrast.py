@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scopewatch.calibration.data import LabelledPair, groups_of
-from scopewatch.calibration.examples import Example, strongest
-from scopewatch.calibration.statistics import Bool, Interval, Scores, auroc, benjamini_hochberg
-from scopewatch.calibration.store import POOLINGS, PooledPairs, encode_pairs
-from scopewatch.contrast.ranks import LEAST, Design, Independent, Paired, Side, one_column, stacked
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.errors import TooLittleData
-from scopewatch.indicators import Pooling
+from scopewatch.pairs.examples import Example, strongest
+from scopewatch.pairs.labelled import LabelledPair, groups_of
+from scopewatch.pairs.pooled import POOLINGS, PooledPairs, encode_pairs
+from scopewatch.statistics.detection import Bool, Interval, Scores, auroc, benjamini_hochberg
+from scopewatch.statistics.ranks import LEAST, Design, Independent, Paired, Side, one_column, stacked
 from scopewatch.types import EngineIdentity, FeatureKey, Label, Segment
+from scopewatch.watch.indicators import Pooling
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array, csr_array

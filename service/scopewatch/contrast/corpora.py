@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from scopewatch.calibration.data import LabelledPair
 from scopewatch.errors import DataError
+from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.types import Pair, Turn
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from scopewatch.calibration import report
-from scopewatch.calibration.examples import Example
-from scopewatch.calibration.report import Number, Table
 from scopewatch.contrast.contrast import Contrast, Corpus, Difference
-from scopewatch.contrast.ranks import LEAST
+from scopewatch.pairs.examples import Example
+from scopewatch.report import page as report
+from scopewatch.report.page import Number, Table
+from scopewatch.statistics.ranks import LEAST
 from scopewatch.types import LABEL_NOTE
 
 _MEANING = {

@@ -4,10 +4,10 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from scopewatch.child import running_server
 from scopewatch.client import Client, pb, request
 from scopewatch.demo.show import describe
 from scopewatch.errors import ScopewatchError
+from scopewatch.server_process import running_server
 from scopewatch.types import Turn
 
 _METRICS = (

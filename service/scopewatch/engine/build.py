@@ -4,43 +4,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
 
 import torch
 
 from scopewatch.config import Config
 from scopewatch.engine.budget import batch_tokens
-from scopewatch.engine.hookpoints import EMBEDDING, Hookpoint, parse_hookpoint, width
-from scopewatch.engine.reader import Reader, find_reader, load_reader
 from scopewatch.engine.runner import ROW_TOKENS, PlacedEncoder, Runner
-from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import HubError, NoSuchFeature, ReaderError, SaeError, WatchlistError
 from scopewatch.logs import Laps
+from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, parse_hookpoint, width
+from scopewatch.reader.loading import Reader, find_reader, load_reader
+from scopewatch.reader.text import Tokeniser
+from scopewatch.releases.locate import locate
 from scopewatch.sae.pack import PackFolder, WatchedSae, load_watched
-from scopewatch.sae.source import locate
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import EngineIdentity, ReaderIdentity, SaeIdentity
-from scopewatch.watchlist import SaeSource, Watchlist
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderChoice:
-    """A reader by directory or by hub id."""
-
-    path: Path | None
-    hub_id: str = ""
-    revision: str = ""
-
-    @classmethod
-    def named(cls, text: str) -> Self:
-        """A reader by directory, or by hub id when no such directory exists and it looks like one."""
-        directory = Path(text).expanduser()
-        if not directory.exists() and text.count("/") == 1 and not text.startswith((".", "~", "/")):
-            return cls(None, text)
-        return cls(directory)
-
-    @property
-    def name(self) -> str:
-        return self.hub_id or (self.path.resolve().name if self.path else "")
+from scopewatch.watch.watchlist import Watchlist
 
 
 @dataclass(slots=True)
@@ -77,13 +56,13 @@ class Engine:
     """Tokens to compute at once: the setting, or what the device's memory holds."""
 
 
-def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderChoice, list[SaeChoice]]:
+def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderSource, list[SaeChoice]]:
     """What the watchlists ask for together.
 
     Raises:
         WatchlistError: They ask for different readers, or call different SAEs by one name.
     """
-    readers = [_reader_choice(watchlist) for watchlist in watchlists]
+    readers = [_absolute_reader(watchlist) for watchlist in watchlists]
     saes: dict[str, SaeChoice] = {}
     names: set[str] = set()
     for watchlist, reader in zip(watchlists, readers, strict=True):
@@ -114,7 +93,7 @@ def set_threads(config: Config) -> None:
 
 
 def build_engine(
-    reader_choice: ReaderChoice,
+    source: ReaderSource,
     sae_choices: Sequence[SaeChoice],
     config: Config,
     laps: Laps | None = None,
@@ -124,7 +103,7 @@ def build_engine(
     """Loads a reader down to the deepest watched layer, its tokenizer and the watched columns of its SAEs.
 
     Args:
-        reader_choice: The reader.
+        source: Where the reader is; a path counts from the working directory.
         sae_choices: At least one, unless the head runs.
         config: Settings.
         laps: Is told what took how long: `saes`, `reader` (with the digest of its weights), `tokenizer`, `memory` (how
@@ -137,16 +116,14 @@ def build_engine(
     """
     laps = laps or Laps()
     set_threads(config)
-    directory = find_reader(
-        reader_choice.path, reader_choice.hub_id, reader_choice.revision, allow_download=config.allow_download
-    )
+    directory = find_reader(source, allow_download=config.allow_download)
     saes = [_load_sae(choice, config) for choice in sae_choices]
     laps.end("saes")
     reader = load_reader(
         directory,
-        name=reader_choice.name,
+        name=source.name,
         # The cache names a snapshot's folder by its commit.
-        revision=directory.name if reader_choice.hub_id else "",
+        revision=directory.name if source.id else "",
         deepest_layer=max((sae.hookpoint.layer for sae in saes), default=EMBEDDING),
         device=config.device,
         dtype=config.dtype,
@@ -220,9 +197,11 @@ def identity_of(reader: Reader, tokeniser: Tokeniser) -> ReaderIdentity:
     )
 
 
-def _reader_choice(watchlist: Watchlist) -> ReaderChoice:
+def _absolute_reader(watchlist: Watchlist) -> ReaderSource:
     source = watchlist.reader
-    return ReaderChoice(watchlist.resolve(source.path).resolve() if source.path else None, source.id, source.revision)
+    path = str(watchlist.resolve(source.path).resolve()) if source.path else ""
+    # Without the relation, in which watchlists of one reader may differ.
+    return ReaderSource(path=path, id=source.id, revision=source.revision)
 
 
 @contextmanager

@@ -19,22 +19,22 @@ import torch
 from numpy.typing import NDArray
 
 from scopewatch.config import Config
-from scopewatch.engine.build import ReaderChoice, assert_fits, identity_of, load_tokeniser, set_threads
+from scopewatch.engine.build import assert_fits, identity_of, load_tokeniser, set_threads
 from scopewatch.engine.encoder import HookpointEncoder
-from scopewatch.engine.flex import MULTIPLE
-from scopewatch.engine.hookpoints import Hookpoint, parse_hookpoint, tap
-from scopewatch.engine.packing import Packing
-from scopewatch.engine.prefixes import Reading
-from scopewatch.engine.reader import Reader, find_reader, load_reader
 from scopewatch.engine.runner import ROW_TOKENS
-from scopewatch.engine.text import Tokeniser
 from scopewatch.errors import EngineDied, EngineError, SaeError
+from scopewatch.reader.flex import MULTIPLE
+from scopewatch.reader.hookpoints import Hookpoint, parse_hookpoint, tap
+from scopewatch.reader.loading import Reader, find_reader, load_reader
+from scopewatch.reader.packing import Packing
+from scopewatch.reader.prefixes import Reading
+from scopewatch.reader.text import Tokeniser
+from scopewatch.releases.locate import locate
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import checked_digests, combined_digest, is_pack
-from scopewatch.sae.source import locate
 from scopewatch.sae.weights import Encoder, Sae
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations, EngineIdentity, SaeIdentity, Segment, TokenisedPair
-from scopewatch.watchlist import SaeSource
 
 _SCHEMA = 1
 _ROW_TOKENS = 8192
@@ -224,7 +224,7 @@ class Dictionary:
         return self._sae.slab(start, stop).encoder
 
 
-def build_dictionary(reader: ReaderChoice, sae: SaeSource, config: Config) -> DictionaryEngine:
+def build_dictionary(reader: ReaderSource, sae: SaeSource, config: Config) -> DictionaryEngine:
     """Loads a reader down to where an SAE reads, and opens the SAE.
 
     Args:
@@ -236,7 +236,7 @@ def build_dictionary(reader: ReaderChoice, sae: SaeSource, config: Config) -> Di
         SetupError: A file or setting is wrong; the message names it.
     """
     set_threads(config)
-    directory = find_reader(reader.path, reader.hub_id, reader.revision, allow_download=config.allow_download)
+    directory = find_reader(reader, allow_download=config.allow_download)
     located = locate(sae, allow_download=config.allow_download)
     if is_pack(located.path):
         raise SaeError(f"{located.path}: a watch pack holds a part of an SAE; name the SAE that it was made of")
@@ -246,7 +246,7 @@ def build_dictionary(reader: ReaderChoice, sae: SaeSource, config: Config) -> Di
         directory,
         name=reader.name,
         # The cache names a snapshot's folder by its commit.
-        revision=directory.name if reader.hub_id else "",
+        revision=directory.name if reader.id else "",
         deepest_layer=hookpoint.layer,
         device=config.device,
         dtype=config.dtype,

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from scopewatch.engine.encoder import HookpointEncoder
-from scopewatch.engine.flex import MULTIPLE
-from scopewatch.engine.head import Head
-from scopewatch.engine.hookpoints import Hookpoint, tap
-from scopewatch.engine.packing import PackedText, Packing
-from scopewatch.engine.prefixes import Block, Prefixes, Reading, joined
-from scopewatch.engine.reader import Reader
 from scopewatch.errors import EngineDied, EngineError
+from scopewatch.reader.flex import MULTIPLE
+from scopewatch.reader.head import Head
+from scopewatch.reader.hookpoints import Hookpoint, tap
+from scopewatch.reader.loading import Reader
+from scopewatch.reader.packing import PackedText, Packing
+from scopewatch.reader.prefixes import Block, Prefixes, Reading, joined
 from scopewatch.sae.weights import Encoder
 from scopewatch.types import Activations, EncodedBatch
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from scopewatch.cards import Card
-from scopewatch.indicators import Indicator
-from scopewatch.watchlist import Watchlist
+from scopewatch.watch.cards import Card
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.watchlist import Watchlist
 
 Tree = dict[str, Any]
 

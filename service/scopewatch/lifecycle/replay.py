@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
-from scopewatch.calibration.data import LabelledPair
-from scopewatch.calibration.scored import Score
-from scopewatch.calibration.statistics import Interval, false_positive_bound
 from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.scored import Score
+from scopewatch.statistics.detection import Interval, false_positive_bound
 from scopewatch.types import IndicatorScore, ScoredPair, ScoreJob, Verdict
 
 

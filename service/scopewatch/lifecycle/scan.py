@@ -29,12 +29,12 @@ from typing import Any
 from tqdm import tqdm
 
 import scopewatch
-from scopewatch.calibration.data import LabelledPair, parse_row
-from scopewatch.calibration.scored import Score
 from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest, ScopewatchError
 from scopewatch.lifecycle.rows import Row, check_format, json_lines, read_rows, row_writer
+from scopewatch.pairs.labelled import LabelledPair, parse_row
+from scopewatch.pairs.scored import Score
 from scopewatch.types import EngineIdentity, ScoredPair, ScoreJob
-from scopewatch.watchlist import Watchlist
+from scopewatch.watch.watchlist import Watchlist
 
 _COLUMNS = ("id", "prompt", "response", "history")
 _ROW_GROUP = 8192

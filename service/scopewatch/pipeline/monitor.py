@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from scopewatch.errors import EngineError, FieldViolation, ScopewatchError, UnknownWatchlist
 from scopewatch.metrics import Metrics
-from scopewatch.pipeline.activations import CacheKeys, CorruptValue, dump, load
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import Cache
-from scopewatch.pipeline.memory import Judged, Memory
+from scopewatch.pipeline.cached_value import CacheKeys, CorruptValue, dump, load
+from scopewatch.pipeline.judgements import Judged, Memory
 from scopewatch.pipeline.scoring import CompiledWatchlist, judge
 from scopewatch.types import (
     Activations,

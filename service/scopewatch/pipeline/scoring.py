@@ -7,7 +7,6 @@ from math import exp
 import numpy as np
 from numpy.typing import NDArray
 
-from scopewatch.indicators import CombinedTerm, Indicator, Pooling, WatchedFeature
 from scopewatch.types import (
     Activations,
     Evidence,
@@ -19,7 +18,8 @@ from scopewatch.types import (
     TokenisedPair,
     Verdict,
 )
-from scopewatch.watchlist import Watchlist
+from scopewatch.watch.indicators import CombinedTerm, Indicator, Pooling, WatchedFeature
+from scopewatch.watch.watchlist import Watchlist
 
 Dense = NDArray[np.float64]
 """Activations of some features on one segment's tokens, shape (n_tokens, n_features)."""

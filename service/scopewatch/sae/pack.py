@@ -23,10 +23,10 @@ from safetensors.numpy import save
 
 from scopewatch.errors import NoSuchFeature, SaeError
 from scopewatch.hub import recorded_sha256
-from scopewatch.indicators import PROBE
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.tensors import Float32, open_safetensors
 from scopewatch.sae.weights import Encoder, Magnitude, Sae
+from scopewatch.watch.indicators import PROBE
 
 log = logging.getLogger(__name__)
 

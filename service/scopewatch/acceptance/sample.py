@@ -1,0 +1,147 @@
+"""Ordinary text as SAEs are trained on: windows of tokens with BOS in front, and which of the tokens count.
+
+The bundled text, `ordinary.txt.gz`, is 18 passages of about 3,000 characters from the middle of novels that are in the
+public domain, as Project Gutenberg transcribed them: A Tale of Two Cities, Alice's Adventures in Wonderland, Anne of
+Green Gables, Dracula, Emma, Frankenstein, Great Expectations, Jane Eyre, Little Women, Middlemarch, Moby Dick, Pride
+and Prejudice, The Adventures of Sherlock Holmes, The Secret Garden, The Time Machine, The War of the Worlds, The
+Wonderful Wizard of Oz, Treasure Island.
+"""
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from scopewatch.errors import DataError, ReaderError
+from scopewatch.reader.hookpoints import Hookpoint, tap
+from scopewatch.reader.loading import Reader
+
+BUNDLED = Path(__file__).with_name("ordinary.txt.gz")
+WINDOW_TOKENS = 512
+_MAX_CHARACTERS = 4 << 20
+LEAST_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Tokens read together."""
+
+    ids: NDArray[np.int64]
+    counted: NDArray[np.bool_]
+    """Where activations are measured: nowhere SAEs were not trained, which is position 0 and on special tokens."""
+
+
+def load_tokenizer(directory: Path, reader: Reader) -> PreTrainedTokenizerFast:
+    """The tokenizer of a reader.
+
+    Raises:
+        ReaderError: There is none, or it belongs to another model.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ReaderError(f"reader {directory}: no usable tokenizer: {str(error).splitlines()[0]}") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ReaderError(f"reader {directory}: {type(tokenizer).__name__} is not a fast tokenizer")
+    if len(tokenizer) > reader.vocabulary:
+        raise ReaderError(
+            f"reader {directory}: the tokenizer has {len(tokenizer)} tokens, the model embeds {reader.vocabulary}; "
+            "they do not belong together"
+        )
+    return tokenizer
+
+
+def read_text(file: Path | None) -> str:
+    """The first 4 million characters of a text file; None for the bundled text.
+
+    Raises:
+        DataError: It is not UTF-8 text.
+    """
+    if file is None:
+        return gzip.decompress(BUNDLED.read_bytes()).decode()
+    try:
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(_MAX_CHARACTERS)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise DataError(f"{file}: not UTF-8 text; expected plain prose")
+    return text
+
+
+def windows_of(
+    text: str, tokenizer: PreTrainedTokenizerFast, *, name: str, context: int, max_tokens: int
+) -> list[Window]:
+    """Windows spread evenly over a text, as many as give `max_tokens` tokens that count.
+
+    Args:
+        text: It.
+        tokenizer: The reader's.
+        name: What the text is called in an error.
+        context: Most tokens the reader reads.
+        max_tokens: Most tokens that count.
+
+    Raises:
+        DataError: The text is too short to measure anything on.
+    """
+    ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+    room = min(WINDOW_TOKENS, context) - 1
+    count = -(-min(len(ids), max_tokens) // room)
+    length = min(room, -(-len(ids) // max(1, count)))
+    starts = np.linspace(0, len(ids) - length, count).astype(int)
+    windows = [window_of(ids[start : start + length], tokenizer, length + 1) for start in starts]
+    left = max_tokens
+    for window in windows:
+        window.counted[np.flatnonzero(window.counted)[left:]] = False
+        left -= int(window.counted.sum())
+    if max_tokens - left < LEAST_TOKENS:
+        raise DataError(f"{name}: {max_tokens - left} tokens of text; at least {LEAST_TOKENS} are needed")
+    return windows
+
+
+def window_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerFast, length: int) -> Window:
+    """The first `length` of given tokens, behind BOS if the tokenizer has one and they do not begin with it."""
+    bos = [] if tokenizer.bos_token_id in (None, *ids[:1]) else [tokenizer.bos_token_id]
+    whole = np.array([*bos, *ids][:length], np.int64)
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    # The unknown token stands for text.
+    counted = ~np.isin(whole, sorted(special - {tokenizer.unk_token_id}))
+    counted[:1] = False
+    return Window(whole, counted)
+
+
+def shortened(windows: Sequence[Window], count: int, length: int) -> list[Window]:
+    """The beginnings of `count` windows spread evenly."""
+    chosen = np.unique(np.linspace(0, len(windows) - 1, count).round().astype(int))
+    return [Window(windows[i].ids[:length], windows[i].counted[:length]) for i in chosen]
+
+
+@torch.inference_mode()
+def activations(
+    reader: Reader, windows: Sequence[Window], hookpoints: Sequence[Hookpoint]
+) -> dict[Hookpoint, torch.Tensor]:
+    """Activations of all tokens that count, each of shape (tokens, width), float32, on the reader's device.
+
+    Raises:
+        SaeError: The reader has no such hookpoint.
+    """
+    caught: dict[Hookpoint, torch.Tensor] = {}
+    found: dict[Hookpoint, list[torch.Tensor]] = {hookpoint: [] for hookpoint in hookpoints}
+    handles = [tap(reader, hookpoint, partial(caught.__setitem__, hookpoint)) for hookpoint in found]
+    try:
+        for window in windows:
+            reader.model(input_ids=torch.from_numpy(window.ids[None]).to(reader.device), use_cache=False)
+            for hookpoint, parts in found.items():
+                parts.append(caught[hookpoint][0, torch.from_numpy(window.counted).to(reader.device)].float())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {hookpoint: torch.cat(parts) for hookpoint, parts in found.items()}

@@ -1,0 +1,1 @@
+"""Builds every part once, serves, and closes what it built."""

@@ -1,0 +1,140 @@
+"""Cards of calibrated indicators."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import scopewatch
+from scopewatch.calibration.evidence import Evidence, Wanted
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.statistics.detection import Threshold, auroc, auroc_interval
+from scopewatch.types import EngineIdentity
+from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
+
+
+def data_files(files: Sequence[Path], pairs: Sequence[Sequence[LabelledPair]]) -> tuple[DataFile, ...]:
+    """What identifies the files, and how many pairs each holds."""
+    return tuple(
+        DataFile(
+            name=file.name,
+            sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            n=len(held),
+            n_positive=sum(pair.label == 1 for pair in held),
+        )
+        for file, held in zip(files, pairs, strict=True)
+    )
+
+
+def made_with(running: EngineIdentity, saes: Mapping[str, str]) -> MadeWith:
+    """What runs, as a card keeps it.
+
+    Args:
+        running: It.
+        saes: Digest of each SAE or probe the indicator reads, by its name in the watchlist.
+    """
+    reader = running.reader
+    return MadeWith(
+        scopewatch=scopewatch.__version__,
+        reader=reader.name,
+        reader_revision=reader.revision,
+        reader_digest=reader.digest,
+        dtype=reader.dtype,
+        template_digest=reader.template_digest,
+        saes=dict(saes),
+    )
+
+
+def card_of(evidence: Evidence, wanted: Wanted, files: tuple[DataFile, ...], made: MadeWith, date: str) -> Card:
+    """The card of an indicator whose calibration had labels."""
+    names = ", ".join(file.name for file in files)
+    threshold, n = evidence.threshold, len(evidence.labels)
+    held_out = Measurement(
+        data=f"{names}: the groups held out",
+        n=n,
+        n_positive=int(evidence.labels.sum()),
+        auroc=_round(evidence.auroc.value),
+        auroc_low=_round(evidence.auroc.low),
+        auroc_high=_round(evidence.auroc.high),
+        tpr=_round(evidence.tpr),
+        fpr=_round(evidence.fpr),
+        fpr_upper=_round(threshold.fpr_upper),
+        ece=_round(evidence.ece),
+        baselines={name: _round(detector.auroc.value) for name, detector in evidence.company.items()},
+    )
+    return Card(
+        date=date,
+        calibrated_on=f"{names}: the other groups; threshold by {threshold.n} held-out benign pairs, one a group",
+        n=evidence.n_fit,
+        data=files,
+        max_fpr=wanted.max_fpr,
+        confidence=wanted.confidence,
+        measurements=(held_out, *_by_source(evidence)),
+        beats_bag_of_words=evidence.beats_bag_of_words,
+        leaks=evidence.leaks,
+        made_with=made,
+        note=" ".join(evidence.findings),
+    )
+
+
+def _by_source(evidence: Evidence) -> Iterator[Measurement]:
+    """A row for every source of several that has both labels."""
+    sources = np.array(evidence.sources, dtype=object)
+    flagged = evidence.scores > evidence.threshold.value
+    for source in sorted(set(evidence.sources)) if len(set(evidence.sources)) > 1 else []:
+        mine = sources == source
+        labels = evidence.labels[mine]
+        if labels.all() or not labels.any():
+            continue
+        groups = [group for group, inside in zip(evidence.groups, mine, strict=True) if inside]
+        found = auroc_interval(labels, evidence.scores[mine], groups)
+        yield Measurement(
+            data=f"of these, {source}",
+            n=len(labels),
+            n_positive=int(labels.sum()),
+            auroc=_round(found.value),
+            auroc_low=_round(found.low),
+            auroc_high=_round(found.high),
+            tpr=_round(float(flagged[mine][labels].mean())),
+            fpr=_round(float(flagged[mine][~labels].mean())),
+            baselines={name: _round(auroc(labels, each.scores[mine])) for name, each in evidence.company.items()},
+        )
+
+
+def benign_card(
+    threshold: Threshold, wanted: Wanted, files: tuple[DataFile, ...], made: MadeWith, *, date: str, fpr: float
+) -> Card:
+    """The card of a threshold that benign traffic alone set.
+
+    Args:
+        threshold: It.
+        wanted: What was asked for.
+        files: What it was set on.
+        made: With what.
+        date: ISO 8601.
+        fpr: Share of all pairs above it.
+    """
+    names, n = ", ".join(file.name for file in files), sum(file.n for file in files)
+    seen = Measurement(
+        data=f"{names}: benign traffic, not labelled",
+        n=n,
+        n_positive=0,
+        fpr=_round(fpr),
+        fpr_upper=_round(threshold.fpr_upper),
+    )
+    return Card(
+        date=date,
+        calibrated_on=f"{names}: threshold by {threshold.n} benign pairs, one a group",
+        n=n,
+        data=files,
+        max_fpr=wanted.max_fpr,
+        confidence=wanted.confidence,
+        measurements=(seen,),
+        made_with=made,
+        note="Only false positives were measured: nothing is known of what it finds or misses.",
+    )
+
+
+def _round(value: float) -> float:
+    return round(value, 4)

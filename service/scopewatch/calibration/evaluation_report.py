@@ -1,0 +1,180 @@
+"""An evaluation in words, tables and figures, for the terminal and for a page."""
+
+from collections.abc import Mapping, Sequence
+
+from scopewatch.calibration.evaluate import Evaluation, Part
+from scopewatch.report import page as report
+from scopewatch.report.page import Cell, Figure, Number, Table
+from scopewatch.statistics.detection import Bool, Interval, Scores
+from scopewatch.watch.cards import Card, MadeWith
+
+_FEW_GROUPS = 30
+_MOST_SOURCES = 20
+_WORST = 5
+_LONGEST_SAID = 1000
+_WORST_ON_PAGE = 20
+_LARGEST_ON_PAGE = 20
+
+
+def as_text(found: Evaluation) -> str:
+    """For the terminal."""
+    numbers = Table("", ("", "", ""), [(number.name, number.value, number.detail) for number in _numbers(found)])
+    tables = [numbers, *_tables(found, worst=_WORST, largest=0)]
+    return "\n\n".join([_headline(found), *map(report.as_text, tables), "\n".join(_sentences(found))])
+
+
+def as_page(
+    found: Evaluation, data: Sequence[str], labels: Bool, detectors: Mapping[str, Scores], card: Card | None
+) -> str:
+    """One HTML page.
+
+    Args:
+        found: The numbers.
+        data: Names of the files.
+        labels: Of the n pairs.
+        detectors: Scores of the indicator, then of its baselines, shape (n,).
+        card: The indicator's.
+
+    Raises:
+        DataError: matplotlib is not installed.
+    """
+    scores = next(iter(detectors.values()))
+    figures = [
+        Figure(
+            "ROC", report.roc(labels, detectors, found.threshold), "With the AUROC. Dot: the indicator's threshold."
+        ),
+        Figure(
+            "Scores",
+            report.distributions(labels, scores, found.threshold),
+            "The outermost bars hold what lies beyond them.",
+        ),
+    ]
+    if found.ece is not None:
+        caption = "On the line a probability means what it says."
+        figures.append(Figure("Reliability", report.reliability_diagram(found.reliability), caption))
+    return report.page(
+        title=f"{found.indicator} ({found.watchlist})",
+        lines=[f"{_headline(found)}, from {', '.join(data)}.", *_sentences(found)],
+        numbers=_numbers(found),
+        figures=figures,
+        tables=[*_tables(found, worst=_WORST_ON_PAGE, largest=_LARGEST_ON_PAGE), *card_tables(card)],
+    )
+
+
+def _headline(found: Evaluation) -> str:
+    return (
+        f"{found.indicator} of watchlist {found.watchlist} on {found.n:,} pairs "
+        f"({found.n_positive:,} of label 1) in {found.n_groups:,} groups"
+    )
+
+
+def _numbers(found: Evaluation) -> list[Number]:
+    numbers = [
+        Number("AUROC", f"{found.auroc:.3f}", f"{found.auroc_low:.3f} to {found.auroc_high:.3f}"),
+        Number("threshold", f"{found.threshold:.4g}", "flagged above it"),
+        Number("true positives", f"{found.tpr:.1%}", f"at least {found.tpr_low:.1%}"),
+        Number(
+            "false positives", f"{found.fpr:.1%}", f"at most {found.fpr_upper:.1%}, by {found.fpr_upper_n:,} groups"
+        ),
+        Number("precision", "-" if found.precision is None else f"{found.precision:.1%}", "of these pairs"),
+    ]
+    if found.ece is not None:
+        numbers.append(Number("calibration error", f"{found.ece:.3f}", "of the probability (ECE)"))
+    return numbers
+
+
+def _sentences(found: Evaluation) -> list[str]:
+    told = []
+    if found.baselines:
+        best = max(found.baselines, key=lambda name: found.baselines[name])
+        rivals = dict.fromkeys([best, *(name for name in ("bag_of_words",) if name in found.baselines)])
+        told += [_versus(found.indicator, rival, found.differences[rival]) for rival in rivals]
+        told.append(found.baselines_fitted_on)
+    if found.n_groups < _FEW_GROUPS:
+        told.append(f"Only {found.n_groups} groups: intervals drawn over so few are rough.")
+    if found.truncated:
+        told.append(f"{found.truncated:,} pairs did not fit the reader whole.")
+    if found.card_warning:
+        told.append(f"Warning: {found.card_warning}.")
+    elif not found.calibrated:
+        told.append("Warning: the indicator is uncalibrated.")
+    return told
+
+
+def _versus(indicator: str, rival: str, difference: Interval) -> str:
+    winner, loser = (indicator, rival) if difference.value >= 0 else (rival, indicator)
+    low, high = sorted((abs(difference.low), abs(difference.high)))
+    if difference.low <= 0 <= difference.high:
+        return (
+            f"{indicator} and {rival} cannot be told apart on these pairs: "
+            f"the difference is {difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})."
+        )
+    return f"{winner} clearly beats {loser}, by {abs(difference.value):.3f} ({low:.3f} to {high:.3f})."
+
+
+def _tables(found: Evaluation, *, worst: int, largest: int) -> list[Table]:
+    rivals = [(name, value, *found.baseline_intervals[name]) for name, value in found.baselines.items()]
+    own = (found.indicator, found.auroc, found.auroc_low, found.auroc_high)
+    by_auroc = sorted([own, *rivals], key=lambda row: -row[1])
+    tables = []
+    if rivals:
+        tables.append(Table("Detectors on these pairs", ("detector", "AUROC", "low", "high"), by_auroc))
+    if len(found.sources) > 1:
+        by_size = sorted(found.sources, key=lambda part: -part.n)
+        tables.append(_of_parts("Sources", "source", by_size[:_MOST_SOURCES], len(by_size[_MOST_SOURCES:])))
+    alarming = [part for part in found.groups if _false_positives(part)]
+    if alarming:
+        alarming = sorted(alarming, key=_false_positives, reverse=True)[:worst]
+        tables.append(_of_parts("Groups with the most false positives", "group", alarming))
+    if found.groups and largest:
+        tables.append(_of_parts("Largest groups", "group", found.groups[:largest]))
+    return tables
+
+
+def _of_parts(title: str, kind: str, parts: Sequence[Part], left_out: int = 0) -> Table:
+    columns = (kind, "pairs", "label 1", "AUROC", "TPR", "FPR", "false positives", "mean score")
+    rows = [(p.name, p.n, p.n_positive, p.auroc, p.tpr, p.fpr, _false_positives(p), p.mean_score) for p in parts]
+    return Table(title, columns, rows, f"and {left_out:,} smaller ones" if left_out else "")
+
+
+def _false_positives(part: Part) -> int:
+    return round((part.fpr or 0) * (part.n - part.n_positive))
+
+
+def card_tables(card: Card | None) -> list[Table]:
+    """What the indicator's card says of itself."""
+    if card is None:
+        return []
+    said: dict[str, Cell] = {
+        "calibrated on": card.calibrated_on,
+        "date": card.date,
+        "pairs": card.n,
+        "false-positive rate asked for": card.max_fpr,
+        "confidence": card.confidence,
+        "beats a bag of words": None if card.beats_bag_of_words is None else "yes" if card.beats_bag_of_words else "no",
+        "leaks": "; ".join(card.leaks) or None,
+        "note": card.note or None,
+        **_made_with(card.made_with),
+    }
+    rows = [(name, value) for name, value in said.items() if value is not None]
+    measured = [
+        (m.data, m.n, m.n_positive, m.auroc, m.auroc_low, m.auroc_high, m.tpr, m.fpr, m.fpr_upper, m.ece)
+        for m in card.measurements
+    ]
+    columns = ("data", "pairs", "label 1", "AUROC", "low", "high", "TPR", "FPR", "FPR at most", "ECE")
+    return [
+        Table("Its card", ("", ""), rows, longest=_LONGEST_SAID),
+        Table("What its card measured", columns, measured),
+    ]
+
+
+def _made_with(made: MadeWith | None) -> dict[str, Cell]:
+    if made is None:
+        return {}
+    return {
+        "scopewatch": made.scopewatch,
+        "reader": f"{made.reader} {made.reader_revision}".strip(),
+        "reader digest": made.reader_digest,
+        "dtype": made.dtype,
+        "SAEs": ", ".join(f"{name} {digest[:12]}" for name, digest in made.saes.items()) or None,
+    }

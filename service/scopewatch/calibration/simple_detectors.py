@@ -1,0 +1,244 @@
+"""Honest company: simple detectors that an indicator has to stand beside.
+
+Each is fitted on one part of the pairs and scores others; strengths are chosen by cross-validation inside the fitted
+part, which never parts a group. Everything is deterministic.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scopewatch.calibration.sparse_fit import platt
+from scopewatch.errors import DataError
+from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
+from scopewatch.pairs.pooled import PooledPairs
+from scopewatch.statistics.detection import Bool, Scores, auroc
+from scopewatch.statistics.folds import FOLDS, Places, folds_of
+from scopewatch.watch.indicators import Probability
+
+try:
+    from scipy.sparse import csr_array
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+except ImportError:
+    raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
+
+_WORD_STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_DENSE_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_LEAST_SHARE = 0.01
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+_HEDGES = """
+almost apparently appear appeared appears approximately around about assume believe believed can could estimate
+estimated expect generally guess hope hypothesise hypothesize indicate indicates likely may maybe might often perhaps
+possible possibly potential potentially presumably probable probably roughly seem seemed seems sometimes somewhat
+speculate suggest suggested suggesting suggests suppose tend tends think thought uncertain unclear unlikely unsure
+usually would
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Direction:
+    """A direction among the reader's activations; score = mean over tokens of (x . direction + bias)."""
+
+    direction: Scores
+    """Shape (d_in,)."""
+    bias: float
+
+    def scores(self, means: NDArray[np.float32]) -> Scores:
+        """Of activations averaged over each pair's tokens, shape (n, d_in)."""
+        return np.asarray(means @ self.direction + self.bias)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe(Direction):
+    """A direction that was learnt; the score is the log-odds of label 1 among the pairs it learnt from."""
+
+    cv_auroc: float
+    """Mean AUROC of the folds left out."""
+    probability: Probability
+    """From scores of pairs that the fold's fit did not see."""
+
+
+def response_length(pairs: Sequence[LabelledPair]) -> Scores:
+    """Characters of the response."""
+    return np.array([float(len(item.pair.response)) for item in pairs])
+
+
+def hedge_words(pairs: Sequence[LabelledPair]) -> Scores:
+    """Share of the response's words that are among some sixty English hedges."""
+    hedges = set(_HEDGES.split())
+    words = [_WORD.findall(item.pair.response.lower()) for item in pairs]
+    return np.array([sum(word in hedges for word in found) / max(1, len(found)) for found in words])
+
+
+def bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair]) -> Scores:
+    """Logistic regression on TF-IDF of the response's words and pairs of words.
+
+    Returns:
+        Log-odds of the held-out pairs; 0 for all where no two responses to learn from share a word.
+
+    Raises:
+        TooLittleData: Too few groups for two folds.
+    """
+    return _bag_of_words(fit, held_out, folds_of(labels_of(fit), groups_of(fit)))
+
+
+def dense_probe(means: NDArray[np.float32], labels: Bool, groups: Sequence[str]) -> Probe:
+    """Logistic regression on standardised activations, the standardisation folded into the direction.
+
+    Args:
+        means: Activations averaged over each pair's tokens, shape (n, d_in).
+        labels: Both present.
+        groups: Of the pairs.
+
+    Raises:
+        TooLittleData: Too few groups for two folds.
+    """
+    return _dense_probe(means, labels, folds_of(labels, groups))
+
+
+def difference_of_means(means: NDArray[np.float32], labels: Bool) -> Direction:
+    """From the mean of label 0 to the mean of label 1; 0 lies midway."""
+    negative, positive = (means[labels == label].mean(axis=0, dtype=np.float64) for label in (False, True))
+    direction = positive - negative
+    return Direction(direction, float(-direction @ (positive + negative) / 2))
+
+
+def random_columns(features: csr_array, count: int, seed: int) -> NDArray[np.intp]:
+    """Some of the features that fire in at least 1 % of the pairs, at random: what choosing well is compared with.
+
+    Args:
+        features: Pooled, shape (n, d_sae), only what is greater than 0 stored.
+        count: How many; all of them where there are fewer.
+        seed: Fixes them.
+    """
+    firing = np.bincount(features.indices, minlength=features.shape[1])
+    frequent = np.flatnonzero(firing >= max(1, _LEAST_SHARE * features.shape[0]))
+    return np.random.default_rng(seed).permutation(frequent)[:count]
+
+
+def trained_on(
+    train_pairs: Sequence[LabelledPair],
+    train_pooled: PooledPairs,
+    pairs: Sequence[LabelledPair],
+    pooled: PooledPairs,
+) -> dict[str, Scores]:
+    """Scores of all the company on `pairs`, those that learn having learnt from all of `train_pairs`.
+
+    Raises:
+        TooLittleData: Too few groups to train on.
+    """
+    folds = folds_of(labels_of(train_pairs), groups_of(train_pairs))
+    return _unfitted(pairs) | _fitted(train_pairs, train_pooled.dense_mean, folds, pairs, pooled.dense_mean)
+
+
+def cross_fitted(pairs: Sequence[LabelledPair], pooled: PooledPairs, folds: int = FOLDS) -> dict[str, Scores]:
+    """Scores of all the company on pairs that nothing was trained on before: each fold by what learnt from the others.
+
+    Every fold is scored by another fit, on a scale and with a zero of its own. Thrown together such scores rank too
+    badly: a fold with more positives than most is scored by a fit that saw fewer, and expects fewer. So each score
+    becomes the share of its own fold's benign pairs that score lower (ties for half), which leaves every order within
+    a fold as it was. The AUROC of the whole then is the mean of the folds' own, weighed by their positives, without
+    signal 0.5 on average, and pairs can still be resampled. What needs no fitting is left as it is.
+
+    Args:
+        pairs: Labelled.
+        pooled: What the reader makes of them.
+        folds: At most so many; fewer where a label has fewer groups.
+
+    Raises:
+        TooLittleData: Too few groups for three folds, two to learn from and choose by.
+    """
+    labels, means = labels_of(pairs), pooled.dense_mean
+    place = folds_of(labels, groups_of(pairs), folds, fewest=3)
+    whole = _unfitted(pairs)
+    for fold in range(place.max() + 1):
+        fit, out = np.flatnonzero(place != fold), np.flatnonzero(place == fold)
+        fit_pairs, out_pairs = ([pairs[row] for row in rows.tolist()] for rows in (fit, out))
+        for name, scores in _fitted(fit_pairs, means[fit], place[fit], out_pairs, means[out]).items():
+            whole.setdefault(name, np.empty(len(pairs)))[out] = _share_of_benign_below(scores, labels[out])
+    return whole
+
+
+def _unfitted(pairs: Sequence[LabelledPair]) -> dict[str, Scores]:
+    return {"response_length": response_length(pairs), "hedge_words": hedge_words(pairs)}
+
+
+def _fitted(
+    fit: Sequence[LabelledPair],
+    fit_means: NDArray[np.float32],
+    folds: Places,
+    held_out: Sequence[LabelledPair],
+    means: NDArray[np.float32],
+) -> dict[str, Scores]:
+    labels = labels_of(fit)
+    return {
+        "bag_of_words": _bag_of_words(fit, held_out, folds),
+        "dense_probe": _dense_probe(fit_means, labels, folds).scores(means),
+        "difference_of_means": difference_of_means(fit_means, labels).scores(means),
+    }
+
+
+def _bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair], folds: Places) -> Scores:
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    try:
+        x = vectorizer.fit_transform([item.pair.response for item in fit])
+    except ValueError:  # an empty vocabulary has no class of its own
+        return np.zeros(len(held_out))
+    chosen = _cross_validated(x, labels_of(fit), folds, _WORD_STRENGTHS)
+    model = _logistic(chosen.strength).fit(x, labels_of(fit))
+    return np.asarray(model.decision_function(vectorizer.transform([item.pair.response for item in held_out])))
+
+
+def _dense_probe(means: NDArray[np.float32], labels: Bool, folds: Places) -> Probe:
+    scaler = StandardScaler()
+    x = scaler.fit_transform(means.astype(np.float64))
+    chosen = _cross_validated(x, labels, folds, _DENSE_STRENGTHS)
+    model = _logistic(chosen.strength).fit(x, labels)
+    # As it is kept on file, so that what is measured is what will run.
+    direction = (model.coef_[0] / scaler.scale_).astype(np.float32).astype(np.float64)
+    bias = float(model.intercept_[0] - direction @ scaler.mean_)
+    return Probe(direction, bias, chosen.auroc, platt(chosen.scores, labels))
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    strength: float
+    auroc: float
+    scores: Scores
+    """Each pair's by the fit that left it out."""
+
+
+def _cross_validated(x: Any, labels: Bool, folds: Places, strengths: Sequence[float]) -> _Chosen:
+    """The strength (inverse of the penalty) with the best mean AUROC of the folds.
+
+    They are tried in ascending order, until one is no better than the one before.
+    """
+    parts = [(folds == fold, _logistic(strengths[0])) for fold in np.unique(folds)]
+    best = _Chosen(strengths[0], -1.0, np.empty(0))
+    for strength in strengths:
+        scores, values = np.empty(len(labels)), []
+        for out, model in parts:
+            # Each goes on from where the stronger penalty ended.
+            scale = len(labels) / (~out).sum()  # as strong for each pair as in the fit on all
+            model.set_params(C=strength * scale, warm_start=True).fit(x[~out], labels[~out])
+            scores[out] = model.decision_function(x[out])
+            values.append(auroc(labels[out], scores[out]))
+        if np.mean(values) <= best.auroc:
+            break
+        best = _Chosen(strength, float(np.mean(values)), scores)
+    return best
+
+
+def _logistic(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, tol=1e-5, max_iter=5000)
+
+
+def _share_of_benign_below(scores: Scores, labels: Bool) -> Scores:
+    benign = np.sort(scores[~labels])
+    return (np.searchsorted(benign, scores) + np.searchsorted(benign, scores, side="right")) / (2 * len(benign))

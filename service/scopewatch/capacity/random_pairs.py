@@ -1,0 +1,63 @@
+"""Random pairs of a wanted length that have no beginning in common, so that no cache helps to read them."""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scopewatch.reader.text import Tokeniser
+from scopewatch.types import Pair, TokenisedPair
+
+_WORDS = (
+    "river garden copper seven window bread winter candle doctor market yellow engine pepper bridge silver train "
+    "apple letter cloud hammer paper summer island kitchen table music forest button coffee mirror ladder pocket "
+    "blood sugar heart fever salt stone glass metal water light sound north south early later maybe never often "
+    "always almost quite rather under above between before after again because although where which whose about "
+    "measure answer question report number reason result change carry follow begin finish open close turn leave"
+)
+
+
+class Texts:
+    """Makes pairs for one tokenizer; every pair is new.
+
+    Args:
+        tokeniser: The engine's.
+        seed: Another one gives other pairs.
+    """
+
+    def __init__(self, tokeniser: Tokeniser, seed: int = 0) -> None:
+        self._tokeniser = tokeniser
+        self._draw = random.Random(seed)  # noqa: S311 - nothing secret
+        self._words = _WORDS.split()
+        short, long = (self._length(self._pair(words)) for words in (64, 256))
+        self._per_word = (long - short) / (256 - 64)
+        self._template = short - 64 * self._per_word
+
+    def pairs(self, count: int, tokens: int) -> list[Pair]:
+        """Pairs of about so many tokens, template included, a quarter of them the prompt's."""
+        words = max(2, round((tokens - self._template) / self._per_word))
+        return [self._pair(words) for _ in range(count)]
+
+    def ids(self, count: int, tokens: int) -> list[NDArray[np.int32]]:
+        """Token ids of new pairs, cut to exactly so many where the tokeniser reads as many."""
+        made = self.pairs(count, tokens + tokens // 5 + 16)
+        return [pair.ids[:tokens] for pair in self._tokenised(made)]
+
+    def _pair(self, words: int) -> Pair:
+        prompt = words // 4
+        drawn = self._draw.choices(self._words, k=words)
+        return Pair(" ".join(drawn[:prompt]), " ".join(drawn[prompt:]))
+
+    def _length(self, pair: Pair) -> int:
+        """Tokens before truncation."""
+        (tokenised,) = self._tokenised([pair])
+        coverage = tokenised.coverage
+        return coverage.tokens + coverage.prompt_tokens_dropped + coverage.response_tokens_dropped
+
+    def _tokenised(self, pairs: Sequence[Pair]) -> list[TokenisedPair]:
+        found = self._tokeniser.tokenise(pairs)
+        for outcome in found:
+            if isinstance(outcome, Exception):
+                raise outcome
+        return [pair for pair in found if isinstance(pair, TokenisedPair)]

@@ -1,0 +1,270 @@
+"""From results to reply messages."""
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+
+from scopewatch.doors.grpc.requests import Limits
+from scopewatch.types import (
+    LABEL_NOTE,
+    Coverage,
+    EngineIdentity,
+    Evidence,
+    FeatureKey,
+    IndicatorScore,
+    Relation,
+    ScoredPair,
+    ScoreJob,
+    Segment,
+    Timings,
+    Verdict,
+)
+from scopewatch.v1 import monitor_pb2 as pb
+from scopewatch.watch.cards import Card
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.watchlist import Watchlist
+
+M = TypeVar("M", bound=Message)
+_VERDICTS = {Verdict.PASS: pb.VERDICT_PASS, Verdict.FLAG: pb.VERDICT_FLAG}
+_SEVERITIES = {
+    "info": pb.SEVERITY_INFO,
+    "low": pb.SEVERITY_LOW,
+    "medium": pb.SEVERITY_MEDIUM,
+    "high": pb.SEVERITY_HIGH,
+}
+_SEGMENTS = {
+    Segment.PROMPT: pb.SEGMENT_PROMPT,
+    Segment.RESPONSE: pb.SEGMENT_RESPONSE,
+    Segment.HISTORY: pb.SEGMENT_HISTORY,
+}
+_KINDS = {
+    "features": pb.INDICATOR_KIND_FEATURES,
+    "probe": pb.INDICATOR_KIND_PROBE,
+    "combination": pb.INDICATOR_KIND_COMBINATION,
+}
+_RELATIONS = {Relation.SAME_MODEL: pb.RELATION_SAME_MODEL, Relation.READER_MODEL: pb.RELATION_READER_MODEL}
+_RESULTS = pb.BatchScoreResponse.RESULTS_FIELD_NUMBER
+_RESPONSE = pb.BatchScoreResult.RESPONSE_FIELD_NUMBER
+_STATUS = pb.BatchScoreResult.STATUS_FIELD_NUMBER
+_INDICATORS = pb.ScoreResponse.INDICATORS_FIELD_NUMBER
+_FEATURES = pb.IndicatorScore.FEATURES_FIELD_NUMBER
+_REQUEST_ID = pb.ScoreResponse.REQUEST_ID_FIELD_NUMBER
+_TIMINGS = pb.ScoreResponse.TIMINGS_FIELD_NUMBER
+_CACHED = pb.ScoreResponse(cached=True).SerializeToString()
+_STAGES = [(field.name, field.number << 3 | 1) for field in pb.Timings.DESCRIPTOR.fields]
+_DOUBLE = struct.Struct("<Bd")
+"""A field of type double: tag, value."""
+_POOLED = pb.FeatureScore.POOLED_FIELD_NUMBER << 3 | 1
+_CONTRIBUTION = pb.FeatureScore.CONTRIBUTION_FIELD_NUMBER << 3 | 1
+_NUMBERS = struct.Struct("<BdBd")
+"""Both numbers of a feature."""
+_CALIBRATIONS = {True: pb.CALIBRATION_CALIBRATED, False: pb.CALIBRATION_UNCALIBRATED}
+
+
+def provenance(watchlist: Watchlist, identity: EngineIdentity, version: str) -> pb.Provenance:
+    """What produced a watchlist's numbers; the same for every reply, so made once."""
+    return pb.Provenance(
+        reader=identity.reader.name,
+        reader_revision=identity.reader.revision,
+        reader_digest=identity.reader.digest,
+        watchlist=watchlist.name,
+        watchlist_digest=watchlist.digest,
+        relation=_RELATIONS[watchlist.reader.relation],
+        version=version,
+    )
+
+
+def renderer(made_by: Mapping[str, pb.Provenance]) -> Callable[..., bytes]:
+    """Makes the part of a reply that a judgement decides; `score_reply` puts the rest to it.
+
+    Args:
+        made_by: What produced the numbers, by watchlist name.
+    """
+
+    @cache
+    def about(feature: FeatureKey | str, label: str, pooling: str, source: str) -> tuple[bytes, bytes]:
+        """What stands before and after a feature's numbers: the same in every reply, and most of a reply's cost."""
+        before = pb.FeatureScore(feature=str(feature), label=label, pooling=pooling).SerializeToString()
+        after = pb.FeatureScore(label_source=source).SerializeToString()
+        return _field(_FEATURES, len(before) + _NUMBERS.size + len(after)) + before, after
+
+    def indicator(score: IndicatorScore) -> bytes:
+        parts = [_before_features(score).SerializeToString()]
+        for part in score.features:
+            before, after = about(part.feature, part.label, part.pooling, part.label_source)
+            parts += (before, _NUMBERS.pack(_POOLED, part.pooled, _CONTRIBUTION, part.contribution), after)
+        parts.append(_after_features(score).SerializeToString())
+        return b"".join(parts)
+
+    def render(watchlist: str, verdict: Verdict, indicators: Sequence[IndicatorScore], coverage: Coverage) -> bytes:
+        parts = [pb.ScoreResponse(verdict=_VERDICTS[verdict]).SerializeToString()]
+        for body in map(indicator, indicators):
+            parts += (_field(_INDICATORS, len(body)), body)
+        rest = pb.ScoreResponse(
+            coverage=_mirror(pb.Coverage, coverage),
+            provenance=made_by[watchlist],
+            label_note=LABEL_NOTE if _shows_an_index_label(indicators) else "",
+        )
+        parts.append(rest.SerializeToString())
+        return b"".join(parts)
+
+    return render
+
+
+def score_reply(job: ScoreJob, pair: ScoredPair) -> bytes:
+    """A serialised `ScoreResponse`. Messages merge by concatenation, so the rendered part is made once.
+
+    https://protobuf.dev/programming-guides/encoding/#last-one-wins
+    """
+    own_id = job.request_id.encode()
+    times = _timings(pair.timings)
+    rest = (
+        _field(_REQUEST_ID, len(own_id)),
+        own_id,
+        _field(_TIMINGS, len(times)),
+        times,
+        _CACHED if pair.cached else b"",
+    )
+    return b"".join((pair.body, *rest))
+
+
+def _timings(timings: Timings) -> bytes:
+    """A serialised `pb.Timings`: message objects cost several times the rest of a remembered reply."""
+    return b"".join([_DOUBLE.pack(tag, seconds) for name, tag in _STAGES if (seconds := getattr(timings, name))])
+
+
+def batch_reply(results: Iterable[bytes | status_pb2.Status]) -> bytes:
+    """A serialised `BatchScoreResponse` of serialised `ScoreResponse`s and statuses."""
+    parts: list[bytes] = []
+    for result in results:
+        field = _RESPONSE if isinstance(result, bytes) else _STATUS
+        body = result if isinstance(result, bytes) else result.SerializeToString()
+        head = _field(field, len(body))
+        parts += (_field(_RESULTS, len(head) + len(body)), head, body)
+    return b"".join(parts)
+
+
+def _field(number: int, size: int) -> bytes:
+    """What stands before a length-delimited field: tag and size as varints."""
+    head = bytearray([number << 3 | 2])
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head)
+
+
+def _shows_an_index_label(indicators: Sequence[IndicatorScore]) -> bool:
+    return any(part.label_source.startswith("neuronpedia") for score in indicators for part in score.features)
+
+
+def _before_features(score: IndicatorScore) -> pb.IndicatorScore:
+    return pb.IndicatorScore(
+        name=score.name,
+        score=score.score,
+        threshold=score.threshold,
+        flagged=score.flagged,
+        severity=_SEVERITIES[score.severity],
+        probability=score.probability,
+    )
+
+
+def _after_features(score: IndicatorScore) -> pb.IndicatorScore:
+    return pb.IndicatorScore(
+        evidence=[_evidence(span) for span in score.evidence],
+        calibration=_CALIBRATIONS[score.calibrated],
+        skipped_reason=score.skipped_reason,
+        card_warning=score.card_warning,
+    )
+
+
+def _evidence(span: Evidence) -> pb.Evidence:
+    return pb.Evidence(
+        start=span.start,
+        end=span.end,
+        feature=str(span.feature),
+        activation=span.activation,
+        segment=_SEGMENTS[span.segment],
+        turn=span.turn,
+    )
+
+
+def info_response(
+    identity: EngineIdentity, watchlists: Iterable[Watchlist], limits: Limits, version: str
+) -> pb.GetInfoResponse:
+    """What this process reads with, watches and accepts."""
+    return pb.GetInfoResponse(
+        version=version,
+        reader=_mirror(pb.ReaderInfo, identity.reader),
+        saes=[
+            pb.SaeInfo(
+                name=sae.name,
+                format=sae.format,
+                architecture=sae.architecture,
+                hookpoint=sae.hookpoint,
+                d_in=sae.d_in,
+                d_sae=sae.d_sae,
+                digest=sae.digest,
+                watched_features=len(sae.watched),
+                neuronpedia=sae.neuronpedia,
+                repo=sae.repo,
+                revision=sae.revision,
+            )
+            for sae in identity.saes
+        ],
+        watchlists=[
+            pb.WatchlistInfo(
+                name=watchlist.name,
+                digest=watchlist.digest,
+                indicators=_indicator_infos(watchlist, identity),
+            )
+            for watchlist in watchlists
+        ],
+        limits=_mirror(pb.Limits, limits),
+    )
+
+
+def _indicator_infos(watchlist: Watchlist, identity: EngineIdentity) -> list[pb.IndicatorInfo]:
+    warnings = watchlist.card_problems(identity)
+    return [_indicator_info(indicator, warnings.get(indicator.name, "")) for indicator in watchlist.indicators]
+
+
+def _indicator_info(indicator: Indicator, card_warning: str) -> pb.IndicatorInfo:
+    return pb.IndicatorInfo(
+        name=indicator.name,
+        label=indicator.label,
+        severity=_SEVERITIES[indicator.severity],
+        segment=_SEGMENTS[indicator.read_segment],
+        threshold=indicator.threshold,
+        calibration=_CALIBRATIONS[indicator.calibrated and not card_warning],
+        card=_card(indicator.card) if indicator.card else None,
+        features=len(indicator.features),
+        kind=_KINDS[indicator.kind],
+        combines=[term.name for term in indicator.combines],
+        card_warning=card_warning,
+    )
+
+
+def _card(card: Card) -> pb.Card:
+    return pb.Card(
+        date=card.date,
+        calibrated_on=card.calibrated_on,
+        n=card.n,
+        measurements=[_mirror(pb.Measurement, measurement) for measurement in card.measurements],
+        note=card.note,
+        data=[_mirror(pb.DataFile, file) for file in card.data],
+        max_fpr=card.max_fpr,
+        confidence=card.confidence,
+        beats_bag_of_words=card.beats_bag_of_words,
+        leaks=card.leaks,
+        made_with=_mirror(pb.MadeWith, card.made_with) if card.made_with else None,
+    )
+
+
+def _mirror(message_type: type[M], value: object) -> M:
+    """A message whose every field has a namesake in `value`."""
+    return message_type(**{name: getattr(value, name) for name in message_type.DESCRIPTOR.fields_by_name})

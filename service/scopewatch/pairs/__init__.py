@@ -1,0 +1,1 @@
+"""Labelled pairs, and what the reader and the online scorer make of them."""

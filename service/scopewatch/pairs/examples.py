@@ -1,0 +1,68 @@
+"""Where in the text features fire: pairs are read again for the spans that pooling does not keep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scopewatch.engine.dictionary import DictionaryEngine, SegmentActivations
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.types import Segment, TokenisedPair
+
+_AROUND_CHARS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """The token of a pair on which a feature is strongest, with the text around it."""
+
+    line: int
+    id: str
+    activation: float
+    start: int
+    """Place of `token` in the segment's text, in code points."""
+    before: str
+    token: str
+    after: str
+
+
+def strongest(
+    pairs: Sequence[LabelledPair], features: Sequence[Sequence[int]], dictionary: DictionaryEngine, segment: Segment
+) -> dict[int, tuple[Example, ...]]:
+    """Of every feature its strongest token in each of the pairs that are read for it, strongest first.
+
+    Args:
+        pairs: They can be read.
+        features: Of each pair, those for which it is read; where one does not fire there is no example.
+        dictionary: Reader and SAE.
+        segment: Which part of a pair; the prompt or the response.
+
+    Raises:
+        EngineDied: The device is lost.
+    """
+    tokens = [
+        read for read in dictionary.tokeniser.tokenise([item.pair for item in pairs]) if isinstance(read, TokenisedPair)
+    ]
+    found: dict[int, list[Example]] = {feature: [] for wanted in features for feature in wanted}
+    for item, wanted, pair, read in zip(pairs, features, tokens, dictionary.encode(tokens, segment), strict=True):
+        if isinstance(read, SegmentActivations):
+            text = item.pair.prompt if segment is Segment.PROMPT else item.pair.response
+            for feature in set(wanted) & set(read.fired.column.tolist()):
+                found[feature].append(_example(item, text, pair, read, feature))
+    return {feature: tuple(sorted(here, key=lambda example: -example.activation)) for feature, here in found.items()}
+
+
+def _example(item: LabelledPair, text: str, tokens: TokenisedPair, read: SegmentActivations, feature: int) -> Example:
+    mine = np.flatnonzero(read.fired.column == feature)
+    peak = mine[np.argmax(read.fired.value[mine])]
+    position = read.positions[read.fired.token[peak]]
+    start, end = int(tokens.starts[position]), int(tokens.ends[position])
+    return Example(
+        line=item.line,
+        id=item.id,
+        activation=float(read.fired.value[peak]),
+        start=start,
+        before=text[max(0, start - _AROUND_CHARS) : start],
+        token=text[start:end],
+        after=text[end : end + _AROUND_CHARS],
+    )

@@ -1,0 +1,227 @@
+"""Pooled features of a data file on disk: pairs are read once, and every pooling of every feature is kept.
+
+A shard holds so many pairs, in a folder named by what made it (engine, segment, poolings) and under the digest of their
+tokens. So what is interrupted goes on where it stopped, and another file, tokenizer or setting finds nothing of it.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from scopewatch.engine.dictionary import DictionaryEngine
+from scopewatch.errors import DataError, ScopewatchError
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pipeline.scoring import pool
+from scopewatch.types import Activations, Segment, TokenisedPair
+from scopewatch.watch.indicators import Pooling
+
+try:
+    from scipy.sparse import csr_array
+except ImportError:
+    raise DataError("calibration needs SciPy: pip install 'scopewatch[calibration]'") from None
+
+POOLINGS = (
+    Pooling(kind="max"),
+    Pooling(kind="mean"),
+    Pooling(kind="sum"),
+    Pooling(kind="fraction_active"),
+    Pooling(kind="rolling_mean_max", window=8),
+    Pooling(kind="k_of_n", k=2),
+)
+_SCHEMA = 1
+_SHARD_PAIRS = 128
+_DENSE_ELEMENTS = 4 << 20
+Float32 = NDArray[np.float32]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PooledPairs:
+    """n pairs, pooled; made by `encode_pairs`."""
+
+    n_pairs: int
+    d_sae: int
+    poolings: tuple[Pooling, ...]
+    tokens: NDArray[np.int32]
+    """Of the segment, that were read; shape (n,). A pair without any is 0 everywhere."""
+    truncated: NDArray[np.bool_]
+    """Whether the reader did not read the pair whole; shape (n,)."""
+    dense_mean: Float32
+    """The reader's activations at the hookpoint, pooled over the segment's tokens; shape (n, d_in)."""
+    dense_max: Float32
+    """Likewise, component by component."""
+    shards: tuple[Path, ...]
+
+    def features(self, pooling: Pooling) -> csr_array:
+        """Every feature by one of the poolings, shape (n, d_sae), float32; only what is greater than 0 is stored.
+
+        Raises:
+            DataError: A shard is gone or damaged.
+        """
+        name = f"value_{self.poolings.index(pooling)}"
+        indptr = np.cumsum(np.concatenate([[0], *(_array(shard, "fired") for shard in self.shards)]))
+        indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
+        place = 0
+        for shard in self.shards:
+            part = _array(shard, "indices")
+            indices[place : place + len(part)] = part
+            data[place : place + len(part)] = _array(shard, name)
+            place += len(part)
+        matrix = csr_array((data, indices, indptr), shape=(self.n_pairs, self.d_sae))
+        matrix.eliminate_zeros()
+        return matrix
+
+
+def encode_pairs(
+    pairs: Sequence[LabelledPair],
+    dictionary: DictionaryEngine,
+    *,
+    segment: Segment,
+    folder: Path,
+    poolings: Sequence[Pooling] = POOLINGS,
+) -> PooledPairs:
+    """Reads pairs and pools every feature over one segment of each, as `pipeline.scoring.pool` does.
+
+    Args:
+        pairs: At least one.
+        dictionary: Reader and SAE.
+        segment: Which part of a pair.
+        folder: Where shards are found and left; it is made if it is not there.
+        poolings: Which.
+
+    Raises:
+        DataError: A pair cannot be read, which names its line, or the folder cannot be written.
+        EngineDied: The device is lost.
+    """
+    made_by = [_SCHEMA, dictionary.digest, segment.name, [str(pooling) for pooling in poolings]]
+    home = folder / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    shards: list[Path] = []
+    with tqdm(total=len(pairs), desc="reading", unit="pair", disable=None) as progress:
+        for start in range(0, len(pairs), _SHARD_PAIRS):
+            part = pairs[start : start + _SHARD_PAIRS]
+            outcomes = dictionary.tokeniser.tokenise([item.pair for item in part])
+            tokens = [_checked(item, outcome) for item, outcome in zip(part, outcomes, strict=True)]
+            shards.append(home / f"{_digest(tokens)}.npz")
+            if not _is_whole(shards[-1]):
+                _write(shards[-1], _shard(part, tokens, dictionary, segment, poolings))
+            progress.update(len(part))
+    tokens_read, truncated, dense_mean, dense_max = (
+        np.concatenate([_array(shard, name) for shard in shards])
+        for name in ("tokens", "truncated", "dense_mean", "dense_max")
+    )
+    return PooledPairs(
+        len(pairs), dictionary.d_sae, tuple(poolings), tokens_read, truncated, dense_mean, dense_max, tuple(shards)
+    )
+
+
+def _shard(
+    part: Sequence[LabelledPair],
+    tokens: Sequence[TokenisedPair],
+    dictionary: DictionaryEngine,
+    segment: Segment,
+    poolings: Sequence[Pooling],
+) -> dict[str, NDArray[Any]]:
+    """The arrays of a shard: per pair, and, pair after pair, the features that fired and their pooled values."""
+    counts: list[int] = []
+    dense = np.zeros((2, len(part), dictionary.d_in), np.float32)
+    indices: list[NDArray[np.int32]] = []
+    values: list[Float32] = []
+    outcomes = dictionary.encode(tokens, segment, features=bool(poolings))
+    for row, (item, outcome) in enumerate(zip(part, outcomes, strict=True)):
+        read = _checked(item, outcome)
+        counts.append(len(read.positions))
+        features, pooled = _pooled(read.fired, poolings)
+        indices.append(features)
+        values.append(pooled)
+        if len(read.positions):
+            dense[:, row] = read.residual.mean(axis=0, dtype=np.float64), read.residual.max(axis=0)
+    return {
+        "tokens": np.array(counts, np.int32),
+        "truncated": np.array([pair.coverage.truncated for pair in tokens]),
+        "dense_mean": dense[0],
+        "dense_max": dense[1],
+        "fired": np.array([len(features) for features in indices]),
+        "indices": np.concatenate(indices),
+        **{f"value_{number}": np.concatenate(column) for number, column in enumerate(zip(*values, strict=True))},
+    }
+
+
+def _pooled(fired: Activations, poolings: Sequence[Pooling]) -> tuple[NDArray[np.int32], Float32]:
+    """The features that fired, ascending, and of each pooling their values, shape (n_poolings, n_features)."""
+    features, column = np.unique(fired.column, return_inverse=True)
+    pooled = np.empty((len(poolings), len(features)), np.float32)
+    step = max(1, _DENSE_ELEMENTS // max(1, fired.n_tokens))
+    for start in range(0, len(features), step):
+        here = slice(start, start + step)
+        mine = (column >= start) & (column < start + step)
+        # Features lie one after the other, as the online scorer takes them out of its table: the order of summation,
+        # and so the last bit, is the same.
+        dense = np.zeros((len(features[here]), fired.n_tokens)).T
+        dense[fired.token[mine], column[mine] - start] = fired.value[mine]
+        for number, pooling in enumerate(poolings):
+            pooled[number, here] = pool(pooling, dense)
+    return features, pooled
+
+
+def _checked(item: LabelledPair, outcome: T | ScopewatchError) -> T:
+    if isinstance(outcome, ScopewatchError):
+        raise DataError(f"{item.place}: {outcome}")
+    return outcome
+
+
+def _digest(tokens: Sequence[TokenisedPair]) -> str:
+    total = hashlib.sha256()
+    for pair in tokens:
+        total.update(len(pair.ids).to_bytes(8, "little") + bytes([pair.coverage.truncated]))
+        total.update(pair.ids.astype("<i4").tobytes() + pair.segments.tobytes())
+    return total.hexdigest()
+
+
+def _is_whole(shard: Path) -> bool:
+    try:
+        with zipfile.ZipFile(shard) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _write(shard: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """A reader sees all of it or nothing."""
+    part = shard.with_suffix(f".{os.getpid()}.part")
+    try:
+        with part.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        part.replace(shard)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise _unwritable(shard.parent.parent, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    mend = "make room there, or use" if error.errno == errno.ENOSPC else "use"
+    return DataError(f"{folder}: cannot be written: {error.strerror or error}; {mend} another folder")
+
+
+def _array(shard: Path, name: str) -> NDArray[Any]:
+    try:
+        with np.load(shard) as archive:
+            array: NDArray[Any] = archive[name]
+            return array
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{shard}: gone or damaged ({error}); run the command again") from None

@@ -1,0 +1,1 @@
+"""The reader model: from its files to a module that reads packed rows of tokens."""

@@ -1,0 +1,130 @@
+"""Causal attention over packed texts, with what Gemma adds to it: soft-capped logits and sliding windows.
+
+A text sees its own earlier tokens, of which the first may be known from an earlier pass. Both kinds take the place of
+transformers' own and give what that gives for each text alone: `packed`, text by text, for CPUs, and `packed_flex`
+(`flex.py`), one kernel for the whole row, for GPUs.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.nn.attention.flex_attention import flex_attention
+from transformers import AttentionInterface
+
+from scopewatch.reader.flex import flex_with
+from scopewatch.reader.packing import Packing
+
+_QUERIES = 64
+"""Queries at a time; the keys after the last of them are left out."""
+
+
+def register_attention(device: torch.device) -> str:
+    """Makes the attention for a device known to transformers.
+
+    Returns:
+        Its name, for `attn_implementation`.
+    """
+    AttentionInterface.register("packed", packed)
+    if device.type == "cpu":
+        return "packed"
+    AttentionInterface.register("packed_flex", flex_with(torch.compile(flex_attention), otherwise=packed))
+    return "packed_flex"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How a layer attends; the arguments of `packed`."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
+def packed(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: None,
+    *,
+    scaling: float,
+    packing: Packing | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Text by text. Without a packing every row is one text.
+
+    Args:
+        module: The reader's attention module.
+        query: Shape (rows, heads, tokens, head_dim), one row if there is a packing.
+        key: Shape (rows, kv_heads, tokens, head_dim).
+        value: As `key`.
+        scaling: Factor of the logits.
+        packing: What lies in the row.
+        sliding_window: A token sees itself and so many less one before it; None for all.
+        softcap: c in c tanh(logit / c); None for plain logits.
+
+    Returns:
+        Shape (rows, tokens, heads, head_dim), and no weights.
+    """
+    rule = _Rule(scaling, sliding_window, softcap)
+    if packing is None:
+        return _causal(query, key, value, rule).transpose(1, 2), None
+    out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+    for text in packing.texts:
+        text.keep(key, value)
+        keys, values = key[:, :, text.place], value[:, :, text.place]
+        if past := text.past(module.layer_idx):
+            keys = torch.cat([*(k[None] for k, _ in past), keys], dim=2)
+            values = torch.cat([*(v[None] for _, v in past), values], dim=2)
+        out[:, text.place] = _causal(query[:, :, text.place], keys, values, rule).transpose(1, 2)
+    return out, None
+
+
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule) -> torch.Tensor:
+    """Attention of the last tokens of a text to all of it: (rows, heads, n, head_dim) to the same shape."""
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        # As for linear layers, torch's own bfloat16 products are slow there.
+        return _causal(query.float(), key.float(), value.float(), rule).bfloat16()
+    n, total = query.shape[2], key.shape[2]
+    past = total - n
+    window = min(rule.window or total, total)
+    if total <= min(window, _QUERIES) and not (past or rule.softcap):
+        return functional.scaled_dot_product_attention(
+            query, key, value, is_causal=n > 1, scale=rule.scaling, enable_gqa=True
+        )
+    rows = min(n, _QUERIES)
+    # Of any so many queries, from the farthest key in sight of the first to the last query's own.
+    ahead = torch.arange(rows + window - 1, device=query.device) - torch.arange(rows, device=query.device)[:, None]
+    bias = query.new_zeros(ahead.shape).masked_fill_((ahead < 0) | (ahead >= window), -torch.inf)
+    out = torch.empty_like(query)
+    for start in range(0, n, rows):
+        stop = min(n, start + rows)
+        farthest = past + start - window + 1
+        first = max(0, farthest)
+        seen = slice(first, past + stop)
+        out[:, :, start:stop] = _attend(
+            query[:, :, start:stop],
+            key[:, :, seen],
+            value[:, :, seen],
+            bias[: stop - start, first - farthest : stop - start + window - 1],
+            rule,
+        )
+    return out
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, rule: _Rule
+) -> torch.Tensor:
+    """Of soft-capped logits softmax(c tanh(q k / c)) v (Gemma 2, arXiv 2408.00118, 2.2), which no fused kernel has."""
+    if not rule.softcap:
+        return functional.scaled_dot_product_attention(query, key, value, bias, scale=rule.scaling, enable_gqa=True)
+    rows, heads, n, _ = query.shape
+    groups = key.shape[1]
+    grouped = (query * (rule.scaling / rule.softcap)).reshape(rows, groups, heads // groups, n, -1)
+    logits = (grouped @ key.unsqueeze(2).transpose(-1, -2)).tanh_().mul_(rule.softcap).add_(bias)
+    weights = torch.softmax(logits, dim=-1, dtype=torch.float32).to(value.dtype)
+    return (weights @ value.unsqueeze(2)).flatten(1, 2)

@@ -1,0 +1,210 @@
+"""Where activations are taken: named sites, and any module inside a decoder layer.
+
+    resid_pre --+-- norm -- attention: heads = attn_z -- o_proj -- [post norm] = attn_out --+-- resid_mid
+    resid_mid --+-- norm = mlp_in -- mlp -- [post norm] = mlp_out --------------------------+-- resid_post
+
+Only Gemma has the post norms. `mlp_in_unit` is `mlp_in` without the norm's gain: the input of Gemma Scope's first
+transcoders and TransformerLens' `ln2.hook_normalized`. `embed` is the unscaled row of the embedding matrix, which Gemma
+Scope's embedding SAEs read; the output of Gemma's embedding module is that row times sqrt(d).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from scopewatch.errors import SaeError
+from scopewatch.reader.loading import Reader
+
+EMBEDDING = -1
+"""`Hookpoint.layer` of what comes before layer 0."""
+EMBED = "embed"
+EMBED_MODULE = "embed_tokens.output"
+UNIT = "mlp_in_unit"
+
+_EVERYWHERE = {
+    "resid_pre": "input",
+    "resid_post": "output",
+    "attn_z": "self_attn.o_proj.input",
+}
+# The end of a module path inside a layer, by named site.
+_LLAMA = _EVERYWHERE | {
+    "resid_mid": "post_attention_layernorm.input",
+    "attn_out": "self_attn.output",
+    "mlp_in": "post_attention_layernorm.output",
+    UNIT: "post_attention_layernorm.input",
+    "mlp_out": "mlp.output",
+}
+_GEMMA = _EVERYWHERE | {
+    "resid_mid": "pre_feedforward_layernorm.input",
+    "attn_out": "post_attention_layernorm.output",
+    "mlp_in": "pre_feedforward_layernorm.output",
+    UNIT: "pre_feedforward_layernorm.input",
+    "mlp_out": "post_feedforward_layernorm.output",
+}
+SITES = {
+    "gemma2": _GEMMA,
+    "gemma3": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}
+"""By model type: each named site inside a layer and the module path it stands for."""
+
+# What TransformerLens calls them. Its hook_mlp_in fires before the norm, whatever releases mean by it.
+_TRANSFORMER_LENS = {
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_mid": "resid_mid",
+    "hook_resid_post": "resid_post",
+    "attn.hook_z": "attn_z",
+    "hook_attn_out": "attn_out",
+    "hook_mlp_in": "resid_mid",
+    "mlp.hook_in": "mlp_in",
+    "ln2.hook_normalized": UNIT,
+    "hook_mlp_out": "mlp_out",
+}
+_NUMBER = "(0|[1-9][0-9]{0,3})"
+_ROOT = r"(?:(?:model|language_model)\.)*"
+_CHILD = "(?:self_attn|mlp|(?:input|post_attention|(?:pre|post)_feedforward)_layernorm)"
+_IN_LAYER = re.compile(rf"{_ROOT}layers\.{_NUMBER}(?:\.([a-z_.]+))?")
+_IN_BLOCK = re.compile(rf"blocks\.{_NUMBER}\.([a-z0-9_.]+)")
+_EMBEDDING_MODULE = re.compile(rf"hook_embed|{_ROOT}embed_tokens(?:\.output)?")
+_MODULE = re.compile(rf"({_CHILD}(?:\.[a-z_]+)*?)(\.input|\.output)?")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Hookpoint:
+    """A site of decoder layer `layer`, counted from 0; the layer of `embed` and the embedding module is -1.
+
+    `site` is a named site or the path of a module inside the layer, ending in `.input` or `.output`.
+    """
+
+    layer: int
+    site: str = "resid_post"
+
+    def __str__(self) -> str:
+        return self.site if self.layer == EMBEDDING else f"layers.{self.layer}.{self.site}"
+
+
+def parse_hookpoint(text: str) -> Hookpoint:
+    """Reads a hookpoint as scopewatch, Hugging Face, sparsify or TransformerLens write it.
+
+    `layers.20.mlp_out`, `layers.20` (its output), `model.layers.20.mlp.output`, `layers.20.mlp` (the module's own
+    output), `blocks.20.hook_mlp_out`, `embed`, `embed_tokens`, `hook_embed`. A module's path stays one unless it is the
+    same named site in every family.
+
+    Raises:
+        SaeError: It is none of these.
+    """
+    site: str | None = None
+    if text == EMBED:
+        return Hookpoint(EMBEDDING, EMBED)
+    if _EMBEDDING_MODULE.fullmatch(text):
+        return Hookpoint(EMBEDDING, EMBED_MODULE)
+    if match := _IN_BLOCK.fullmatch(text):
+        site = _TRANSFORMER_LENS.get(match[2])
+    elif match := _IN_LAYER.fullmatch(text):
+        site = _site_in_layer(match[2] or "output")
+    if match is None or site is None:
+        raise SaeError(
+            f"hookpoint {text!r} is not known; write it like layers.20.resid_post. "
+            f"Sites of a layer: {', '.join(_GEMMA)}; others: {EMBED}, a module's path such as layers.20.mlp.output"
+        )
+    return Hookpoint(int(match[1]), site)
+
+
+def _site_in_layer(rest: str) -> str | None:
+    if rest in _GEMMA:
+        return rest
+    for site, path in _EVERYWHERE.items():
+        if rest == path:
+            return site
+    module = _MODULE.fullmatch(rest)
+    return module and module[1] + (module[2] or ".output")
+
+
+def sites(reader: Reader) -> tuple[str, ...]:
+    """Every named site of a reader."""
+    return (*SITES[reader.identity.model_type], EMBED)
+
+
+def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    """Calls `receive` with the activations at a hookpoint in every forward pass.
+
+    They have shape (batch, tokens, width) and the reader's dtype; `mlp_in_unit` is float32.
+
+    Raises:
+        SaeError: The reader has no such hookpoint. In the forward pass: the module gives no vector per token.
+    """
+    if hookpoint.layer == EMBEDDING:
+        return _tap_embedding(reader, hookpoint, receive)
+    if not 0 <= hookpoint.layer < len(reader.layers):
+        raise SaeError(f"hookpoint {hookpoint}: the reader is loaded down to layer {len(reader.layers) - 1}")
+    path = SITES[reader.identity.model_type].get(hookpoint.site, hookpoint.site)
+    name, _, end = path.rpartition(".")
+    modules = dict(reader.layers[hookpoint.layer].named_modules())
+    if name not in modules or end not in {"input", "output"}:
+        raise SaeError(
+            f"hookpoint {hookpoint}: {reader.identity.model_type} readers have no such module; "
+            f"their sites: {', '.join(sites(reader))}"
+        )
+    module = modules[name]
+
+    def give(activations: torch.Tensor) -> None:
+        if activations.dim() != 3:
+            raise SaeError(f"hookpoint {hookpoint}: gives no single vector for each token")
+        receive(_unit(activations, module) if hookpoint.site == UNIT else activations)
+
+    def give_output(_module: object, _inputs: object, output: Any) -> None:
+        give(output[0] if isinstance(output, tuple) else output)
+
+    def give_input(_module: object, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        give(inputs[0] if inputs else named["hidden_states"])
+
+    handle: RemovableHandle = (
+        module.register_forward_hook(give_output)
+        if end == "output"
+        else module.register_forward_pre_hook(give_input, with_kwargs=True)
+    )
+    return handle
+
+
+def width(reader: Reader, hookpoint: Hookpoint) -> int:
+    """Length of the vectors at a hookpoint, measured with a forward pass of two tokens.
+
+    Raises:
+        SaeError: As for `tap`.
+    """
+    widths: list[int] = []
+    handle = tap(reader, hookpoint, lambda activations: widths.append(activations.shape[-1]))
+    try:
+        with torch.inference_mode():
+            reader.model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=reader.device), use_cache=False)
+    finally:
+        handle.remove()
+    return widths[0]
+
+
+def _tap_embedding(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    if hookpoint.site not in {EMBED, EMBED_MODULE}:
+        raise SaeError(f"hookpoint {hookpoint}: before layer 0 there are only {EMBED} and {EMBED_MODULE}")
+    embedding: Any = reader.model.get_input_embeddings()
+
+    def give(_module: object, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        receive(functional.embedding(inputs[0], embedding.weight) if hookpoint.site == EMBED else output)
+
+    handle: RemovableHandle = embedding.register_forward_hook(give)
+    return handle
+
+
+def _unit(residual: torch.Tensor, norm: torch.nn.Module) -> torch.Tensor:
+    """What an RMSNorm makes of (..., d) before its gain: x / sqrt(mean(x^2) + eps), in float32."""
+    epsilon: Any = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    wide = residual.float()
+    return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)

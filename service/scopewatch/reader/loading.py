@@ -1,0 +1,263 @@
+"""The reader model: a Hugging Face decoder of which only the layers up to the deepest watched one are loaded."""
+
+import logging
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from scopewatch.errors import ConfigError, HubError, ReaderError
+from scopewatch.hub import snapshot
+from scopewatch.reader.attention import register_attention
+from scopewatch.reader.compiled_regions import compile_regions
+from scopewatch.reader.head import Head
+from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
+from scopewatch.reader.weight_files import OWN_HEAD, digests, text_weights
+from scopewatch.sources import ReaderSource
+from scopewatch.types import ReaderIdentity
+
+log = logging.getLogger(__name__)
+
+_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+FAMILIES = frozenset({"gemma2", "gemma3", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
+"""Supported model types. `gemma3` is the multimodal wrapper; only its text model is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A loaded reader."""
+
+    model: PreTrainedModel
+    """The text model, up to its last norm."""
+    layers: torch.nn.ModuleList
+    identity: ReaderIdentity
+    hidden_size: int
+    context: int
+    """Most tokens its positions allow."""
+    vocabulary: int
+    """Tokens it has embeddings for."""
+    device: torch.device
+    head: Head | None = None
+    """Where it was asked for."""
+
+
+def find_reader(source: ReaderSource, *, allow_download: bool) -> Path:
+    """The directory of a reader: the given one, or the local snapshot of a hub id.
+
+    Raises:
+        ReaderError: It is not there, or lacks a file.
+    """
+    path = Path(source.path)
+    if source.id:
+        try:
+            path = snapshot(source.id, revision=source.revision, patterns=_FILES, allow_download=allow_download).folder
+        except HubError as error:
+            raise ReaderError(f"reader {error}") from None
+    if not path.is_dir():
+        raise ReaderError(f"reader {path}: no such directory")
+    if not (path / "config.json").is_file():
+        raise ReaderError(f"reader {path}: config.json is missing; expected a Hugging Face model directory")
+    if not any(path.glob("*.safetensors")):
+        raise ReaderError(f"reader {path}: no *.safetensors file; weights in other formats are not loaded")
+    return path
+
+
+def layer_count(directory: Path) -> int:
+    """Decoder layers of a reader.
+
+    Raises:
+        ReaderError: Its configuration cannot be read, or is of no supported family.
+    """
+    return int(_config(directory)[1].num_hidden_layers)
+
+
+def load_reader(
+    directory: Path,
+    *,
+    name: str,
+    revision: str,
+    deepest_layer: int,
+    device: str,
+    dtype: str,
+    compiled: bool = False,
+    head: bool = False,
+) -> Reader:
+    """Loads layers 0 to `deepest_layer` of a reader's text model; all layers if its head is asked for.
+
+    Args:
+        directory: From `find_reader`.
+        name: How the watchlist calls it.
+        revision: Hub revision, or empty.
+        deepest_layer: Deepest watched layer, counted from 0; -1 where only the embedding is.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: `auto`, `float32` or `bfloat16`.
+        compiled: Norms and MLPs are compiled by torch.
+        head: Whether to load the output head.
+
+    Raises:
+        ReaderError: Of an unsupported family, too shallow, incomplete, or without its soft-capping.
+        ConfigError: The device or dtype cannot be had here.
+    """
+    place = _device(device)
+    kind = _dtype(dtype, place)
+    model_type, config = _config(directory)
+    layers_total = config.num_hidden_layers
+    if deepest_layer >= layers_total:
+        raise ReaderError(
+            f"reader {directory}: layer {deepest_layer} is watched, but it has layers 0 to {layers_total - 1}"
+        )
+    layers_run = layers_total if head else deepest_layer + 1
+    config.num_hidden_layers = layers_run
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers_run]
+    attention = register_attention(place)
+    weights = text_weights(directory, layers_run, head=head)
+    weights_digests = digests(directory, weights)
+    own_head = weights.pop(OWN_HEAD, None)
+    model = _load_model(directory, config, weights, kind, attention)
+    torch.nn.Module.to(model, place).train(mode=False)
+    model.requires_grad_(requires_grad=False)
+    if place.type == "cpu":
+        pack_linears(model, getattr(config, "hidden_activation", "") or getattr(config, "hidden_act", ""))
+    if compiled:
+        compile_regions(model)
+    layers: Any = model.layers
+    _assert_attention(model, attention, directory)
+    by_depth = weights_digests.result()
+    identity = ReaderIdentity(
+        name=name,
+        revision=revision,
+        model_type=model_type,
+        digest=by_depth[-1],
+        layers_run=layers_run,
+        layers_total=layers_total,
+        dtype=str(kind).removeprefix("torch."),
+        device=place.type,
+        attention=attention,
+        chat_template=False,
+        layer_digests=tuple(by_depth[: layers_run + 1]),
+    )
+    return Reader(
+        model,
+        layers,
+        identity,
+        config.hidden_size,
+        config.max_position_embeddings,
+        config.vocab_size,
+        place,
+        _head(directory, model, own_head) if head else None,
+    )
+
+
+def _config(directory: Path) -> tuple[str, Any]:
+    """The model type, and the configuration of the text model."""
+    try:
+        config: Any = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        told = " ".join(str(error).split())
+        raise ReaderError(f"reader {directory}: config.json: {told}") from None
+    if config.model_type not in FAMILIES:
+        supported = ", ".join(sorted(FAMILIES))
+        raise ReaderError(
+            f"reader {directory}: model type {config.model_type!r} is not supported yet; supported: {supported}"
+        )
+    text = config.get_text_config()
+    if getattr(config, "quantization_config", None):
+        raise ReaderError(f"reader {directory}: config.json: quantization_config; quantised weights are not read")
+    if getattr(text, "use_bidirectional_attention", None) or not getattr(text, "is_causal", True):
+        raise ReaderError(f"reader {directory}: config.json: attention is not causal; a reader reads left to right")
+    if "longrope" in str(text.rope_parameters):
+        # Its frequencies follow the longest pair of a batch: a pair's activations would depend on its neighbours.
+        raise ReaderError(f"reader {directory}: config.json: rope type longrope is not supported")
+    return config.model_type, text
+
+
+def _load_model(
+    directory: Path, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, attention: str
+) -> PreTrainedModel:
+    quiet: Any = transformers_logging
+    # Its report names what is wrong with the weights, which is checked below.
+    quiet.set_verbosity_error()
+    if not sys.stderr.isatty():
+        quiet.disable_progress_bar()
+    family: Any = MODEL_MAPPING[type(config)]
+    try:
+        model, info = family.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=dtype,
+            attn_implementation=attention,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ReaderError(f"reader {directory}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    # Transformers fills what a file lacks, or holds in another shape, with random numbers and only warns.
+    for name, there, wanted in sorted(info["mismatched_keys"]):
+        raise ReaderError(f"reader {directory}: {name} has shape {tuple(there)}, config.json asks for {tuple(wanted)}")
+    if lacking := sorted(info["missing_keys"]):
+        raise ReaderError(f"reader {directory}: the weights lack {lacking[0]} and {len(lacking) - 1} more")
+    if needless := sorted(info["unexpected_keys"]):
+        raise ReaderError(f"reader {directory}: the weights hold {needless[0]}, which config.json has no place for")
+    return model  # type: ignore[no-any-return]
+
+
+def _head(directory: Path, model: PreTrainedModel, own: torch.Tensor | None) -> Head:
+    """The output head: weights of its own, or the embedding's where the configuration ties them and no file objects."""
+    config: Any = model.config
+    embedding: Any = model.get_input_embeddings()
+    weight = embedding.weight
+    if own is None:
+        if not config.tie_word_embeddings:
+            raise ReaderError(f"reader {directory}: the weights lack {OWN_HEAD}, which the reader's predictions need")
+    elif own.shape != weight.shape:
+        raise ReaderError(
+            f"reader {directory}: {OWN_HEAD} has shape {tuple(own.shape)}, config.json asks for {tuple(weight.shape)}"
+        )
+    elif not torch.equal(placed := own.to(weight), weight):
+        weight = placed
+    return Head(weight, getattr(config, "final_logit_softcapping", None))
+
+
+def _assert_attention(model: PreTrainedModel, wanted: str, directory: Path) -> None:
+    config: Any = model.config
+    layers: Any = model.layers
+    running = {config._attn_implementation, *(layer.self_attn.config._attn_implementation for layer in layers)}  # noqa: SLF001 - transformers offers no public name for it
+    if running != {wanted}:
+        raise ReaderError(f"reader {directory}: runs {', '.join(sorted(running))} attention; {wanted} is needed")
+    if config.model_type != "gemma2":
+        return
+    cap = config.attn_logit_softcapping
+    for layer in layers:
+        if not cap or layer.self_attn.attn_logit_softcapping != cap:
+            raise ReaderError(
+                f"reader {directory}: attention soft-capping is off; a Gemma 2 config sets attn_logit_softcapping"
+            )
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", wanted):
+        raise ConfigError(f"device {wanted!r}: expected auto, cpu, cuda or cuda:N")
+    place = torch.device(wanted)
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {wanted!r}: this torch sees {torch.cuda.device_count()} CUDA devices")
+    return place
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if wanted == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
+        raise ConfigError(
+            "dtype bfloat16: this CPU multiplies bfloat16 hundreds of times slower than float32; use float32"
+        )
+    return torch.float32 if wanted == "float32" else torch.bfloat16

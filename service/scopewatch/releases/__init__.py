@@ -1,0 +1,1 @@
+"""What released SAEs are called, and where their files are."""

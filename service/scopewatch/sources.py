@@ -1,0 +1,89 @@
+"""Where a reader and an SAE are to be found, as a watchlist or a command names them."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from scopewatch.types import Relation
+
+NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
+"""What a watchlist, an indicator or an SAE may be called."""
+SOURCE = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+"""`model/source`, as Neuronpedia names the SAEs that have pages there."""
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class Strict(BaseModel):
+    """A part of a watchlist file: immutable, and no other keys than its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class ReaderSource(Strict):
+    """Where a reader is: a directory, or a repository on the Hugging Face hub."""
+
+    path: str = ""
+    """Directory; in a watchlist, relative to the watchlist."""
+    id: str = ""
+    """`owner/name` on the Hugging Face hub."""
+    revision: str = ""
+    """Branch, tag or commit on the hub."""
+    relation: Relation = Relation.READER_MODEL
+
+    @classmethod
+    def named(cls, text: str) -> Self:
+        """The reader in the directory of this name, or the one of this hub id when no such directory exists and the
+        text looks like one.
+        """
+        directory = Path(text).expanduser()
+        if not directory.exists() and text.count("/") == 1 and not text.startswith((".", "~", "/")):
+            return cls(id=text)
+        return cls(path=str(directory.absolute()))
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.path) == bool(self.id):
+            raise ValueError("give either path (a directory) or id (a hub id)")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The reader's name for people: its hub id, or the name of its directory."""
+        return self.id or Path(self.path).resolve().name
+
+
+class SaeSource(Strict):
+    """Where an SAE is: a path, a hub id, a SAELens release and id, or a Neuronpedia source."""
+
+    path: str = ""
+    """Folder or weights file as published, or a watch pack; relative to the watchlist."""
+    id: str = ""
+    """`owner/name/path` on the Hugging Face hub; with `release`, the SAE's id in it."""
+    revision: str = ""
+    """Branch, tag or commit on the hub."""
+    release: str = ""
+    """SAELens release."""
+    neuronpedia: str = Field("", pattern=rf"^({SOURCE})?$")
+    """`model/source`; beside path or id it only says where its features have pages."""
+    hookpoint: str = ""
+    """For instance layers.20.resid_post; as the SAE's files and folders say when empty."""
+    norm_factor: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """What activations are multiplied by, where the SAE asks for such a factor and its files lack it."""
+    k: int | None = Field(None, ge=1)
+    """Features that fire per token, where a TopK SAE's files do not say."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if not (self.path or self.id or self.neuronpedia) or (self.path and self.id):
+            raise ValueError("give one of path, id (a hub id, or with release a SAELens id) and neuronpedia")
+        if self.release and not self.id:
+            raise ValueError("a release needs the id of an SAE in it")
+        if self.revision and self.path:
+            raise ValueError("a revision belongs to a hub id, not to a path")
+        return self
+
+    @property
+    def name(self) -> str:
+        """How it was named, for people."""
+        return self.path or (f"{self.release}:{self.id}" if self.release else self.id) or self.neuronpedia

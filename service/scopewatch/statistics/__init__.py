@@ -1,0 +1,1 @@
+"""What scores are worth: ranking, bounds, rank tests, folds."""

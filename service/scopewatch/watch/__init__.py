@@ -1,0 +1,1 @@
+"""What is watched: watchlist files, their indicators, cards and labels."""

@@ -1,0 +1,103 @@
+"""Cards: the evidence for an indicator's threshold, as it stands in a watchlist."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from scopewatch.sources import Strict
+from scopewatch.types import EngineIdentity
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Measurement(Strict):
+    """How an indicator did on pairs that its calibration did not fit."""
+
+    data: str = Field(min_length=1)
+    n: int = Field(ge=1)
+    n_positive: int = Field(ge=0)
+    """0 where the pairs have no labels: benign traffic, of which only the false positives can be known."""
+    auroc: Rate | None = None
+    auroc_low: Rate | None = None
+    """Ends of the 95 % interval, by a bootstrap over groups."""
+    auroc_high: Rate | None = None
+    tpr: Rate | None = None
+    fpr: Rate | None = None
+    fpr_upper: Rate | None = None
+    """Upper bound of the false-positive rate, at the card's confidence."""
+    ece: Rate | None = None
+    """Expected calibration error of the probability, ten bins."""
+    baselines: dict[str, Rate] = Field(default_factory=dict)
+    """AUROC of other detectors on the same pairs."""
+
+
+class DataFile(Strict):
+    """A file that a calibration read."""
+
+    name: str
+    sha256: Sha256
+    n: int = Field(ge=1)
+    n_positive: int = Field(ge=0)
+
+
+class MadeWith(Strict):
+    """What ran when the numbers were made: with anything else they are others."""
+
+    scopewatch: str
+    reader: str
+    reader_revision: str = ""
+    reader_digest: Sha256
+    """Of the layers that ran."""
+    dtype: str
+    template_digest: str = ""
+    """Of the chat template; empty where none was used."""
+    saes: dict[str, str] = Field(default_factory=dict)
+    """Digest of each SAE or probe, by its name in the watchlist."""
+
+
+class Card(Strict):
+    """Evidence for a threshold: what it was calibrated on and with, and what was measured elsewhere."""
+
+    date: str
+    calibrated_on: str = Field(min_length=1)
+    n: int = Field(ge=1)
+    data: tuple[DataFile, ...] = ()
+    max_fpr: Rate | None = None
+    """The false-positive rate that was asked for."""
+    confidence: Rate | None = None
+    """Of `fpr_upper`."""
+    measurements: tuple[Measurement, ...] = Field(min_length=1)
+    beats_bag_of_words: bool | None = None
+    """Whether its AUROC on held-out pairs is above that of a bag of words; None where there are no labels."""
+    leaks: tuple[str, ...] = ()
+    """What of the data gives the label away without any reading."""
+    made_with: MadeWith | None = None
+    note: str = ""
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _yaml_reads_dates(cls, value: object) -> str:
+        return str(value)
+
+    def problem(self, saes: Iterable[str], running: EngineIdentity) -> str:
+        """Why it does not speak for what runs; empty when it does.
+
+        Args:
+            saes: Names of those its indicator reads.
+            running: What runs.
+        """
+        made, reader = self.made_with, running.reader
+        if made is None:
+            return "the card does not say with which reader and SAE it was made"
+        digests = {sae.name: sae.digest for sae in running.saes}
+        found = []
+        if made.reader_digest not in {reader.digest, *reader.layer_digests}:
+            found.append(f"reader {made.reader} (other weights than the running {reader.name})")
+        if made.dtype != reader.dtype:
+            found.append(f"dtype {made.dtype} (running: {reader.dtype})")
+        if made.template_digest != reader.template_digest:
+            found.append("another chat template")
+        found += [f"another SAE than the running {name!r}" for name in saes if made.saes.get(name) != digests.get(name)]
+        return "the card was made with " + ", ".join(found) if found else ""

@@ -1,0 +1,205 @@
+"""Indicators, as they stand in a watchlist: what they are made of and how that becomes a score."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from scopewatch.sources import SOURCE, Name, Strict
+from scopewatch.types import ENTROPY, LOGPROB, FeatureKey, Segment
+from scopewatch.watch.cards import Card
+
+_FEATURE = re.compile(rf"(?P<sae>[A-Za-z][A-Za-z0-9_.-]{{0,63}}|{SOURCE})/(?P<index>0|[1-9][0-9]{{0,8}})\Z")
+_POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    # kind: (required, optional)
+    "max": (frozenset(), frozenset()),
+    "mean": (frozenset(), frozenset()),
+    "sum": (frozenset(), frozenset()),
+    "fraction_active": (frozenset(), frozenset()),
+    "rolling_mean_max": (frozenset({"window"}), frozenset()),
+    "k_of_n": (frozenset({"k"}), frozenset({"n"})),
+}
+PROBE = "probe"
+"""Architecture of a file of dense directions."""
+_PROBE_POOLINGS = ("max", "mean", "sum")
+"""The others ask whether a feature fires at all, and a probe has a value everywhere."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _not_zero(weight: float) -> float:
+    if weight == 0:
+        raise ValueError("a weight of 0 watches nothing; remove the entry")
+    return weight
+
+
+Weight = Annotated[Finite, AfterValidator(_not_zero)]
+
+
+class Pooling(Strict):
+    """How a feature's activations on the n tokens of a segment become one number.
+
+    max: largest. mean: average over all tokens. sum: total. fraction_active: share of tokens above 0.
+    rolling_mean_max: largest mean over `window` consecutive tokens (over all when the segment is shorter).
+    k_of_n: largest value that at least `k` of some `n` consecutive tokens reach (`n` omitted: of all), so that a
+    threshold of t asks for k tokens above t; 0 when there are fewer than k tokens.
+    """
+
+    kind: Literal["max", "mean", "sum", "fraction_active", "rolling_mean_max", "k_of_n"]
+    window: int | None = Field(None, ge=1, le=4096)
+    k: int | None = Field(None, ge=1, le=4096)
+    n: int | None = Field(None, ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _arguments_fit(self) -> Self:
+        required, optional = _POOLING_ARGUMENTS[self.kind]
+        given = {name for name in ("window", "k", "n") if getattr(self, name) is not None}
+        if missing := required - given:
+            raise ValueError(f"pooling {self.kind} needs {', '.join(sorted(missing))}")
+        if extra := given - required - optional:
+            raise ValueError(f"pooling {self.kind} takes no {', '.join(sorted(extra))}")
+        if self.k and self.n and self.k > self.n:
+            raise ValueError(f"k_of_n asks for k={self.k} of only n={self.n} tokens")
+        return self
+
+    def __str__(self) -> str:
+        given = [f"{name}={value}" for name in ("window", "k", "n") if (value := getattr(self, name)) is not None]
+        return f"{self.kind}({', '.join(given)})" if given else self.kind
+
+
+def _pooling_from_word(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+PoolingField = Annotated[Pooling, BeforeValidator(_pooling_from_word)]
+
+
+class WatchedFeature(Strict):
+    feature: str
+    """`{sae}/{index}`, the SAE a name under `saes` or a Neuronpedia source such as gemma-2-2b/20-gemmascope-res-16k."""
+    weight: Weight = 1.0
+    pooling: PoolingField | None = None
+    label: str = Field("", max_length=200)
+    citation: str = Field("", max_length=400)
+    """Where the feature was published, if it was."""
+
+    @field_validator("feature")
+    @classmethod
+    def _names_a_known_sae(cls, value: str, info: ValidationInfo) -> str:
+        match = _FEATURE.match(value)
+        if not match:
+            raise ValueError(
+                f"a feature is written sae/index, for instance res/1234 or gemma-2-2b/20-gemmascope-res-16k/1234, "
+                f"not {value!r}"
+            )
+        known = (info.context or {}).get("saes")
+        if known is not None and match["sae"] not in known and "/" not in match["sae"]:
+            raise ValueError(
+                f"there is no SAE {match['sae']!r} under saes (there: {', '.join(sorted(known)) or 'none'})"
+            )
+        return value
+
+    @property
+    def key(self) -> FeatureKey:
+        sae, _, index = self.feature.rpartition("/")
+        return FeatureKey(sae, int(index))
+
+
+class Probability(Strict):
+    """Platt scaling: probability = 1 / (1 + exp(-(slope * score + intercept)))."""
+
+    slope: Finite = Field(gt=0)
+    intercept: Finite
+
+
+class CombinedTerm(Strict):
+    """Another indicator's score, or a number of the reader's own predictions."""
+
+    indicator: Name | None = None
+    signal: Literal["mean_logprob", "mean_entropy"] | None = None
+    """mean_logprob: mean log-probability the reader gives the segment's tokens. mean_entropy: mean entropy of the
+    distributions it expected them from. Both in nats per token; either makes the reader run whole, with its head."""
+    weight: Weight
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if (self.indicator is None) == (self.signal is None):
+            raise ValueError("give either indicator or signal")
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.indicator or self.signal or ""
+
+    @property
+    def key(self) -> FeatureKey | None:
+        """The engine's column of a signal."""
+        return {"mean_logprob": LOGPROB, "mean_entropy": ENTROPY}[self.signal] if self.signal else None
+
+
+class Indicator(Strict):
+    name: Name
+    label: str = Field("", max_length=200)
+    kind: Literal["features", "probe", "combination"] = "features"
+    """Of SAE features, of dense probe directions, or of other indicators' scores."""
+    segment: Literal["prompt", "response", "history"] = "response"
+    severity: Literal["info", "low", "medium", "high"] = "medium"
+    """`info` is for the record: it never makes the verdict FLAG."""
+    pooling: PoolingField = Pooling(kind="max")
+    features: tuple[WatchedFeature, ...] = Field((), max_length=4096, validate_default=True)
+    combines: tuple[CombinedTerm, ...] = Field((), max_length=64, validate_default=True)
+    bias: Finite = 0.0
+    threshold: Finite
+    probability: Probability | None = None
+    card: Annotated[Card | None, BeforeValidator(lambda card: None if card == "uncalibrated" else card)] = None
+    """None is written `uncalibrated`, or left out."""
+
+    @field_validator("pooling")
+    @classmethod
+    def _is_of_features(cls, value: Pooling, info: ValidationInfo) -> Pooling:
+        if info.data.get("kind") == "combination":
+            raise ValueError("a combination pools nothing; its parts say how they are pooled")
+        return value
+
+    @field_validator("features", "combines")
+    @classmethod
+    def _is_what_the_kind_needs(cls, value: tuple[Strict, ...], info: ValidationInfo) -> tuple[Strict, ...]:
+        if kind := info.data.get("kind"):
+            needed = "combines" if kind == "combination" else "features"
+            if info.field_name == needed and not value:
+                raise ValueError("needs at least one entry")
+            if info.field_name != needed and value:
+                raise ValueError(f"an indicator of kind {kind} has {needed} instead")
+        return value
+
+    @field_validator("features")
+    @classmethod
+    def _terms_are_distinct(cls, value: tuple[WatchedFeature, ...], info: ValidationInfo) -> tuple[WatchedFeature, ...]:
+        seen: set[tuple[str, Pooling]] = set()
+        for term in value:
+            pooling: Pooling | None = term.pooling or info.data.get("pooling")
+            if pooling is None:
+                continue
+            if (term.feature, pooling) in seen:
+                raise ValueError(f"feature {term.feature} stands twice with pooling {pooling}; add the weights")
+            if info.data.get("kind") == "probe" and pooling.kind not in _PROBE_POOLINGS:
+                raise ValueError(f"{term.feature}: a probe is pooled by {', '.join(_PROBE_POOLINGS)}, not by {pooling}")
+            seen.add((term.feature, pooling))
+        return value
+
+    @field_validator("combines")
+    @classmethod
+    def _parts_are_distinct(cls, value: tuple[CombinedTerm, ...]) -> tuple[CombinedTerm, ...]:
+        names = [term.name for term in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} stands twice; add the weights")
+        return value
+
+    @property
+    def calibrated(self) -> bool:
+        return self.card is not None
+
+    @property
+    def read_segment(self) -> Segment:
+        return Segment[self.segment.upper()]

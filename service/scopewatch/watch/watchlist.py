@@ -1,0 +1,220 @@
+"""The watchlist: a YAML file that says which features are watched, how they are scored and what is known of them.
+
+    version: 1
+    name: clinic
+    reader: {path: reader, relation: reader_model}     # or {id: google/gemma-2-2b, revision: ...}
+    saes:
+      res: {path: sae/layer_2/width_3k/average_l0_32/params.npz}
+      l20: {id: google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71, revision: ...}
+      hedging: {path: probes/hedging.safetensors}      # dense directions, as `calibrate` writes them
+    indicators:
+      - name: speculation
+        label: Hedged or guessed claims
+        segment: response
+        pooling: max                                   # of every feature that names none
+        features:
+          - {feature: res/1234, weight: 0.8, label: "may, might"}
+          - {feature: res/77, weight: 0.3, pooling: {kind: rolling_mean_max, window: 8}}
+          - {feature: gemma-2-2b/12-gemmascope-res-16k/7957}   # a Neuronpedia id needs no entry under saes
+        bias: -1.5
+        threshold: 0.4
+        severity: medium
+      - name: speculation_dense
+        kind: probe
+        features: [{feature: hedging/0, pooling: mean}]
+        threshold: 0.0
+      - name: confidence
+        kind: combination                              # of others' scores and of what the reader expected
+        combines:
+          - {indicator: speculation, weight: -1.0}
+          - {signal: mean_logprob, weight: 0.5}
+        threshold: 0.0
+
+An indicator's score is `bias + sum(weight * pooling(activations of the feature on the segment's tokens))`, or of a
+combination `bias + sum(weight * score of the part)`; it is flagged when the score is greater than the threshold.
+Relative paths count from the watchlist's own folder.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from scopewatch.errors import WatchlistError
+from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Strict
+from scopewatch.types import EngineIdentity, FeatureKey
+from scopewatch.watch.indicators import PROBE, Indicator
+from scopewatch.watch.yaml_lines import Lines, Location, Mistake, parse_yaml
+
+MAX_FILE_BYTES = 16 << 20
+SaeName = Annotated[str, Field(pattern=rf"{NAME}|^{SOURCE}$")]
+
+
+class _Document(Strict):
+    version: Literal[1]
+    name: Name
+    reader: ReaderSource
+    saes: dict[SaeName, SaeSource] = Field(default_factory=dict)
+    """SAEs, and files of probes."""
+    indicators: tuple[Indicator, ...] = Field(min_length=1, max_length=256)
+
+
+@dataclass(frozen=True, slots=True)
+class Watchlist:
+    """A valid watchlist file."""
+
+    name: str
+    reader: ReaderSource
+    saes: dict[str, SaeSource]
+    """By name; a Neuronpedia source that features name directly is here too."""
+    indicators: tuple[Indicator, ...]
+    file: Path
+    digest: str
+    """SHA-256 of the file's bytes."""
+    _lines: Lines = field(repr=False)
+
+    def where(self, *location: str | int) -> str:
+        """`file:line: path`, for messages about something found wrong after loading."""
+        return f"{self.file}:{self._lines.of(location)}: {self._lines.name(location)}"
+
+    @property
+    def features(self) -> dict[FeatureKey, Location]:
+        """Every watched feature and where it first stands."""
+        found: dict[FeatureKey, Location] = {}
+        for i, indicator in enumerate(self.indicators):
+            for j, term in enumerate(indicator.features):
+                found.setdefault(term.key, ("indicators", i, "features", j, "feature"))
+        return found
+
+    @property
+    def reads_head(self) -> bool:
+        """Whether an indicator needs the reader's own predictions."""
+        return any(term.signal for indicator in self.indicators for term in indicator.combines)
+
+    def check_kinds(self, running: EngineIdentity) -> None:
+        """Compares what indicators say they are made of with the files that were loaded.
+
+        Raises:
+            WatchlistError: One calls a probe's direction a feature, or a feature a probe's.
+        """
+        probes = {sae.name for sae in running.saes if sae.architecture == PROBE}
+        for i, indicator in enumerate(self.indicators):
+            for j, term in enumerate(indicator.features):
+                if (term.key.sae in probes) != (indicator.kind == "probe"):
+                    is_one = "is" if term.key.sae in probes else "is not"
+                    raise WatchlistError(
+                        f"{self.where('indicators', i, 'features', j)}: {term.key.sae} {is_one} a file of probes, "
+                        f"and indicator {indicator.name} is of kind {indicator.kind}"
+                    )
+
+    def card_problems(self, running: EngineIdentity) -> dict[str, str]:
+        """Why cards do not speak for what runs, by the indicator's name; those that do, or have none, are left out."""
+        by_name = {indicator.name: indicator for indicator in self.indicators}
+
+        def saes(indicator: Indicator) -> set[str]:
+            direct = {term.key.sae for term in indicator.features}
+            parts = (by_name[term.indicator] for term in indicator.combines if term.indicator)
+            return direct.union(*(saes(part) for part in parts))
+
+        told = {
+            indicator.name: indicator.card.problem(sorted(saes(indicator)), running)
+            for indicator in self.indicators
+            if indicator.card
+        }
+        return {name: problem for name, problem in told.items() if problem}
+
+    def resolve(self, path: str) -> Path:
+        """A path of the file, relative to the file's folder unless absolute."""
+        return self.file.parent / Path(path).expanduser()
+
+
+def load_watchlist(file: Path) -> Watchlist:
+    """Reads and validates a watchlist.
+
+    Raises:
+        WatchlistError: With one `file:line: field: problem` line for every mistake.
+    """
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise WatchlistError(f"{file}: larger than {MAX_FILE_BYTES} bytes; a watchlist is a small file")
+        raw = file.read_bytes()
+        text = raw.decode()
+    except OSError as error:
+        raise WatchlistError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise WatchlistError(f"{file}: not UTF-8 at byte {error.start}") from None
+    value, lines, mistakes = parse_yaml(text, file)
+    if not isinstance(value, dict):
+        raise WatchlistError(f"{file}:1: a watchlist is a mapping with version, name, reader, saes and indicators")
+    saes = value.get("saes")
+    mistakes += _repeated_names(value) + _unknown_parts(value)
+    document = None
+    try:
+        context = {"saes": {str(name) for name in saes} if isinstance(saes, dict) else None}
+        document = _Document.model_validate(value, context=context)
+    except ValidationError as error:
+        mistakes += _mistakes(error)
+    if mistakes or document is None:
+        ordered = sorted({(lines.of(place), lines.name(place), message) for place, message in mistakes})
+        raise WatchlistError("\n".join(f"{file}:{line}: {name}: {message}" for line, name, message in ordered))
+    sources = {term.key.sae for indicator in document.indicators for term in indicator.features}
+    named_directly = {source: SaeSource(neuronpedia=source) for source in sorted(sources - document.saes.keys())}
+    return Watchlist(
+        name=document.name,
+        reader=document.reader,
+        saes=document.saes | named_directly,
+        indicators=document.indicators,
+        file=file,
+        digest=hashlib.sha256(raw).hexdigest(),
+        _lines=lines,
+    )
+
+
+def _repeated_names(value: dict[str, Any]) -> list[Mistake]:
+    indicators = value.get("indicators")
+    seen: set[str] = set()
+    mistakes: list[Mistake] = []
+    for i, indicator in enumerate(indicators if isinstance(indicators, list) else []):
+        name = indicator.get("name") if isinstance(indicator, dict) else None
+        if isinstance(name, str) and name in seen:
+            mistakes.append((("indicators", i, "name"), f"another indicator is already named {name!r}"))
+        elif isinstance(name, str):
+            seen.add(name)
+    return mistakes
+
+
+def _unknown_parts(value: dict[str, Any]) -> list[Mistake]:
+    """Combinations of what is no other indicator, or is a combination itself."""
+    indicators = value.get("indicators")
+    known = [entry for entry in indicators if isinstance(entry, dict)] if isinstance(indicators, list) else []
+    plain = {str(entry.get("name")) for entry in known if entry.get("kind") != "combination"}
+    mistakes: list[Mistake] = []
+    for i, entry in enumerate(indicators if isinstance(indicators, list) else []):
+        parts = entry.get("combines") if isinstance(entry, dict) else None
+        for j, part in enumerate(parts if isinstance(parts, list) else []):
+            name = part.get("indicator") if isinstance(part, dict) else None
+            if isinstance(name, str) and name not in plain:
+                there = ", ".join(sorted(plain)) or "none"
+                message = f"there is no indicator of features or a probe named {name!r} (there: {there})"
+                mistakes.append((("indicators", i, "combines", j, "indicator"), message))
+    return mistakes
+
+
+def _mistakes(error: ValidationError) -> list[Mistake]:
+    found = [(tuple(problem["loc"]), problem["type"], _plain(problem["msg"])) for problem in error.errors()]
+    # A list whose items are all wrong is also called too short; only the items are news.
+    return [
+        (loc, "needs at least one entry" if kind == "too_short" else message)
+        for loc, kind, message in found
+        if kind != "too_short" or not any(other[: len(loc)] == loc and other != loc for other, _, _ in found)
+    ]
+
+
+def _plain(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return {
+        "Extra inputs are not permitted": "no such key here",
+        "Field required": "missing",
+    }.get(message, message)
