@@ -1,11 +1,23 @@
 """Values that cross module borders. Immutable, named, with units and shapes."""
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+TokenIds = Int32
+"""Token ids of one text, shape (n_tokens,)."""
 
 
 class Segment(IntEnum):
@@ -88,6 +100,21 @@ class FeatureKey:
         return f"{self.sae}/{self.index}"
 
 
+class FeatureId(NamedTuple):
+    """A feature by what makes its numbers, whatever watchlists call its SAE."""
+
+    producer: bytes
+    """16 bytes: a digest of the SAE, its hookpoint and the reader's layers up to there."""
+    index: int  # type: ignore[assignment]  # a name that tuples have for a method
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureTable:
+    """Which feature each column of some activations belongs to."""
+
+    features: tuple[FeatureId, ...]
+
+
 HEAD = "reader:head"
 """In place of an SAE's name, which has no colon: numbers of the reader's own predictions."""
 LOGPROB = FeatureKey(HEAD, 0)
@@ -121,6 +148,8 @@ class EncodedBatch:
     encode_s: float
     reused_tokens: int = 0
     """Tokens that were not computed, since the same beginning had been before."""
+    table: FeatureTable = FeatureTable(())
+    """Which features the columns of the activations are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +291,26 @@ class EngineIdentity:
         """Watched features in the order of `Activations.column`."""
         own = tuple(FeatureKey(sae.name, index) for sae in self.saes for index in sae.watched)
         return (*own, LOGPROB, ENTROPY) if self.head else own
+
+    @property
+    def table(self) -> FeatureTable:
+        """The same features in the same order, by what makes their numbers; digested anew each time."""
+        own = [FeatureId(self._producer(sae), index) for sae in self.saes for index in sae.watched]
+        if self.head:
+            producer = _short_digest(self.reader.digest, HEAD)
+            own += [FeatureId(producer, key.index) for key in (LOGPROB, ENTROPY)]
+        return FeatureTable(tuple(own))
+
+    def _producer(self, sae: SaeIdentity) -> bytes:
+        # The embedding's digest comes first; a hookpoint outside the layers is before layer 0.
+        layer = re.match(r"layers\.(\d+)\.", sae.hookpoint)
+        digests = self.reader.layer_digests
+        read = digests[int(layer[1]) + 1 if layer else 0] if digests else self.reader.digest
+        return _short_digest(read, sae.hookpoint, sae.digest)
+
+
+def _short_digest(*parts: str) -> bytes:
+    return hashlib.sha256(json.dumps(parts).encode()).digest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

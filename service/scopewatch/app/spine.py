@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 import scopewatch
 from scopewatch.app.load import Loaded, load
 from scopewatch.config import Config
-from scopewatch.engine.worker import EngineThread
+from scopewatch.engine.worker import Worker
 from scopewatch.errors import EngineDied, EngineError, ScopewatchError
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Batcher
@@ -55,7 +55,7 @@ async def monitoring(
     identity = loaded.engine.identity
     # First, since a bad Redis URL raises and nothing is open yet.
     cache = _cache(config, metrics)
-    engine = EngineThread(loaded.engine.runner, on_death)
+    engine = Worker(loaded.engine.runner, on_death)
     tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
 
     async def tokenise(pairs: Sequence[Pair]) -> list[TokenisedPair | ScopewatchError]:
@@ -118,7 +118,7 @@ def _cache(config: Config, metrics: Metrics) -> Cache:
     return RedisCache(client, timeout_s=config.redis_timeout_s, ttl_s=config.cache_ttl_s, metrics=metrics)
 
 
-async def _warm_up(thread: EngineThread, engine: "Engine") -> None:
+async def _warm_up(thread: Worker, engine: "Engine") -> None:
     """Runs the largest batch there can be, so that memory and kernels are settled before the first caller comes.
 
     On a CPU nothing is there to be settled, so one short text only shows that the engine runs.

@@ -11,6 +11,7 @@ Scope's embedding SAEs read; the output of Gemma's embedding module is that row 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,6 +90,25 @@ def parse_hookpoint(text: str) -> Hookpoint:
     return Hookpoint(int(match[1]), site)
 
 
+def hookpoint_of(told: str, published: str, file: Path) -> Hookpoint:
+    """Where an SAE reads.
+
+    Args:
+        told: The hookpoint as a watchlist or a command says it; it comes first. Empty if neither does.
+        published: The hookpoint as the SAE's publisher writes it; empty when the files do not say.
+        file: The SAE's, for messages.
+
+    Raises:
+        SaeError: Nobody says it, or it is no place in a model.
+    """
+    if not (told or published):
+        raise SaeError(
+            f"{file}: neither its files nor its folders say where it reads; "
+            "say the hookpoint, for instance layers.20.resid_post"
+        )
+    return parse_hookpoint(told or published)
+
+
 def _site_in_layer(rest: str) -> str | None:
     if rest in named_sites():
         return rest
@@ -145,18 +165,19 @@ def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], 
 
 
 def width(reader: Reader, hookpoint: Hookpoint) -> int:
-    """Length of the vectors at a hookpoint, measured with a forward pass of two tokens.
+    """Length of the vectors at a hookpoint, measured with a forward pass of two tokens, on whatever thread.
 
     Raises:
         SaeError: As for `tap`.
     """
     widths: list[int] = []
-    handle = tap(reader, hookpoint, lambda activations: widths.append(activations.shape[-1]))
-    try:
-        with torch.inference_mode():
-            reader.model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=reader.device), use_cache=False)
-    finally:
-        handle.remove()
+    ids = torch.zeros((1, 2), dtype=torch.long, device=reader.device)
+    with reader.turn, torch.inference_mode():
+        handle = tap(reader, hookpoint, lambda activations: widths.append(activations.shape[-1]))
+        try:
+            reader.model(input_ids=ids, use_cache=False)
+        finally:
+            handle.remove()
     return widths[0]
 
 
