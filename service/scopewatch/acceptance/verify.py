@@ -33,7 +33,7 @@ from scopewatch.acceptance.reconstruction import Geometry, Measurement, Pair, ge
 from scopewatch.acceptance.sample import Window, activations, load_tokenizer, read_text, shortened, windows_of
 from scopewatch.config import Config
 from scopewatch.errors import ReaderError, SaeError
-from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint, parse_hookpoint, sites, width
+from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint, hookpoint_of, parse_hookpoint, sites, width
 from scopewatch.reader.loading import Reader, find_reader, layer_count, load_reader
 from scopewatch.releases.locate import locate
 from scopewatch.sae.open import open_sae
@@ -266,14 +266,9 @@ def place_of(sae: Sae, hookpoint: str = "") -> Place:
     Raises:
         SaeError: Nobody says it, or it is no place in a model.
     """
-    reads = hookpoint or sae.hookpoint
-    if not reads:
-        raise SaeError(
-            f"{sae.files[0]}: neither its files nor its folders say where it reads; "
-            "say the hookpoint, for instance layers.20.resid_post"
-        )
-    writes = sae.hookpoint_out if sae.hookpoint_out not in {"", sae.hookpoint} else reads
-    return Place(parse_hookpoint(reads), parse_hookpoint(writes))
+    reads = hookpoint_of(hookpoint, sae.hookpoint, sae.files[0])
+    elsewhere = sae.hookpoint_out not in {"", sae.hookpoint}
+    return Place(reads, parse_hookpoint(sae.hookpoint_out) if elsewhere else reads)
 
 
 def _deepest(directory: Path, hookpoint_layer: int) -> int:
