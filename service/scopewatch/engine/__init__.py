@@ -1,1 +1,1 @@
-"""The only place that runs torch: the reader model, its hookpoints, SAE encoders, the batch runner."""
+"""Runs the reader: forward passes, the encoders of what is watched, whole SAEs, and the thread it all runs on."""

@@ -1,7 +1,7 @@
 """Builds an engine: a reader, what is watched in it, and all that makes activations of text."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,42 +21,29 @@ from scopewatch.sources import ReaderSource
 from scopewatch.types import EngineIdentity, ReaderIdentity
 
 
+@dataclass(slots=True)
 class Engine:
-    """Everything that reads text; made by `build_engine`.
+    """Everything that reads text; made by `build_engine`."""
 
-    Args:
-        reader: The reader, which `runner` runs.
-        tokeniser: The reader's.
-        runner: Makes activations of what is installed.
-        watching: What is installed.
-        config: Settings, for what is loaded later.
-        max_tokens: The most tokens read of one pair: the setting, or the reader's context if that is shorter.
-        max_batch_tokens: Tokens to compute at once: the setting, or what the device's memory holds.
-    """
-
-    def __init__(
-        self,
-        reader: Reader,
-        tokeniser: Tokeniser,
-        runner: Runner,
-        watching: Watching,
-        *,
-        config: Config,
-        max_tokens: int,
-        max_batch_tokens: int,
-    ) -> None:
-        self.reader = reader
-        self.tokeniser = tokeniser
-        self.runner = runner
-        self.max_tokens = max_tokens
-        self.max_batch_tokens = max_batch_tokens
-        self._watching = watching
-        self._config = config
+    reader: Reader
+    """The reader, which `runner` runs."""
+    tokeniser: Tokeniser
+    """The reader's."""
+    runner: Runner
+    """Makes activations of what is watched."""
+    watching: Watching
+    """The features that are watched now."""
+    config: Config
+    """Settings, for what is loaded later."""
+    max_tokens: int
+    """The most tokens read of one pair: the setting, or the reader's context if that is shorter."""
+    max_batch_tokens: int
+    """Tokens to compute at once: the setting, or what the device's memory holds."""
 
     @property
     def identity(self) -> EngineIdentity:
         """The reader and the SAEs as they run, with the features that are watched now."""
-        return self._watching.identity
+        return self.watching.identity
 
     def prepare(self, saes: Sequence[SaeChoice], *, head: bool) -> Watching:
         """Loads what another set of features needs and this engine does not hold; batches may run meanwhile.
@@ -83,10 +70,10 @@ class Engine:
             watching: From `prepare`.
         """
         self.runner.watch(watching.encoders, watching.table, head=watching.identity.head)
-        self._watching = watching
+        self.watching = watching
 
     def _load(self, choice: SaeChoice) -> LoadedSae:
-        sae = load_sae(choice, self._config, self._watching.saes)
+        sae = load_sae(choice, self.config, self.watching.saes)
         layers = self.reader.identity.layers_run
         if sae.hookpoint.layer >= layers:
             place = f"{choice.asked_by}: " if choice.asked_by else ""
@@ -153,7 +140,7 @@ def build_engine(
         runner, reader.device, max_tokens=max_tokens, kept_bytes=0 if head else config.prefix_cache_bytes
     )
     laps.end("memory")
-    return Engine(reader, tokeniser, runner, watching, config=config, max_tokens=max_tokens, max_batch_tokens=budget)
+    return Engine(reader, tokeniser, runner, watching, config, max_tokens, budget)
 
 
 def load_found(
