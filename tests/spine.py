@@ -72,6 +72,8 @@ class FakeReader:
         """Responses that the tokeniser refuses."""
         self.fails: dict[str, BaseException] = {}
         """Texts on which the engine fails."""
+        self.table = TABLE
+        """The features that the engine watches."""
 
     async def tokenise(self, pairs: Sequence[Pair]) -> list[TokenisedPair | ScopewatchError]:
         return [self.refuses.get(pair.response) or read(pair) for pair in pairs]
@@ -83,7 +85,7 @@ class FakeReader:
         self.deadlines.append(deadline_s)
         if text in self.fails:
             raise self.fails[text]
-        return Encoded(CoveredActivations(fire(ids), TABLE), queue_s=0.25, forward_s=0.5, encode_s=0.125)
+        return Encoded(CoveredActivations(fire(ids), self.table), queue_s=0.25, forward_s=0.5, encode_s=0.125)
 
 
 def build_monitor(cache: Cache, metrics: Metrics, reader: FakeReader, **more: Any) -> Monitor:
