@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from conftest import D_SAE, HIDDEN, House, covered, watchlist_of
 from scopewatch.config import Config
-from scopewatch.engine.build import SaeChoice, build_engine
+from scopewatch.engine.build import build_engine
+from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.errors import DataError
 from scopewatch.pairs import pooled as store

@@ -11,6 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+TokenIds = Int32
+"""Token ids of one text, shape (n_tokens,)."""
+
 
 class Segment(IntEnum):
     """Part of the conversation a token belongs to; TEMPLATE covers BOS, special and separator tokens."""

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from scopewatch.acceptance.reconstruction import Pair, slab_width_of
-from scopewatch.reader.hookpoints import EMBED, EMBEDDING, UNIT, Hookpoint
+from scopewatch.reader.families import UNIT
+from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint
 from scopewatch.sae.tensors import Float32, Indices, Tensor, at_offset
 from scopewatch.sae.weights import Contest, Normalise, Sae
 

@@ -51,7 +51,8 @@ def load(config: Config, watchlists: Sequence[Watchlist] = ()) -> Loaded:
     laps.end("watchlists")
     with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
         with _imported_for_good():
-            from scopewatch.engine.build import build_engine, choices
+            from scopewatch.engine.build import build_engine
+            from scopewatch.engine.choices import choices
         laps.end("imports")
         head = any(watchlist.reads_head for watchlist in watchlists)
         engine = build_engine(*choices(watchlists), config, laps, head=head)

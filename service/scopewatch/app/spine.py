@@ -6,7 +6,6 @@ import platform
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,8 @@ import numpy as np
 import scopewatch
 from scopewatch.app.load import Loaded, check_watchlists, labels_of, load
 from scopewatch.config import Config
-from scopewatch.engine.worker import EngineThread
-from scopewatch.errors import EngineDied, EngineError, ScopewatchError
+from scopewatch.engine.worker import Worker
+from scopewatch.errors import EngineDied, EngineError, ScopewatchError, WatchlistError
 from scopewatch.events import PairsScored
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Batcher
@@ -27,7 +26,7 @@ from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.redis_client import redis_client
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import EngineIdentity, FeatureKey, FeatureTable, Label, Pair, ScoredPair, ScoreJob, TokenisedPair
+from scopewatch.types import EngineIdentity, FeatureKey, Label, Pair, ScoredPair, ScoreJob, TokenisedPair
 from scopewatch.watch.watchlist import Watchlist
 
 if TYPE_CHECKING:
@@ -41,9 +40,7 @@ _CPU_WARM_UP_TOKENS = 64
 class Spine:
     """The running parts, as doors and commands see them; made by `running_spine`."""
 
-    def __init__(
-        self, monitor: Monitor, engine: "Engine", worker: EngineThread, metrics: Metrics, config: Config
-    ) -> None:
+    def __init__(self, monitor: Monitor, engine: "Engine", worker: Worker, metrics: Metrics, config: Config) -> None:
         self._monitor = monitor
         self._engine = engine
         self._worker = worker
@@ -72,15 +69,19 @@ class Spine:
         Raises:
             SetupError: One of them cannot run here; nothing has changed.
         """
-        from scopewatch.engine.build import choices, united
+        from scopewatch.engine.choices import choices, united
 
         async with self._replacing:
             before = self.watchlists
             reader, wanted = choices(watchlists)
-            self._engine.check_reader(reader, watchlists)
+            running, held = choices(before.sources)
+            if reader != running:
+                raise WatchlistError(
+                    f"{watchlists[0].where('reader')}: another reader runs; restart the service to change it"
+                )
             head = any(watchlist.reads_head for watchlist in watchlists)
             # Until the calls that began before are answered, the engine computes what either set reads.
-            both = await asyncio.to_thread(self._engine.prepare, united(choices(before.sources)[1], wanted), head=head)
+            both = await asyncio.to_thread(self._engine.prepare, united(held, wanted), head=head or before.engine.head)
             check_watchlists(watchlists, both.identity, strict=self._config.strict_cards)
             labels = await asyncio.to_thread(labels_of, self._config, both.identity)
             await self._worker.run(lambda: self._engine.install(both))
@@ -113,20 +114,15 @@ async def running_spine(
     # First, since a bad Redis URL raises and nothing is open yet.
     cache = _cache(config, metrics)
     engine = loaded.engine
-    worker = EngineThread(engine.runner, on_death)
+    worker = Worker(engine.runner, on_death)
     tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
 
     async def tokenise(pairs: Sequence[Pair]) -> list[TokenisedPair | ScopewatchError]:
         loop = asyncio.get_running_loop()
         return list(await loop.run_in_executor(tokenisers, engine.tokeniser.tokenise, pairs))
 
-    table = FeatureTable(engine.identity.feature_ids)
-
-    async def encode(batch):
-        return replace(await worker.encode(batch), table=table)
-
     batcher = Batcher(
-        encode,
+        worker.encode,
         max_batch_tokens=engine.max_batch_tokens,
         max_queue_tokens=config.max_queue_tokens,
         metrics=metrics,
@@ -202,7 +198,7 @@ def _cache(config: Config, metrics: Metrics) -> Cache:
     return RedisCache(client, timeout_s=config.redis_timeout_s, ttl_s=config.cache_ttl_s, metrics=metrics)
 
 
-async def _warm_up(worker: EngineThread, engine: "Engine") -> None:
+async def _warm_up(worker: Worker, engine: "Engine") -> None:
     """Runs the largest batch there can be, so that memory and kernels are settled before the first caller comes.
 
     On a CPU nothing is there to be settled, so one short text only shows that the engine runs.
