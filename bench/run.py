@@ -2,9 +2,10 @@
 
     make bench            or        python bench/run.py --help
 
-For every subject (`subjects.py`) the contenders (`contenders.py`) and a real server (`served.py`) take turns over the
-same pairs, round by round, so that noise hits all alike; every round has new pairs of the same lengths. Their watched
-activations are compared, and the run fails if they differ. Prints a table; writes `results/{device}.json` and `.svg`.
+For every subject (`subjects.py`) the contenders (`contenders.py`) and a real server (`timed_calls.py`) take turns over
+the same pairs, round by round, so that noise hits all alike; every round has new pairs of the same lengths. Their
+watched activations are compared, and the run fails if they differ. Prints a table; writes `results/{device}.json` and
+`.svg`.
 """
 
 import argparse
@@ -40,12 +41,11 @@ from contenders import (
     watched_thresholds,
 )
 from equality import TOLERANCE, Difference, compare, scores, worst_score
-from report import print_report, write_plot
+from figures import print_report, write_plot
 from scopewatch.client import pb
 from scopewatch.engine.build import Engine
-from scopewatch.server_process import Child
+from scopewatch.server_process import RunningServer
 from scopewatch.types import Pair, TokenisedPair
-from served import Calls, batches, peak_rss_mib, server, unary
 from subjects import (
     Subject,
     bundled,
@@ -57,6 +57,7 @@ from subjects import (
     random_subject,
     write_watchlist,
 )
+from timed_calls import Calls, batches, peak_rss_mib, server, unary
 
 REFERENCE = "transformers"
 _SHAPES = {
@@ -210,7 +211,7 @@ class Bench:
     device: torch.device
     engine: Engine
     contenders: dict[str, Contender]
-    served: Child
+    served: RunningServer
     sizes: list[int]
     """Tokens wanted of each pair."""
     measured: Measured

@@ -23,7 +23,7 @@ from scopewatch.cli.settings import (
 from scopewatch.errors import SaeError
 
 if TYPE_CHECKING:
-    from scopewatch.acceptance.verify import Verification
+    from scopewatch.acceptance.verification import Verification
 
 
 def add(command: AddCommand) -> None:

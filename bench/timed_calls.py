@@ -13,7 +13,7 @@ from typing import Any
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import Config
 from scopewatch.errors import ScopewatchError
-from scopewatch.server_process import Child, running_server
+from scopewatch.server_process import RunningServer, running_server
 from scopewatch.types import Pair
 
 CALLERS = 64
@@ -22,13 +22,13 @@ _COMMON_TOKENS = 120
 _TIMEOUT_S = 900
 
 
-def server(config: Config) -> AbstractContextManager[Child]:
+def server(config: Config) -> AbstractContextManager[RunningServer]:
     """`scopewatch serve` with these settings."""
     names = ("torch_threads", "max_tokens", "max_batch_tokens", "max_queue_tokens", "device", "pack_dir", "watchlist")
     return running_server({name: getattr(config, name) for name in names})
 
 
-def peak_rss_mib(served: Child) -> float | None:
+def peak_rss_mib(served: RunningServer) -> float | None:
     """Largest resident size so far; None where there is no /proc."""
     status = Path(f"/proc/{served.process.pid}/status")
     if not status.exists():
@@ -51,7 +51,7 @@ class Calls:
 
 
 @asynccontextmanager
-async def _client(served: Child) -> AsyncIterator[AsyncClient]:
+async def _client(served: RunningServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(served.address, timeout_s=_TIMEOUT_S) as client:
         yield client
 
@@ -73,7 +73,7 @@ def _requests(pairs: Sequence[Pair]) -> list[pb.ScoreRequest]:
     return [request(prompt=pair.prompt, response=pair.response) for pair in pairs]
 
 
-def batches(served: Child, pairs: Sequence[Pair], calls: Calls, *, cached: bool) -> list[pb.ScoreResponse]:
+def batches(served: RunningServer, pairs: Sequence[Pair], calls: Calls, *, cached: bool) -> list[pb.ScoreResponse]:
     """`BatchScore` of 32, so many calls in flight that two of the engine's batches of common pairs are always there."""
     at_once = 2 + math.ceil(2 * served.ready["max_batch_tokens"] / (BATCH * _COMMON_TOKENS))
     requests = _requests(pairs)
@@ -90,7 +90,7 @@ def batches(served: Child, pairs: Sequence[Pair], calls: Calls, *, cached: bool)
 
 
 def unary(
-    served: Child, pairs: Sequence[Pair], calls: Calls, *, cached: bool, callers: int = CALLERS
+    served: RunningServer, pairs: Sequence[Pair], calls: Calls, *, cached: bool, callers: int = CALLERS
 ) -> list[pb.ScoreResponse]:
     """`Score` from so many callers at once, each with one call in flight."""
 

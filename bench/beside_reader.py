@@ -1,6 +1,6 @@
 """What a pair costs beside the reader: processor time of the server and of this client, by way of calling.
 
-    python bench/path.py            or        python bench/path.py --watchlist FILE --evidence
+    python bench/beside_reader.py            or        python bench/beside_reader.py --watchlist FILE --evidence
 
 A real server on one core, this client on the others. Every round has new pairs, which are first computed in batches of
 32, then asked for again in every way. Prints medians over rounds in microseconds, per pair and per call; `loop` is the
@@ -18,10 +18,10 @@ from pathlib import Path
 
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import BUNDLED_WATCHLIST, Config
-from scopewatch.server_process import Child
+from scopewatch.server_process import RunningServer
 from scopewatch.types import Pair
-from served import server
 from subjects import lengths, pairs
+from timed_calls import server
 
 Ask = Callable[[AsyncClient, Sequence[Pair]], Awaitable[Sequence[pb.ScoreResponse]]]
 _MOST_TOKENS = 2000
@@ -81,7 +81,7 @@ async def ask(client: AsyncClient, way: Way, wanted: Sequence[Pair], *, evidence
     return [reply for replies in await asyncio.gather(*parts) for reply in replies]
 
 
-async def measure(served: Child, args: argparse.Namespace) -> tuple[dict[Way, list[Clocks]], float]:
+async def measure(served: RunningServer, args: argparse.Namespace) -> tuple[dict[Way, list[Clocks]], float]:
     """What each way took per pair, round by round; and which share of pairs was flagged."""
     took: dict[Way, list[Clocks]] = {way: [] for way in WAYS}
     flagged: list[bool] = []
