@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -77,14 +79,14 @@ class Coverage:
 class TokenisedPair:
     """A pair as the reader reads it; all arrays have shape (n_tokens,)."""
 
-    ids: NDArray[np.int32]
-    segments: NDArray[np.int8]
+    ids: TokenIds
+    segments: Int8
     """`Segment` of each token."""
-    turns: NDArray[np.int32]
+    turns: Int32
     """Index into the history for HISTORY tokens, else 0."""
-    starts: NDArray[np.int32]
+    starts: Int32
     """First code point of the token in its segment's text; 0 for TEMPLATE."""
-    ends: NDArray[np.int32]
+    ends: Int32
     """One past the last code point; 0 for TEMPLATE."""
     coverage: Coverage
 
@@ -136,10 +138,10 @@ class Activations:
     """
 
     n_tokens: int
-    token: NDArray[np.int32]
-    column: NDArray[np.int32]
+    token: Int32
+    column: Int32
     """Index into the features of a `FeatureTable`, which stands beside the activations."""
-    value: NDArray[np.float32]
+    value: Float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ class SaeChoice:
 
 
 def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderSource, list[SaeChoice]]:
-    """What the watchlists ask for together.
+    """The reader and the SAEs that the watchlists ask for together.
 
     Raises:
         WatchlistError: They ask for different readers, or call different SAEs by one name.

@@ -15,7 +15,10 @@ _CHUNK_ELEMENTS = 1 << 24
 class HookpointEncoder(torch.nn.Module):
     """All SAEs that read at one hookpoint: (..., d_in) to (..., n), the watched features SAE by SAE in the given order.
 
-    NaN where the activation is not finite, so that it cannot pass for silence.
+    Features of an activation that is not finite are NaN, so that it cannot pass for silence.
+
+    Args:
+        encoders: Encoders of the SAEs; their arrays may be shared and must not change.
     """
 
     def __init__(self, encoders: Sequence[Encoder]) -> None:
@@ -65,9 +68,10 @@ class _Part(torch.nn.Module):
         return torch.where(fires, value, pre * 0.0)
 
     def _compete(self, x: torch.Tensor, contest: Contest) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pre-activations of the watched features, and the least with which each would be among the winners.
+        """Pre-activations of the watched features, and for each the least pre-activation that wins its contest.
 
-        The dictionary is multiplied in chunks; what is kept of a chunk are its watched columns and its best.
+        The dictionary is multiplied in chunks; of a chunk only its watched columns and its greatest pre-activations
+        are kept.
         """
         n = self.W_enc.shape[1]
         grouped = contest.group < n

@@ -5,9 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from scopewatch.errors import EngineDied
 from scopewatch.reader.flex import MULTIPLE
@@ -15,6 +13,7 @@ from scopewatch.reader.hookpoints import Hookpoint, tap
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import Packing
 from scopewatch.reader.prefixes import Reading
+from scopewatch.types import Int64
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -76,7 +75,7 @@ class Passes:
             read: Any = self._reader.model(input_ids=ids, position_ids=positions, packing=packing, use_cache=False)
         return Row(packing, ids[0], read.last_hidden_state[0], tapped)
 
-    def on_device(self, array: NDArray[np.int64]) -> torch.Tensor:
+    def on_device(self, array: Int64) -> torch.Tensor:
         """A copy of an array on the reader's device, which a GPU makes without waiting."""
         host = torch.from_numpy(array)
         if self._reader.device.type == "cuda":

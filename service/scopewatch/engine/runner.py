@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.engine.passes import Passes, Row, Tap, halved, in_rows
@@ -19,7 +18,7 @@ from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import PackedText
 from scopewatch.reader.prefixes import Block, Prefixes, Reading, joined
 from scopewatch.sae.weights import Encoder
-from scopewatch.types import Activations, EncodedBatch, FeatureTable, TokenIds
+from scopewatch.types import Activations, EncodedBatch, FeatureTable, Float32, Int32, TokenIds
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +131,7 @@ class Runner:
             raise EngineError("one of several pairs overflowed")
         return [self._outcome(text, token, column, value) for text in row.packing.texts]
 
-    def _outcome(
-        self, text: PackedText, token: NDArray[np.int32], column: NDArray[np.int32], value: NDArray[np.float32]
-    ) -> Activations | Exception:
+    def _outcome(self, text: PackedText, token: Int32, column: Int32, value: Float32) -> Activations | Exception:
         """A text's part of what fired in its row; what is to be kept of it is kept."""
         start, stop = text.place.start, text.place.stop
         mine = slice(*np.searchsorted(token, (start, stop)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 UNIT = "mlp_in_unit"
 INPUT_NORM = "input_layernorm"
@@ -48,28 +49,21 @@ class Family:
     """Field of the configuration that caps the output head's logits, if it is set; empty where there is none."""
 
 
+_gemma = partial(
+    Family, sites=_GEMMA_SITES, activation="hidden_activation", epsilon="eps", logit_softcap="final_logit_softcapping"
+)
+_llama = partial(Family, sites=_LLAMA_SITES, activation="hidden_act", epsilon="variance_epsilon")
 FAMILIES: Mapping[str, Family] = {
-    "gemma2": Family(
-        "Gemma 2",
-        _GEMMA_SITES,
-        activation="hidden_activation",
-        epsilon="eps",
-        attention_softcap="attn_logit_softcapping",
-        logit_softcap="final_logit_softcapping",
-    ),
-    # The multimodal wrapper; only its text model is loaded.
-    "gemma3": Family(
-        "Gemma 3", _GEMMA_SITES, "hidden_activation", epsilon="eps", logit_softcap="final_logit_softcapping"
-    ),
-    "gemma3_text": Family(
-        "Gemma 3", _GEMMA_SITES, "hidden_activation", epsilon="eps", logit_softcap="final_logit_softcapping"
-    ),
-    "llama": Family("Llama", _LLAMA_SITES, "hidden_act", epsilon="variance_epsilon"),
-    "mistral": Family("Mistral", _LLAMA_SITES, "hidden_act", epsilon="variance_epsilon"),
-    "qwen2": Family("Qwen 2", _LLAMA_SITES, "hidden_act", epsilon="variance_epsilon"),
-    "qwen3": Family("Qwen 3", _LLAMA_SITES, "hidden_act", epsilon="variance_epsilon"),
+    "gemma2": _gemma("Gemma 2", attention_softcap="attn_logit_softcapping"),
+    # The multimodal wrapper, of which only the text model is loaded.
+    "gemma3": _gemma("Gemma 3"),
+    "gemma3_text": _gemma("Gemma 3"),
+    "llama": _llama("Llama"),
+    "mistral": _llama("Mistral"),
+    "qwen2": _llama("Qwen 2"),
+    "qwen3": _llama("Qwen 3"),
 }
-"""By the model type that `config.json` names."""
+"""The supported families, by the model type that `config.json` names."""
 
 
 def named_sites() -> tuple[str, ...]:

@@ -52,7 +52,7 @@ _MODULE = re.compile(rf"({_CHILD}(?:\.[a-z_]+)*?)(\.input|\.output)?")
 class Hookpoint:
     """A site of decoder layer `layer`, counted from 0; the layer of `embed` and the embedding module is -1.
 
-    `site` is a named site or the path of a module inside the layer, ending in `.input` or `.output`.
+    `site` is a named site, or the path of a module inside the layer with `.input` or `.output` at its end.
     """
 
     layer: int
@@ -124,7 +124,7 @@ def sites(reader: Reader) -> tuple[str, ...]:
 
 
 def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], None]) -> RemovableHandle:
-    """Calls `receive` with the activations at a hookpoint in every forward pass.
+    """Calls `receive` with the activations at a hookpoint in every forward pass, until the handle is removed.
 
     They have shape (batch, tokens, width) and the reader's dtype; `mlp_in_unit` is float32.
 
@@ -149,6 +149,12 @@ def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], 
         if activations.dim() != 3:
             raise SaeError(f"hookpoint {hookpoint}: gives no single vector for each token")
         receive(_unit(activations, getattr(module, reader.family.epsilon)) if hookpoint.site == UNIT else activations)
+
+    return _hook(module, end, give)
+
+
+def _hook(module: torch.nn.Module, end: str, give: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    """Gives a module's first input or its (first) output, in every forward pass."""
 
     def give_output(_module: object, _inputs: object, output: Any) -> None:
         give(output[0] if isinstance(output, tuple) else output)

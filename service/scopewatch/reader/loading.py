@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def _load_model(
     directory: Path, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
     quiet: Any = transformers_logging
-    # Its report names what is wrong with the weights, which is checked below.
+    # Its report names what is wrong with the weights, which is checked here.
     quiet.set_verbosity_error()
     if not sys.stderr.isatty():
         quiet.disable_progress_bar()
@@ -218,6 +219,12 @@ def _load_model(
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ReaderError(f"reader {directory}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    _assert_complete(info, directory)
+    return model  # type: ignore[no-any-return]
+
+
+def _assert_complete(info: Mapping[str, Any], directory: Path) -> None:
+    """Refuses weights that do not fit the configuration, by what transformers tells of loading them."""
     # Transformers fills what a file lacks, or holds in another shape, with random numbers and only warns.
     for name, there, wanted in sorted(info["mismatched_keys"]):
         raise ReaderError(f"reader {directory}: {name} has shape {tuple(there)}, config.json asks for {tuple(wanted)}")
@@ -225,7 +232,6 @@ def _load_model(
         raise ReaderError(f"reader {directory}: the weights lack {lacking[0]} and {len(lacking) - 1} more")
     if needless := sorted(info["unexpected_keys"]):
         raise ReaderError(f"reader {directory}: the weights hold {needless[0]}, which config.json has no place for")
-    return model  # type: ignore[no-any-return]
 
 
 def _head(directory: Path, model: PreTrainedModel, family: Family, own: torch.Tensor | None) -> Head:
