@@ -29,10 +29,12 @@ _MOST_TOKENS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way of calling: so many pairs in a call, so many calls at once; 0 pairs for `Score`."""
+    """A way of calling the server."""
 
     batch: int
+    """The number of pairs in a `BatchScore` call; 0 for `Score`."""
     at_once: int
+    """The number of calls in flight."""
     cached: bool = True
 
     def __str__(self) -> str:
@@ -46,7 +48,7 @@ WAYS = (COMPUTED, Way(256, 4), Way(32, 4), Way(0, 64), Way(0, 1))
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Seconds of processor time used so far, and of the wall's clock."""
+    """Processor time that the server's event loop, the server and this client used so far, and the wall clock: in s."""
 
     loop: float
     server: float
@@ -102,6 +104,7 @@ async def measure(served: RunningServer, args: argparse.Namespace) -> tuple[dict
 
 
 def pin(pid: int, cores: set[int]) -> None:
+    """Lets all threads of a process run only on these cores."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(task.name), cores)
 

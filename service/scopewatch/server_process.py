@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scopewatch.config import server_environment
@@ -32,6 +33,23 @@ class RunningServer:
     def address(self) -> str:
         """Host and port for gRPC."""
         return str(self.ready["grpc_address"])
+
+    @property
+    def resident_mib(self) -> int | None:
+        """The resident size of the process now; None where there is no /proc."""
+        return self._status_mib("VmRSS")
+
+    @property
+    def peak_resident_mib(self) -> int | None:
+        """The largest resident size of the process so far; None where there is no /proc."""
+        return self._status_mib("VmHWM")
+
+    def _status_mib(self, field: str) -> int | None:
+        status = Path(f"/proc/{self.process.pid}/status")
+        if not status.exists():
+            return None
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith(field))
+        return int(line.split()[1]) >> 10
 
 
 @contextmanager

@@ -91,14 +91,14 @@ def norms_fit(sae: Sae, geometry: Geometry) -> bool:
 
 def diagnose(examination: Examination) -> Diagnosis:
     """Judges an SAE: the diagnosis is the first thing that is wrong, the plainest first."""
-    return next(_diagnoses(examination))
+    return next(_diagnoses(examination), None) or _unexplained(examination)
 
 
 def _diagnoses(examination: Examination) -> Iterator[Diagnosis]:
+    """What can be said for certain, the plainest first; nothing if the numbers are wrong and nothing explains them."""
     sae, measured, geometry = examination.sae, examination.measured, examination.geometry
     good = fits(sae, measured)
-    here = f"{_numbers(sae, measured)} at {examination.place}"
-    others = f"{len(examination.tried)} other ways to run it"
+    here = _here(examination)
     if geometry.damaged:
         yield Diagnosis(
             "wrong", f"{geometry.damaged} rows of W_dec hold NaN or infinity: the file is damaged, download it again"
@@ -125,16 +125,22 @@ def _diagnoses(examination: Examination) -> Iterator[Diagnosis]:
         yield Diagnosis("wrong", f"{_disagreement(examination.golden)}; {here}")
     if good:
         yield Diagnosis("ok", f"{here}, as it should be")
+
+
+def _unexplained(examination: Examination) -> Diagnosis:
+    """What is left to say of an SAE whose numbers do not fit, and do not with any alternative either."""
+    sae, measured, here = examination.sae, examination.measured, _here(examination)
+    others = f"{len(examination.tried)} other ways to run it"
     if measured.fvu < FVU_LIMIT:
         what = (
             "k or the declared L0 is wrong" if sae.contest else "the declared L0 is of another SAE, or the text unusual"
         )
-        yield Diagnosis("suspect", f"{here}: only L0 does not fit, and none of {others} explains more; {what}")
+        return Diagnosis("suspect", f"{here}: only L0 does not fit, and none of {others} explains more; {what}")
     if examination.order and examination.order.mixed_up:
-        yield Diagnosis(
+        return Diagnosis(
             "wrong", f"{here}: columns of W_enc point along rows of W_dec of other features; one is in another order"
         )
-    yield Diagnosis(
+    return Diagnosis(
         "wrong",
         f"{here}: {_symptom(sae, measured)}; none of {others} fits, so it was made for another model, or its file is "
         "damaged",
@@ -151,11 +157,17 @@ def _only_shifted(examination: Examination) -> bool:
 
 
 def _l0_fits(sae: Sae, measured: ReconstructionQuality) -> bool:
+    """Whether mean L0 is near the expected one; always if nobody says what to expect."""
     expected = expected_l0(sae)
     return not expected or abs(measured.l0 / expected - 1) <= L0_TOLERANCE
 
 
+def _here(examination: Examination) -> str:
+    return f"{_numbers(examination.sae, examination.measured)} at {examination.place}"
+
+
 def _symptom(sae: Sae, measured: ReconstructionQuality) -> str:
+    """What the numbers look like, where nothing explains them."""
     expected = expected_l0(sae)
     if measured.l0 > (3 * expected if expected else 300) and measured.fvu > 1:
         return "too much fires, as at a wrong site or with a normalisation missing"

@@ -131,14 +131,7 @@ def compare_with_export(
         np.array([0.0, *row.values] if window.ids[0] != ids[0] else row.values)[: len(window.ids)][window.counted]
         for (row, ids), window in zip(known, windows, strict=True)
     ]
-    places = defaultdict[int, list[int]](list)
-    for place, (row, _) in enumerate(known):
-        places[row.index].append(place)
-    agreements = (
-        _agreement(feature, *(np.concatenate([values[place] for place in own]) for values in (ours, theirs)))
-        for feature, own in sorted(places.items())
-    )
-    compared = tuple(agreement for agreement in agreements if agreement)
+    compared = _agreements([row.index for row, _ in known], ours, theirs)
     if not compared:
         raise DataError(f"{file}: no feature fires in it, so there is nothing to compare")
     return Agreement(len(known), len(rows) - len(known), golden.tolerance, compared)
@@ -158,6 +151,20 @@ def _activations_here(
         fired = encode(activations(reader, [window], [hookpoint])[hookpoint])[:, column]
         found.append(fired.double().cpu().numpy() * worth[column])
     return found
+
+
+def _agreements(
+    indices: Sequence[int], ours: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]]
+) -> tuple[FeatureAgreement, ...]:
+    """How the features that fire in an export agree, by index; each row of it is of one feature."""
+    rows = defaultdict[int, list[int]](list)
+    for row, index in enumerate(indices):
+        rows[index].append(row)
+    agreements = (
+        _agreement(index, *(np.concatenate([values[row] for row in own]) for values in (ours, theirs)))
+        for index, own in sorted(rows.items())
+    )
+    return tuple(agreement for agreement in agreements if agreement)
 
 
 def _agreement(feature: int, ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> FeatureAgreement | None:

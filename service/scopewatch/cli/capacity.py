@@ -34,7 +34,7 @@ def add(command: AddCommand) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     from scopewatch.capacity.as_text import describe_curve
-    from scopewatch.capacity.benchmark import bench
+    from scopewatch.capacity.benchmark import benchmark
 
     config = settings(args)
     logs.configure("warning", "text")
@@ -42,7 +42,7 @@ def _bench(args: argparse.Namespace) -> int:
     # A minute before it is needed.
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise SetupError(f"--out {out}: expected a file in a folder that exists")
-    curve = bench(config, args.rounds, lambda text: print(text, file=sys.stderr, flush=True))
+    curve = benchmark(config, args.rounds, lambda text: print(text, file=sys.stderr, flush=True))
     print(describe_curve(curve))
     if out:
         try:
