@@ -10,8 +10,9 @@ import torch
 
 from scopewatch.acceptance.reconstruction import Pair, slab_width_of
 from scopewatch.reader.hookpoints import EMBED, EMBEDDING, UNIT, Hookpoint
+from scopewatch.sae.encoder import Contest, Normalise
 from scopewatch.sae.tensors import Float32, Indices, Tensor, at_offset
-from scopewatch.sae.weights import Contest, Normalise, Sae
+from scopewatch.sae.weights import Sae
 
 _MATCHED_ELEMENTS = 1 << 26
 """Largest dictionary of which every feature's counterpart is looked for; 256 MiB."""
@@ -170,7 +171,7 @@ def other_firing(sae: Sae, place: Place, l0: float) -> Iterator[Alternative]:
         place: Where it reads.
         l0: What was measured there.
     """
-    if sae.gate or sae.contest:
+    if sae.r_mag or sae.contest:
         return
     k = max(1, min(round(l0), round(sae.declared_l0 or _USUAL_L0), sae.d_sae))
     topk = replace(sae, contest=Contest(sae.d_sae, k), threshold=0.0, declared_l0=float(k))

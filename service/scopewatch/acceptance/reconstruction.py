@@ -13,7 +13,8 @@ import torch
 
 from scopewatch.engine.encoder import HookpointEncoder, denormalised
 from scopewatch.errors import SaeError
-from scopewatch.sae.weights import Encoder, Sae
+from scopewatch.sae.encoder import Encoder
+from scopewatch.sae.weights import Sae
 
 _SLAB_ELEMENTS = 4 << 20
 _BLOCK_TOKENS = 1024
@@ -171,7 +172,7 @@ def slab_width_of(sae: Sae) -> int:
 
 def _pre_activations(encoder: Encoder) -> HookpointEncoder:
     return HookpointEncoder(
-        [replace(encoder, threshold=np.full_like(encoder.threshold, -np.inf), magnitude=None, contest=None)]
+        [replace(encoder, threshold=np.full_like(encoder.threshold, -np.inf), scale=None, offset=None, contest=None)]
     )
 
 

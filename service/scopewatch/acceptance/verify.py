@@ -35,7 +35,7 @@ from scopewatch.config import Config
 from scopewatch.errors import ReaderError, SaeError
 from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint, parse_hookpoint, sites, width
 from scopewatch.reader.loading import Reader, find_reader, layer_count, load_reader
-from scopewatch.releases.locate import locate
+from scopewatch.releases.find import find_sae
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import is_pack
 from scopewatch.sae.weights import Sae
@@ -251,13 +251,13 @@ def verify(
     Raises:
         SetupError: A file or setting is wrong.
     """
-    located = locate(source, allow_download=config.allow_download)
-    if is_pack(located.path):
-        raise SaeError(f"{located.path}: a watch pack, or a probe, has no decoder to check it by; verify a whole SAE")
-    sae = open_sae(located.path, norm_factor=source.norm_factor or located.norm_factor, k=source.k)
-    place = place_of(sae, source.hookpoint)
+    found = find_sae(source, allow_download=config.allow_download)
+    if is_pack(found.path):
+        raise SaeError(f"{found.path}: a watch pack, or a probe, has no decoder to check it by; verify a whole SAE")
+    sae = open_sae(found)
+    place = place_of(sae, found.hookpoint)
     check = verifier(reader, [place.reads, place.writes], config, text=text, max_tokens=max_tokens)
-    return check(sae, source.hookpoint, golden=golden, origin=located.origin)
+    return check(sae, found.hookpoint, golden=golden, origin=found.origin)
 
 
 def place_of(sae: Sae, hookpoint: str = "") -> Place:
@@ -284,7 +284,7 @@ def _deepest(directory: Path, hookpoint_layer: int) -> int:
 def _on_disk(sae: Sae, folder: Path) -> Sae:
     """The same SAE, whose matrices need not be decompressed again for every pass."""
     try:
-        return replace(sae, W_enc=sae.W_enc.on_disk(folder), W_dec=sae.W_dec and sae.W_dec.T.on_disk(folder).T)
+        return sae.on_disk(folder)
     except OSError as error:
         raise SaeError(
             f"{sae.files[0]}: cannot be uncompressed into {folder}: {error.strerror}; set TMPDIR to a folder with room"

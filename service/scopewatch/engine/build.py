@@ -15,8 +15,9 @@ from scopewatch.logs import Laps
 from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, parse_hookpoint, width
 from scopewatch.reader.loading import Reader, find_reader, load_reader
 from scopewatch.reader.text import Tokeniser
-from scopewatch.releases.locate import locate
-from scopewatch.sae.pack import PackFolder, WatchedSae, load_watched
+from scopewatch.releases.find import find_sae
+from scopewatch.sae.encoder import WatchedSae
+from scopewatch.sae.watched import PackFolder, load_watched
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import EngineIdentity, ReaderIdentity, SaeIdentity
 from scopewatch.watch.watchlist import Watchlist
@@ -215,24 +216,16 @@ def _asked_by(choice: SaeChoice) -> Iterator[None]:
 
 
 def _load_sae(choice: SaeChoice, config: Config) -> _LoadedSae:
-    source = choice.source
     with _asked_by(choice):
-        located = locate(source, allow_download=config.allow_download)
-        watched = load_watched(
-            located.path,
-            list(choice.wanted),
-            norm_factor=source.norm_factor or located.norm_factor,
-            k=source.k,
-            origin=located.origin,
-            packs=_packs(config),
-        )
-        hookpoint = source.hookpoint or watched.hookpoint
+        found = find_sae(choice.source, allow_download=config.allow_download)
+        watched = load_watched(found, list(choice.wanted), packs=_packs(config))
+        hookpoint = found.hookpoint or watched.hookpoint
         if not hookpoint:
             raise SaeError(
-                f"{located.path}: neither its files nor its folders say where it reads; "
+                f"{found.path}: neither its files nor its folders say where it reads; "
                 "say the hookpoint, for instance layers.20.resid_post"
             )
-        return _LoadedSae(choice, watched, parse_hookpoint(hookpoint), located.neuronpedia)
+        return _LoadedSae(choice, watched, parse_hookpoint(hookpoint), found.neuronpedia)
 
 
 def _packs(config: Config) -> PackFolder | None:

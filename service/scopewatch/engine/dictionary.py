@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,11 @@ from scopewatch.reader.loading import Reader, find_reader, load_reader
 from scopewatch.reader.packing import Packing
 from scopewatch.reader.prefixes import Reading
 from scopewatch.reader.text import Tokeniser
-from scopewatch.releases.locate import locate
+from scopewatch.releases.find import find_sae
+from scopewatch.sae.digests import checked_digests, combined_digest
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.pack import checked_digests, combined_digest, is_pack
-from scopewatch.sae.weights import Encoder, Sae
+from scopewatch.sae.pack import is_pack
+from scopewatch.sae.weights import Sae
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations, EngineIdentity, SaeIdentity, Segment, TokenisedPair
 
@@ -183,7 +184,7 @@ class Dictionary:
     def __init__(self, sae: Sae, device: torch.device) -> None:
         folder = Path(tempfile.mkdtemp(prefix="scopewatch-"))
         scratch = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._sae = replace(sae, W_enc=sae.W_enc.on_disk(folder), W_dec=sae.W_dec and sae.W_dec.T.on_disk(folder).T)
+        self._sae = sae.on_disk(folder)
         self._device = device
         group = sae.contest.group if sae.contest else 1
         self._width = min(-(-_SLAB // group) * group, sae.d_sae)
@@ -215,13 +216,8 @@ class Dictionary:
 
     def _slabs(self) -> Iterator[tuple[int, HookpointEncoder]]:
         for start in range(0, self._sae.d_sae, self._width):
-            encoder = self._part(start, min(start + self._width, self._sae.d_sae))
+            encoder = self._sae.encoder(range(start, min(start + self._width, self._sae.d_sae)))
             yield start, HookpointEncoder([encoder]).to(self._device)
-
-    def _part(self, start: int, stop: int) -> Encoder:
-        if self._sae.W_dec is None or stop - start == self._sae.d_sae:
-            return self._sae.encoder(range(start, stop))
-        return self._sae.slab(start, stop).encoder
 
 
 def build_dictionary(reader: ReaderSource, sae: SaeSource, config: Config) -> DictionaryEngine:
@@ -237,11 +233,11 @@ def build_dictionary(reader: ReaderSource, sae: SaeSource, config: Config) -> Di
     """
     set_threads(config)
     directory = find_reader(reader, allow_download=config.allow_download)
-    located = locate(sae, allow_download=config.allow_download)
-    if is_pack(located.path):
-        raise SaeError(f"{located.path}: a watch pack holds a part of an SAE; name the SAE that it was made of")
-    opened = open_sae(located.path, norm_factor=sae.norm_factor or located.norm_factor, k=sae.k)
-    hookpoint = _hookpoint(opened, sae.hookpoint)
+    found = find_sae(sae, allow_download=config.allow_download)
+    if is_pack(found.path):
+        raise SaeError(f"{found.path}: a watch pack holds a part of an SAE; name the SAE that it was made of")
+    opened = open_sae(found)
+    hookpoint = _hookpoint(opened, found.hookpoint)
     loaded = load_reader(
         directory,
         name=reader.name,
@@ -266,9 +262,9 @@ def build_dictionary(reader: ReaderSource, sae: SaeSource, config: Config) -> Di
         d_sae=opened.d_sae,
         digest=combined_digest(checked_digests(opened), opened.recipe),
         watched=(),
-        neuronpedia=located.neuronpedia,
-        repo=located.origin.get("repo", ""),
-        revision=located.origin.get("revision", ""),
+        neuronpedia=found.neuronpedia,
+        repo=found.origin.get("repo", ""),
+        revision=found.origin.get("revision", ""),
     )
     return DictionaryEngine(
         loaded,

@@ -18,7 +18,7 @@ from scopewatch.reader.hookpoints import Hookpoint, tap
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import PackedText, Packing
 from scopewatch.reader.prefixes import Block, Prefixes, Reading, joined
-from scopewatch.sae.weights import Encoder
+from scopewatch.sae.encoder import Encoder
 from scopewatch.types import Activations, EncodedBatch
 
 log = logging.getLogger(__name__)
