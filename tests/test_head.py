@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from conftest import House
 from families import FAMILIES, HIDDEN, LAYERS, VOCABULARY, load_untouched, save_weights
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine, SaeChoice, build_engine
+from scopewatch.engine.build import Engine, build_engine
+from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import EngineError, ReaderError
 from scopewatch.reader import head as head_module

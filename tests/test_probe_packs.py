@@ -15,7 +15,8 @@ from transformers import Gemma2ForCausalLM
 from conftest import HIDDEN, House
 from scopewatch.cli import main
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine, SaeChoice, build_engine, choices
+from scopewatch.engine.build import Engine, build_engine
+from scopewatch.engine.choices import SaeChoice, choices
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import NoSuchFeature, SaeError
 from scopewatch.pipeline.cached_value import dump

@@ -26,7 +26,7 @@ from scopewatch.calibration.baselines import measure_baselines
 from scopewatch.calibration.evaluate import Baselines, Evaluation, evaluate
 from scopewatch.cli import main
 from scopewatch.config import Config
-from scopewatch.engine.build import choices
+from scopewatch.engine.choices import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError
 from scopewatch.pairs.labelled import LabelledPair, labels_of

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from scopewatch.acceptance.reconstruction import Pair, slab_width_of
-from scopewatch.reader.hookpoints import EMBED, EMBEDDING, UNIT, Hookpoint
+from scopewatch.reader.families import UNIT
+from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint
 from scopewatch.sae.encoder import Contest, Normalise
-from scopewatch.sae.tensors import Float32, Indices, Tensor, at_offset
+from scopewatch.sae.tensors import Tensor, at_offset
 from scopewatch.sae.weights import Sae
+from scopewatch.types import Float32, Indices
 
 _MATCHED_ELEMENTS = 1 << 26
 """Largest dictionary of which every feature's counterpart is looked for; 256 MiB."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from scopewatch.calibration.evaluate import Baselines
 from scopewatch.config import Config
-from scopewatch.engine.build import choices
+from scopewatch.engine.choices import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError, SaeError, TooLittleData
 from scopewatch.pairs.labelled import LabelledPair, groups_of

@@ -39,7 +39,9 @@ class _Part(torch.nn.Module):
         self._contest = encoders[0].contest
 
         def joined(arrays: Sequence[np.ndarray]) -> torch.nn.Buffer:
-            return torch.nn.Buffer(torch.from_numpy(np.concatenate(arrays, axis=-1)))
+            alone = len(arrays) == 1 and arrays[0].flags.writeable and arrays[0].flags.forc
+            # Not copied where it is alone: the encoder of a contest is a whole dictionary.
+            return torch.nn.Buffer(torch.from_numpy(arrays[0] if alone else np.concatenate(arrays, axis=-1)))
 
         self.W_enc = joined([e.W_enc for e in encoders])
         self.b_enc = joined([e.b_enc for e in encoders])

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from scopewatch.config import Config
-from scopewatch.engine.build import SaeChoice, build_engine
+from scopewatch.engine.build import build_engine
+from scopewatch.engine.choices import SaeChoice
 from scopewatch.errors import InvalidRequest
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Pair, Segment

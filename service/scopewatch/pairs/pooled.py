@@ -22,7 +22,7 @@ from tqdm import tqdm
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.errors import DataError, ScopewatchError
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.pipeline.scoring import pool
+from scopewatch.pipeline.pooling import pool
 from scopewatch.types import Activations, Segment, TokenisedPair
 from scopewatch.watch.indicators import Pooling
 

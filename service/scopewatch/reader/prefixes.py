@@ -13,16 +13,13 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from scopewatch.types import Activations
+from scopewatch.types import Activations, TokenIds
 
 BLOCK = 64
 """Tokens per block."""
 _REMEMBERED = 1 << 16
 """Blocks met once whose digests are remembered; 32 bytes each."""
-
-TokenIds = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +128,11 @@ class Prefixes:
         self._bytes += block.nbytes
         while self._bytes > self._max_bytes:
             self._bytes -= self._blocks.popitem(last=False)[1].nbytes
+
+    def clear(self) -> None:
+        """Forgets all blocks, whose activations are of features that were watched."""
+        self._blocks.clear()
+        self._bytes = 0
 
     def _would_not_fit(self, blocks: int) -> bool:
         """Whether so many blocks would push out their own first ones."""

@@ -15,13 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from scopewatch.errors import ReaderError
+from scopewatch.reader.families import INPUT_NORM
 
 OWN_HEAD = "lm_head.weight"
 """The output head, where it is not the embedding."""
 _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 # Tensors that every supported family has once, in its text model.
-_ANCHOR = re.compile(r"((?:\w+\.)*)(?:embed_tokens|layers\.0\.input_layernorm|norm)\.weight")
+_ANCHOR = re.compile(rf"((?:\w+\.)*)(?:embed_tokens|layers\.0\.{INPUT_NORM}|norm)\.weight")
 _LAYER = re.compile(r"layers\.(\d+)\..+")
 
 

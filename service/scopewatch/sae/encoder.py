@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from scopewatch.sae.tensors import Float32, Indices
+from scopewatch.types import Float32, Indices
 
 Normalise = Literal["none", "layer_norm", "root_d"]
 """What is done to each activation vector first.

@@ -21,7 +21,8 @@ from scopewatch.errors import NoSuchFeature, SaeError
 from scopewatch.files import atomic_write, unwritable
 from scopewatch.sae.encoder import Encoder, WatchedSae
 from scopewatch.sae.safetensors_file import open_safetensors
-from scopewatch.sae.tensors import Float32, TensorFile
+from scopewatch.sae.tensors import TensorFile
+from scopewatch.types import Float32
 from scopewatch.watch.indicators import PROBE
 
 SCHEMA = 1

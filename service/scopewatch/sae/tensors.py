@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scopewatch.errors import SaeError
-
-Float32 = NDArray[np.float32]
-Indices = NDArray[np.intp]
+from scopewatch.types import Float32, Indices
 
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Bytes of one number of each type that can be read."""

@@ -23,13 +23,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scopewatch.errors import NoSuchFeature, SaeError
 from scopewatch.sae.encoder import Contest, Encoder, Normalise
-from scopewatch.sae.tensors import Float32, Indices, Tensor
+from scopewatch.sae.tensors import Tensor
+from scopewatch.types import Float32, Float64, Indices
 
-Float64 = NDArray[np.float64]
 _BLOCK = 1024
 """Features whose arrays exist in float64 at once."""
 
