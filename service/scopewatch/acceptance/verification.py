@@ -252,7 +252,7 @@ def place_of(sae: Sae, hookpoint: str = "") -> Place:
 def _on_disk(sae: Sae, folder: Path) -> Sae:
     """The same SAE with its matrices uncompressed in `folder`, so that no pass has to do it again."""
     try:
-        return replace(sae, W_enc=sae.W_enc.on_disk(folder), W_dec=sae.W_dec and sae.W_dec.T.on_disk(folder).T)
+        return sae.on_disk(folder)
     except OSError as error:
         raise SaeError(
             f"{sae.files[0]}: cannot be uncompressed into {folder}: {error.strerror}; set TMPDIR to a folder with room"

@@ -17,7 +17,7 @@ from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import PackedText
 from scopewatch.reader.prefixes import Block, Prefixes, Reading, joined
-from scopewatch.sae.weights import Encoder
+from scopewatch.sae.encoder import Encoder
 from scopewatch.types import Activations, EncodedBatch, FeatureTable, Float32, Int32, TokenIds
 
 log = logging.getLogger(__name__)
