@@ -20,7 +20,7 @@ from scopewatch.cli import main
 from scopewatch.errors import DataError, TooLittleData, Unsupported
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import PooledPairs
-from scopewatch.statistics.detection import calibration_error
+from scopewatch.statistics.calibration_error import calibration_error
 from scopewatch.statistics.folds import grouped_folds, source_folds
 from scopewatch.types import Pair
 from scopewatch.watch.indicators import Pooling

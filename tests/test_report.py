@@ -34,7 +34,8 @@ from scopewatch.pairs.pooled import encode_pairs
 from scopewatch.pairs.scored import Scored
 from scopewatch.report import page as report
 from scopewatch.report.page import Figure, Number, Table, as_text, page
-from scopewatch.statistics.detection import Interval, reliability
+from scopewatch.statistics.scores import Interval
+from scopewatch.statistics.calibration_error import reliability
 from scopewatch.types import Pair
 from scopewatch.watch.cards import Card
 from scopewatch.watch.indicators import Indicator

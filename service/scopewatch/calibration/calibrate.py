@@ -14,7 +14,8 @@ from scopewatch.calibration.sparse_fit import (
 )
 from scopewatch.pairs.labelled import LabelledPair, labels_of
 from scopewatch.pairs.pooled import PooledPairs
-from scopewatch.statistics.detection import Bool, Scores, auroc
+from scopewatch.statistics.scores import Bool, Scores
+from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.folds import grouped_folds, source_folds
 
 _CONTROLS = 9

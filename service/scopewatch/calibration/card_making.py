@@ -9,7 +9,8 @@ import numpy as np
 import scopewatch
 from scopewatch.calibration.evidence import Evidence, Wanted
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.statistics.detection import Threshold, auroc, auroc_interval
+from scopewatch.statistics.bounds import Threshold
+from scopewatch.statistics.ranking import auroc, auroc_interval
 from scopewatch.types import EngineIdentity
 from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
 

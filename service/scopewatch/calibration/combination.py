@@ -12,12 +12,12 @@ from scopewatch.calibration.evidence import Evidence, Wanted, measure, split
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.errors import WatchlistError
 from scopewatch.pairs.labelled import LabelledPair, labels_of
-from scopewatch.statistics.detection import auroc
+from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.folds import grouped_folds
 from scopewatch.watch.indicators import CombinedTerm, Indicator, Probability
 from scopewatch.watch.watchlist import Watchlist
 
-Scores = NDArray[np.float64]
+
 _SIGNALS = ("mean_logprob", "mean_entropy")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from scopewatch.calibration.evaluate import Evaluation, Part
 from scopewatch.report import page as report
 from scopewatch.report.page import Cell, Figure, Number, Table
-from scopewatch.statistics.detection import Bool, Interval, Scores
+from scopewatch.statistics.scores import Bool, Interval, Scores
 from scopewatch.watch.cards import Card, MadeWith
 
 _FEW_GROUPS = 30

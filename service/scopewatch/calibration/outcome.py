@@ -17,7 +17,7 @@ from scopewatch.report.page import (
     roc,
 )
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.statistics.detection import Threshold
+from scopewatch.statistics.bounds import Threshold
 from scopewatch.watch.indicators import Indicator
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scopewatch.errors import DataError, Unsupported
-from scopewatch.statistics.detection import auroc, column_aurocs
+from scopewatch.statistics.ranking import auroc, column_aurocs
 from scopewatch.statistics.folds import Folds
 from scopewatch.watch.indicators import Pooling, Probability
 
@@ -29,8 +29,8 @@ try:
 except ImportError:
     raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
 
-Bool = NDArray[np.bool_]
-Scores = NDArray[np.float64]
+
+
 Weights = Literal["free", "nonnegative"]
 Features = Mapping[Pooling, csr_array]
 """Each of shape (n_pairs, d_sae), by pooling."""

@@ -6,7 +6,7 @@ from scopewatch.contrast.contrast import Contrast, Corpus, Difference
 from scopewatch.pairs.examples import Example
 from scopewatch.report import page as report
 from scopewatch.report.page import Number, Table
-from scopewatch.statistics.ranks import LEAST
+from scopewatch.contrast.designs import LEAST
 from scopewatch.types import LABEL_NOTE
 
 _MEANING = {

@@ -16,10 +16,10 @@ from scopewatch.errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure as Panel
 
-    from scopewatch.statistics.detection import Bin
+    from scopewatch.statistics.calibration_error import Bin
 
-Bool = NDArray[np.bool_]
-Scores = NDArray[np.float64]
+
+
 Cell = str | int | float | None
 
 _INK = "#010203"
