@@ -50,7 +50,7 @@ def saelens() -> dict[str, Any]:
 
 def test_the_packaged_table_is_what_its_generator_makes(saelens: dict[str, Any]) -> None:
     """The table is regenerated from the installed SAELens, and nothing of the machine or the time is in the file."""
-    packed = (ROOT / "service" / "scopewatch" / "sae" / "releases.tsv.gz").read_bytes()
+    packed = (ROOT / "service" / "scopewatch" / "releases" / "releases.tsv.gz").read_bytes()
 
     assert generator().table(saelens) == gzip.decompress(packed).decode()
     assert packed[3:8] == bytes(5)  # no file name, no time
