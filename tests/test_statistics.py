@@ -14,11 +14,11 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score
 
 from scopewatch.errors import DataError, TooLittleData
-from scopewatch.statistics.scores import Interval, Scores
 from scopewatch.statistics.bounds import Threshold, false_positive_bound, one_per_group, threshold_for
-from scopewatch.statistics.ranking import auroc, auroc_difference, auroc_interval, column_aurocs
-from scopewatch.statistics.rank_tests import benjamini_hochberg
 from scopewatch.statistics.calibration_error import calibration_error, reliability
+from scopewatch.statistics.rank_tests import benjamini_hochberg
+from scopewatch.statistics.ranking import auroc, auroc_difference, auroc_interval, column_aurocs
+from scopewatch.statistics.scores import Interval, Scores
 
 _LABELS = arrays.arrays(bool, st.integers(2, 40)).filter(lambda labels: 0 < labels.sum() < len(labels))
 _FEW_VALUES = st.integers(-3, 3).map(float)

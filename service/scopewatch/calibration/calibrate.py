@@ -14,9 +14,9 @@ from scopewatch.calibration.sparse_fit import (
 )
 from scopewatch.pairs.labelled import LabelledPair, labels_of
 from scopewatch.pairs.pooled import PooledPairs
-from scopewatch.statistics.scores import Bool, Scores
-from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.folds import grouped_folds, source_folds
+from scopewatch.statistics.ranking import auroc
+from scopewatch.statistics.scores import Bool, Scores
 
 _CONTROLS = 9
 

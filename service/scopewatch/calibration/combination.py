@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from scopewatch.calibration.calibrate import text_company
@@ -12,11 +11,11 @@ from scopewatch.calibration.evidence import Evidence, Wanted, measure, split
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.errors import WatchlistError
 from scopewatch.pairs.labelled import LabelledPair, labels_of
-from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.folds import grouped_folds
+from scopewatch.statistics.ranking import auroc
+from scopewatch.statistics.scores import Bool, Scores
 from scopewatch.watch.indicators import CombinedTerm, Indicator, Probability
 from scopewatch.watch.watchlist import Watchlist
-
 
 _SIGNALS = ("mean_logprob", "mean_entropy")
 
@@ -100,7 +99,7 @@ def calibrate_parts(
     return weighed, measure(pairs, rows, weighed.scores(held), fitted=weighed, others=others, wanted=wanted)
 
 
-def _weigh(x: Scores, labels: NDArray[np.bool_]) -> tuple[Scores, float]:
+def _weigh(x: Scores, labels: Bool) -> tuple[Scores, float]:
     mean, spread = x.mean(axis=0), x.std(axis=0)
     spread = np.where(spread > 0, spread, 1.0)
     model = LogisticRegression(C=1.0, max_iter=1000).fit((x - mean) / spread, labels)

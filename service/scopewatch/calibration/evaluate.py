@@ -7,10 +7,10 @@ import numpy as np
 
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.scored import Scored
-from scopewatch.statistics.calibration_error import Bin, calibration_error, reliability
-from scopewatch.statistics.scores import Bool, Interval, Scores
-from scopewatch.statistics.ranking import auroc, auroc_difference, auroc_interval
 from scopewatch.statistics.bounds import false_positive_bound, one_per_group
+from scopewatch.statistics.calibration_error import Bin, calibration_error, reliability
+from scopewatch.statistics.ranking import auroc, auroc_difference, auroc_interval
+from scopewatch.statistics.scores import Bool, Interval, Scores
 
 _MOST_GROUPS = 1000
 

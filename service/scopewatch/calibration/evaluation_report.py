@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from scopewatch.calibration.evaluate import Evaluation, Part
-from scopewatch.report import page as report
-from scopewatch.report.page import Cell, Figure, Number, Table
+from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
+from scopewatch.report.page import Number, html_page
+from scopewatch.report.tables import Cell, Table, table_as_text
 from scopewatch.statistics.scores import Bool, Interval, Scores
 from scopewatch.watch.cards import Card, MadeWith
 
@@ -20,7 +21,7 @@ def as_text(found: Evaluation) -> str:
     """For the terminal."""
     numbers = Table("", ("", "", ""), [(number.name, number.value, number.detail) for number in _numbers(found)])
     tables = [numbers, *_tables(found, worst=_WORST, largest=0)]
-    return "\n\n".join([_headline(found), *map(report.as_text, tables), "\n".join(_sentences(found))])
+    return "\n\n".join([_headline(found), *map(table_as_text, tables), "\n".join(_sentences(found))])
 
 
 def as_page(
@@ -40,19 +41,17 @@ def as_page(
     """
     scores = next(iter(detectors.values()))
     figures = [
-        Figure(
-            "ROC", report.roc(labels, detectors, found.threshold), "With the AUROC. Dot: the indicator's threshold."
-        ),
+        Figure("ROC", roc(labels, detectors, found.threshold), "With the AUROC. Dot: the indicator's threshold."),
         Figure(
             "Scores",
-            report.distributions(labels, scores, found.threshold),
+            distributions(labels, scores, found.threshold),
             "The outermost bars hold what lies beyond them.",
         ),
     ]
     if found.ece is not None:
         caption = "On the line a probability means what it says."
-        figures.append(Figure("Reliability", report.reliability_diagram(found.reliability), caption))
-    return report.page(
+        figures.append(Figure("Reliability", reliability_diagram(found.reliability), caption))
+    return html_page(
         title=f"{found.indicator} ({found.watchlist})",
         lines=[f"{_headline(found)}, from {', '.join(data)}.", *_sentences(found)],
         numbers=_numbers(found),

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scopewatch.calibration.sparse_fit import Weights
 from scopewatch.errors import DataError, TooLittleData, Unsupported
 from scopewatch.pairs.labelled import LabelledPair, fraction, groups_of, labels_of
-from scopewatch.statistics.calibration_error import Bin, calibration_error, reliability
-from scopewatch.statistics.scores import Bool, Interval, Scores
 from scopewatch.statistics.bounds import Threshold, false_positive_bound, one_per_group, threshold_for
+from scopewatch.statistics.calibration_error import Bin, calibration_error, reliability
 from scopewatch.statistics.ranking import auroc_difference, auroc_interval
+from scopewatch.statistics.scores import Bool, Interval, Scores
 from scopewatch.watch.indicators import Probability
 
 Rows = NDArray[np.intp]

@@ -5,17 +5,9 @@ from dataclasses import dataclass
 
 from scopewatch.calibration.evaluation_report import card_tables
 from scopewatch.calibration.evidence import Evidence
-from scopewatch.report.page import (
-    Cell,
-    Figure,
-    Number,
-    Table,
-    as_text,
-    distributions,
-    page,
-    reliability_diagram,
-    roc,
-)
+from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
+from scopewatch.report.page import Number, html_page
+from scopewatch.report.tables import Cell, Table, table_as_text
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.statistics.bounds import Threshold
 from scopewatch.watch.indicators import Indicator
@@ -37,7 +29,7 @@ class Outcome:
         """For the terminal."""
         made = len(self.indicator.features) or len(self.indicator.combines)
         first = f"{self.indicator.name}: {self.indicator.kind} ({made}), threshold {self.indicator.threshold:.6g}"
-        tables = [as_text(_detectors(self.indicator.name, self.evidence))] if self.evidence else []
+        tables = [table_as_text(_detectors(self.indicator.name, self.evidence))] if self.evidence else []
         return [first, *tables, *self._sentences()]
 
     def document(self) -> dict[str, object]:
@@ -80,10 +72,10 @@ class Outcome:
         title = f"Calibration of {self.indicator.name}"
         cards = card_tables(self.indicator.card)
         if not found:
-            return page(title, self._sentences(), cards, [])
+            return html_page(title, self._sentences(), cards, [])
         curves = {self.indicator.name: found.scores} | {name: each.scores for name, each in found.company.items()}
         threshold = self.indicator.threshold
-        return page(
+        return html_page(
             title,
             self._sentences(),
             [_detectors(self.indicator.name, found), *cards],

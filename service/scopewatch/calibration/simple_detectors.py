@@ -16,9 +16,9 @@ from scopewatch.calibration.sparse_fit import platt
 from scopewatch.errors import DataError
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.pooled import PooledPairs
-from scopewatch.statistics.scores import Bool, Scores
-from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.folds import FOLDS, Places, folds_of
+from scopewatch.statistics.ranking import auroc
+from scopewatch.statistics.scores import Bool, Scores
 from scopewatch.watch.indicators import Probability
 
 try:

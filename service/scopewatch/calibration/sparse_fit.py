@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scopewatch.errors import DataError, Unsupported
-from scopewatch.statistics.ranking import auroc, column_aurocs
 from scopewatch.statistics.folds import Folds
+from scopewatch.statistics.ranking import auroc, column_aurocs
+from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.watch.indicators import Pooling, Probability
 
 try:
@@ -28,7 +28,6 @@ try:
     from sklearn.linear_model import LogisticRegression, Ridge, lasso_path
 except ImportError:
     raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
-
 
 
 Weights = Literal["free", "nonnegative"]
@@ -76,7 +75,7 @@ class _Columns:
     """Candidate columns, `poolings` and `features` of each, in the order of rank."""
 
     poolings: tuple[Pooling, ...]
-    features: NDArray[np.intp]
+    features: Rows
 
     def names(self) -> list[tuple[Pooling, int]]:
         return list(zip(self.poolings, self.features.tolist(), strict=True))
@@ -111,7 +110,7 @@ def fit_combination(
         Unsupported: No feature fires often enough, in a fold or in all.
     """
     grid = (terms,) if terms else _TERMS
-    held: dict[tuple[int, float], list[tuple[NDArray[np.intp], Scores]]] = {}
+    held: dict[tuple[int, float], list[tuple[Rows, Scores]]] = {}
     for fit, left_out in folds:
         columns = ranked(_rows(features, fit), labels[fit], weights)
         x, x_out = columns.dense(_rows(features, fit)), columns.dense(_rows(features, left_out))
@@ -169,7 +168,7 @@ def ranked(features: Features, labels: Bool, weights: Weights = "free", most: in
         Unsupported: None is left.
     """
     least = max(5, len(labels) // 100)
-    found: list[tuple[Scores, NDArray[np.intp]]] = []
+    found: list[tuple[Scores, Rows]] = []
     for matrix in features.values():
         firing = np.bincount(matrix.indices, minlength=matrix.shape[1])
         kept = np.flatnonzero(firing >= least)
@@ -196,7 +195,7 @@ def platt(scores: Scores, labels: Bool) -> Probability:
     return Probability(slope=float(f"{slope:.6g}"), intercept=float(f"{fitted.intercept_[0]:.6g}"))
 
 
-def _log_odds(held: Sequence[tuple[NDArray[np.intp], Scores]], scores: Scores, labels: Bool) -> tuple[float, float]:
+def _log_odds(held: Sequence[tuple[Rows, Scores]], scores: Scores, labels: Bool) -> tuple[float, float]:
     """Slope and intercept that make log-odds of the scores of the fit on all.
 
     The slope is of scores of pairs left out, with an intercept for each fold: where a fold is a source, the fit without
@@ -211,11 +210,11 @@ def _log_odds(held: Sequence[tuple[NDArray[np.intp], Scores]], scores: Scores, l
     return slope, float(brentq(lambda intercept: expit(slope * scores + intercept).mean() - labels.mean(), -far, far))
 
 
-def _rows(features: Features, rows: NDArray[np.intp]) -> dict[Pooling, csr_array]:
+def _rows(features: Features, rows: Rows) -> dict[Pooling, csr_array]:
     return {pooling: matrix[rows] for pooling, matrix in features.items()}
 
 
-def _supports(x: Scores, labels: Bool, grid: Sequence[int], weights: Weights) -> dict[int, NDArray[np.intp]]:
+def _supports(x: Scores, labels: Bool, grid: Sequence[int], weights: Weights) -> dict[int, Rows]:
     """For each wanted count, columns of `x`: those that weigh most where the lasso's path first has as many."""
     scaled = x / _root_mean_square(x)
     with warnings.catch_warnings():
@@ -256,7 +255,7 @@ def _root_mean_square(x: Scores) -> Scores:
 
 
 def _fewest_that_will_do(
-    held: Mapping[tuple[int, float], Sequence[tuple[NDArray[np.intp], Scores]]], labels: Bool
+    held: Mapping[tuple[int, float], Sequence[tuple[Rows, Scores]]], labels: Bool
 ) -> tuple[int, float]:
     """The fewest terms that are not worse than the best by more than the standard error of that difference.
 

@@ -19,6 +19,7 @@ from scopewatch.cli.settings import (
 )
 from scopewatch.config import ENGINE_SETTINGS
 from scopewatch.errors import ConfigError, DataError
+from scopewatch.files import write_text
 
 if TYPE_CHECKING:
     from scopewatch.pairs.scored import Scored
@@ -63,13 +64,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     from scopewatch.calibration.evaluate import evaluate
     from scopewatch.pairs.labelled import labels_of, read_pairs
     from scopewatch.pairs.scored import score_pairs
-    from scopewatch.report import page as report
+    from scopewatch.report import figures
     from scopewatch.watch.watchlist import load_watchlist
 
     config = settings(args)
     logs.configure("warning", "text")
     if args.html or args.plot:
-        report.need_matplotlib()
+        figures.need_matplotlib()
     check_written(args.html, args.plot)
     if args.plot and args.plot.suffix != ".svg":
         raise DataError(f"{args.plot}: expected a name that ends in .svg")
@@ -95,18 +96,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     labels, detectors = labels_of(pairs), {found.indicator: scored.scores} | dict(baselines.scores if baselines else {})
     if args.html:
         data = [file.name for file in args.data]
-        _write(args.html, findings.as_page(found, data, labels, detectors, indicator.card))
+        write_text(args.html, findings.as_page(found, data, labels, detectors, indicator.card))
     if args.plot:
-        _write(args.plot, report.plot(labels, detectors, found.threshold))
+        write_text(args.plot, figures.plot(labels, detectors, found.threshold))
     print(json.dumps(found.document()) if args.json else findings.as_text(found))
     return 0
-
-
-def _write(file: Path, content: str) -> None:
-    try:
-        file.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{file}: cannot be written: {error.strerror}") from None
 
 
 def _activations(args: argparse.Namespace) -> int:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from scopewatch.contrast.designs import LEAST, Design, Independent, Paired, Side, one_column, stacked
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.errors import TooLittleData
 from scopewatch.pairs.examples import Example, strongest
 from scopewatch.pairs.labelled import LabelledPair, groups_of
 from scopewatch.pairs.pooled import POOLINGS, PooledPairs, encode_pairs
-from scopewatch.statistics.scores import Bool, Interval, Scores
-from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.rank_tests import benjamini_hochberg
-from scopewatch.contrast.designs import LEAST, Design, Independent, Paired, Side, one_column, stacked
+from scopewatch.statistics.ranking import auroc
+from scopewatch.statistics.scores import Bool, Interval, Scores
 from scopewatch.types import EngineIdentity, FeatureKey, Label, Segment
 from scopewatch.watch.indicators import Pooling
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from scopewatch.contrast.contrast import Contrast, Corpus, Difference
-from scopewatch.pairs.examples import Example
-from scopewatch.report import page as report
-from scopewatch.report.page import Number, Table
 from scopewatch.contrast.designs import LEAST
+from scopewatch.pairs.examples import Example
+from scopewatch.report.page import Number, html_page
+from scopewatch.report.tables import Table, table_as_text
 from scopewatch.types import LABEL_NOTE
 
 _MEANING = {
@@ -19,7 +19,7 @@ _LONGEST_CELL = 120
 
 def as_text(found: Contrast, a: str, b: str) -> str:
     """For the terminal; `a` and `b` are what the corpora are called."""
-    return "\n\n".join([*map(report.as_text, _tables(found, a, b)), "\n".join(_sentences(found))])
+    return "\n\n".join([*map(table_as_text, _tables(found, a, b)), "\n".join(_sentences(found))])
 
 
 def as_page(found: Contrast, a: str, b: str) -> str:
@@ -29,7 +29,7 @@ def as_page(found: Contrast, a: str, b: str) -> str:
         Number("false discovery rate", f"{found.fdr:g}"),
         Number("length", f"{found.length_auroc:.3f}", "AUROC of the number of tokens"),
     ]
-    return report.page(f"{a} and {b}", _sentences(found), _tables(found, a, b), [], numbers)
+    return html_page(f"{a} and {b}", _sentences(found), _tables(found, a, b), [], numbers)
 
 
 def _sentences(found: Contrast) -> list[str]:

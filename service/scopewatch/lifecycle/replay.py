@@ -8,8 +8,8 @@ from tqdm import tqdm
 from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.scored import Score
-from scopewatch.statistics.scores import Interval
 from scopewatch.statistics.bounds import false_positive_bound
+from scopewatch.statistics.scores import Interval
 from scopewatch.types import IndicatorScore, ScoredPair, ScoreJob, Verdict
 
 
