@@ -20,10 +20,10 @@ from matplotlib.image import imread
 from sklearn.metrics import roc_curve
 
 from conftest import House, need
-from scopewatch.calibration import evaluation_report as findings
-from scopewatch.calibration import simple_detectors as company
+from scopewatch.calibration import evaluation_report
 from scopewatch.calibration.baselines import measure_baselines
-from scopewatch.calibration.evaluate import Baselines, Evaluation, evaluate
+from scopewatch.calibration.evaluation import Baselines, Evaluation, evaluate
+from scopewatch.calibration.simple_detectors import trained_on
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.engine.build import choices
@@ -31,7 +31,7 @@ from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError
 from scopewatch.pairs.labelled import LabelledPair, labels_of
 from scopewatch.pairs.pooled import encode_pairs
-from scopewatch.pairs.scored import Scored
+from scopewatch.pairs.scored import IndicatorScores
 from scopewatch.report import figures
 from scopewatch.report.figures import Figure
 from scopewatch.report.page import Number, html_page
@@ -250,14 +250,14 @@ def test_a_page_needs_nothing_else() -> None:
 # An evaluation in words
 
 
-def made(n_groups: int = 200, **changes: object) -> tuple[Evaluation, list[LabelledPair], Scored, Baselines]:
+def made(n_groups: int = 200, **changes: object) -> tuple[Evaluation, list[LabelledPair], IndicatorScores, Baselines]:
     """An evaluation of 400 pairs."""
     labels, detectors = drawn_pairs()
     pairs = [
         LabelledPair(Pair("", "r"), int(label), n + 1, f"<b>g{n % n_groups}", f"s{n % 3}")
         for n, label in enumerate(labels)
     ]
-    scored = Scored(
+    scored = IndicatorScores(
         *("alpha", "clinic", 0.5, True, ""),
         scores=detectors["alpha"],
         flagged=detectors["alpha"] > 0.5,
@@ -272,7 +272,7 @@ def made(n_groups: int = 200, **changes: object) -> tuple[Evaluation, list[Label
 def test_the_terminal_is_told_what_matters() -> None:
     """Numbers with intervals, detectors best first, sources, at most five groups, and who wins."""
     found, *_ = made()
-    text = findings.as_text(found)
+    text = evaluation_report.as_text(found)
     blocks = [block.splitlines() for block in text.split("\n\n")]
 
     assert "alpha of watchlist clinic on 400 pairs" in blocks[0][0]
@@ -298,7 +298,7 @@ def test_the_terminal_is_told_what_matters() -> None:
 )
 def test_who_wins_is_said_plainly(difference: Interval, said: str) -> None:
     """A difference counts as one only where its interval leaves out 0."""
-    assert said == findings._versus("alpha", "words", difference)
+    assert said == evaluation_report._versus("alpha", "words", difference)
 
 
 @pytest.mark.parametrize(
@@ -316,8 +316,8 @@ def test_who_wins_is_said_plainly(difference: Interval, said: str) -> None:
 )
 def test_what_weakens_the_numbers_is_said(changes: dict[str, object], said: str) -> None:
     """Few groups, cut texts and cards that do not fit stand below the numbers."""
-    assert said in findings.as_text(made(**changes)[0]).splitlines()
-    assert said not in findings.as_text(made()[0]).splitlines()
+    assert said in evaluation_report.as_text(made(**changes)[0]).splitlines()
+    assert said not in evaluation_report.as_text(made()[0]).splitlines()
 
 
 CARD = Card.model_validate(
@@ -337,7 +337,7 @@ CARD = Card.model_validate(
 def evaluation_page(card: Card | None = CARD) -> str:
     found, pairs, scored, baselines = made()
     detectors = {"alpha": scored.scores} | dict(baselines.scores)
-    return findings.as_page(found, ["data<i>.jsonl"], labels_of(pairs), detectors, card)
+    return evaluation_report.as_page(found, ["data<i>.jsonl"], labels_of(pairs), detectors, card)
 
 
 def test_the_page_has_the_evidence_and_the_card() -> None:
@@ -391,7 +391,7 @@ def test_baselines_learn_from_the_training_pairs(house: House) -> None:
         encode_pairs(part, dictionary, segment=beta.read_segment, folder=house.folder / "store")
         for part in (train, pairs)
     ]
-    expected = company.trained_on(train, read[0], pairs, read[1])
+    expected = trained_on(train, read[0], pairs, read[1])
     assert {name: pytest.approx(scores) for name, scores in expected.items()} == found.scores
     assert (
         "The baselines that learn did so from the 52 pairs of --train; groups in both: 1, which flatters whatever "
@@ -553,7 +553,7 @@ def test_many_sources_are_counted() -> None:
     """A file that names thousands of sources still prints on one screen: the largest are shown."""
     found, *_ = made()
     many = replace(found, sources=[replace(found.sources[0], name=f"s{n}", n=n + 1) for n in range(50)])
-    block = next(part for part in findings.as_text(many).split("\n\n") if part.startswith("Sources"))
+    block = next(part for part in evaluation_report.as_text(many).split("\n\n") if part.startswith("Sources"))
 
     assert ["s49", "and 30 smaller ones"] == [block.splitlines()[2].split()[0], block.splitlines()[-1].strip()]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from scopewatch.calibration.evaluate import Evaluation, Part
+from scopewatch.calibration.evaluation import Evaluation, Part
 from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
 from scopewatch.report.page import Number, html_page
 from scopewatch.report.tables import Cell, Table, table_as_text
@@ -18,7 +18,7 @@ _LARGEST_ON_PAGE = 20
 
 
 def as_text(found: Evaluation) -> str:
-    """For the terminal."""
+    """The evaluation in words and tables for a terminal."""
     numbers = Table("", ("", "", ""), [(number.name, number.value, number.detail) for number in _numbers(found)])
     tables = [numbers, *_tables(found, worst=_WORST, largest=0)]
     return "\n\n".join([_headline(found), *map(table_as_text, tables), "\n".join(_sentences(found))])
@@ -27,18 +27,28 @@ def as_text(found: Evaluation) -> str:
 def as_page(
     found: Evaluation, data: Sequence[str], labels: Bool, detectors: Mapping[str, Scores], card: Card | None
 ) -> str:
-    """One HTML page.
+    """The evaluation as one HTML page.
 
     Args:
-        found: The numbers.
-        data: Names of the files.
-        labels: Of the n pairs.
-        detectors: Scores of the indicator, then of its baselines, shape (n,).
-        card: The indicator's.
+        found: The evaluation.
+        data: The names of the data files.
+        labels: The label of each of the n pairs.
+        detectors: The scores of the n pairs by the indicator and then by its baselines, by name.
+        card: The indicator's card, if it has one.
 
     Raises:
         DataError: matplotlib is not installed.
     """
+    return html_page(
+        title=f"{found.indicator} ({found.watchlist})",
+        lines=[f"{_headline(found)}, from {', '.join(data)}.", *_sentences(found)],
+        numbers=_numbers(found),
+        figures=_figures(found, labels, detectors),
+        tables=[*_tables(found, worst=_WORST_ON_PAGE, largest=_LARGEST_ON_PAGE), *card_tables(card)],
+    )
+
+
+def _figures(found: Evaluation, labels: Bool, detectors: Mapping[str, Scores]) -> list[Figure]:
     scores = next(iter(detectors.values()))
     figures = [
         Figure("ROC", roc(labels, detectors, found.threshold), "With the AUROC. Dot: the indicator's threshold."),
@@ -51,13 +61,7 @@ def as_page(
     if found.ece is not None:
         caption = "On the line a probability means what it says."
         figures.append(Figure("Reliability", reliability_diagram(found.reliability), caption))
-    return html_page(
-        title=f"{found.indicator} ({found.watchlist})",
-        lines=[f"{_headline(found)}, from {', '.join(data)}.", *_sentences(found)],
-        numbers=_numbers(found),
-        figures=figures,
-        tables=[*_tables(found, worst=_WORST_ON_PAGE, largest=_LARGEST_ON_PAGE), *card_tables(card)],
-    )
+    return figures
 
 
 def _headline(found: Evaluation) -> str:
@@ -120,17 +124,17 @@ def _tables(found: Evaluation, *, worst: int, largest: int) -> list[Table]:
         tables.append(Table("Detectors on these pairs", ("detector", "AUROC", "low", "high"), by_auroc))
     if len(found.sources) > 1:
         by_size = sorted(found.sources, key=lambda part: -part.n)
-        tables.append(_of_parts("Sources", "source", by_size[:_MOST_SOURCES], len(by_size[_MOST_SOURCES:])))
+        tables.append(_parts_table("Sources", "source", by_size[:_MOST_SOURCES], len(by_size[_MOST_SOURCES:])))
     alarming = [part for part in found.groups if _false_positives(part)]
     if alarming:
         alarming = sorted(alarming, key=_false_positives, reverse=True)[:worst]
-        tables.append(_of_parts("Groups with the most false positives", "group", alarming))
+        tables.append(_parts_table("Groups with the most false positives", "group", alarming))
     if found.groups and largest:
-        tables.append(_of_parts("Largest groups", "group", found.groups[:largest]))
+        tables.append(_parts_table("Largest groups", "group", found.groups[:largest]))
     return tables
 
 
-def _of_parts(title: str, kind: str, parts: Sequence[Part], left_out: int = 0) -> Table:
+def _parts_table(title: str, kind: str, parts: Sequence[Part], left_out: int = 0) -> Table:
     columns = (kind, "pairs", "label 1", "AUROC", "TPR", "FPR", "false positives", "mean score")
     rows = [(p.name, p.n, p.n_positive, p.auroc, p.tpr, p.fpr, _false_positives(p), p.mean_score) for p in parts]
     return Table(title, columns, rows, f"and {left_out:,} smaller ones" if left_out else "")
@@ -141,7 +145,7 @@ def _false_positives(part: Part) -> int:
 
 
 def card_tables(card: Card | None) -> list[Table]:
-    """What the indicator's card says of itself."""
+    """The tables of what the indicator's card says; none without a card."""
     if card is None:
         return []
     said: dict[str, Cell] = {

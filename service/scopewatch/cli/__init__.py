@@ -6,7 +6,21 @@ import sys
 from collections.abc import Callable, Sequence
 
 import scopewatch
-from scopewatch.cli import calibrate, capacity, contrast, features, lifecycle, offline, sae, service
+from scopewatch.cli import (
+    activations,
+    bench,
+    calibrate,
+    contrast,
+    demo,
+    evaluate,
+    features,
+    plan,
+    sae,
+    scan,
+    score,
+    serve,
+    watchlist,
+)
 from scopewatch.errors import ScopewatchError, SetupError
 
 
@@ -44,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for group in (service, offline, calibrate, contrast, lifecycle, features, sae, capacity):
-        group.add(command)
+    ours = (serve, demo, score, evaluate, activations, calibrate, contrast, scan, watchlist, features, sae, bench, plan)
+    for module in ours:
+        module.add(command)
     return parser

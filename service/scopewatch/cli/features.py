@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scopewatch.cli.settings import AddCommand, add_settings, count, settings, text
+from scopewatch.cli.argument_types import count, text
+from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.errors import ConfigError
 
 if TYPE_CHECKING:
