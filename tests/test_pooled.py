@@ -16,6 +16,7 @@ from scopewatch.config import Config
 from scopewatch.engine.build import SaeChoice, build_engine
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.errors import DataError
+from scopewatch.pairs import pooled
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import POOLINGS, PooledPairs, encode_pairs
 from scopewatch.pipeline.scoring import compile_watchlist, judge

@@ -11,6 +11,7 @@ from scopewatch.calibration.request import Request, score_all, today
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, DataError
 from scopewatch.pairs.labelled import groups_of, read_texts
+from scopewatch.sources import SaeSource
 from scopewatch.watch.cards import DataFile
 from scopewatch.watch.indicators import Indicator
 
@@ -26,10 +27,7 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
         ScopewatchError: There is no such indicator, it could not be written, or the data cannot bound it.
     """
     indicator, base, wanted = _indicator(request), request.base, request.wanted
-    combined = [part.indicator for part in indicator.combines if part.indicator]
-    own = dict.fromkeys(part.key.sae for part in indicator.features)
-    saes = request.saes_of(combined) | {name: base.absolute(base.saes[name]) for name in own}
-    reader = base.absolute(base.reader)
+    reader, saes = base.absolute(base.reader), _saes(request, indicator)
     request.rehearse_writing(indicator, reader, saes)
     read = [read_texts(file) for file in request.data]
     pairs, files = [pair for of_file in read for pair in of_file], data_files(request.data, read)
@@ -43,6 +41,14 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
     card = benign_card(threshold, wanted, files, made, fpr=fpr, date=today())
     bounded = indicator.model_copy(update={"threshold": threshold.value, "card": card})
     return Outcome(bounded, reader, saes, threshold, None)
+
+
+def _saes(request: Request, indicator: Indicator) -> dict[str, SaeSource]:
+    """The SAEs that the indicator, or what it combines, reads."""
+    base = request.base
+    combined = [part.indicator for part in indicator.combines if part.indicator]
+    own = dict.fromkeys(feature.key.sae for feature in indicator.features)
+    return request.saes_of(combined) | {name: base.absolute(base.saes[name]) for name in own}
 
 
 def _indicator(request: Request) -> Indicator:

@@ -60,18 +60,21 @@ def calibrate_combination(request: Request, combined: Sequence[str], config: Con
     pairs, files = request.labelled_pairs()
     trial = with_signals(base, combined)
     reader, saes = base.absolute(base.reader), request.saes_of(combined)
-    even = [term(name, 1.0) for name in combined]
-    request.rehearse_writing(request.made_indicator(threshold=0.0, kind="combination", combines=even), reader, saes)
+    request.rehearse_writing(_draft(request, combined), reader, saes)
     assert_enough(pairs, wanted)
     scored, running = score_all(pairs, combined, trial, config)
     weighed, evidence = weigh(pairs, {name: part.scores for name, part in scored.items()}, wanted)
     made = made_with(running, {sae.name: sae.digest for sae in running.saes})
     card = labelled_card(evidence, wanted, files, made, date=today())
-    combines = [term(name, weight) for name, weight in weighed.weights.items()]
-    indicator = request.made_indicator(
-        card=card, kind="combination", combines=combines, bias=weighed.bias, **evidence.as_fields()
-    )
+    fields = {"combines": [term(name, weight) for name, weight in weighed.weights.items()], "bias": weighed.bias}
+    indicator = request.made_indicator(kind="combination", card=card, **fields, **evidence.as_fields())
     return Outcome(indicator, reader, saes, evidence.threshold, evidence)
+
+
+def _draft(request: Request, combined: Sequence[str]) -> Indicator:
+    """The combination before anything is weighed."""
+    even = [term(name, 1.0) for name in combined]
+    return request.made_indicator(kind="combination", combines=even, threshold=0.0)
 
 
 def term(name: str, weight: float) -> CombinedTerm:

@@ -10,13 +10,13 @@ from threadpoolctl import threadpool_limits
 from scopewatch.calibration.calibrate import Found, calibrate
 from scopewatch.calibration.card_making import labelled_card, made_with
 from scopewatch.calibration.evidence import assert_enough
-from scopewatch.calibration.feature_words import word_labels
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, today
 from scopewatch.calibration.simple_detectors import Probe
 from scopewatch.calibration.sparse_fit import Combination
 from scopewatch.config import Config
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
+from scopewatch.pairs.feature_words import word_labels
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.sae.pack import load_pack, write_probe

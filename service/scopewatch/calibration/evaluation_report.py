@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 from scopewatch.calibration.evaluation import Evaluation, Part
+from scopewatch.report.card_tables import card_tables
 from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
 from scopewatch.report.page import Number, html_page
-from scopewatch.report.tables import Cell, Table, table_as_text
+from scopewatch.report.tables import Table, table_as_text
 from scopewatch.statistics.scores import Bool, Interval, Scores
-from scopewatch.watch.cards import Card, MadeWith
+from scopewatch.watch.cards import Card
 
 _FEW_GROUPS = 30
 _MOST_SOURCES = 20
 _WORST = 5
-_LONGEST_SAID = 1000
 _WORST_ON_PAGE = 20
 _LARGEST_ON_PAGE = 20
 
@@ -142,42 +142,3 @@ def _parts_table(title: str, kind: str, parts: Sequence[Part], left_out: int = 0
 
 def _false_positives(part: Part) -> int:
     return round((part.fpr or 0) * (part.n - part.n_positive))
-
-
-def card_tables(card: Card | None) -> list[Table]:
-    """The tables of what the indicator's card says; none without a card."""
-    if card is None:
-        return []
-    said: dict[str, Cell] = {
-        "calibrated on": card.calibrated_on,
-        "date": card.date,
-        "pairs": card.n,
-        "false-positive rate asked for": card.max_fpr,
-        "confidence": card.confidence,
-        "beats a bag of words": None if card.beats_bag_of_words is None else "yes" if card.beats_bag_of_words else "no",
-        "leaks": "; ".join(card.leaks) or None,
-        "note": card.note or None,
-        **_made_with(card.made_with),
-    }
-    rows = [(name, value) for name, value in said.items() if value is not None]
-    measured = [
-        (m.data, m.n, m.n_positive, m.auroc, m.auroc_low, m.auroc_high, m.tpr, m.fpr, m.fpr_upper, m.ece)
-        for m in card.measurements
-    ]
-    columns = ("data", "pairs", "label 1", "AUROC", "low", "high", "TPR", "FPR", "FPR at most", "ECE")
-    return [
-        Table("Its card", ("", ""), rows, longest=_LONGEST_SAID),
-        Table("What its card measured", columns, measured),
-    ]
-
-
-def _made_with(made: MadeWith | None) -> dict[str, Cell]:
-    if made is None:
-        return {}
-    return {
-        "scopewatch": made.scopewatch,
-        "reader": f"{made.reader} {made.reader_revision}".strip(),
-        "reader digest": made.reader_digest,
-        "dtype": made.dtype,
-        "SAEs": ", ".join(f"{name} {digest[:12]}" for name, digest in made.saes.items()) or None,
-    }

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scopewatch.calibration.evaluation_report import card_tables
 from scopewatch.calibration.evidence import HeldOutEvidence
+from scopewatch.report.card_tables import card_tables
 from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
 from scopewatch.report.page import Number, html_page
 from scopewatch.report.tables import Cell, Table, table_as_text
@@ -50,24 +50,14 @@ class Outcome:
         cards = card_tables(self.indicator.card)
         if not found:
             return html_page(title, self._sentences(), cards, [])
-        others = {name: other.scores for name, other in found.alternatives.items()}
-        threshold = self.indicator.threshold
-        return html_page(
-            title,
-            self._sentences(),
-            [_detectors(self.indicator.name, found), *cards],
-            [
-                Figure("ROC curves", roc(found.labels, {self.indicator.name: found.scores} | others, threshold)),
-                Figure("Scores", distributions(found.labels, found.scores, threshold)),
-                Figure("Reliability", reliability_diagram(found.bins), f"ECE {found.ece:.3f}"),
-            ],
-            [
-                Number("AUROC", f"{found.auroc.value:.3f}", f"{found.auroc.low:.3f} to {found.auroc.high:.3f}"),
-                Number("TPR", f"{found.tpr:.3f}", "at the threshold"),
-                Number("FPR", f"{found.fpr:.4f}", f"at most {self.threshold.fpr_upper:.4f}"),
-                Number("ECE", f"{found.ece:.3f}", "of the probability"),
-            ],
-        )
+        numbers = [
+            Number("AUROC", f"{found.auroc.value:.3f}", f"{found.auroc.low:.3f} to {found.auroc.high:.3f}"),
+            Number("TPR", f"{found.tpr:.3f}", "at the threshold"),
+            Number("FPR", f"{found.fpr:.4f}", f"at most {self.threshold.fpr_upper:.4f}"),
+            Number("ECE", f"{found.ece:.3f}", "of the probability"),
+        ]
+        tables = [_detectors(self.indicator.name, found), *cards]
+        return html_page(title, self._sentences(), tables, _figures(self.indicator, found), numbers)
 
     def _sentences(self) -> list[str]:
         bound = (
@@ -109,6 +99,15 @@ def _numbers(found: HeldOutEvidence) -> dict[str, object]:
         "leaks": list(found.leaks),
         "findings": list(found.conclusions),
     }
+
+
+def _figures(indicator: Indicator, found: HeldOutEvidence) -> list[Figure]:
+    others = {name: other.scores for name, other in found.alternatives.items()}
+    return [
+        Figure("ROC curves", roc(found.labels, {indicator.name: found.scores} | others, indicator.threshold)),
+        Figure("Scores", distributions(found.labels, found.scores, indicator.threshold)),
+        Figure("Reliability", reliability_diagram(found.bins), f"ECE {found.ece:.3f}"),
+    ]
 
 
 def _detectors(name: str, found: HeldOutEvidence) -> Table:

@@ -40,19 +40,23 @@ def split(pairs: Sequence[LabelledPair], held_out: float, usable: Bool) -> Split
     # Names that differ by case are one group, as they are for `fraction`.
     names = [group.strip().lower() for group in groups_of(pairs)]
     _check_groups_are_whole(pairs, names, out)
+    found = Split(np.flatnonzero(~out & usable), np.flatnonzero(out & usable))
     unread = f"; {(~usable).sum()} pairs have nothing to read in the segment" if not usable.all() else ""
-    labels = labels_of(pairs)
-    for part, inside in (("to fit on", ~out & usable), ("held out", out & usable)):
+    _check_enough(labels_of(pairs), found, f"{len(set(names))} groups were split, {held_out:.0%} held out{unread}")
+    return found
+
+
+def _check_enough(labels: Bool, parts: Split, how: str) -> None:
+    """Refuses parts that lack pairs of a label; `how` says how they came about."""
+    for part, rows in (("to fit on", parts.fit), ("held out", parts.held_out)):
         for label in (True, False):
-            n = int((labels[inside] == label).sum())
+            n = int((labels[rows] == label).sum())
             if n < _LEAST:
                 raise TooLittleData(
-                    f"{n} pairs {part} have label {int(label)}; at least {_LEAST} are needed. "
-                    f"{len(set(names))} groups were split, {held_out:.0%} held out" + unread,
+                    f"{n} pairs {part} have label {int(label)}; at least {_LEAST} are needed. {how}",
                     n=n,
                     needed=_LEAST,
                 )
-    return Split(np.flatnonzero(~out & usable), np.flatnonzero(out & usable))
 
 
 def _check_groups_are_whole(pairs: Sequence[LabelledPair], names: Sequence[str], out: Bool) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from scopewatch import logs
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS
-from scopewatch.errors import SetupError
+from scopewatch.errors import DataError, SetupError
+from scopewatch.files import write_text
 
 
 def add(command: AddCommand) -> None:
@@ -32,7 +33,7 @@ def _run(args: argparse.Namespace) -> int:
     print(describe_curve(curve))
     if out:
         try:
-            out.write_text(curve.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise SetupError(f"--out {out}: cannot be written: {error.strerror}") from None
+            write_text(out, curve.model_dump_json(indent=2) + "\n")
+        except DataError as error:
+            raise SetupError(f"--out {error}") from None
     return 0

@@ -24,6 +24,16 @@ def add(command: AddCommand) -> None:
     parser = command("contrast", _run, "List the features that differ between two corpora. Labels do not matter.")
     parser.add_argument("a", type=Path, help="JSONL with response and, if there are, prompt, history, group, id")
     parser.add_argument("b", type=Path, nargs="?", help="likewise; left out with --swap")
+    _add_comparison(parser)
+    source = parser.add_argument_group("reader and SAE (default: those of --watchlist)")
+    add_reader_and_sae(source)
+    add_work_dir(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page, which needs nothing else")
+    add_settings(parser, ["watchlist", "labels", *ENGINE_SETTINGS])
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--segment", choices=("response", "prompt"), default="response", help="what is compared")
     parser.add_argument("--pooling", type=text, default="max", help="how a feature's activations become one number")
     parser.add_argument(
@@ -38,12 +48,6 @@ def add(command: AddCommand) -> None:
     )
     parser.add_argument("--fdr", type=share, default=0.05, help="false discovery rate")
     parser.add_argument("--top", type=count, default=30, help="most features shown of each direction")
-    source = parser.add_argument_group("reader and SAE (default: those of --watchlist)")
-    add_reader_and_sae(source)
-    add_work_dir(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page, which needs nothing else")
-    add_settings(parser, ["watchlist", "labels", *ENGINE_SETTINGS])
 
 
 def _run(args: argparse.Namespace) -> int:

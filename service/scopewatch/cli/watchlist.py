@@ -3,13 +3,19 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scopewatch import logs
 from scopewatch.cli.argument_types import count
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS
+
+if TYPE_CHECKING:
+    from scopewatch.lifecycle.replay import Replay
+    from scopewatch.pairs.labelled import LabelledPair
 
 
 def add(command: AddCommand) -> None:
@@ -27,16 +33,21 @@ def add(command: AddCommand) -> None:
     check.add_argument("--load", action="store_true", help="load reader and SAEs, and hold the cards against them")
     check.add_argument("--strict", action="store_true", help="exit with 1 when an indicator has no card that fits")
 
+    add_settings(check, ENGINE_SETTINGS)
+
     diff = action("diff", "Show what changed from one watchlist to another; exit with 1 if anything did.")
     replay = action("replay", "Show which verdicts over stored pairs would change from one watchlist to another.")
     for parser in (diff, replay):
         parser.add_argument("before", type=Path, help="watchlist file")
         parser.add_argument("after", type=Path, help="watchlist file")
+    _add_replay(replay)
+
+
+def _add_replay(replay: argparse.ArgumentParser) -> None:
     replay.add_argument("data", type=Path, help="JSONL with response and, if there are, prompt, history, label, id")
     replay.add_argument("--limit-shown", type=count, default=20, help="most changed verdicts shown; JSON has all")
     replay.add_argument("--show-text", action="store_true", help="show the pairs too, not only their lines and ids")
-    for parser in (check, replay):
-        add_settings(parser, ENGINE_SETTINGS)
+    add_settings(replay, ENGINE_SETTINGS)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -74,7 +85,6 @@ def _diff(args: argparse.Namespace) -> int:
 
 def _replay(args: argparse.Namespace) -> int:
     from scopewatch.lifecycle.replay import hear_watchlist, replay
-    from scopewatch.lifecycle.replay_text import failure_lines, replay_lines
     from scopewatch.pairs.labelled import read_texts
     from scopewatch.watch.watchlist import load_watchlist
 
@@ -91,9 +101,14 @@ def _replay(args: argparse.Namespace) -> int:
         }
         print(json.dumps(names | asdict(result), ensure_ascii=False))
         return 1 if result.failures else 0
-    texts = {pair.line: pair for pair in pairs} if args.show_text else {}
-    for line in replay_lines(result, args.limit_shown, texts):
-        print(line)
-    for line in failure_lines(result, args.limit_shown):
-        print(line, file=sys.stderr)
+    _print(result, args.limit_shown, {pair.line: pair for pair in pairs} if args.show_text else {})
     return 1 if result.failures else 0
+
+
+def _print(result: "Replay", limit: int, texts: "Mapping[int, LabelledPair]") -> None:
+    from scopewatch.lifecycle.replay_text import failure_lines, replay_lines
+
+    for line in replay_lines(result, limit, texts):
+        print(line)
+    for line in failure_lines(result, limit):
+        print(line, file=sys.stderr)

@@ -74,7 +74,7 @@ def swapped(pairs: Sequence[LabelledPair], words: Mapping[str, str]) -> tuple[li
     kept: He becomes She, HE becomes SHE.
 
     Args:
-        pairs: Pairs of any text.
+        pairs: The pairs to look through.
         words: What each word becomes, by the word.
 
     Raises:

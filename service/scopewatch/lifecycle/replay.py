@@ -157,16 +157,16 @@ def replay(pairs: Sequence[LabelledPair], before: Sequence[Said | str], after: S
         n=n,
         flag_rate_before=sum(old.verdict is Verdict.FLAG for _, old, _ in heard) / n,
         flag_rate_after=sum(new.verdict is Verdict.FLAG for _, _, new in heard) / n,
-        changed=Interval(
-            len(changes) / n,
-            # A bound on each side, each with half of the error.
-            1 - false_positive_bound(n - len(changes), n, 0.975),
-            false_positive_bound(len(changes), n, 0.975),
-        ),
+        changed=_share(len(changes), n),
         indicators=tuple(_indicator(name, heard) for name in names),
         changes=changes,
         failures=tuple(failures),
     )
+
+
+def _share(some: int, n: int) -> Interval:
+    """The share of n that are some, with its 95 % Clopper-Pearson interval: each bound has half of the error."""
+    return Interval(some / n, 1 - false_positive_bound(n - some, n, 0.975), false_positive_bound(some, n, 0.975))
 
 
 def _heard_by_both(

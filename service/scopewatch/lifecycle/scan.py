@@ -26,7 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import scopewatch
-from scopewatch.app.load import load
+from scopewatch.app.load import Loaded, load
 from scopewatch.app.spine import offline
 from scopewatch.config import Config
 from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest, ScopewatchError
@@ -136,24 +136,25 @@ def scan_file(data: Path, out: Path, config: Config, *, part_rows: int) -> Scann
     Raises:
         ScopewatchError: As `scan` does, or something cannot be loaded.
     """
-    loaded = load(config)
+    return asyncio.run(_scan_until_stopped(data, out, config, load(config), part_rows))
+
+
+async def _scan_until_stopped(
+    data: Path, out: Path, config: Config, loaded: Loaded, part_rows: int
+) -> Scanned | signal.Signals:
     (watchlist,) = loaded.watchlists
-
-    async def run() -> Scanned | signal.Signals:
-        async with offline(config, loaded) as monitor:
-            return await until_signal(
-                scan(
-                    data,
-                    out,
-                    monitor.score,
-                    origin=Origin.of(watchlist, loaded.engine.identity, config.max_tokens),
-                    indicators=[indicator.name for indicator in watchlist.indicators],
-                    at_once=config.at_once,
-                    part_rows=part_rows,
-                )
+    async with offline(config, loaded) as monitor:
+        return await until_signal(
+            scan(
+                data,
+                out,
+                monitor.score,
+                origin=Origin.of(watchlist, loaded.engine.identity, config.max_tokens),
+                indicators=[indicator.name for indicator in watchlist.indicators],
+                at_once=config.at_once,
+                part_rows=part_rows,
             )
-
-    return asyncio.run(run())
+        )
 
 
 async def _scored(rows: Sequence[Row], score: Scorer, indicators: Sequence[str]) -> list[dict[str, object]]:

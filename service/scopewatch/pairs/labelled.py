@@ -104,15 +104,13 @@ def parse_row(row: object, number: int, source: str, *, labelled: bool) -> Label
     prompt, response = _text(row, "prompt"), _text(row, "response")
     if not response.strip():
         raise ValueError("response: expected text that is not empty")
-    label = row.get("label")
-    if (labelled or label is not None) and (isinstance(label, bool) or label not in (0, 1)):
-        raise ValueError(f"label: expected 0 or 1, {'but there is none' if label is None else f'not {label!r}'}")
+    label = _label(row, needed=labelled)
     if (split := _text(row, "split")) not in {"", "fit", "held_out"}:
         raise ValueError(f"split: expected fit or held_out, not {split!r}")
     texts = hashlib.sha256(json.dumps([prompt, response]).encode()).hexdigest()[:16]
     return LabelledPair(
         Pair(prompt, response, _history(row.get("history"))),
-        None if label is None else int(label),
+        label,
         number,
         group=_name(row, "group") or texts,
         source=_name(row, "source") or source,
@@ -144,10 +142,23 @@ def _read(file: Path, *, labelled: bool) -> list[LabelledPair]:
             except ValueError as error:
                 problems.append(f"{file}:{number}: {error}")
     if problems:
-        more = f"\nand {len(problems) - _SHOWN} more lines" if len(problems) > _SHOWN else ""
         hint = "" if pairs or ": not JSON: " not in problems[0] else "\nexpected JSONL: one JSON object on each line"
-        raise DataError("\n".join(problems[:_SHOWN]) + more + hint)
+        raise DataError(_first_few(problems) + hint)
     return pairs
+
+
+def _first_few(problems: Sequence[str]) -> str:
+    more = f"\nand {len(problems) - _SHOWN} more lines" if len(problems) > _SHOWN else ""
+    return "\n".join(problems[:_SHOWN]) + more
+
+
+def _label(row: dict[str, object], *, needed: bool) -> int | None:
+    label = row.get("label")
+    if label is None and not needed:
+        return None
+    if isinstance(label, bool) or label not in (0, 1):
+        raise ValueError(f"label: expected 0 or 1, {'but there is none' if label is None else f'not {label!r}'}")
+    return 1 if label == 1 else 0
 
 
 def _text(row: dict[str, object], name: str) -> str:

@@ -105,12 +105,7 @@ def encode_pairs(
         DataError: A pair cannot be read, which names its line, or the folder cannot be written.
         EngineDied: The device is lost.
     """
-    made_by = [_SCHEMA, dictionary.digest, segment.name, [str(pooling) for pooling in poolings]]
-    home = folder / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
+    home = _home(folder, dictionary, segment, poolings)
     shards: list[Path] = []
     with tqdm(total=len(pairs), desc="reading", unit="pair", disable=None) as progress:
         for start in range(0, len(pairs), _SHARD_PAIRS):
@@ -128,6 +123,17 @@ def encode_pairs(
     return PooledPairs(
         len(pairs), dictionary.d_sae, tuple(poolings), tokens_read, truncated, dense_mean, dense_max, tuple(shards)
     )
+
+
+def _home(folder: Path, dictionary: DictionaryEngine, segment: Segment, poolings: Sequence[Pooling]) -> Path:
+    """The folder, made where it is not there, of the shards that this dictionary, segment and poolings make."""
+    made_by = [_SCHEMA, dictionary.digest, segment.name, [str(pooling) for pooling in poolings]]
+    home = folder / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return home
 
 
 def _shard(

@@ -55,10 +55,8 @@ async def score_pairs(
         for item, outcome in zip(chunk, await score(jobs), strict=True):
             if isinstance(outcome, ScopewatchError):
                 raise DataError(f"{item.place}: {outcome}")
+            found.append(_score_by(indicator, outcome, item))
             name = outcome.watchlist
-            found.append(_score_by(indicator, outcome))
-            if found[-1].skipped_reason:
-                raise DataError(f"{item.place}: {indicator} cannot be scored: {found[-1].skipped_reason}; leave it out")
             truncated += outcome.coverage.truncated
     return _joined(found, indicator, name, truncated)
 
@@ -79,9 +77,12 @@ def _joined(found: Sequence[IndicatorScore], indicator: str, watchlist: str, tru
     )
 
 
-def _score_by(indicator: str, outcome: ScoredPair) -> IndicatorScore:
+def _score_by(indicator: str, outcome: ScoredPair, pair: LabelledPair) -> IndicatorScore:
+    """What an indicator says of the pair, which it must have scored."""
     found = next((part for part in outcome.indicators if part.name == indicator), None)
     if found is None:
         known = ", ".join(part.name for part in outcome.indicators)
         raise DataError(f"indicator {indicator!r}: watchlist {outcome.watchlist} has {known}")
+    if found.skipped_reason:
+        raise DataError(f"{pair.place}: {indicator} cannot be scored: {found.skipped_reason}; leave it out")
     return found

@@ -42,9 +42,8 @@ def word_labels(
     """
     if segment is Segment.HISTORY:
         return {}
-    wanted = _strongest_pairs(pooled, rows, features)
-    chosen = sorted(wanted)
-    found = strongest_tokens([pairs[row] for row in chosen], [wanted[row] for row in chosen], dictionary, segment)
+    wanted = sorted(_strongest_pairs(pooled, rows, features).items())
+    found = strongest_tokens([pairs[row] for row, _ in wanted], [these for _, these in wanted], dictionary, segment)
     return {feature: f"fires on: {', '.join(words)}" for feature, these in found.items() if (words := _words(these))}
 
 
