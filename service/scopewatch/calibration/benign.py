@@ -63,7 +63,7 @@ def _indicator(request: Request) -> Indicator:
 
 
 def _refuse_fitted(indicator: Indicator, files: Sequence[DataFile]) -> None:
-    """Refuses files that the indicator was fitted on: what was fitted scores lower there than elsewhere."""
+    """Refuses files that the indicator was fitted on, whose benign pairs score lower than others."""
     card = indicator.card
     fitted = {file.sha256 for file in card.data} if card and card.beats_bag_of_words is not None else ()
     for file in files:

@@ -34,7 +34,7 @@ def add_work_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def reader_of(args: argparse.Namespace, base: "Watchlist") -> "ReaderSource":
-    """The reader that the arguments name, else the watchlist's; its path, if it has one, is absolute or as given."""
+    """The reader that the arguments name, else that of the watchlist, with its path counted from the root."""
     from scopewatch.sources import ReaderSource
 
     if not args.reader:
@@ -43,7 +43,10 @@ def reader_of(args: argparse.Namespace, base: "Watchlist") -> "ReaderSource":
 
 
 def sae_of(args: argparse.Namespace, base: "Watchlist") -> "tuple[str, SaeSource]":
-    """The SAE that the arguments name, else the watchlist's, and before it its name in the watchlist, if it has one.
+    """The SAE that the arguments name, else that of the watchlist.
+
+    Returns:
+        The SAE's name in the watchlist, empty where it has none, and the SAE.
 
     Raises:
         ConfigError: The watchlist has several SAEs, or a reader was named without an SAE.

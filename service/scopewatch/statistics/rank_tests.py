@@ -154,7 +154,7 @@ def _ranked(features: csc_array) -> tuple[Rows, Scores, Scores]:
     column = np.repeat(np.arange(m), np.diff(features.indptr))
     order = np.lexsort((features.data, column))
     value = features.data[order]
-    # Columns stay where they are.
+    # The order is by column first, so that every value stays among those of its column.
     starts = np.flatnonzero((np.diff(value, prepend=-1) != 0) | (np.diff(column, prepend=-1) != 0))
     tied = np.diff(starts, append=len(value))
     rank = np.empty(len(value))
