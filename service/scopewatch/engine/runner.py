@@ -65,6 +65,11 @@ class Runner:
         self._hookpoints = hookpoints
         self._order = _column_order(encoders, hookpoints, more=2 if reader.head else 0)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Size of what is kept of beginnings that texts share."""
+        return self._prefixes.kept_bytes
+
     @torch.inference_mode()
     def __call__(self, batch: Sequence[TokenIds]) -> EncodedBatch:
         """Encodes pairs.
