@@ -14,7 +14,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from conftest import scored_pair
-from scopewatch.calibration.evaluate import Baselines, Evaluation, Part, evaluate
+from scopewatch.calibration.evaluation import Baselines, Evaluation, Part, evaluate
 from scopewatch.errors import DataError, EngineError, ScopewatchError
 from scopewatch.pairs.labelled import LabelledPair, read_pairs
 from scopewatch.pairs.scored import score_pairs

@@ -18,7 +18,6 @@ import pytest
 import scopewatch
 from conftest import House, scored_pair, wait_until
 from scopewatch.cli import main
-from scopewatch.cli.lifecycle import until_signal
 from scopewatch.client import Client, pb
 from scopewatch.errors import (
     DataError,
@@ -30,7 +29,9 @@ from scopewatch.errors import (
     ScopewatchError,
 )
 from scopewatch.lifecycle import rows
-from scopewatch.lifecycle.scan import Origin, Scanned, check_files, parts_of, scan
+from scopewatch.lifecycle.parts import Scanned, parts_of
+from scopewatch.lifecycle.scan import Origin, check_files, scan
+from scopewatch.lifecycle.until_signal import until_signal
 from scopewatch.types import Coverage, IndicatorScore, ScoredPair, ScoreJob, Turn, Verdict
 from servers import ServerProcess
 from spine import IDENTITY, WATCHLISTS

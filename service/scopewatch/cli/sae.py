@@ -9,17 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scopewatch import logs
-from scopewatch.cli.settings import (
-    SAE_HELP,
-    AddCommand,
-    add_sae,
-    add_sae_options,
-    add_settings,
-    indices,
-    sae_source,
-    settings,
-    text,
-)
+from scopewatch.cli.argument_types import indices, text
+from scopewatch.cli.reader_and_sae import SAE_HELP, add_sae, add_sae_options, sae_source
+from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.errors import SaeError
 
 if TYPE_CHECKING:

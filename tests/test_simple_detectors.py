@@ -296,7 +296,7 @@ def test_cross_fitted_auroc_is_the_mean_of_the_folds() -> None:
         assert 0.65 < roc_auc_score(mine, scores) < 0.95
 
 
-def test_cross_fitted_company_is_fair_where_there_is_nothing() -> None:
+def test_cross_fitted_detectors_are_fair_where_there_is_nothing() -> None:
     """Groups of uneven shares and no signal: 0.5 on average, where raw scores thrown together rank too badly."""
     fair, naive = [], []
     for seed in range(15):

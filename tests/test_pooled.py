@@ -17,7 +17,7 @@ from scopewatch.engine.build import build_engine
 from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.errors import DataError
-from scopewatch.pairs import pooled as store
+from scopewatch.pairs import pooled
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import POOLINGS, PooledPairs, encode_pairs
 from scopewatch.pipeline.compiled import compile_watchlist
@@ -39,7 +39,7 @@ PAIRS = labelled(*(Pair(prompt, response) for prompt in ("", "what is it?") for 
 @pytest.fixture
 def dictionary(house: House, monkeypatch: pytest.MonkeyPatch) -> DictionaryEngine:
     """An engine of small shards: ten pairs make three."""
-    monkeypatch.setattr(store, "_SHARD_PAIRS", 4)
+    monkeypatch.setattr(pooled, "_SHARD_PAIRS", 4)
     return build(house)
 
 
@@ -92,7 +92,7 @@ def test_long_segments_are_pooled_in_parts(
 ) -> None:
     """A segment with too many features for one table gives bit for bit the same numbers."""
     whole = read(PAIRS, dictionary, tmp_path / "whole")
-    monkeypatch.setattr(store, "_DENSE_ELEMENTS", 100)
+    monkeypatch.setattr(pooled, "_DENSE_ELEMENTS", 100)
     parts = read(PAIRS, dictionary, tmp_path / "parts")
 
     for pooling in POOLINGS:

@@ -5,8 +5,10 @@ import pytest
 from scipy import stats
 from scipy.sparse import csc_array, csr_array
 
-from scopewatch.statistics.detection import Interval, benjamini_hochberg, column_aurocs
-from scopewatch.statistics.ranks import group_means, mann_whitney, moved, rank_biserial_interval, signed_rank
+from scopewatch.contrast.designs import group_means, moved
+from scopewatch.statistics.rank_tests import benjamini_hochberg, mann_whitney, rank_biserial_interval, signed_rank
+from scopewatch.statistics.ranking import column_aurocs
+from scopewatch.statistics.scores import Interval
 
 
 def columns(n: int, m: int = 40, seed: int = 0) -> np.ndarray:

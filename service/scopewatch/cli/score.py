@@ -1,7 +1,6 @@
-"""`serve`, `demo` and `score`."""
+"""`score`: pairs scored on a running server."""
 
 import argparse
-import asyncio
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,23 +8,17 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scopewatch import logs
-from scopewatch.cli.settings import AddCommand, add_settings, settings, text
-from scopewatch.config import Config
+from scopewatch.cli.argument_types import text
+from scopewatch.cli.settings import AddCommand
 from scopewatch.errors import DataError, ScopewatchError
 
 if TYPE_CHECKING:
-    from scopewatch.v1.monitor_pb2 import Limits, ScoreRequest
+    from scopewatch.client import pb
 
 
 def add(command: AddCommand) -> None:
-    """Adds the commands."""
-    serve = command("serve", _serve, "Serve gRPC and metrics. Every flag is also a variable SCOPEWATCH_FLAG_NAME.")
-    add_settings(serve, Config.model_fields)
-
-    command("demo", _demo, "Run the bundled reader on a handful of pairs, end to end, and exit.")
-
-    score = command("score", _score, "Score pairs on a running server.")
+    """Adds the command."""
+    score = command("score", _run, "Score pairs on a running server.")
     score.add_argument("--address", default="127.0.0.1:50051", help="host:port of the server")
     score.add_argument("--timeout-s", type=float, default=30.0, help="deadline of a call")
     score.add_argument("--prompt", type=text, default="", help="the user's message")
@@ -36,25 +29,7 @@ def add(command: AddCommand) -> None:
     score.add_argument("--json", action="store_true", help="print the whole reply as JSON, one line a pair")
 
 
-def _serve(args: argparse.Namespace) -> int:
-    from scopewatch.app.server import Server, process_start_s
-
-    config = settings(args)
-    logs.configure(config.log_level, config.log_format)
-
-    async def run() -> int:
-        return await Server(config, since_s=process_start_s()).run()
-
-    return asyncio.run(run())
-
-
-def _demo(_: argparse.Namespace) -> int:
-    from scopewatch.demo.tour import run
-
-    return run()
-
-
-def _score(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     from scopewatch.client import Client, request, to_dict
     from scopewatch.demo.show import describe
 
@@ -78,6 +53,7 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _pairs_to_score(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """The prompts and responses that the arguments give."""
     if (args.response is None) == (args.file is None):
         raise DataError("give either --response or --file")
     if args.response is not None:
@@ -86,33 +62,29 @@ def _pairs_to_score(args: argparse.Namespace) -> list[tuple[str, str]]:
         text = sys.stdin.read() if str(args.file) == "-" else args.file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{args.file}: cannot be read: {error}") from None
-    pairs: list[tuple[str, str]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            pairs.append(_pair(line))
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise DataError(
-                f"{args.file}:{number}: expected an object with the text response and, if there is one, the text prompt"
-            ) from None
-    return pairs
+    return [_pair(args.file, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-def _pair(line: str) -> tuple[str, str]:
-    row = json.loads(line)
-    prompt, response = row.get("prompt", ""), row["response"]
-    # Raises TypeError for what is not text, UnicodeEncodeError for lone surrogates.
-    (prompt + response).encode()
+def _pair(file: Path, number: int, line: str) -> tuple[str, str]:
+    """The prompt and the response on a line of JSONL."""
+    try:
+        row = json.loads(line)
+        prompt, response = row.get("prompt", ""), row["response"]
+        # A value that is no text raises a TypeError, and a lone surrogate a UnicodeEncodeError.
+        (prompt + response).encode()
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise DataError(
+            f"{file}:{number}: expected an object with the text response and, if there is one, the text prompt"
+        ) from None
     return prompt, response
 
 
-def _batches(requests: "Sequence[ScoreRequest]", limits: "Limits") -> "Iterator[list[ScoreRequest]]":
-    """Requests in messages that the server accepts."""
-    batch: list[ScoreRequest] = []
+def _batches(requests: "Sequence[pb.ScoreRequest]", limits: "pb.Limits") -> "Iterator[list[pb.ScoreRequest]]":
+    """The requests in batches whose messages the server accepts."""
+    batch: list[pb.ScoreRequest] = []
     size = 0
     for request in requests:
-        # A field's tag and length come before each.
+        # A request in a message is preceded by the field's tag and its length.
         cost = request.ByteSize() + 8
         if batch and (len(batch) == limits.max_batch_items or size + cost > limits.max_message_bytes):
             yield batch
