@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from released import RELEASES, Released
+from scopewatch.acceptance.slabs import slabs_of
 from scopewatch.engine.encoder import HookpointEncoder, denormalised
 from scopewatch.errors import SaeError
 from scopewatch.reader.hookpoints import parse_hookpoint
@@ -80,7 +81,7 @@ def test_reconstructions_are_the_publishers(tmp_path: Path, name: str) -> None:
     sae = open_sae(theirs.found)
     x = activations(sae.d_in)
     y = torch.from_numpy(sae.b_out())
-    for slab in sae.slabs(tmp_path, width=8):
+    for slab in slabs_of(sae, tmp_path, width=8):
         y = y + HookpointEncoder([slab.encoder])(x) @ torch.from_numpy(slab.W_dec)
     if sae.denormalises:
         y = denormalised(y, x, sae.normalise)
@@ -97,7 +98,7 @@ def test_a_layer_of_many_reconstructs_nothing(tmp_path: Path, name: str) -> None
     sae = open_sae(RELEASES[name](tmp_path).path)
 
     with pytest.raises(SaeError, match="holds no decoder of its own"):
-        next(sae.slabs(tmp_path))
+        next(slabs_of(sae, tmp_path))
 
 
 # What the files and folders say.
@@ -334,7 +335,7 @@ def test_a_feature_without_decoder_is_silent(tmp_path: Path, name: str) -> None:
     save_file(held, file)
     sae = open_sae(theirs.path)
     found = encode(sae, activations(sae.d_in))
-    (slab,) = sae.slabs(tmp_path)
+    (slab,) = slabs_of(sae, tmp_path)
 
     assert found.isfinite().all()
     assert not found[..., 41].any()

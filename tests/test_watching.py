@@ -17,8 +17,8 @@ from scopewatch.engine.watching import load_sae
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import SaeError, WatchlistError
 from scopewatch.sae.pack import write_pack
-from scopewatch.sae.watched import load_watched
 from scopewatch.sae.tensors import Tensor
+from scopewatch.sae.watched import load_watched
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import ENTROPY, HEAD, LOGPROB, Activations, EncodedBatch, EngineIdentity, FeatureId
 from test_dictionary import save_saelens

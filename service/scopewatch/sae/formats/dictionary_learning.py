@@ -118,4 +118,4 @@ def _hookpoint(trainer: Settings, buffer: Settings) -> str:
     return f"layers.{layer}.resid_post"
 
 
-FORMATS = (Format("dictionary_learning", endings=(".pt", ".pth"), open=_open, beside="config.json", ambiguity=1),)
+FORMATS = (Format("dictionary_learning", (".pt", ".pth"), _open, beside="config.json", ambiguity=1),)

@@ -152,4 +152,4 @@ def _declared_l0(files: SaeFiles, place: _Place) -> float | None:
     return float(levels[("small", "medium", "big").index(place.level)])
 
 
-FORMATS = (Format("gemma_scope_2", endings=(".safetensors",), open=_open, arrays=("w_enc",)),)
+FORMATS = (Format("gemma_scope_2", (".safetensors",), _open, ("w_enc",)),)

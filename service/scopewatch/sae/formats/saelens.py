@@ -161,6 +161,6 @@ def _refuse_temporal(files: SaeFiles) -> Sae:
 
 
 FORMATS = (
-    Format("saelens", endings=(".safetensors",), open=_open, arrays=("W_dec",), ambiguity=3),
-    Format("temporal", endings=(".safetensors",), open=_refuse_temporal, arrays=("D", "b"), ambiguity=2),
+    Format("saelens", (".safetensors",), _open, ("W_dec",), ambiguity=3),
+    Format("temporal", (".safetensors",), _refuse_temporal, ("D", "b"), ambiguity=2),
 )

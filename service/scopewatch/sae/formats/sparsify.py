@@ -64,4 +64,4 @@ def _module(files: SaeFiles) -> str:
     return folders[0] if folders and _MODULE.fullmatch(folders[0]) else ""
 
 
-FORMATS = (Format("sparsify", endings=(".safetensors",), open=_open, arrays=("encoder.weight", "W_dec")),)
+FORMATS = (Format("sparsify", (".safetensors",), _open, ("encoder.weight", "W_dec")),)
