@@ -35,20 +35,20 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Sae:
-    """A released SAE, opened; the formula is in the module's docstring."""
+    """An opened SAE; the formula is in the module's docstring."""
 
     format: str
     """For instance gemma_scope, saelens, sparsify."""
     architecture: str
     """standard, jumprelu, gated, topk or groupmax; transcoders and crosscoders say so with a suffix."""
     hookpoint: str
-    """Where it reads, in any spelling `parse_hookpoint` knows; empty when the files do not say."""
+    """Where the SAE reads, in any spelling that `parse_hookpoint` knows; empty when the files do not say."""
     W_enc: Tensor
     """Shape (d_in, d_sae)."""
     b_enc: Tensor | None
     """Shape (d_sae,); None for 0."""
     files: tuple[Path, ...]
-    """Everything its numbers come from; the weights first."""
+    """Every file that the numbers come from; the weights first."""
     W_dec: Tensor | None = None
     """Shape (d_sae, d_out); None where the file holds no decoder for one place (a cross-layer transcoder)."""
     b_dec: Tensor | None = None
@@ -69,14 +69,15 @@ class Sae:
     scale_in: float = 1.0
     scale_out: float = 1.0
     gain_scale: float | None = None
-    """None: no gain."""
+    """Factor of the gain; None for no gain."""
     gain_only_decides: bool = False
     """Whether the gain decides what fires, but is no part of what features are worth."""
     hookpoint_out: str = ""
-    """Where the reconstruction belongs; empty for where it reads."""
+    """Where the reconstruction belongs; empty for where the SAE reads."""
     model: str = ""
-    """The model it was made for, as its publisher writes it."""
+    """The model that the SAE was made for, as its publisher writes it."""
     declared_l0: float | None = None
+    """How many features fire per token on average, as the publisher says."""
     unit_decoder: bool = False
     """Whether the publisher promises decoder rows of norm 1."""
     recipe: str = ""

@@ -74,6 +74,11 @@ def _open(files: SaeFiles) -> Sae:
     )
     trainer.agree("activation_dim", sae.d_in)
     trainer.agree("dict_size", sae.d_sae)
+    return _activated(sae, files, trainer, cls)
+
+
+def _activated(sae: Sae, files: SaeFiles, trainer: Settings, cls: _Class) -> Sae:
+    arrays = files.weights
     if cls.architecture == "gated":
         return replace(sae, r_mag=arrays["r_mag"], b_mag=arrays["mag_bias"])
     if cls.architecture == "jumprelu":
