@@ -79,6 +79,11 @@ class Runner:
         self._table = table
         self._prefixes.clear()
 
+    @property
+    def kept_bytes(self) -> int:
+        """Size of what is kept of beginnings that texts share."""
+        return self._prefixes.kept_bytes
+
     @torch.inference_mode()
     def __call__(self, batch: Sequence[TokenIds]) -> EncodedBatch:
         """Encodes pairs.
