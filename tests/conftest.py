@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,22 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from scopewatch.metrics import Metrics
 from scopewatch.sources import ReaderSource
-from scopewatch.types import Activations, EngineIdentity, ReaderIdentity, SaeIdentity
+from scopewatch.types import (
+    Activations,
+    Coverage,
+    CoveredActivations,
+    EngineIdentity,
+    FeatureTable,
+    IndicatorScore,
+    Judgement,
+    Provenance,
+    ReaderIdentity,
+    Relation,
+    SaeIdentity,
+    ScoredPair,
+    Timings,
+    Verdict,
+)
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist
 from scopewatch.watch.yaml_lines import Lines
@@ -350,6 +366,32 @@ def activations(n_tokens: int, *fired: tuple[int, int, float]) -> Activations:
         np.array([column for _, column, _ in ordered], np.int32),
         np.array([value for _, _, value in ordered], np.float32),
     )
+
+
+def covered(fired: Activations, identity: EngineIdentity) -> CoveredActivations:
+    """Activations whose columns are those of an engine."""
+    return CoveredActivations(fired, table_of(identity))
+
+
+@cache
+def table_of(identity: EngineIdentity) -> FeatureTable:
+    """The features of an engine's columns; the same object every time, as of a running engine."""
+    return FeatureTable(identity.feature_ids)
+
+
+def judgement(
+    verdict: Verdict, indicators: tuple[IndicatorScore, ...], coverage: Coverage, watchlist: str = "test"
+) -> Judgement:
+    """A judgement of a watchlist of this name, on a pair on which nothing fired."""
+    made_by = Provenance(watchlist, "0" * 64, Relation.READER_MODEL, "reader", "main", "d" * 64)
+    return Judgement(made_by, verdict, indicators, coverage, np.empty(0, np.intp), FeatureTable())
+
+
+def scored_pair(
+    verdict: Verdict, indicators: tuple[IndicatorScore, ...], coverage: Coverage, watchlist: str = "test"
+) -> ScoredPair:
+    """A pair with such a judgement, which cost no time."""
+    return ScoredPair(judgement(verdict, indicators, coverage, watchlist), Timings(), cached=False)
 
 
 def engine_identity(**watched: tuple[int, ...]) -> EngineIdentity:

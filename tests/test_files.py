@@ -42,9 +42,14 @@ def test_a_failure_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     """Whatever the block raises is raised, and no part of the new file stays."""
     file = tmp_path / "kept.txt"
     file.write_text("old")
-    with pytest.raises(KeyError), atomic_write(file) as part:
-        part.write_text("half")
-        raise KeyError
+
+    def write() -> None:
+        with atomic_write(file) as part:
+            part.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write()
 
     assert file.read_text() == "old"
     assert names(tmp_path) == ["kept.txt"]

@@ -11,15 +11,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from conftest import D_SAE, HIDDEN, House, watchlist_of
+from conftest import D_SAE, HIDDEN, House, covered, watchlist_of
 from scopewatch.config import Config
-from scopewatch.engine.build import SaeChoice, build_engine
+from scopewatch.engine.build import build_engine
+from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.errors import DataError
 from scopewatch.pairs import pooled
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import POOLINGS, PooledPairs, encode_pairs
-from scopewatch.pipeline.scoring import compile_watchlist, judge
+from scopewatch.pipeline.compiled import compile_watchlist
+from scopewatch.pipeline.scoring import judge
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Pair, Segment, Turn
 from scopewatch.watch.indicators import Pooling
@@ -61,10 +63,13 @@ def online(house: House, pairs: Sequence[LabelledPair], pooling: Pooling, segmen
         {"segment": segment.name.lower(), "pooling": pooling, "features": [{"feature": f"mid/{feature}"}]}
         for feature in range(D_SAE)
     ]
-    watchlist = compile_watchlist(watchlist_of(*indicators), engine.identity.features)
+    watchlist = compile_watchlist(watchlist_of(*indicators), engine.identity)
     tokens = engine.tokeniser.tokenise([item.pair for item in pairs])
     encoded = engine.runner([pair.ids for pair in tokens]).activations
-    judged = [judge(watchlist, *both, max_evidence=0) for both in zip(tokens, encoded, strict=True)]
+    judged = [
+        judge(watchlist, pair, covered(fired, engine.identity), max_evidence=0)
+        for pair, fired in zip(tokens, encoded, strict=True)
+    ]
     return np.array([[indicator.score for indicator in one.indicators] for one in judged])
 
 

@@ -17,8 +17,8 @@ from scopewatch.errors import EngineError
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.reader.prefixes import BLOCK
+from scopewatch.sae.encoder import Encoder
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.weights import Encoder
 from scopewatch.types import Activations, EncodedBatch
 
 Ids = NDArray[np.int32]
@@ -41,8 +41,6 @@ def a_runner(directory: Path, prefix_bytes: int, *, compiled: bool = False) -> R
             rng.normal(size=(HIDDEN, WIDTH)).astype(np.float32),
             np.zeros(WIDTH, np.float32),
             np.zeros(WIDTH, np.float32),
-            None,
-            None,
             np.arange(WIDTH),
         )
         for _ in range(2)

@@ -14,7 +14,8 @@ from transformers import Gemma2ForCausalLM
 from conftest import House, gemma_config, save_reader
 from families import weight_count
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine, SaeChoice, build_engine, choices
+from scopewatch.engine.build import Engine, build_engine
+from scopewatch.engine.choices import SaeChoice, choices
 from scopewatch.engine.token_activations import token_activations
 from scopewatch.errors import ConfigError, ReaderError, SaeError, SetupError, WatchlistError
 from scopewatch.reader.loading import Reader, find_reader, load_reader
@@ -240,7 +241,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
 def test_a_hub_id_is_not_downloaded_unasked(no_network: list[object]) -> None:
     """A hub id that is not in the local cache is refused without a word to the network."""
     with pytest.raises(ReaderError, match=r"google/gemma-2-2b: .*not in the local Hugging Face cache.*allow_download"):
-        find_reader(None, "google/gemma-2-2b", "", allow_download=False)
+        find_reader(ReaderSource(id="google/gemma-2-2b"), allow_download=False)
 
     assert not no_network
 
@@ -248,7 +249,7 @@ def test_a_hub_id_is_not_downloaded_unasked(no_network: list[object]) -> None:
 def test_a_hub_id_that_cannot_be_downloaded_says_so(no_network: list[object]) -> None:
     """With downloads allowed and no network, the refusal blames the network."""
     with pytest.raises(ReaderError, match=r"google/gemma-2-2b: .*(cannot be reached|cannot be downloaded)"):
-        find_reader(None, "google/gemma-2-2b", "", allow_download=True)
+        find_reader(ReaderSource(id="google/gemma-2-2b"), allow_download=True)
 
     assert no_network
 
@@ -257,7 +258,7 @@ def test_a_hub_id_that_cannot_be_downloaded_says_so(no_network: list[object]) ->
 def test_a_malformed_hub_id_is_refused(no_network: list[object], hub_id: str) -> None:
     """What cannot be a hub id is a setup error that repeats it."""
     with pytest.raises(ReaderError, match="reader " + hub_id.replace(".", r"\.")):
-        find_reader(None, hub_id, "", allow_download=False)
+        find_reader(ReaderSource(id=hub_id), allow_download=False)
 
 
 def test_a_cached_hub_id_is_found(no_network: list[object], house: House, tmp_path: Path) -> None:
@@ -268,7 +269,8 @@ def test_a_cached_hub_id_is_found(no_network: list[object], house: House, tmp_pa
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
 
-    found = {revision: find_reader(None, "someone/tiny", revision, allow_download=False) for revision in ("", commit)}
+    sources = [ReaderSource(id="someone/tiny", revision=revision) for revision in ("", commit)]
+    found = {source.revision: find_reader(source, allow_download=False) for source in sources}
 
     assert {repository / "snapshots" / commit} == set(found.values())
     assert not no_network
@@ -436,7 +438,7 @@ def test_watchlists_in_different_folders_may_share_a_reader(house: House, tmp_pa
 
     reader, _ = choices([load_watchlist(file) for file in files])
 
-    assert tmp_path / "reader" == reader.path
+    assert str(tmp_path / "reader") == reader.path
 
 
 def test_a_feature_the_sae_lacks_is_named_with_its_place(house: House, tmp_path: Path) -> None:

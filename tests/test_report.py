@@ -26,7 +26,7 @@ from scopewatch.calibration.evaluation import Baselines, Evaluation, evaluate
 from scopewatch.calibration.simple_detectors import trained_on
 from scopewatch.cli import main
 from scopewatch.config import Config
-from scopewatch.engine.build import choices
+from scopewatch.engine.choices import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError
 from scopewatch.pairs.labelled import LabelledPair, labels_of

@@ -155,3 +155,18 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
     if wrong:
         raise ConfigError("; ".join(wrong))
     return config
+
+
+def server_environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """The environment of a server process with these settings: this process's own, without its settings.
+
+    Args:
+        settings: Values by name; `load_config` in the server process gives all others their defaults.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    return inherited | {ENV_PREFIX + name.upper(): _as_variable(value) for name, value in settings.items()}
+
+
+def _as_variable(value: object) -> str:
+    """A setting as `load_config` reads it from a variable."""
+    return os.pathsep.join(map(str, value)) if isinstance(value, tuple) else str(value)

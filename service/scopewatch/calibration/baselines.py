@@ -9,7 +9,7 @@ import numpy as np
 from scopewatch.calibration.evaluation import Baselines
 from scopewatch.calibration.simple_detectors import cross_fitted, trained_on, unfitted
 from scopewatch.config import Config
-from scopewatch.engine.build import choices
+from scopewatch.engine.choices import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError, SaeError, TooLittleData
 from scopewatch.pairs.labelled import LabelledPair, groups_of

@@ -21,7 +21,7 @@ def add(command: AddCommand) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from scopewatch.capacity.as_text import describe_curve
-    from scopewatch.capacity.benchmark import bench
+    from scopewatch.capacity.benchmark import benchmark
 
     config = settings(args)
     logs.configure("warning", "text")
@@ -29,7 +29,7 @@ def _run(args: argparse.Namespace) -> int:
     # Said before the minute of measuring, not after it.
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise SetupError(f"--out {out}: expected a file in a folder that exists")
-    curve = bench(config, args.rounds, lambda text: print(text, file=sys.stderr, flush=True))
+    curve = benchmark(config, args.rounds, lambda text: print(text, file=sys.stderr, flush=True))
     print(describe_curve(curve))
     if out:
         try:

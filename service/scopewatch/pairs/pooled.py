@@ -22,7 +22,7 @@ from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.errors import DataError, ScopewatchError
 from scopewatch.files import atomic_write
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.pipeline.scoring import pool
+from scopewatch.pipeline.pooling import pool
 from scopewatch.statistics.scores import Bool
 from scopewatch.types import Activations, Segment, TokenisedPair
 from scopewatch.watch.indicators import Pooling

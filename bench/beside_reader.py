@@ -1,6 +1,6 @@
 """What a pair costs beside the reader: processor time of the server and of this client, by way of calling.
 
-    python bench/path.py            or        python bench/path.py --watchlist FILE --evidence
+    python bench/beside_reader.py            or        python bench/beside_reader.py --watchlist FILE --evidence
 
 A real server on one core, this client on the others. Every round has new pairs, which are first computed in batches of
 32, then asked for again in every way. Prints medians over rounds in microseconds, per pair and per call; `loop` is the
@@ -18,10 +18,10 @@ from pathlib import Path
 
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import BUNDLED_WATCHLIST, Config
-from scopewatch.server_process import Child
+from scopewatch.server_process import RunningServer
 from scopewatch.types import Pair
-from served import server
 from subjects import lengths, pairs
+from timed_calls import server
 
 Ask = Callable[[AsyncClient, Sequence[Pair]], Awaitable[Sequence[pb.ScoreResponse]]]
 _MOST_TOKENS = 2000
@@ -29,10 +29,12 @@ _MOST_TOKENS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way of calling: so many pairs in a call, so many calls at once; 0 pairs for `Score`."""
+    """A way of calling the server."""
 
     batch: int
+    """The number of pairs in a `BatchScore` call; 0 for `Score`."""
     at_once: int
+    """The number of calls in flight."""
     cached: bool = True
 
     def __str__(self) -> str:
@@ -46,7 +48,7 @@ WAYS = (COMPUTED, Way(256, 4), Way(32, 4), Way(0, 64), Way(0, 1))
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Seconds of processor time used so far, and of the wall's clock."""
+    """Processor time that the server's event loop, the server and this client used so far, and the wall clock: in s."""
 
     loop: float
     server: float
@@ -81,7 +83,7 @@ async def ask(client: AsyncClient, way: Way, wanted: Sequence[Pair], *, evidence
     return [reply for replies in await asyncio.gather(*parts) for reply in replies]
 
 
-async def measure(served: Child, args: argparse.Namespace) -> tuple[dict[Way, list[Clocks]], float]:
+async def measure(served: RunningServer, args: argparse.Namespace) -> tuple[dict[Way, list[Clocks]], float]:
     """What each way took per pair, round by round; and which share of pairs was flagged."""
     took: dict[Way, list[Clocks]] = {way: [] for way in WAYS}
     flagged: list[bool] = []
@@ -102,6 +104,7 @@ async def measure(served: Child, args: argparse.Namespace) -> tuple[dict[Way, li
 
 
 def pin(pid: int, cores: set[int]) -> None:
+    """Lets all threads of a process run only on these cores."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(task.name), cores)
 

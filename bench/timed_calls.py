@@ -1,4 +1,4 @@
-"""scopewatch through gRPC: a real server process, and its calls timed from this one."""
+"""Calls a real server process through gRPC, and times the calls from this process."""
 
 import asyncio
 import math
@@ -7,13 +7,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import Config
 from scopewatch.errors import ScopewatchError
-from scopewatch.server_process import Child, running_server
+from scopewatch.server_process import RunningServer, running_server
 from scopewatch.types import Pair
 
 CALLERS = 64
@@ -22,19 +21,10 @@ _COMMON_TOKENS = 120
 _TIMEOUT_S = 900
 
 
-def server(config: Config) -> AbstractContextManager[Child]:
+def server(config: Config) -> AbstractContextManager[RunningServer]:
     """`scopewatch serve` with these settings."""
     names = ("torch_threads", "max_tokens", "max_batch_tokens", "max_queue_tokens", "device", "pack_dir", "watchlist")
     return running_server({name: getattr(config, name) for name in names})
-
-
-def peak_rss_mib(served: Child) -> float | None:
-    """Largest resident size so far; None where there is no /proc."""
-    status = Path(f"/proc/{served.process.pid}/status")
-    if not status.exists():
-        return None
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 @dataclass(slots=True)
@@ -42,16 +32,19 @@ class Calls:
     """What one way of calling took."""
 
     pairs_per_s: list[float] = field(default_factory=list)
+    """The rate in each round."""
     latencies_s: list[float] = field(default_factory=list)
+    """The time of each call, of all rounds."""
 
     def p_ms(self, percent: int) -> float:
+        """The latency that a share of the calls does not exceed."""
         if len(self.latencies_s) < 2:
             return 1000 * self.latencies_s[0]
         return 1000 * statistics.quantiles(self.latencies_s, n=100, method="inclusive")[percent - 1]
 
 
 @asynccontextmanager
-async def _client(served: Child) -> AsyncIterator[AsyncClient]:
+async def _client(served: RunningServer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(served.address, timeout_s=_TIMEOUT_S) as client:
         yield client
 
@@ -73,8 +66,8 @@ def _requests(pairs: Sequence[Pair]) -> list[pb.ScoreRequest]:
     return [request(prompt=pair.prompt, response=pair.response) for pair in pairs]
 
 
-def batches(served: Child, pairs: Sequence[Pair], calls: Calls, *, cached: bool) -> list[pb.ScoreResponse]:
-    """`BatchScore` of 32, so many calls in flight that two of the engine's batches of common pairs are always there."""
+def batches(served: RunningServer, pairs: Sequence[Pair], calls: Calls, *, cached: bool) -> list[pb.ScoreResponse]:
+    """Sends pairs by `BatchScore` calls of 32; so many are in flight that two batches of the engine always wait."""
     at_once = 2 + math.ceil(2 * served.ready["max_batch_tokens"] / (BATCH * _COMMON_TOKENS))
     requests = _requests(pairs)
     work = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
@@ -90,9 +83,9 @@ def batches(served: Child, pairs: Sequence[Pair], calls: Calls, *, cached: bool)
 
 
 def unary(
-    served: Child, pairs: Sequence[Pair], calls: Calls, *, cached: bool, callers: int = CALLERS
+    served: RunningServer, pairs: Sequence[Pair], calls: Calls, *, cached: bool, callers: int = CALLERS
 ) -> list[pb.ScoreResponse]:
-    """`Score` from so many callers at once, each with one call in flight."""
+    """Sends pairs by `Score` calls, from `callers` callers at once that have one call in flight each."""
 
     async def run() -> list[pb.ScoreResponse]:
         async with _client(served) as client:
@@ -107,7 +100,7 @@ def unary(
 
 
 def _checked(replies: Sequence[pb.ScoreResponse | ScopewatchError], *, cached: bool) -> list[pb.ScoreResponse]:
-    """No reply may be an error, or come from where it was not meant to."""
+    """The replies, none of which may be an error, or from elsewhere than `cached` says."""
     for reply in replies:
         if isinstance(reply, ScopewatchError):
             raise reply

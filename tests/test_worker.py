@@ -1,8 +1,9 @@
-"""The engine's thread: every batch answered, nobody left waiting when the engine dies."""
+"""The worker: every batch and job answered, nobody left waiting when the engine dies."""
 
 import asyncio
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import wait_until
-from scopewatch.engine.worker import Batch, EngineThread, Run
+from scopewatch.engine.worker import Batch, Run, Worker
 from scopewatch.errors import EngineDied
 from scopewatch.types import EncodedBatch
 
@@ -53,12 +54,12 @@ def deaths() -> list[EngineDied]:
 
 
 @pytest.fixture
-def start(deaths: list[EngineDied]) -> Iterator[Callable[[Run], EngineThread]]:
+def start(deaths: list[EngineDied]) -> Iterator[Callable[[Run], Worker]]:
     """Starts engine threads, and stops them when the test is over."""
-    started: list[tuple[EngineThread, Run]] = []
+    started: list[tuple[Worker, Run]] = []
 
-    def _start(run: Run) -> EngineThread:
-        thread = EngineThread(run, deaths.append)
+    def _start(run: Run) -> Worker:
+        thread = Worker(run, deaths.append)
         started.append((thread, run))
         return thread
 
@@ -69,7 +70,7 @@ def start(deaths: list[EngineDied]) -> Iterator[Callable[[Run], EngineThread]]:
         thread.stop()
 
 
-async def stop_is_asked(engine: EngineThread) -> None:
+async def stop_is_asked(engine: Worker) -> None:
     """Waits until `stop`, called on another thread, stands in the queue."""
     await asyncio.to_thread(wait_until, lambda: engine._inbox.qsize() == 1, "nobody asked to stop")
 
@@ -80,7 +81,7 @@ async def outcomes(*waiters: asyncio.Task[EncodedBatch]) -> list[Any]:
     return [type(f) if isinstance(f, BaseException) else f.reused_tokens for f in found]
 
 
-Start = Callable[[Run], EngineThread]
+Start = Callable[[Run], Worker]
 
 
 async def test_a_batch_is_answered(start: Start) -> None:
@@ -240,3 +241,100 @@ async def test_a_batch_handed_over_while_stopping_is_answered(start: Start, deat
 
     assert [1, asyncio.CancelledError, EngineDied] == await outcomes(running, *late)
     assert not deaths
+
+
+async def test_a_job_runs_on_the_engines_thread(start: Start) -> None:
+    """`run` gives what the job returns, which runs where batches run."""
+    threads: list[str] = []
+
+    def encode(given: Batch) -> EncodedBatch:
+        threads.append(threading.current_thread().name)
+        return answer_to(given)
+
+    engine = start(encode)
+    await engine.encode(batch(1))
+
+    assert [*threads, 6] == await engine.run(lambda: [threading.current_thread().name, 6])
+
+
+async def test_jobs_and_batches_keep_the_order_they_came_in(start: Start) -> None:
+    """A job between batches runs after those before it and before those after it."""
+    gate = Gate()
+    engine = start(gate)
+    first = asyncio.create_task(engine.encode(batch(1)))
+    await gate.wait_until_entered()
+    job = asyncio.create_task(engine.run(lambda: gate.seen.append(20) or answer_to(batch(20))))
+    last = asyncio.create_task(engine.encode(batch(3)))
+    await asyncio.sleep(0)
+    gate.open.release(2)
+
+    assert [1, 20, 3] == await outcomes(first, job, last)
+    assert [1, 20, 3] == gate.seen
+
+
+async def test_a_failing_job_fails_its_caller_alone(start: Start, deaths: list[EngineDied]) -> None:
+    """Whoever asked for a job hears what it raised; batches behind it are answered and nobody dies."""
+    engine = start(answer_to)
+
+    def job() -> None:
+        raise KeyError("no such layer")
+
+    with pytest.raises(KeyError, match="no such layer"):
+        await engine.run(job)
+
+    assert answer_to(batch(2)) == await engine.encode(batch(2))
+    assert not deaths
+
+
+@pytest.mark.parametrize("failure", FATAL, ids=lambda e: type(e).__name__)
+async def test_death_in_a_job_answers_everybody(start: Start, deaths: list[EngineDied], failure: BaseException) -> None:
+    """If the engine dies in a job, its caller, the jobs and the batches behind it all get EngineDied."""
+    gate = Gate()
+    engine = start(gate)
+
+    def job() -> EncodedBatch:
+        raise failure
+
+    running = asyncio.create_task(engine.encode(batch(1)))
+    await gate.wait_until_entered()
+    waiters = [
+        asyncio.create_task(waiting)
+        for waiting in (engine.run(job), engine.encode(batch(3)), engine.run(lambda: answer_to(batch(4))))
+    ]
+    await asyncio.sleep(0)
+    gate.open.release()
+
+    assert [1, EngineDied, EngineDied, EngineDied] == await outcomes(running, *waiters)
+    engine.stop()
+    assert 1 == len(deaths)
+    with pytest.raises(EngineDied):
+        await engine.run(lambda: 5)
+
+
+async def test_a_departed_callers_job_is_not_run(start: Start) -> None:
+    """A job nobody waits for any more does not hold up the batches behind it."""
+    gate = Gate()
+    engine = start(gate)
+    running = asyncio.create_task(engine.encode(batch(1)))
+    await gate.wait_until_entered()
+    left = asyncio.create_task(engine.run(lambda: gate.seen.append(20)))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.sleep(0)
+    gate.open.release()
+    await outcomes(running)
+
+    assert 5 == await engine.run(lambda: 5)
+    assert [1] == gate.seen
+
+
+async def test_an_answered_job_is_forgotten(start: Start) -> None:
+    """The thread keeps neither a job nor its result while it waits for the next one."""
+    engine = start(answer_to)
+
+    class Result:
+        pass
+
+    kept = weakref.ref(await engine.run(Result))
+
+    await asyncio.to_thread(wait_until, lambda: kept() is None, "the result is still there")

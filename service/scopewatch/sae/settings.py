@@ -1,4 +1,4 @@
-"""What a format's module is given: the opened weights file, the settings beside it, and what the caller adds."""
+"""The JSON files that are published beside an SAE's weights."""
 
 import json
 import math
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.tensors import TensorFile, without_repetition
 
 _MAX_SETTINGS_BYTES = 1 << 20
 T = TypeVar("T")
@@ -21,6 +20,7 @@ class Settings:
     file: Path
     values: Mapping[str, Any]
     prefix: str = ""
+    """Where in the file the values stand, for messages: names that each end in a point."""
 
     def __contains__(self, name: str) -> bool:
         return self.values.get(name) is not None
@@ -38,20 +38,20 @@ class Settings:
         return float(self._value(name, "a number", _is_number, default))
 
     def nested(self, name: str) -> "Settings":
-        """An object in it; empty if it is absent."""
+        """An object in these settings; an empty one if it is absent."""
         empty: dict[str, Any] = {}
         values = self._value(name, "an object", lambda value: isinstance(value, dict), empty)
         return Settings(self.file, values, f"{self.prefix}{name}.")
 
     def wrong(self, name: str, expected: str) -> SaeError:
-        """That a field is not what it should be."""
+        """The error that says that a field is not what it should be."""
         return SaeError(f"{self.file}: {self.prefix}{name} is {self.values.get(name)!r}; expected {expected}")
 
     def agree(self, name: str, found: int) -> None:
         """Checks a number that may be absent against the arrays.
 
         Raises:
-            SaeError: They differ.
+            SaeError: The settings and the arrays differ.
         """
         if name in self and self.integer(name) != found:
             raise self.wrong(name, f"{found}, as in the weights file; they do not belong together")
@@ -70,7 +70,7 @@ def read_settings(file: Path) -> Settings:
     """Reads a JSON object.
 
     Raises:
-        SaeError: Missing, too long, or no JSON object.
+        SaeError: The file is missing, too long, or no JSON object.
     """
     try:
         with file.open("rb") as stream:
@@ -89,58 +89,12 @@ def read_settings(file: Path) -> Settings:
     return Settings(file, values)
 
 
-class Release:
-    """A weights file and what the caller says of it; each such word is used or refused."""
-
-    def __init__(self, weights: TensorFile, *, norm_factor: float | None = None, k: int | None = None) -> None:
-        self.weights = weights
-        self._told = {name: value for name, value in (("norm_factor", norm_factor), ("k", k)) if value is not None}
-
-    @property
-    def file(self) -> Path:
-        return self.weights.file
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The names on the file's path, nearest first; never resolved, since a hub cache is made of links."""
-        return self.file.absolute().parts[::-1]
-
-    def settings(self, name: str) -> Settings:
-        """A JSON file in the folder of the weights."""
-        return read_settings(self.file.parent / name)
-
-    def settle(self, name: str, stated: float | None, mend: str) -> tuple[float, str]:
-        """The value of `norm_factor` or `k`: the files', or else the caller's.
-
-        Args:
-            name: Which.
-            stated: What the files say; None if nothing.
-            mend: Said when nobody says it.
-
-        Returns:
-            The value, and if it is the caller's word alone, that as a recipe for `Sae`.
-
-        Raises:
-            SaeError: Nobody says it, or they contradict each other, or it cannot be.
-        """
-        told = self._told.pop(name, None)
-        value = stated if stated is not None else told
-        if value is None:
-            raise SaeError(f"{self.file}: {mend}")
-        if not (math.isfinite(value) and value > 0):
-            raise SaeError(f"{self.file}: {name} is {value:g}; expected a positive number")
-        if told is not None and not math.isclose(told, value, rel_tol=1e-3):
-            raise SaeError(f"{self.file}: {name} {told:g} was given, but the files say {value:g}; leave it out")
-        return value, "" if stated is not None else f"{name}={value!r}"
-
-    def all_used(self) -> None:
-        """Checks that nothing the caller said was in vain.
-
-        Raises:
-            SaeError: Something was.
-        """
-        for name, value in self._told.items():
-            raise SaeError(f"{self.file}: {name} {value:g} was given, but this SAE has no use for it; leave it out")
+def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object for `json.loads`, and refuses a name that stands twice rather than guess which is meant."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
 
 
 def _is_integer(value: object) -> bool:

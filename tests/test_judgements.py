@@ -1,19 +1,17 @@
-"""What the spine remembers of judgements, when it may answer with them, and what it keeps of the text."""
+"""Which judgements the spine remembers, when it may answer with them, and what it keeps of the text."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from conftest import activations
+from conftest import activations, judgement
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.cache import LocalCache
-from scopewatch.pipeline.cached_value import dump
-from scopewatch.pipeline.judgements import Judged, Memory
+from scopewatch.pipeline.judgements import Judgements, Remembered
 from scopewatch.pipeline.monitor import Monitor
-from scopewatch.types import Coverage, Pair, ScoredPair, ScoreJob, Turn, Verdict
-from spine import KEYS, FakeReader, build_monitor, read
+from scopewatch.types import Coverage, CoveredActivations, Pair, ScoredPair, ScoreJob, Turn, Verdict
+from spine import TABLE, VALUES, FakeReader, build_monitor, read
 
 PAIR = Pair("may I?", "yes, of course", (Turn("user", "hi"),))
 
@@ -23,20 +21,15 @@ def job(pair: Pair = PAIR, watchlist: str = "", *, evidence: bool = True) -> Sco
 
 
 class CountingReader(FakeReader):
-    """Remembers what was tokenised and rendered, too."""
+    """Remembers what was tokenised, too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tokenised: list[str] = []
-        self.rendered: list[str] = []
 
     async def tokenise(self, pairs: list[Pair]) -> list[object]:
         self.tokenised += [pair.response for pair in pairs]
         return await super().tokenise(pairs)
-
-    def render(self, watchlist: str, verdict: Verdict, indicators: object, coverage: Coverage) -> bytes:
-        self.rendered.append(watchlist)
-        return repr((watchlist, verdict, indicators, coverage)).encode()
 
 
 @pytest.fixture
@@ -50,13 +43,13 @@ def cache(metrics: Metrics) -> LocalCache:
 
 
 @pytest.fixture
-def memory() -> Memory:
-    return Memory(1 << 20)
+def judgements() -> Judgements:
+    return Judgements(1 << 20)
 
 
 @pytest.fixture
-def monitor(cache: LocalCache, metrics: Metrics, reader: CountingReader, memory: Memory) -> Monitor:
-    return build_monitor(cache, metrics, reader, memory=memory, render=reader.render)
+def monitor(cache: LocalCache, metrics: Metrics, reader: CountingReader, judgements: Judgements) -> Monitor:
+    return build_monitor(cache, metrics, reader, judgements=judgements)
 
 
 async def score(monitor: Monitor, wanted: ScoreJob) -> ScoredPair:
@@ -72,13 +65,12 @@ def reads(registry: CollectorRegistry, result: str) -> float | None:
 async def test_a_pair_that_comes_again_is_only_looked_up(
     monitor: Monitor, reader: CountingReader, registry: CollectorRegistry
 ) -> None:
-    """It is tokenised and rendered once, and every later answer is a hit of the same content."""
+    """It is tokenised and judged once, and every later answer is a hit with the very same judgement."""
     answers = [await score(monitor, job()) for _ in range(3)]
 
-    assert (len(reader.tokenised), len(reader.rendered), len(reader.asked)) == (1, 1, 1)
+    assert (len(reader.tokenised), len(reader.asked)) == (1, 1)
     assert [answer.cached for answer in answers] == [False, True, True]
-    assert len({answer.body for answer in answers}) == 1
-    assert answers[0].indicators == answers[1].indicators == answers[2].indicators
+    assert answers[0].judgement is answers[1].judgement is answers[2].judgement
     assert (reads(registry, "miss"), reads(registry, "hit")) == (1, 2)
     assert answers[2].timings.tokenise_s == 0 < answers[2].timings.cache_s
 
@@ -99,13 +91,13 @@ async def test_another_value_in_the_cache_is_judged_anew(monitor: Monitor, cache
     """What the cache holds decides, not what was remembered: a value of another writer is scored as it is."""
     first = await score(monitor, job())
     tokens = read(PAIR)
-    key = KEYS.key(tokens)
-    cache.put_many({key: dump(key, activations(len(tokens.ids), (len(tokens.ids) - 1, 0, 1000.0)))})
+    key = VALUES.key(tokens)
+    others = activations(len(tokens.ids), (len(tokens.ids) - 1, 0, 1000.0))
+    cache.put_many({key: VALUES.dump(key, CoveredActivations(others, TABLE))})
     second = await score(monitor, job())
 
     assert second.cached
     assert second.indicators[0].score == 1000 > first.indicators[0].score
-    assert second.body != first.body
 
 
 async def test_known_and_new_pairs_share_a_batch(monitor: Monitor, reader: CountingReader) -> None:
@@ -137,7 +129,7 @@ async def test_other_questions_about_the_same_text_are_answered_anew(
 
     assert other.cached
     assert first.indicators != other.indicators
-    assert (len(reader.asked), len(reader.rendered)) == (1, 2)
+    assert len(reader.asked) == 1
 
 
 texts = st.text(alphabet="ab\0\ud800é", max_size=3)
@@ -150,45 +142,45 @@ questions = st.builds(
     texts,
     st.lists(st.tuples(texts, texts), max_size=2),
     st.booleans(),
-    texts,
+    st.binary(max_size=3),
 )
 
 
 @given(questions, questions)
-def test_a_name_tells_every_two_questions_apart(one: tuple[ScoreJob, str], other: tuple[ScoreJob, str]) -> None:
+def test_a_name_tells_every_two_questions_apart(one: tuple[ScoreJob, bytes], other: tuple[ScoreJob, bytes]) -> None:
     """Names are equal when the text, its parts, the watchlist and the wish for evidence are, and only then."""
-    memory = Memory(1)
-    assert (one == other) == (memory.name(*one) == memory.name(*other))
+    judgements = Judgements(1)
+    assert (one == other) == (judgements.name(*one) == judgements.name(*other))
 
 
 def test_names_of_two_processes_differ() -> None:
     """A digest says nothing about a text to whoever lacks the process's secret."""
-    assert Memory(1).name(job(), "first") != Memory(1).name(job(), "first")
+    assert Judgements(1).name(job(), b"first") != Judgements(1).name(job(), b"first")
 
 
-async def test_neither_text_nor_tokens_are_kept(monitor: Monitor, memory: Memory) -> None:
+async def test_neither_text_nor_tokens_are_kept(monitor: Monitor, judgements: Judgements) -> None:
     """What is remembered shows no text, nor the tokens to make one of."""
-    await score(monitor, job(Pair("canary", "canary canary")))
-    name = memory.name(job(Pair("canary", "canary canary")), "first")
-    judged = memory.get(name)
+    wanted = job(Pair("canary", "canary canary"))
+    await score(monitor, wanted)
+    found = judgements.get(judgements.name(wanted, monitor.watchlists.named("first").digest))
 
-    assert judged is not None
-    assert "canary" not in repr(judged)
-    ids = read(Pair("canary", "canary canary")).ids.tobytes()
-    assert not any(ids in part for part in (judged.value, judged.body, judged.key))
+    assert found is not None
+    assert "canary" not in repr(found)
+    ids = read(wanted.pair).ids.tobytes()
+    assert not any(ids in part for part in (found.value, found.key))
 
 
-def judged(size: int) -> Judged:
-    return Judged(b"key", bytes(size), Verdict.PASS, (), Coverage(1, 0, 1, 0), b"", np.empty(0, np.intp))
+def remembered(size: int) -> Remembered:
+    return Remembered(b"key", bytes(size), judgement(Verdict.PASS, (), Coverage(1, 0, 1, 0)))
 
 
 def test_the_last_used_stay_within_the_bound() -> None:
     """Of four entries of which three fit, the one not used for longest goes."""
-    memory = Memory(3 * 12_000)
-    names = [memory.name(job(Pair("", str(number))), "first") for number in range(4)]
+    judgements = Judgements(3 * 13_000)
+    names = [judgements.name(job(Pair("", str(number))), b"first") for number in range(4)]
     for name in names[:3]:
-        memory.put(name, judged(10_000))
-    memory.get(names[0])
-    memory.put(names[3], judged(10_000))
+        judgements.put(name, remembered(10_000))
+    judgements.get(names[0])
+    judgements.put(names[3], remembered(10_000))
 
-    assert [memory.get(name) is not None for name in names] == [True, False, True, True]
+    assert [judgements.get(name) is not None for name in names] == [True, False, True, True]

@@ -1,4 +1,4 @@
-"""Ordinary text as SAEs are trained on: windows of tokens with BOS in front, and which of the tokens count.
+"""Ordinary text, such as SAEs are trained on, cut into windows of tokens with BOS in front; and its activations.
 
 The bundled text, `ordinary.txt.gz`, is 18 passages of about 3,000 characters from the middle of novels that are in the
 public domain, as Project Gutenberg transcribed them: A Tale of Two Cities, Alice's Adventures in Wonderland, Anne of
@@ -24,24 +24,28 @@ from scopewatch.reader.loading import Reader
 
 BUNDLED = Path(__file__).with_name("ordinary.txt.gz")
 WINDOW_TOKENS = 512
+"""The most tokens in a window."""
 _MAX_CHARACTERS = 4 << 20
+"""The most characters that are read of a text file."""
 LEAST_TOKENS = 256
+"""The fewest tokens that anything can be measured on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens read together."""
+    """Tokens that the reader reads together, n of them."""
 
     ids: NDArray[np.int64]
+    """Token ids, shape (n,)."""
     counted: NDArray[np.bool_]
-    """Where activations are measured: nowhere SAEs were not trained, which is position 0 and on special tokens."""
+    """Which tokens are measured on, shape (n,): not position 0 and special tokens, where SAEs were not trained."""
 
 
 def load_tokenizer(directory: Path, reader: Reader) -> PreTrainedTokenizerFast:
     """The tokenizer of a reader.
 
     Raises:
-        ReaderError: There is none, or it belongs to another model.
+        ReaderError: The directory has none, or it belongs to another model.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -58,10 +62,10 @@ def load_tokenizer(directory: Path, reader: Reader) -> PreTrainedTokenizerFast:
 
 
 def read_text(file: Path | None) -> str:
-    """The first 4 million characters of a text file; None for the bundled text.
+    """The first 4 million characters of a text file, or without a file the bundled text.
 
     Raises:
-        DataError: It is not UTF-8 text.
+        DataError: The file cannot be read, or is not UTF-8 text.
     """
     if file is None:
         return gzip.decompress(BUNDLED.read_bytes()).decode()
@@ -83,11 +87,11 @@ def windows_of(
     """Windows spread evenly over a text, as many as give `max_tokens` tokens that count.
 
     Args:
-        text: It.
-        tokenizer: The reader's.
+        text: The text.
+        tokenizer: The reader's tokenizer.
         name: What the text is called in an error.
-        context: Most tokens the reader reads.
-        max_tokens: Most tokens that count.
+        context: The most tokens that the reader can read together.
+        max_tokens: The most tokens that count.
 
     Raises:
         DataError: The text is too short to measure anything on.
@@ -108,7 +112,7 @@ def windows_of(
 
 
 def window_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerFast, length: int) -> Window:
-    """The first `length` of given tokens, behind BOS if the tokenizer has one and they do not begin with it."""
+    """The first `length` of the given token ids, behind BOS if the tokenizer has one and they do not begin with it."""
     bos = [] if tokenizer.bos_token_id in (None, *ids[:1]) else [tokenizer.bos_token_id]
     whole = np.array([*bos, *ids][:length], np.int64)
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -119,7 +123,7 @@ def window_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerFast, length: in
 
 
 def shortened(windows: Sequence[Window], count: int, length: int) -> list[Window]:
-    """The beginnings of `count` windows spread evenly."""
+    """The first `length` tokens of `count` windows, evenly chosen among those given."""
     chosen = np.unique(np.linspace(0, len(windows) - 1, count).round().astype(int))
     return [Window(windows[i].ids[:length], windows[i].counted[:length]) for i in chosen]
 
@@ -128,7 +132,7 @@ def shortened(windows: Sequence[Window], count: int, length: int) -> list[Window
 def activations(
     reader: Reader, windows: Sequence[Window], hookpoints: Sequence[Hookpoint]
 ) -> dict[Hookpoint, torch.Tensor]:
-    """Activations of all tokens that count, each of shape (tokens, width), float32, on the reader's device.
+    """The activations of the tokens that count at each hookpoint, (tokens, width) in float32, on the reader's device.
 
     Raises:
         SaeError: The reader has no such hookpoint.
