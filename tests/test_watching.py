@@ -303,7 +303,7 @@ def test_a_feature_is_the_same_whatever_else_is_watched(house: House) -> None:
     large = identity(house, {"late": [7, 1], "renamed": [2, 3]}, head=True, renamed=house.saes["mid"]).feature_ids
 
     assert 16 == len(small[0].producer)
-    assert [1, 7, 2, 3, LOGPROB.index, ENTROPY.index] == [feature.index for feature in large]
+    assert [1, 7, 2, 3, LOGPROB.index, ENTROPY.index] == [feature.column for feature in large]
     assert small[0] == large[3]
     assert 3 == len({feature.producer for feature in large})
 
