@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine, build_engine, choices
+from scopewatch.engine.build import Engine, build_engine
+from scopewatch.engine.choices import choices
 from scopewatch.watch.watchlist import load_watchlist
 from subjects import Subject, TokenIds
 

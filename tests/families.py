@@ -2,7 +2,8 @@
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from conftest import gemma_tokenizer
+from conftest import GEMMA_TEMPLATE, gemma_tokenizer
 from scopewatch.reader.linear import PackedLinear
 
-FAMILIES = ("gemma2", "gemma3_text", "gemma3", "llama", "mistral", "qwen2", "qwen3")
 HIDDEN = 32
 LAYERS = 4
 HEADS = 4
-HEAD_DIM = {"gemma2": 16, "gemma3_text": 16, "gemma3": 16, "llama": 8, "mistral": 12, "qwen2": 8, "qwen3": 16}
 WINDOW = 16
 """Tokens that a sliding layer sees."""
 VOCABULARY = 512
@@ -61,7 +60,7 @@ _SIZES = {
     "rms_norm_eps": 0.01,
 }
 _GEMMA3 = _SIZES | {
-    "head_dim": HEAD_DIM["gemma3"],
+    "head_dim": 16,
     "query_pre_attn_scalar": 16,
     "sliding_window": WINDOW,
     "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2),
@@ -72,53 +71,6 @@ _GEMMA3 = _SIZES | {
 }
 _QWEN = _SIZES | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2, "bos_token_id": None}
 _VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-# Each uses everything that is special about its family: windows, caps, rotary scaling, odd head widths.
-_CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
-    "gemma2": (
-        Gemma2Config,
-        _SIZES
-        | {"head_dim": HEAD_DIM["gemma2"], "query_pre_attn_scalar": 16}
-        | {"sliding_window": WINDOW, "attn_logit_softcapping": 5.0},
-    ),
-    "gemma3_text": (Gemma3TextConfig, _GEMMA3),
-    "gemma3": (
-        Gemma3Config,
-        {
-            "text_config": _GEMMA3,
-            "vision_config": _VISION | {"image_size": 28, "patch_size": 14},
-            "mm_tokens_per_image": 4,
-            "boi_token_index": VOCABULARY - 3,
-            "eoi_token_index": VOCABULARY - 2,
-            "image_token_index": VOCABULARY - 1,
-        },
-    ),
-    "llama": (
-        LlamaConfig,
-        _SIZES
-        | {
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 5000.0,
-                "original_max_position_embeddings": 64,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-            }
-        },
-    ),
-    "mistral": (MistralConfig, _SIZES | {"head_dim": HEAD_DIM["mistral"], "sliding_window": WINDOW}),
-    "qwen2": (Qwen2Config, _QWEN | {"tie_word_embeddings": True}),
-    "qwen3": (Qwen3Config, _QWEN | {"head_dim": HEAD_DIM["qwen3"]}),
-}
-_CLASSES: dict[str, type[PreTrainedModel]] = {
-    "gemma2": Gemma2ForCausalLM,
-    "gemma3_text": Gemma3ForCausalLM,
-    "gemma3": Gemma3ForConditionalGeneration,
-    "llama": LlamaForCausalLM,
-    "mistral": MistralForCausalLM,
-    "qwen2": Qwen2ForCausalLM,
-    "qwen3": Qwen3ForCausalLM,
-}
 
 
 def weight_count(model: torch.nn.Module) -> int:
@@ -130,8 +82,8 @@ def weight_count(model: torch.nn.Module) -> int:
 def save_weights(family: str, directory: Path, *, seed: int = 0) -> Path:
     """A random model with loud attention and with gains and biases that matter, as `config.json` and safetensors."""
     torch.manual_seed(seed)
-    kind, settings = _CONFIGS[family]
-    model = _CLASSES[family](kind(**copy.deepcopy(settings)))
+    row = TABLE[family]
+    model = row.model(row.config(**copy.deepcopy(row.settings)))
     loudness = {"q_proj": 2.0, "k_proj": 2.0}
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -148,8 +100,8 @@ def save_weights(family: str, directory: Path, *, seed: int = 0) -> Path:
 
 def load_untouched(family: str, directory: Path) -> PreTrainedModel:
     """The whole model as transformers itself loads it, for comparison."""
-    attention = "eager" if family == "gemma2" else "sdpa"
-    return _CLASSES[family].from_pretrained(directory, attn_implementation=attention, dtype=torch.float32).eval()
+    row = TABLE[family]
+    return row.model.from_pretrained(directory, attn_implementation=row.attention, dtype=torch.float32).eval()
 
 
 def rename_weights(directory: Path, prefixes: Mapping[str, str]) -> None:
@@ -221,25 +173,6 @@ _TEXTS = [
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def save_tokenizer(family: str, directory: Path, *, chat: bool = True) -> None:
-    """A tokenizer built as the family's: vocabulary kind, normalisation, BOS or none, chat template."""
-    match family:
-        case "llama":
-            _save_llama_tokenizer(directory)
-            template = LLAMA_TEMPLATE
-        case "mistral":
-            _save_mistral_tokenizer(directory)
-            template = MISTRAL_TEMPLATE
-        case "qwen2" | "qwen3":
-            _save_qwen_tokenizer(directory)
-            template = QWEN2_TEMPLATE if family == "qwen2" else QWEN3_TEMPLATE
-        case _:
-            gemma_tokenizer(directory, chat=chat)
-            template = GEMMA3_TEMPLATE
-    if chat and family != "gemma2":
-        (directory / "chat_template.jinja").write_text(template)
-
-
 def _byte_level(specials: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -292,6 +225,126 @@ def _save_mistral_tokenizer(directory: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(directory)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a test has to know of a family; settings use all that is special about it: windows, caps, rotary scaling."""
+
+    config: type[PreTrainedConfig]
+    settings: dict[str, Any]
+    model: type[PreTrainedModel]
+    tokenizer: Callable[[Path], None]
+    template: str
+    """The chat template, of the same form as the released one."""
+    head_dim: int
+    bos: str | None = "<bos>"
+    gemma: bool = False
+    """Whether there are norms behind attention and MLP, gains are 1 + weight, and embeddings are scaled."""
+    root: str = "model"
+    """Where the untouched model keeps its layers."""
+    attention: str = "sdpa"
+    """The attention that transformers itself computes right."""
+
+
+def _save_gemma_tokenizer(directory: Path) -> None:
+    gemma_tokenizer(directory, chat=False)
+
+
+TABLE = {
+    "gemma2": Row(
+        Gemma2Config,
+        _SIZES
+        | {"head_dim": 16, "query_pre_attn_scalar": 16}
+        | {"sliding_window": WINDOW, "attn_logit_softcapping": 5.0},
+        Gemma2ForCausalLM,
+        _save_gemma_tokenizer,
+        GEMMA_TEMPLATE,
+        head_dim=16,
+        gemma=True,
+        attention="eager",
+    ),
+    "gemma3_text": Row(
+        Gemma3TextConfig,
+        _GEMMA3,
+        Gemma3ForCausalLM,
+        _save_gemma_tokenizer,
+        GEMMA3_TEMPLATE,
+        head_dim=16,
+        gemma=True,
+    ),
+    "gemma3": Row(
+        Gemma3Config,
+        {
+            "text_config": _GEMMA3,
+            "vision_config": _VISION | {"image_size": 28, "patch_size": 14},
+            "mm_tokens_per_image": 4,
+            "boi_token_index": VOCABULARY - 3,
+            "eoi_token_index": VOCABULARY - 2,
+            "image_token_index": VOCABULARY - 1,
+        },
+        Gemma3ForConditionalGeneration,
+        _save_gemma_tokenizer,
+        GEMMA3_TEMPLATE,
+        head_dim=16,
+        gemma=True,
+        root="model.language_model",
+    ),
+    "llama": Row(
+        LlamaConfig,
+        _SIZES
+        | {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 5000.0,
+                "original_max_position_embeddings": 64,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            }
+        },
+        LlamaForCausalLM,
+        _save_llama_tokenizer,
+        LLAMA_TEMPLATE,
+        head_dim=8,
+        bos="<|begin_of_text|>",
+    ),
+    "mistral": Row(
+        MistralConfig,
+        _SIZES | {"head_dim": 12, "sliding_window": WINDOW},
+        MistralForCausalLM,
+        _save_mistral_tokenizer,
+        MISTRAL_TEMPLATE,
+        head_dim=12,
+        bos="<s>",
+    ),
+    "qwen2": Row(
+        Qwen2Config,
+        _QWEN | {"tie_word_embeddings": True},
+        Qwen2ForCausalLM,
+        _save_qwen_tokenizer,
+        QWEN2_TEMPLATE,
+        head_dim=8,
+        bos=None,
+    ),
+    "qwen3": Row(
+        Qwen3Config,
+        _QWEN | {"head_dim": 16},
+        Qwen3ForCausalLM,
+        _save_qwen_tokenizer,
+        QWEN3_TEMPLATE,
+        head_dim=16,
+        bos=None,
+    ),
+}
+FAMILIES = tuple(TABLE)
+
+
+def save_tokenizer(family: str, directory: Path, *, chat: bool = True) -> None:
+    """A tokenizer built as the family's: vocabulary kind, normalisation, BOS or none, chat template."""
+    TABLE[family].tokenizer(directory)
+    if chat:
+        (directory / "chat_template.jinja").write_text(TABLE[family].template)
 
 
 def save_family(family: str, directory: Path, *, chat: bool = True) -> Path:

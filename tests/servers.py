@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -179,7 +179,8 @@ class Gate:
                 self._open.wait()
                 return runner(batch)
 
-            return replace(loaded, engine=replace(loaded.engine, runner=gated))
+            loaded.engine.runner = gated
+            return loaded
 
         monkeypatch.setattr(scopewatch.app.server, "load", load)
 

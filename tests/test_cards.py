@@ -16,7 +16,8 @@ from scopewatch.app.server import Server
 from scopewatch.calibration.card_making import made_with
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import Config
-from scopewatch.engine.build import build_engine, choices
+from scopewatch.engine.build import build_engine
+from scopewatch.engine.choices import choices
 from scopewatch.errors import WatchlistError
 from scopewatch.sae.pack import write_probe
 from scopewatch.sources import ReaderSource, SaeSource

@@ -15,7 +15,8 @@ from conftest import House, watchlist_document
 from scopewatch.cli.contrast import add
 from scopewatch.config import Config
 from scopewatch.contrast.corpora import partners, swapped
-from scopewatch.engine.build import SaeChoice, build_engine
+from scopewatch.engine.build import build_engine
+from scopewatch.engine.choices import SaeChoice
 from scopewatch.errors import ConfigError, DataError, LabelError, TooLittleData
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import POOLINGS

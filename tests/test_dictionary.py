@@ -15,12 +15,15 @@ from transformers import Gemma2ForCausalLM
 from conftest import HIDDEN, House, sae_arrays, save_sae
 from released import RELEASES, Released
 from scopewatch.config import Config
-from scopewatch.engine import dictionary as module
-from scopewatch.engine.build import SaeChoice, build_engine
-from scopewatch.engine.dictionary import Dictionary, DictionaryEngine, SegmentActivations, build_dictionary
+from scopewatch.engine import dictionary, slabs
+from scopewatch.engine.build import build_engine
+from scopewatch.engine.choices import SaeChoice
+from scopewatch.engine.dictionary import DictionaryEngine, SegmentActivations, build_dictionary
+from scopewatch.engine.slabs import Dictionary
 from scopewatch.errors import EngineError, SaeError
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.pack import load_watched, write_pack
+from scopewatch.sae.pack import write_pack
+from scopewatch.sae.watched import load_watched
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations, Pair, Segment, TokenisedPair, Turn
 
@@ -59,10 +62,10 @@ def saved(kind: str, folder: Path) -> Path:
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch, *, kept_bytes: int) -> None:
     """Slabs of 7 features, tiles of a few tokens."""
-    monkeypatch.setattr(module, "_SLAB", 7)
-    monkeypatch.setattr(module, "_TILE_ELEMENTS", {"cpu": 40})
-    monkeypatch.setattr(module, "_CONTEST_ELEMENTS", 3 * D_SAE)
-    monkeypatch.setattr(module, "_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(slabs, "_SLAB", 7)
+    monkeypatch.setattr(slabs, "_TILE_ELEMENTS", {"cpu": 40})
+    monkeypatch.setattr(slabs, "_CONTEST_ELEMENTS", 3 * D_SAE)
+    monkeypatch.setattr(slabs, "_KEPT_BYTES", kept_bytes)
 
 
 def build(house: House, sae: Path, **settings: object) -> DictionaryEngine:
@@ -92,14 +95,14 @@ def test_what_fires_is_what_the_publisher_says(
     """Tile by tile, every feature of every released layout fires where its publisher's library says, as strongly."""
     small_tiles(monkeypatch, kept_bytes=0)
     theirs = write(tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = 1.0 + 2.5 * torch.randn(41, sae.d_in, generator=torch.Generator().manual_seed(7))
     expected = theirs.encode(x.double()).numpy()
     more, less = (theirs.encode(x.double() * (1 + sign * 1e-5)).numpy() > 0 for sign in (1, -1))
 
     with torch.inference_mode():
         fired = Dictionary(sae, CPU).fired(x)
-        monkeypatch.setattr(module, "_KEPT_BYTES", 1 << 20)
+        monkeypatch.setattr(slabs, "_KEPT_BYTES", 1 << 20)
         kept = Dictionary(sae, CPU).fired(x)
 
     np.testing.assert_array_equal(dense(fired), dense(kept))
@@ -125,7 +128,7 @@ def test_offline_and_online_are_one(
 ) -> None:
     """On every segment the features are those the serving engine finds, whatever the rows, batches and tiles."""
     small_tiles(monkeypatch, kept_bytes=0)
-    monkeypatch.setattr(module, "_BATCH_TOKENS", 70)
+    monkeypatch.setattr(dictionary, "_BATCH_TOKENS", 70)
     sae = saved(kind, tmp_path)
     engine = build(house, sae, max_batch_tokens=40, max_tokens=40)
     pairs = tokens_of(engine, PAIRS)
@@ -155,8 +158,8 @@ def test_nothing_grows_with_tokens_and_width(house: House, monkeypatch: pytest.M
     """No table that exists is larger than a tile, and together they are all tokens by all features."""
     small_tiles(monkeypatch, kept_bytes=0)
     sizes: list[int] = []
-    nonzero = module._nonzero
-    monkeypatch.setattr(module, "_nonzero", lambda tile, *place: (sizes.append(tile.numel()), nonzero(tile, *place))[1])
+    nonzero = slabs._nonzero
+    monkeypatch.setattr(slabs, "_nonzero", lambda tile, *place: (sizes.append(tile.numel()), nonzero(tile, *place))[1])
     engine = build(house, house.saes["mid"])
 
     found = list(engine.encode(tokens_of(engine, PAIRS), Segment.RESPONSE))
@@ -265,11 +268,11 @@ def test_what_is_uncompressed_is_removed(
 ) -> None:
     """Uncompressed copies are gone when the dictionary is, and at once where it stays in memory."""
     small_tiles(monkeypatch, kept_bytes=kept_bytes)
-    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
-    dictionary = Dictionary(open_sae(house.saes["mid"]), CPU)
+    monkeypatch.setattr(slabs.tempfile, "tempdir", str(tmp_path))
+    whole = Dictionary(open_sae(house.saes["mid"]), CPU)
     assert (kept_bytes == 0) == bool(list(tmp_path.iterdir()))
 
-    del dictionary
+    del whole
     gc.collect()
 
     assert [] == list(tmp_path.iterdir())

@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 
 from families import (
     FAMILIES,
-    HEAD_DIM,
     HEADS,
     HIDDEN,
     LAYERS,
     PREFIXES,
+    TABLE,
     WINDOW,
     load_untouched,
     rename_weights,
@@ -29,8 +29,8 @@ from families import (
     weight_count,
 )
 from scopewatch.errors import ReaderError, SaeError
-from scopewatch.reader.hookpoints import SITES, Hookpoint, parse_hookpoint, sites, tap, width
-from scopewatch.reader.loading import FAMILIES as SUPPORTED
+from scopewatch.reader.families import FAMILIES as SUPPORTED
+from scopewatch.reader.hookpoints import Hookpoint, parse_hookpoint, sites, tap, width
 from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.reader.text import Tokeniser
 from scopewatch.types import Pair, Segment, TokenisedPair
@@ -39,9 +39,6 @@ TOLERANCE = 1e-5
 """Of the largest activation."""
 LENGTHS = (41, 23, 7)
 """Tokens of the sequences of one batch; two are longer than the window."""
-GEMMA = ("gemma2", "gemma3_text", "gemma3")
-ROOT = dict.fromkeys(FAMILIES, "model") | {"gemma3": "model.language_model"}
-"""Where the untouched model keeps its layers."""
 # The places of Gemma Scope's papers and TransformerLens' hooks in the modules of each family, written out.
 ON_GEMMA = {
     "resid_pre": "input of layers.{}",
@@ -144,11 +141,11 @@ class Subject:
 
     @property
     def places(self) -> dict[str, str]:
-        return ON_GEMMA if self.family in GEMMA else ON_OTHERS
+        return ON_GEMMA if TABLE[self.family].gemma else ON_OTHERS
 
     def norm(self, layer: int) -> torch.nn.Module:
         """The norm before the MLP, of the untouched model."""
-        name = "pre_feedforward_layernorm" if self.family in GEMMA else "post_attention_layernorm"
+        name = "pre_feedforward_layernorm" if TABLE[self.family].gemma else "post_attention_layernorm"
         return self.modules[f"layers.{layer}.{name}"]
 
     def at(self, site: str, layer: int) -> torch.Tensor:
@@ -159,7 +156,7 @@ class Subject:
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     directory = save_weights(request.param, tmp_path_factory.mktemp(request.param))
     untouched = load_untouched(request.param, directory)
-    root = ROOT[request.param]
+    root = TABLE[request.param].root
     modules = dict(untouched.get_submodule(root).named_modules())
     return Subject(request.param, directory, load(directory), record(untouched, root), modules)
 
@@ -199,7 +196,7 @@ def test_mlp_in_unit_is_resid_mid_at_unit_length_without_gain(subject: Subject, 
 def test_embed_is_the_unscaled_row_of_the_embedding_matrix(subject: Subject) -> None:
     """Gemma Scope's embedding SAEs read E[token] as the file holds it; the embedding module of Gemma scales it."""
     rows = subject.embedding_matrix[torch.cat(sequences())]
-    scale = HIDDEN**0.5 if subject.family in GEMMA else 1.0
+    scale = HIDDEN**0.5 if TABLE[subject.family].gemma else 1.0
 
     assert torch.equal(rows, activations(subject.reader, Hookpoint(-1, "embed")))
     assert_same(rows * scale, activations(subject.reader, parse_hookpoint("hook_embed")))
@@ -224,7 +221,7 @@ def test_attention_and_mlp_lead_from_their_input_sites_to_their_output_sites(sub
     with torch.no_grad():
         attended = modules["self_attn.o_proj"](subject.at("attn_z", layer))
         fed = modules["mlp"](subject.at("mlp_in", layer))
-        if subject.family in GEMMA:
+        if TABLE[subject.family].gemma:
             attended = subject.modules[f"layers.{layer}.post_attention_layernorm"](attended)
             fed = subject.modules[f"layers.{layer}.post_feedforward_layernorm"](fed)
 
@@ -239,12 +236,12 @@ def test_mlp_out_is_after_the_post_norm(subject: Subject) -> None:
     """Mistake 1: on Gemma the raw MLP output is something else than mlp_out; elsewhere they are one."""
     apart = difference(subject.at("mlp.output", 1), subject.at("mlp_out", 1))
 
-    assert (apart > 0.1) == (subject.family in GEMMA)
+    assert (apart > 0.1) == (TABLE[subject.family].gemma)
 
 
 def test_attn_z_is_the_heads_and_not_the_attention_output(subject: Subject) -> None:
     """Mistake 2: attn_z is as wide as all heads together, which for most families is not the residual stream's width."""
-    heads = HEADS * HEAD_DIM[subject.family]
+    heads = HEADS * TABLE[subject.family].head_dim
 
     assert heads == width(subject.reader, Hookpoint(1, "attn_z"))
     assert HIDDEN == width(subject.reader, Hookpoint(1, "attn_out"))
@@ -257,7 +254,7 @@ def test_the_two_transcoder_inputs_differ_by_the_gain(subject: Subject) -> None:
     """Mistake 3: mlp_in is mlp_in_unit times the norm's gain, (1 + weight) on Gemma; neither is resid_mid."""
     unit, gained = subject.at("mlp_in_unit", 2), subject.at("mlp_in", 2)
     weight = subject.norm(2).weight.detach()
-    gain = 1 + weight if subject.family in GEMMA else weight
+    gain = 1 + weight if TABLE[subject.family].gemma else weight
 
     assert_same(unit * gain, gained)
     assert difference(unit, gained) > 0.1
@@ -276,7 +273,7 @@ def test_the_two_transcoder_inputs_differ_by_the_gain(subject: Subject) -> None:
 )
 def test_the_names_of_transcoder_inputs_are_told_apart(subject: Subject, text: str, site: str) -> None:
     """Mistake 3: what each library calls the MLP's input is the one with gain, the one without, or the plain stream."""
-    norm = "pre_feedforward_layernorm" if subject.family in GEMMA else "post_attention_layernorm"
+    norm = "pre_feedforward_layernorm" if TABLE[subject.family].gemma else "post_attention_layernorm"
 
     named = activations(subject.reader, parse_hookpoint(text.format(norm)))
 
@@ -310,11 +307,11 @@ def test_bos_is_read_and_never_scored(family: str, chat: bool, tmp_path: Path) -
     (tokens,) = tokeniser.tokenise([Pair("hello world", "perhaps not")])
 
     assert isinstance(tokens, TokenisedPair)
-    bos = {"llama": "<|begin_of_text|>", "mistral": "<s>", "qwen2": None, "qwen3": None}.get(family, "<bos>")
+    bos = TABLE[family].bos
     texts = tokeniser.token_texts(tokens.ids)
     assert ([0] if bos else []) == [i for i, text in enumerate(texts) if text == bos]
     assert Segment.TEMPLATE == tokens.segments[0]
-    if family in GEMMA and chat:
+    if TABLE[family].gemma and chat:
         # Gemma 3's instruction-tuned SAEs are meaningless on these: <bos><start_of_turn>user\n
         assert ["<bos>", "<start_of_turn>", "u", "s", "er", "<0x0A>"] == texts[:6]
         assert {Segment.TEMPLATE} == set(tokens.segments[:6])
@@ -324,8 +321,8 @@ def test_bos_is_read_and_never_scored(family: str, chat: bool, tmp_path: Path) -
 
 
 def test_every_supported_family_is_tested_here() -> None:
-    """A family that loads has hookpoints and stands in this file."""
-    assert set(FAMILIES) == SUPPORTED == set(SITES)
+    """A family that loads has a row in the tests' table, and so stands in this file."""
+    assert set(TABLE) == set(SUPPORTED)
 
 
 SPELLINGS = {
@@ -405,7 +402,7 @@ def test_hookpoints_are_ordered_by_layer() -> None:
 
 def test_every_named_site_is_listed(subject: Subject) -> None:
     """Every family has the same named sites, and each of them can be tapped and has a width."""
-    heads = HEADS * HEAD_DIM[subject.family]
+    heads = HEADS * TABLE[subject.family].head_dim
     hookpoints = [parse_hookpoint(site if site == "embed" else f"layers.1.{site}") for site in sites(subject.reader)]
 
     assert {*NAMED, "embed"} == set(sites(subject.reader))
@@ -561,7 +558,7 @@ def test_weights_released_in_bfloat16_run_in_float32(family: str, tmp_path: Path
     directory = save_weights(family, tmp_path)
     file = directory / "model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
-    reference = record(load_untouched(family, directory), ROOT[family])
+    reference = record(load_untouched(family, directory), TABLE[family].root)
 
     assert_same(reference["output of layers.3"], activations(load(directory), Hookpoint(3)))
 

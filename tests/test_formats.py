@@ -13,8 +13,9 @@ from released import RELEASES, Released
 from scopewatch.engine.encoder import HookpointEncoder, denormalised
 from scopewatch.errors import SaeError
 from scopewatch.reader.hookpoints import parse_hookpoint
+from scopewatch.sae.encoder import Contest
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.weights import Contest, Sae
+from scopewatch.sae.weights import Sae
 
 WATCHED = [41, 3, 17, 60]
 Write = Callable[[Path], Released]
@@ -47,7 +48,7 @@ def assert_close(expected: torch.Tensor, actual: torch.Tensor) -> None:
 def test_activations_are_the_publishers(tmp_path: Path, write: Write) -> None:
     """Every feature of every released layout fires where its publisher's library says, and as strongly."""
     theirs = write(tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = activations(sae.d_in)
     expected, actual = theirs.encode(x.double()), encode(sae, x)
     firm = steady(theirs, x)
@@ -62,7 +63,7 @@ def test_activations_are_the_publishers(tmp_path: Path, write: Write) -> None:
 def test_watched_features_are_those_of_the_whole(tmp_path: Path, write: Write) -> None:
     """Some features read alone are what they are among all, in ascending order."""
     theirs = write(tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = activations(sae.d_in)
 
     assert_close(encode(sae, x)[..., sorted(WATCHED)].double(), encode(sae, x, WATCHED))
@@ -76,7 +77,7 @@ NOT_RECONSTRUCTED = ["gemma_scope_2 crosscoder", "gemma_scope_2 clt", "gemma_sco
 def test_reconstructions_are_the_publishers(tmp_path: Path, name: str) -> None:
     """What the dictionary, slab by slab, makes of its activations is what the publisher's library makes of them."""
     theirs = RELEASES[name](tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = activations(sae.d_in)
     y = torch.from_numpy(sae.b_out())
     for slab in sae.slabs(tmp_path, width=8):
@@ -138,7 +139,7 @@ FACTS = {
 def test_places_models_and_sparsity_are_read_from_files_and_folders(tmp_path: Path, name: str) -> None:
     """Where an SAE reads and writes, for which model and with which L0, is what its release says."""
     theirs = RELEASES[name](tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     places = [str(parse_hookpoint(place)) for place in (sae.hookpoint, sae.hookpoint_out or sae.hookpoint)]
 
     assert FACTS[name] == (*places, sae.model, sae.declared_l0)
@@ -149,9 +150,9 @@ def test_places_models_and_sparsity_are_read_from_files_and_folders(tmp_path: Pa
 def test_folder_and_weights_file_are_one(tmp_path: Path, write: Write) -> None:
     """An SAE may be named by its folder or by its weights file, and its files are the same."""
     theirs = write(tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
 
-    assert sae.files == open_sae(sae.files[0], **theirs.given).files
+    assert sae.files == open_sae(replace(theirs.found, path=sae.files[0])).files
     assert {file.name for file in sae.files} == set(sae.digests())
 
 
@@ -239,7 +240,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Sae], Sae]]] = {
         "dictionary_learning Matryoshka",
         lambda s: replace(s, threshold=0.0, contest=Contest(s.d_sae, 7)),
     ),
-    "the gate for the magnitude": ("saelens gated", lambda s: replace(s, gate=None)),
+    "the gate for the magnitude": ("saelens gated", lambda s: replace(s, r_mag=None, b_mag=None)),
     "JumpReLU as ReLU": ("gemma_scope_2 resid_post", lambda s: replace(s, threshold=0.0)),
 }
 
@@ -248,7 +249,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Sae], Sae]]] = {
 def test_a_mistake_would_be_seen(tmp_path: Path, name: str, mistake: Callable[[Sae], Sae]) -> None:
     """The comparison above would fail by far for an SAE read wrongly in one of the ways that are easily taken."""
     theirs = RELEASES[name](tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = activations(sae.d_in)
     expected = theirs.encode(x.double())
     wrong = (expected - encode(mistake(sae), x)).abs().max() / expected.abs().max()
@@ -276,7 +277,7 @@ def test_a_contest_in_chunks_is_the_contest(
 ) -> None:
     """However few pre-activations exist at once, the same features win."""
     theirs = RELEASES[name](tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = activations(sae.d_in)
     monkeypatch.setattr("scopewatch.engine.encoder._CHUNK_ELEMENTS", elements)
     expected, actual, firm = theirs.encode(x.double()), encode(sae, x), steady(theirs, x)

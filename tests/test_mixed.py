@@ -17,7 +17,8 @@ from transformers import Gemma2ForCausalLM
 
 from conftest import HIDDEN, save_reader
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine, build_engine, choices
+from scopewatch.engine.build import Engine, build_engine
+from scopewatch.engine.choices import choices
 from scopewatch.types import Activations
 from scopewatch.watch.watchlist import load_watchlist
 

@@ -15,7 +15,8 @@ from transformers import Gemma2ForCausalLM
 from conftest import HIDDEN, House
 from scopewatch.cli import main
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine, SaeChoice, build_engine, choices
+from scopewatch.engine.build import Engine, build_engine
+from scopewatch.engine.choices import SaeChoice, choices
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import NoSuchFeature, SaeError
 from scopewatch.pipeline.cached_value import dump
@@ -24,8 +25,8 @@ from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import load_reader
 from scopewatch.reader.prefixes import BLOCK
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.pack import is_pack, load_watched, write_probe
-from scopewatch.sae.weights import Magnitude
+from scopewatch.sae.pack import is_pack, write_probe
+from scopewatch.sae.watched import load_watched
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations
 from scopewatch.watch.indicators import PROBE
@@ -112,7 +113,7 @@ def test_a_gated_neighbour_does_not_clip_a_probe(house: House, tmp_path: Path) -
     """Beside an SAE whose features have magnitudes of their own, which are never negative, a probe still is."""
     reader = load_reader(house.reader, name="r", revision="", deepest_layer=LAYER, device="cpu", dtype="float32")
     plain = open_sae(house.saes["mid"]).encoder(FEATURES)
-    gated = replace(plain, magnitude=Magnitude(np.ones(3, np.float32), np.zeros(3, np.float32)))
+    gated = replace(plain, scale=np.ones(3, np.float32), offset=np.zeros(3, np.float32))
     probe = load_watched(save(tmp_path / "p.safetensors"), [0, 1]).encoder
     batch = a_batch()
 

@@ -19,7 +19,8 @@ from transformers import Gemma2ForCausalLM
 
 from conftest import D_SAE, HIDDEN, House, save_sae
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine, SaeChoice, build_engine, choices
+from scopewatch.engine.build import Engine, build_engine
+from scopewatch.engine.choices import SaeChoice, choices
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.engine.token_activations import token_activations
 from scopewatch.errors import EngineDied, EngineError, InvalidRequest

@@ -12,7 +12,8 @@ import yaml
 from conftest import House, save_sae, watchlist_document
 from scopewatch.cli import main
 from scopewatch.config import Config
-from scopewatch.engine.build import build_engine, choices
+from scopewatch.engine.build import build_engine
+from scopewatch.engine.choices import choices
 from scopewatch.watch.watchlist import load_watchlist
 
 Capture = pytest.CaptureFixture[str]

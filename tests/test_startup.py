@@ -20,7 +20,8 @@ from conftest import House, save_reader, watchlist_document
 from scopewatch import logs
 from scopewatch.app.load import load
 from scopewatch.config import Config
-from scopewatch.engine.build import build_engine, choices
+from scopewatch.engine.build import build_engine
+from scopewatch.engine.choices import choices
 from scopewatch.errors import ReaderError
 from scopewatch.logs import Laps
 from scopewatch.reader.loading import Reader, load_reader

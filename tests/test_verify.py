@@ -23,9 +23,10 @@ from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.errors import DataError, SaeError
 from scopewatch.reader.hookpoints import Hookpoint
+from scopewatch.sae.encoder import Contest
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.tensors import at_offset
-from scopewatch.sae.weights import Contest, Gate, Sae
+from scopewatch.sae.weights import Sae
 
 DEMO = Path(scopewatch.__file__).parent / "demo"
 READER = DEMO / "reader"
@@ -391,8 +392,9 @@ def small_sae(folder: Path, **changes: object) -> tuple[Sae, dict[str, np.ndarra
     sae = Sae(
         "test", "test", "layers.0", tensors["W_enc"], tensors["b_enc"], (folder,), tensors["W_dec"], tensors["b_dec"]
     )
-    if "gate" in changes:
-        changes["gate"] = Gate(tensors["r"], tensors["m"])
+    if changes.pop("gate", False):
+        changes |= {"r_mag": tensors["r"], "b_mag": tensors["m"]}
+
     if "W_skip" in changes:
         changes["W_skip"] = tensors["W_skip"]
     return replace(sae, **changes), {name: array.astype(np.float64) for name, array in a.items()}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from conftest import engine_identity, watchlist_document
-from scopewatch.engine.build import choices
+from scopewatch.engine.choices import choices
 from scopewatch.errors import WatchlistError
 from scopewatch.sources import SaeSource
 from scopewatch.types import ENTROPY, LOGPROB, EngineIdentity, FeatureKey, Relation, Segment

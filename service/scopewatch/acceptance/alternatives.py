@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from scopewatch.acceptance.reconstruction import InputAndTarget, slab_width_of
-from scopewatch.reader.hookpoints import EMBED, EMBEDDING, UNIT, Hookpoint
-from scopewatch.sae.tensors import Float32, Indices, Tensor, at_offset
-from scopewatch.sae.weights import Contest, Normalise, Sae
+from scopewatch.reader.families import UNIT
+from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint
+from scopewatch.sae.encoder import Contest, Normalise
+from scopewatch.sae.tensors import Tensor, at_offset
+from scopewatch.sae.weights import Sae
+from scopewatch.types import Float32, Indices
 
 _MATCHED_ELEMENTS = 1 << 26
 """The largest dictionary, in elements of W_enc, in which the counterpart of every feature is looked for: 256 MiB."""
@@ -172,7 +175,7 @@ def other_firing(sae: Sae, place: Place, l0: float) -> Iterator[Alternative]:
         place: Where it reads and writes.
         l0: The number of features per token that were measured to fire there.
     """
-    if sae.gate or sae.contest:
+    if sae.r_mag or sae.contest:
         return
     k = max(1, min(round(l0), round(sae.declared_l0 or _USUAL_L0), sae.d_sae))
     topk = replace(sae, contest=Contest(sae.d_sae, k), threshold=0.0, declared_l0=float(k))

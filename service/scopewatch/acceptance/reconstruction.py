@@ -14,7 +14,8 @@ import torch
 
 from scopewatch.engine.encoder import HookpointEncoder, denormalised
 from scopewatch.errors import SaeError
-from scopewatch.sae.weights import Encoder, Sae
+from scopewatch.sae.encoder import Encoder
+from scopewatch.sae.weights import Sae
 
 _SLAB_ELEMENTS = 4 << 20
 _BLOCK_TOKENS = 1024
@@ -199,7 +200,7 @@ def slab_width_of(sae: Sae) -> int:
 def _pre_activations(encoder: Encoder) -> HookpointEncoder:
     """An encoder of the same columns that gives every feature's pre-activation, whether it fires or not."""
     return HookpointEncoder(
-        [replace(encoder, threshold=np.full_like(encoder.threshold, -np.inf), magnitude=None, contest=None)]
+        [replace(encoder, threshold=np.full_like(encoder.threshold, -np.inf), scale=None, offset=None, contest=None)]
     )
 
 

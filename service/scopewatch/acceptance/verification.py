@@ -46,7 +46,7 @@ from scopewatch.acceptance.reconstruction import (
 )
 from scopewatch.acceptance.text_windows import Window, activations
 from scopewatch.errors import ReaderError, SaeError
-from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint, parse_hookpoint, sites, width
+from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint, hookpoint_of, parse_hookpoint, sites, width
 from scopewatch.reader.loading import Reader
 from scopewatch.sae.weights import Sae
 from scopewatch.types import ReaderIdentity
@@ -244,20 +244,15 @@ def place_of(sae: Sae, hookpoint: str = "") -> Place:
     Raises:
         SaeError: Neither says it, or it is no place in a model.
     """
-    reads = hookpoint or sae.hookpoint
-    if not reads:
-        raise SaeError(
-            f"{sae.files[0]}: neither its files nor its folders say where it reads; "
-            "say the hookpoint, for instance layers.20.resid_post"
-        )
-    writes = sae.hookpoint_out if sae.hookpoint_out not in {"", sae.hookpoint} else reads
-    return Place(parse_hookpoint(reads), parse_hookpoint(writes))
+    reads = hookpoint_of(hookpoint, sae.hookpoint, sae.files[0])
+    elsewhere = sae.hookpoint_out not in {"", sae.hookpoint}
+    return Place(reads, parse_hookpoint(sae.hookpoint_out) if elsewhere else reads)
 
 
 def _on_disk(sae: Sae, folder: Path) -> Sae:
     """The same SAE with its matrices uncompressed in `folder`, so that no pass has to do it again."""
     try:
-        return replace(sae, W_enc=sae.W_enc.on_disk(folder), W_dec=sae.W_dec and sae.W_dec.T.on_disk(folder).T)
+        return sae.on_disk(folder)
     except OSError as error:
         raise SaeError(
             f"{sae.files[0]}: cannot be uncompressed into {folder}: {error.strerror}; set TMPDIR to a folder with room"

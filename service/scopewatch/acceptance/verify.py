@@ -12,7 +12,7 @@ from scopewatch.config import Config
 from scopewatch.errors import SaeError
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import find_reader, layer_count, load_reader
-from scopewatch.releases.locate import locate
+from scopewatch.releases.find import find_sae
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import is_pack
 from scopewatch.sources import ReaderSource, SaeSource
@@ -63,13 +63,13 @@ def verify(
     Raises:
         SetupError: A file or setting is wrong.
     """
-    located = locate(source, allow_download=config.allow_download)
-    if is_pack(located.path):
-        raise SaeError(f"{located.path}: a watch pack, or a probe, has no decoder to check it by; verify a whole SAE")
-    sae = open_sae(located.path, norm_factor=source.norm_factor or located.norm_factor, k=source.k)
-    place = place_of(sae, source.hookpoint)
+    found = find_sae(source, allow_download=config.allow_download)
+    if is_pack(found.path):
+        raise SaeError(f"{found.path}: a watch pack, or a probe, has no decoder to check it by; verify a whole SAE")
+    sae = open_sae(found)
+    place = place_of(sae, found.hookpoint)
     check = load_verifier(reader, [place.reads, place.writes], config, text=text, max_tokens=max_tokens)
-    return check(sae, source.hookpoint, golden=golden, origin=located.origin)
+    return check(sae, found.hookpoint, golden=golden, origin=found.origin)
 
 
 def _deepest(directory: Path, hookpoint_layer: int) -> int:

@@ -4,7 +4,7 @@ import string
 import unicodedata
 from collections.abc import Iterable
 
-from scopewatch.v1 import monitor_pb2 as pb
+from scopewatch.client import pb
 
 _VERDICT = {pb.VERDICT_PASS: "PASS", pb.VERDICT_FLAG: "FLAG"}
 _MAX_TEXT = 360

@@ -1,88 +1,102 @@
-"""Builds an engine: which reader, which SAEs, which features."""
+"""Builds an engine: a reader, what is watched in it, and all that makes activations of text."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from scopewatch.config import Config
 from scopewatch.engine.budget import batch_tokens
-from scopewatch.engine.runner import ROW_TOKENS, PlacedEncoder, Runner
-from scopewatch.errors import HubError, NoSuchFeature, ReaderError, SaeError, WatchlistError
+from scopewatch.engine.choices import SaeChoice, asked_by
+from scopewatch.engine.passes import ROW_TOKENS
+from scopewatch.engine.runner import Runner
+from scopewatch.engine.watching import LoadedSae, Watching, load_sae, watching_of
+from scopewatch.errors import ReaderError, SaeError, WatchlistError
 from scopewatch.logs import Laps
-from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, parse_hookpoint, width
+from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, width
 from scopewatch.reader.loading import Reader, find_reader, load_reader
 from scopewatch.reader.text import Tokeniser
-from scopewatch.releases.locate import locate
-from scopewatch.sae.pack import PackFolder, WatchedSae, load_watched
-from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import EngineIdentity, ReaderIdentity, SaeIdentity
-from scopewatch.watch.watchlist import Watchlist
+from scopewatch.sources import ReaderSource
+from scopewatch.types import EngineIdentity, ReaderIdentity
 
 
-@dataclass(slots=True)
-class SaeChoice:
-    """An SAE and the features wanted of it."""
-
-    name: str
-    source: SaeSource
-    """Its path, if it has one, counts from the working directory."""
-    wanted: dict[int, str] = field(default_factory=dict)
-    """Feature index to the place in a watchlist that asks for it."""
-    asked_by: str = ""
-    """Place in a watchlist, for messages."""
-
-
-@dataclass(frozen=True, slots=True)
-class _LoadedSae:
-    choice: SaeChoice
-    watched: WatchedSae
-    hookpoint: Hookpoint
-    neuronpedia: str
-
-
-@dataclass(frozen=True, slots=True)
 class Engine:
-    """Everything that reads text: callables for the pipeline and what they are."""
+    """Everything that reads text; made by `build_engine`.
 
-    tokeniser: Tokeniser
-    runner: Runner
-    identity: EngineIdentity
-    max_tokens: int
-    """Most tokens read of one pair: the setting, or the reader's context if that is shorter."""
-    max_batch_tokens: int
-    """Tokens to compute at once: the setting, or what the device's memory holds."""
-
-
-def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderSource, list[SaeChoice]]:
-    """What the watchlists ask for together.
-
-    Raises:
-        WatchlistError: They ask for different readers, or call different SAEs by one name.
+    Args:
+        reader: The reader, which `runner` runs.
+        tokeniser: The reader's.
+        runner: Makes activations of what is installed.
+        watching: What is installed.
+        config: Settings, for what is loaded later.
+        max_tokens: The most tokens read of one pair: the setting, or the reader's context if that is shorter.
+        max_batch_tokens: Tokens to compute at once: the setting, or what the device's memory holds.
     """
-    readers = [_absolute_reader(watchlist) for watchlist in watchlists]
-    saes: dict[str, SaeChoice] = {}
-    names: set[str] = set()
-    for watchlist, reader in zip(watchlists, readers, strict=True):
-        if watchlist.name in names:
-            raise WatchlistError(f"{watchlist.where('name')}: another watchlist is already named {watchlist.name!r}")
-        names.add(watchlist.name)
-        if reader != readers[0]:
+
+    def __init__(
+        self,
+        reader: Reader,
+        tokeniser: Tokeniser,
+        runner: Runner,
+        watching: Watching,
+        *,
+        config: Config,
+        max_tokens: int,
+        max_batch_tokens: int,
+    ) -> None:
+        self.reader = reader
+        self.tokeniser = tokeniser
+        self.runner = runner
+        self.max_tokens = max_tokens
+        self.max_batch_tokens = max_batch_tokens
+        self._watching = watching
+        self._config = config
+
+    @property
+    def identity(self) -> EngineIdentity:
+        """The reader and the SAEs as they run, with the features that are watched now."""
+        return self._watching.identity
+
+    def prepare(self, saes: Sequence[SaeChoice], *, head: bool) -> Watching:
+        """Loads what another set of features needs and this engine does not hold; batches may run meanwhile.
+
+        Args:
+            saes: The SAEs, in the order of the columns, at least one unless the head runs.
+            head: Whether the reader's own predictions are watched too.
+
+        Raises:
+            WatchlistError: A part of the reader is needed that is not loaded.
+            SetupError: A file or watchlist entry is wrong; the message names it.
+        """
+        if head and not self.reader.head:
             raise WatchlistError(
-                f"{watchlist.where('reader')}: one process has one reader, and {watchlists[0].file} asks for another"
+                "the reader's own predictions are asked for and its head is not loaded; restart the service"
             )
-        for name, source in watchlist.saes.items():
-            place = watchlist.where("saes", name)
-            here = str(watchlist.resolve(source.path).absolute()) if source.path else ""
-            choice = SaeChoice(name, source.model_copy(update={"path": here}), asked_by=place)
-            known = saes.setdefault(name, choice)
-            if known.source != choice.source:
-                raise WatchlistError(f"{place}: another watchlist calls a different SAE {name!r}; rename one")
-        for feature, location in watchlist.features.items():
-            saes[feature.sae].wanted.setdefault(feature.index, watchlist.where(*location))
-    return readers[0], [saes[name] for name in sorted(saes) if saes[name].wanted]
+        loaded = [self._load(choice) for choice in saes]
+        return watching_of(self.identity.reader, loaded, head=head)
+
+    def install(self, watching: Watching) -> None:
+        """Watches another set of features from now on; call it where batches run, between two of them.
+
+        Args:
+            watching: From `prepare`.
+        """
+        self.runner.watch(watching.encoders, watching.table, head=watching.identity.head)
+        self._watching = watching
+
+    def _load(self, choice: SaeChoice) -> LoadedSae:
+        sae = load_sae(choice, self._config, self._watching.saes)
+        layers = self.reader.identity.layers_run
+        if sae.hookpoint.layer >= layers:
+            place = f"{choice.asked_by}: " if choice.asked_by else ""
+            raise WatchlistError(
+                f"{place}{sae.hookpoint} lies deeper than the {layers} layers of the reader that are loaded; "
+                "restart the service"
+            )
+        with asked_by(choice):
+            assert_fits(self.reader, sae.hookpoint, sae.watched.d_in)
+        return sae
 
 
 def set_threads(config: Config) -> None:
@@ -104,12 +118,12 @@ def build_engine(
 
     Args:
         source: Where the reader is; a path counts from the working directory.
-        sae_choices: At least one, unless the head runs.
+        sae_choices: The SAEs, in the order of the columns; at least one, unless the head runs.
         config: Settings.
         laps: Is told what took how long: `saes`, `reader` (with the digest of its weights), `tokenizer`, `memory` (how
             large a batch it holds).
-        head: The reader runs whole, with its head, for the features LOGPROB and ENTROPY. Beginnings that texts share
-            are then read anew for each, whatever `prefix_cache_bytes` says.
+        head: Whether the reader runs whole, with its head, for the features LOGPROB and ENTROPY. Beginnings that texts
+            share are then read anew for each, whatever `prefix_cache_bytes` says.
 
     Raises:
         SetupError: A file, setting or watchlist entry is wrong; the message names it.
@@ -117,45 +131,53 @@ def build_engine(
     laps = laps or Laps()
     set_threads(config)
     directory = find_reader(source, allow_download=config.allow_download)
-    saes = [_load_sae(choice, config) for choice in sae_choices]
+    saes = [load_sae(choice, config) for choice in sae_choices]
     laps.end("saes")
-    reader = load_reader(
-        directory,
-        name=source.name,
-        # The cache names a snapshot's folder by its commit.
-        revision=directory.name if source.id else "",
-        deepest_layer=max((sae.hookpoint.layer for sae in saes), default=EMBEDDING),
-        device=config.device,
-        dtype=config.dtype,
-        compiled=config.torch_compile,
-        head=head,
-    )
-    for sae in saes:
-        with _asked_by(sae.choice):
+    deepest_layer = max((sae.hookpoint.layer for sae in saes), default=EMBEDDING)
+    reader = load_found(directory, source, config, deepest_layer=deepest_layer, head=head)
+    for choice, sae in zip(sae_choices, saes, strict=True):
+        with asked_by(choice):
             assert_fits(reader, sae.hookpoint, sae.watched.d_in)
     laps.end("reader")
     tokeniser, max_tokens = load_tokeniser(directory, reader, config)
     laps.end("tokenizer")
+    watching = watching_of(identity_of(reader, tokeniser), saes, head=head)
     runner = Runner(
         reader,
-        [PlacedEncoder(sae.hookpoint, sae.watched.encoder) for sae in saes],
+        watching.encoders,
         row_tokens=ROW_TOKENS[reader.device.type],
         prefix_bytes=config.prefix_cache_bytes,
+        table=watching.table,
     )
     budget = config.max_batch_tokens or batch_tokens(
         runner, reader.device, max_tokens=max_tokens, kept_bytes=0 if head else config.prefix_cache_bytes
     )
     laps.end("memory")
-    return Engine(
-        tokeniser=tokeniser,
-        runner=runner,
-        identity=EngineIdentity(
-            reader=identity_of(reader, tokeniser),
-            saes=tuple(_identity(sae) for sae in saes),
-            head=head,
-        ),
-        max_tokens=max_tokens,
-        max_batch_tokens=budget,
+    return Engine(reader, tokeniser, runner, watching, config=config, max_tokens=max_tokens, max_batch_tokens=budget)
+
+
+def load_found(
+    directory: Path, source: ReaderSource, config: Config, *, deepest_layer: int, head: bool = False
+) -> Reader:
+    """Loads a reader by the settings; see `load_reader`.
+
+    Args:
+        directory: Where `find_reader` found it.
+        source: How it was asked for.
+        config: Settings.
+        deepest_layer: Deepest watched layer.
+        head: Whether to load all layers and the output head.
+    """
+    return load_reader(
+        directory,
+        name=source.name,
+        # The cache names a snapshot's folder by its commit.
+        revision=directory.name if source.id else "",
+        deepest_layer=deepest_layer,
+        device=config.device,
+        dtype=config.dtype,
+        compiled=config.torch_compile,
+        head=head,
     )
 
 
@@ -194,66 +216,4 @@ def identity_of(reader: Reader, tokeniser: Tokeniser) -> ReaderIdentity:
     """The reader as it runs, with the template that its tokeniser renders by."""
     return replace(
         reader.identity, chat_template=tokeniser.has_chat_template, template_digest=tokeniser.template_digest
-    )
-
-
-def _absolute_reader(watchlist: Watchlist) -> ReaderSource:
-    source = watchlist.reader
-    path = str(watchlist.resolve(source.path).resolve()) if source.path else ""
-    # Without the relation, in which watchlists of one reader may differ.
-    return ReaderSource(path=path, id=source.id, revision=source.revision)
-
-
-@contextmanager
-def _asked_by(choice: SaeChoice) -> Iterator[None]:
-    """Puts the watchlist's line before what is wrong with an SAE."""
-    try:
-        yield
-    except (SaeError, HubError) as error:
-        place = choice.wanted[error.feature] if isinstance(error, NoSuchFeature) else choice.asked_by
-        raise SaeError(f"{place}: {error}" if place else str(error)) from None
-
-
-def _load_sae(choice: SaeChoice, config: Config) -> _LoadedSae:
-    source = choice.source
-    with _asked_by(choice):
-        located = locate(source, allow_download=config.allow_download)
-        watched = load_watched(
-            located.path,
-            list(choice.wanted),
-            norm_factor=source.norm_factor or located.norm_factor,
-            k=source.k,
-            origin=located.origin,
-            packs=_packs(config),
-        )
-        hookpoint = source.hookpoint or watched.hookpoint
-        if not hookpoint:
-            raise SaeError(
-                f"{located.path}: neither its files nor its folders say where it reads; "
-                "say the hookpoint, for instance layers.20.resid_post"
-            )
-        return _LoadedSae(choice, watched, parse_hookpoint(hookpoint), located.neuronpedia)
-
-
-def _packs(config: Config) -> PackFolder | None:
-    """Explicitly named, the folder takes every pack; by default only those that save something."""
-    if config.pack_dir == "auto":
-        return PackFolder(Path("~/.cache/scopewatch/packs").expanduser(), smallest_bytes=32 << 20)
-    return PackFolder(Path(config.pack_dir).expanduser()) if config.pack_dir else None
-
-
-def _identity(sae: _LoadedSae) -> SaeIdentity:
-    watched = sae.watched
-    return SaeIdentity(
-        name=sae.choice.name,
-        format=watched.format,
-        architecture=watched.architecture,
-        hookpoint=str(sae.hookpoint),
-        d_in=watched.d_in,
-        d_sae=watched.d_sae,
-        digest=watched.digest,
-        watched=watched.features,
-        neuronpedia=sae.neuronpedia,
-        repo=watched.origin.get("repo", ""),
-        revision=watched.origin.get("revision", ""),
     )

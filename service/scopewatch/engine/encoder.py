@@ -6,7 +6,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from scopewatch.sae.weights import Contest, Encoder, Normalise
+from scopewatch.sae.encoder import Contest, Encoder, Normalise
 
 _CHUNK_ELEMENTS = 1 << 24
 """Pre-activations of a contest that exist at once; 64 MiB."""
@@ -15,14 +15,17 @@ _CHUNK_ELEMENTS = 1 << 24
 class HookpointEncoder(torch.nn.Module):
     """All SAEs that read at one hookpoint: (..., d_in) to (..., n), the watched features SAE by SAE in the given order.
 
-    NaN where the activation is not finite, so that it cannot pass for silence.
+    Features of an activation that is not finite are NaN, so that it cannot pass for silence.
+
+    Args:
+        encoders: Encoders of the SAEs; their arrays may be shared and must not change.
     """
 
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         super().__init__()
         # Neighbours that do the same are one matrix product.
         alone = iter(range(len(encoders)))
-        groups = groupby(encoders, lambda e: (e.normalise, bool(e.magnitude), next(alone) if e.contest else None))
+        groups = groupby(encoders, lambda e: (e.normalise, e.scale is None, next(alone) if e.contest else None))
         self._parts = torch.nn.ModuleList(_Part(list(members)) for _, members in groups)
 
     def forward(self, activation: torch.Tensor) -> torch.Tensor:
@@ -31,7 +34,7 @@ class HookpointEncoder(torch.nn.Module):
 
 
 class _Part(torch.nn.Module):
-    """Encoders without a contest that normalise alike and all have magnitudes or none, or one with a contest."""
+    """Encoders that normalise alike and all have a scale or none, without a contest; or one encoder with a contest."""
 
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         super().__init__()
@@ -39,15 +42,18 @@ class _Part(torch.nn.Module):
         self._contest = encoders[0].contest
 
         def joined(arrays: Sequence[np.ndarray]) -> torch.nn.Buffer:
-            return torch.nn.Buffer(torch.from_numpy(np.concatenate(arrays, axis=-1)))
+            alone = len(arrays) == 1 and arrays[0].flags.writeable and arrays[0].flags.forc
+            # Not copied where it is alone: the encoder of a contest is a whole dictionary.
+            return torch.nn.Buffer(torch.from_numpy(arrays[0] if alone else np.concatenate(arrays, axis=-1)))
 
         self.W_enc = joined([e.W_enc for e in encoders])
         self.b_enc = joined([e.b_enc for e in encoders])
         self.threshold = joined([e.threshold[e.watched] for e in encoders])
         self.watched = joined([e.watched for e in encoders[:1]])
-        worth = [(e.magnitude, e.watched) for e in encoders if e.magnitude]
-        self.scale = joined([magnitude.scale[watched] for magnitude, watched in worth]) if worth else None
-        self.offset = joined([magnitude.offset[watched] for magnitude, watched in worth]) if worth else None
+        scales = [e.scale[e.watched] for e in encoders if e.scale is not None]
+        offsets = [e.offset[e.watched] for e in encoders if e.offset is not None]
+        self.scale = joined(scales) if scales else None
+        self.offset = joined(offsets) if offsets else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = normalised(x, self._normalise)
@@ -63,9 +69,10 @@ class _Part(torch.nn.Module):
         return torch.where(fires, value, pre * 0.0)
 
     def _compete(self, x: torch.Tensor, contest: Contest) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pre-activations of the watched features, and the least with which each would be among the winners.
+        """Pre-activations of the watched features, and for each the least pre-activation that wins its contest.
 
-        The dictionary is multiplied in chunks; what is kept of a chunk are its watched columns and its best.
+        The dictionary is multiplied in chunks; of a chunk only its watched columns and its greatest pre-activations
+        are kept.
         """
         n = self.W_enc.shape[1]
         grouped = contest.group < n

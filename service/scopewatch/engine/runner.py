@@ -2,31 +2,25 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from scopewatch.engine.encoder import HookpointEncoder
-from scopewatch.errors import EngineDied, EngineError
-from scopewatch.reader.flex import MULTIPLE
+from scopewatch.engine.passes import Passes, Row, Tap, halved, in_rows
+from scopewatch.errors import EngineError
 from scopewatch.reader.head import Head
-from scopewatch.reader.hookpoints import Hookpoint, tap
+from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader
-from scopewatch.reader.packing import PackedText, Packing
+from scopewatch.reader.packing import PackedText
 from scopewatch.reader.prefixes import Block, Prefixes, Reading, joined
-from scopewatch.sae.weights import Encoder
-from scopewatch.types import Activations, EncodedBatch
+from scopewatch.sae.encoder import Encoder
+from scopewatch.types import Activations, EncodedBatch, FeatureTable, Float32, Int32, TokenIds
 
 log = logging.getLogger(__name__)
-
-TokenIds = NDArray[np.int32]
-
-ROW_TOKENS = {"cpu": 1024, "cuda": 65_536}
-"""Most tokens of one forward pass: on a CPU, as many as its caches hold the activations of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +35,54 @@ class Runner:
     """The synchronous engine; call it from one thread.
 
     Args:
-        reader: Loaded down to the deepest hookpoint.
-        encoders: Columns of `Activations.column`, in this order; behind them, where the reader has its head, the
-            log-probability of each token and the entropy of the distribution it was expected from.
-        row_tokens: Tokens of one forward pass; a longer single text still gets one.
+        reader: The reader, loaded down to the deepest hookpoint.
+        encoders: See `watch`.
+        row_tokens: The most tokens of one forward pass; a longer single text still gets one.
         prefix_bytes: Size of what is kept of beginnings that texts share; 0 for nothing. A reader with its head keeps
             nothing: what it says of a token comes from the token before, which might not be read again.
+        table: See `watch`.
     """
 
     def __init__(
-        self, reader: Reader, encoders: Sequence[PlacedEncoder], *, row_tokens: int, prefix_bytes: int = 0
+        self,
+        reader: Reader,
+        encoders: Sequence[PlacedEncoder],
+        *,
+        row_tokens: int,
+        prefix_bytes: int = 0,
+        table: FeatureTable = FeatureTable(()),  # noqa: B008 - immutable
     ) -> None:
         self._reader = reader
+        self._passes = Passes(reader)
         self._prefixes = Prefixes(0 if reader.head else prefix_bytes)
         self._row_tokens = row_tokens
-        self._multiple = MULTIPLE if reader.identity.attention == "packed_flex" else 1
         self._clock = _DeviceClock(reader.device)
-        self._found: dict[Hookpoint, torch.Tensor] = {}
+        self.watch(encoders, table)
+
+    def watch(self, encoders: Sequence[PlacedEncoder], table: FeatureTable, *, head: bool = True) -> None:
+        """Watches these features from now on and no others; what was kept of beginnings is forgotten.
+
+        Args:
+            encoders: Columns of `Activations.column`, in this order; behind them, where the reader has its head, the
+                log-probability of each token and the entropy of the distribution it was expected from.
+            table: Which feature each of these columns belongs to.
+            head: Whether the reader's head runs, if it has one.
+        """
         hookpoints = sorted({placed.hookpoint for placed in encoders})
+        taps = {}
         for hookpoint in hookpoints:
             here = [placed.encoder for placed in encoders if placed.hookpoint == hookpoint]
-            tap(reader, hookpoint, self._receive(hookpoint, HookpointEncoder(here).to(reader.device)))
-        self._hookpoints = hookpoints
-        self._order = _column_order(encoders, hookpoints, more=2 if reader.head else 0)
+            taps[hookpoint] = self._timed(HookpointEncoder(here).to(self._reader.device))
+        self._head = self._reader.head if head else None
+        self._order = _column_order(encoders, hookpoints, more=2 if self._head else 0)
+        self._taps = taps
+        self._table = table
+        self._prefixes.clear()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Size of what is kept of beginnings that texts share."""
+        return self._prefixes.kept_bytes
 
     @torch.inference_mode()
     def __call__(self, batch: Sequence[TokenIds]) -> EncodedBatch:
@@ -85,7 +104,9 @@ class Runner:
         ahead_tokens = sum(len(beginning.rest) for beginning in beginnings)
         for reading in readings:
             self._prefixes.recall(reading)
-        activations = [outcome for row in self._rows(readings) for outcome in self._encode(row)]
+        # What is known takes no computing, but memory, and so counts.
+        rows = in_rows(readings, lambda reading: len(reading.ids), self._row_tokens)
+        activations = [outcome for row in rows for outcome in self._encode(row)]
         encode_s = self._clock.total_s()
         return EncodedBatch(
             activations,
@@ -93,51 +114,19 @@ class Runner:
             encode_s=encode_s,
             # What was read ahead may have failed, or been dropped again.
             reused_tokens=max(0, sum(reading.past for reading in readings) - ahead_tokens),
+            table=self._table,
         )
 
-    def _rows(self, readings: Sequence[Reading]) -> Iterator[list[Reading]]:
-        """Texts for one forward pass each."""
-        row: list[Reading] = []
-        tokens = 0
-        for reading in readings:
-            # What is known takes no computing, but memory.
-            if row and tokens + len(reading.ids) > self._row_tokens:
-                yield row
-                row, tokens = [], 0
-            row.append(reading)
-            tokens += len(reading.ids)
-        if row:
-            yield row
-
     def _encode(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
-        """One forward pass; on failure the halves are tried alone, so that one pair cannot fail another."""
-        try:
-            return self._forward(batch)
-        except torch.AcceleratorError as error:
-            raise EngineDied(f"the device failed: {str(error).splitlines()[0]}") from error
-        except Exception as error:
-            failure = error
-        # Out of the except block: the traceback kept the failed pass's tensors alive.
-        self._found.clear()
-        if len(batch) == 1:
-            log.error("the reader failed on a pair of %d tokens", len(batch[0].ids), exc_info=failure)
-            outcome = EngineError(f"the reader failed on this pair ({type(failure).__name__})")
-            del failure
-            return [outcome]
-        del failure
-        if self._reader.device.type == "cuda":
-            torch.cuda.empty_cache()
-        half = len(batch) // 2
-        return self._encode(batch[:half]) + self._encode(batch[half:])
+        """One forward pass, or on failure several."""
+        return halved(self._forward, batch, _failed, self._reader.device)
 
     def _forward(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
-        packing = Packing(batch, [self._prefixes.wanted(reading) for reading in batch], multiple=self._multiple)
-        ids, positions = (self._on_device(array)[None] for array in (packing.ids, packing.positions))
-        read = self._reader.model(input_ids=ids, position_ids=positions, packing=packing, use_cache=False)
-        columns = [self._found.pop(hookpoint)[0] for hookpoint in self._hookpoints]
-        if self._reader.head:
-            columns.append(self._predictions(self._reader.head, read.last_hidden_state[0], ids[0], packing))
-        acts = torch.cat(columns, dim=-1)[: packing.tokens, self._order]
+        row = self._passes.read(batch, self._taps, [self._prefixes.wanted(reading) for reading in batch])
+        columns = [row.tapped[hookpoint] for hookpoint in self._taps]
+        if self._head:
+            columns.append(self._predictions(self._head, row))
+        acts = torch.cat(columns, dim=-1)[: row.packing.tokens, self._order]
         # What does not fire is exactly 0, and NaN is not.
         fired = torch.nonzero(acts)
         token, column = fired.to(torch.int32).T.cpu().numpy()
@@ -145,11 +134,9 @@ class Runner:
         if len(batch) > 1 and not np.isfinite(value).all():
             # A kernel that reads several texts at once may have carried it from one to another.
             raise EngineError("one of several pairs overflowed")
-        return [self._outcome(text, token, column, value) for text in packing.texts]
+        return [self._outcome(text, token, column, value) for text in row.packing.texts]
 
-    def _outcome(
-        self, text: PackedText, token: NDArray[np.int32], column: NDArray[np.int32], value: NDArray[np.float32]
-    ) -> Activations | Exception:
+    def _outcome(self, text: PackedText, token: Int32, column: Int32, value: Float32) -> Activations | Exception:
         """A text's part of what fired in its row; what is to be kept of it is kept."""
         start, stop = text.place.start, text.place.stop
         mine = slice(*np.searchsorted(token, (start, stop)))
@@ -163,26 +150,27 @@ class Runner:
             self._prefixes.keep(text.reading, number, Block.of(keys_values, number, whole))
         return whole
 
-    def _predictions(self, head: Head, states: torch.Tensor, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+    def _predictions(self, head: Head, row: Row) -> torch.Tensor:
         """Log-probability and entropy for every token of the row; 0 for those that nothing comes before."""
         with self._clock:
-            follows = self._on_device(np.flatnonzero(packing.positions))
-            told = states.new_zeros((len(ids), 2), dtype=torch.float32)
-            told[follows] = head(states[follows - 1], ids[follows])
+            follows = self._passes.on_device(np.flatnonzero(row.packing.positions))
+            told = row.states.new_zeros((len(row.ids), 2), dtype=torch.float32)
+            told[follows] = head(row.states[follows - 1], row.ids[follows])
             return told
 
-    def _on_device(self, array: NDArray[np.int64]) -> torch.Tensor:
-        host = torch.from_numpy(array)
-        if self._reader.device.type == "cuda":
-            return host.pin_memory().to(self._reader.device, non_blocking=True)
-        return host
-
-    def _receive(self, hookpoint: Hookpoint, encoder: HookpointEncoder) -> Callable[[torch.Tensor], None]:
-        def receive(activation: torch.Tensor) -> None:
+    def _timed(self, encoder: HookpointEncoder) -> Tap:
+        def encode(activations: torch.Tensor) -> torch.Tensor:
             with self._clock:
-                self._found[hookpoint] = encoder(activation)
+                encoded: torch.Tensor = encoder(activations)
+                return encoded
 
-        return receive
+        return encode
+
+
+def _failed(reading: Reading, failure: Exception) -> EngineError:
+    """What becomes of a pair on which the reader fails; the log has the traceback, which may quote the text."""
+    log.error("the reader failed on a pair of %d tokens", len(reading.ids), exc_info=failure)
+    return EngineError(f"the reader failed on this pair ({type(failure).__name__})")
 
 
 def _column_order(encoders: Sequence[PlacedEncoder], hookpoints: Sequence[Hookpoint], *, more: int) -> torch.Tensor:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from scopewatch.config import Config
-from scopewatch.engine.build import SaeChoice, build_engine
+from scopewatch.engine.build import build_engine
+from scopewatch.engine.choices import SaeChoice
 from scopewatch.errors import InvalidRequest
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import Pair, Segment
+from scopewatch.types import Pair, Segment, TokenisedPair
 
 
 def token_activations(
@@ -50,24 +51,25 @@ def token_activations(
     dense = np.zeros((len(engine.identity.features), encoded.n_tokens), np.float32)
     dense[encoded.column, encoded.token] = encoded.value
     row_of = {feature.index: row for row, feature in enumerate(engine.identity.features)}
-    in_text = tokens.segments != Segment.TEMPLATE
-    texts = {Segment.PROMPT: prompt, Segment.RESPONSE: response}
-    vocabulary = engine.tokeniser.token_texts(tokens.ids)
     return {
         "reader": engine.identity.reader.name,
         "sae": sae.name,
         "hookpoint": engine.identity.saes[0].hookpoint,
         "features": list(features),
-        "tokens": [
-            {
-                "id": int(tokens.ids[t]),
-                "text": texts[Segment(tokens.segments[t])][start:end] if in_text[t] else vocabulary[t],
-                "segment": Segment(tokens.segments[t]).name.lower() if in_text[t] else None,
-                "start": start if in_text[t] else None,
-                "end": end if in_text[t] else None,
-            }
-            for t in range(len(tokens.ids))
-            for start, end in ((int(tokens.starts[t]), int(tokens.ends[t])),)
-        ],
+        "tokens": _told(tokens, prompt, response, engine.tokeniser.token_texts(tokens.ids)),
         "activations": [dense[row_of[feature]].tolist() for feature in features],
     }
+
+
+def _told(tokens: TokenisedPair, prompt: str, response: str, vocabulary: Sequence[str]) -> list[dict[str, Any]]:
+    """Each token with its text; those of the template as the vocabulary writes them."""
+    texts = {Segment.PROMPT: prompt, Segment.RESPONSE: response}
+    told: list[dict[str, Any]] = []
+    for t, (token, start, end) in enumerate(zip(tokens.ids, tokens.starts, tokens.ends, strict=True)):
+        segment = Segment(tokens.segments[t])
+        if segment is Segment.TEMPLATE:
+            told.append({"id": int(token), "text": vocabulary[t], "segment": None, "start": None, "end": None})
+        else:
+            place = {"segment": segment.name.lower(), "start": int(start), "end": int(end)}
+            told.append({"id": int(token), "text": texts[segment][start:end], **place})
+    return told

@@ -24,7 +24,7 @@ def register_attention(device: torch.device) -> str:
     """Makes the attention for a device known to transformers.
 
     Returns:
-        Its name, for `attn_implementation`.
+        The name of that attention, for `attn_implementation`.
     """
     AttentionInterface.register("packed", packed)
     if device.type == "cpu":
@@ -35,7 +35,7 @@ def register_attention(device: torch.device) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How a layer attends; the arguments of `packed`."""
+    """How a layer attends; the arguments of `packed` by these names."""
 
     scaling: float
     window: int | None
@@ -55,20 +55,20 @@ def packed(
     softcap: float | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Text by text. Without a packing every row is one text.
+    """Attends text by text. Without a packing every row is one text.
 
     Args:
         module: The reader's attention module.
         query: Shape (rows, heads, tokens, head_dim), one row if there is a packing.
         key: Shape (rows, kv_heads, tokens, head_dim).
-        value: As `key`.
+        value: Shape as of `key`.
         scaling: Factor of the logits.
-        packing: What lies in the row.
-        sliding_window: A token sees itself and so many less one before it; None for all.
+        packing: Which texts lie in the row.
+        sliding_window: Number of tokens a token sees, itself and those right before it; None for all before it.
         softcap: c in c tanh(logit / c); None for plain logits.
 
     Returns:
-        Shape (rows, tokens, heads, head_dim), and no weights.
+        What each token gathers, shape (rows, tokens, heads, head_dim), and None in place of weights.
     """
     rule = _Rule(scaling, sliding_window, softcap)
     if packing is None:
@@ -90,14 +90,20 @@ def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _
         # As for linear layers, torch's own bfloat16 products are slow there.
         return _causal(query.float(), key.float(), value.float(), rule).bfloat16()
     n, total = query.shape[2], key.shape[2]
-    past = total - n
     window = min(rule.window or total, total)
-    if total <= min(window, _QUERIES) and not (past or rule.softcap):
+    if total <= min(window, _QUERIES) and n == total and not rule.softcap:
         return functional.scaled_dot_product_attention(
             query, key, value, is_causal=n > 1, scale=rule.scaling, enable_gqa=True
         )
+    return _in_strips(query, key, value, rule, window)
+
+
+def _in_strips(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule, window: int) -> torch.Tensor:
+    """The same, `_QUERIES` queries at a time, so that only keys in sight are multiplied."""
+    n, total = query.shape[2], key.shape[2]
+    past = total - n
     rows = min(n, _QUERIES)
-    # Of any so many queries, from the farthest key in sight of the first to the last query's own.
+    # For any strip of queries: from the farthest key that the first one sees to the last query's own.
     ahead = torch.arange(rows + window - 1, device=query.device) - torch.arange(rows, device=query.device)[:, None]
     bias = query.new_zeros(ahead.shape).masked_fill_((ahead < 0) | (ahead >= window), -torch.inf)
     out = torch.empty_like(query)
@@ -119,7 +125,10 @@ def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, rule: _Rule
 ) -> torch.Tensor:
-    """Of soft-capped logits softmax(c tanh(q k / c)) v (Gemma 2, arXiv 2408.00118, 2.2), which no fused kernel has."""
+    """Attention of all queries to all keys; with a soft cap, softmax(c tanh(q k / c)) v, which no fused kernel has.
+
+    The formula is in the report on Gemma 2 (arXiv 2408.00118, 2.2).
+    """
     if not rule.softcap:
         return functional.scaled_dot_product_attention(query, key, value, bias, scale=rule.scaling, enable_gqa=True)
     rows, heads, n, _ = query.shape

@@ -22,7 +22,7 @@ def compile_regions(model: torch.nn.Module) -> None:
 
 
 def _unless_tapped(module: torch.nn.Module) -> Callable[..., Any]:
-    """Its forward, compiled as long as nobody listens inside it: torch compiles as if nobody ever did."""
+    """A module's forward, compiled while nobody listens inside the module: torch compiles as if nobody ever did."""
     plain, compiled = module.forward, torch.compile(module.forward, dynamic=True)
     parts = list(module.modules())[1:]
 

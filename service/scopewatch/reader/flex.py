@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.attention.flex_attention import BlockMask
 
 from scopewatch.reader.packing import Packing
 from scopewatch.reader.prefixes import BLOCK
+from scopewatch.types import Bools, Int64
 
 TILE = 128
 """Tokens along a side of a tile of the mask."""
@@ -21,11 +21,11 @@ Attend = Callable[..., tuple[torch.Tensor, None]]
 
 
 def flex_with(flex: Callable[..., Any], *, otherwise: Attend) -> Attend:
-    """Attention by a FlexAttention kernel, with the arguments of `attention.packed`.
+    """Makes attention by a FlexAttention kernel, with the arguments of `attention.packed`.
 
     Args:
-        flex: `flex_attention`, compiled or not.
-        otherwise: For rows without a packing.
+        flex: torch's `flex_attention`, compiled or not.
+        otherwise: The attention for rows without a packing.
     """
 
     def attend(
@@ -47,28 +47,12 @@ def flex_with(flex: Callable[..., Any], *, otherwise: Attend) -> Attend:
             )
         for text in packing.texts:
             text.keep(key, value)
-        past = [known for text in packing.texts for known in text.past(module.layer_idx)]
-        if not past:
-            # Laid out as with a past, since another layout is compiled once more.
-            key, value = (torch.cat([own[0]], dim=1)[None] for own in (key, value))
-        else:
-            gap = [(torch.zeros_like(past[0][0]),) * 2] * (-len(past) % (TILE // BLOCK))
-            key, value = (
-                torch.cat([*(known[part] for known in past + gap), own[0]], dim=1)[None]
-                for part, own in enumerate((key, value))
-            )
         if sliding_window not in packing.masks:
             packing.masks[sliding_window] = _mask(packing, sliding_window, query.device)
-
-        def capped(logit: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-            assert softcap
-            return softcap * torch.tanh(logit / softcap)
-
         seen = flex(
             query,
-            key,
-            value,
-            score_mod=capped if softcap else None,
+            *_behind_known(packing, module.layer_idx, key, value),
+            score_mod=_capped(softcap) if softcap else None,
             block_mask=packing.masks[sliding_window],
             scale=scaling,
             enable_gqa=True,
@@ -78,8 +62,30 @@ def flex_with(flex: Callable[..., Any], *, otherwise: Attend) -> Attend:
     return attend
 
 
+def _capped(softcap: float) -> Callable[..., torch.Tensor]:
+    """Soft-caps logits, c tanh(logit / c)."""
+
+    def capped(logit: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return softcap * torch.tanh(logit / softcap)
+
+    return capped
+
+
+def _behind_known(
+    packing: Packing, layer: int, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A row's keys and values behind those of all known blocks, which are filled up to whole tiles."""
+    past = [known for text in packing.texts for known in text.past(layer)]
+    if not past:
+        # Laid out as with a past, since another layout is compiled once more.
+        return torch.cat([key[0]], dim=1)[None], torch.cat([value[0]], dim=1)[None]
+    gap = [(torch.zeros_like(past[0][0]),) * 2] * (-len(past) % (TILE // BLOCK))
+    keys, values = zip(*past, *gap, strict=True)
+    return torch.cat([*keys, key[0]], dim=1)[None], torch.cat([*values, value[0]], dim=1)[None]
+
+
 def _mask(packing: Packing, window: int | None, device: torch.device) -> BlockMask:
-    """Who sees whom: tokens of one text, no later ones, none further back than the window.
+    """Which token sees which: those of its own text, no later ones, none further back than the window.
 
     Tiles in which nobody sees anybody are left out, and in those where everybody sees everybody nothing is asked;
     `create_block_mask` would find them by asking for every pair of tokens.
@@ -90,15 +96,33 @@ def _mask(packing: Packing, window: int | None, device: torch.device) -> BlockMa
     seen_owner = np.concatenate([np.repeat(np.arange(len(known)), np.multiply(known, BLOCK)), np.full(gap, -1), owner])
     seen_position = np.concatenate([*(np.arange(BLOCK * blocks) for blocks in known), np.zeros(gap, int), position])
     reach = window or np.iinfo(np.int32).max
+    some, every = _seen_tiles(_tiles(owner, seen_owner), _tiles(position, seen_position), reach)
+    return BlockMask.from_kv_blocks(
+        *_listed(some & ~every, device),
+        *_listed(every, device),
+        BLOCK_SIZE=TILE,
+        mask_mod=_visible((owner, position), (seen_owner, seen_position), reach, device),
+        seq_lengths=(len(owner), len(seen_owner)),
+        compute_q_blocks=False,
+    )
 
-    (q_owner, k_owner), (q_position, k_position) = _tiles(owner, seen_owner), _tiles(position, seen_position)
+
+def _seen_tiles(owners: "tuple[_Range, _Range]", positions: "tuple[_Range, _Range]", reach: int) -> tuple[Bools, Bools]:
+    """Tiles in which some token may see another, and tiles in which every token sees every other."""
+    (q_owner, k_owner), (q_position, k_position) = owners, positions
     some = (q_owner.least <= k_owner.most) & (k_owner.least <= q_owner.most)
     some &= (k_position.least <= q_position.most) & (q_position.least - k_position.most < reach)
     every = (q_owner.least == q_owner.most) & (k_owner.least == k_owner.most) & (q_owner.least == k_owner.least)
     every &= (k_position.most <= q_position.least) & (q_position.most - k_position.least < reach)
+    return some, every
 
+
+def _visible(
+    queries: tuple[Int64, Int64], keys: tuple[Int64, Int64], reach: int, device: torch.device
+) -> Callable[..., torch.Tensor]:
+    """What the kernel asks of single tokens; queries and keys are given by their texts and positions."""
     q_text, q_place, k_text, k_place = (
-        torch.from_numpy(array.astype(np.int32)).to(device) for array in (owner, position, seen_owner, seen_position)
+        torch.from_numpy(array.astype(np.int32)).to(device) for array in (*queries, *keys)
     )
     # A tensor, since a number is compiled into the kernel.
     most = torch.tensor(reach, device=device)
@@ -107,30 +131,23 @@ def _mask(packing: Packing, window: int | None, device: torch.device) -> BlockMa
         distance = q_place[q] - k_place[k]
         return (q_text[q] == k_text[k]) & (distance >= 0) & (distance < most)
 
-    return BlockMask.from_kv_blocks(
-        *_listed(some & ~every, device),
-        *_listed(every, device),
-        BLOCK_SIZE=TILE,
-        mask_mod=visible,
-        seq_lengths=(len(owner), len(seen_owner)),
-        compute_q_blocks=False,
-    )
+    return visible
 
 
 class _Range(NamedTuple):
-    """Least and most of each tile, broadcastable to (query tiles, key tiles)."""
+    """The least and the greatest value in each tile, broadcastable to (query tiles, key tiles)."""
 
-    least: NDArray[np.int64]
-    most: NDArray[np.int64]
+    least: Int64
+    most: Int64
 
 
-def _tiles(queries: NDArray[np.int64], keys: NDArray[np.int64]) -> tuple[_Range, _Range]:
+def _tiles(queries: Int64, keys: Int64) -> tuple[_Range, _Range]:
     q, k = queries.reshape(-1, 1, TILE), keys.reshape(1, -1, TILE)
     return _Range(q.min(-1), q.max(-1)), _Range(k.min(-1), k.max(-1))
 
 
-def _listed(tiles: NDArray[np.bool_], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many tiles each row of tiles has, and which, those first."""
+def _listed(tiles: Bools, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many of the tiles in each row of tiles are true, and the columns of all tiles, those of true ones first."""
     which = np.argsort(~tiles, axis=1, kind="stable")
     count, listed = (torch.from_numpy(array.astype(np.int32))[None, None].to(device) for array in (tiles.sum(1), which))
     return count, listed

@@ -1,4 +1,4 @@
-"""What the reader itself expected: how likely each token was, and how open the choice."""
+"""What the reader itself expected: how likely it found each token, and how open the choice was."""
 
 import torch
 
@@ -24,11 +24,11 @@ class Head:
         """Log-probability of tokens and entropy of the distributions they were expected from, in nats.
 
         Args:
-            states: Shape (n, d): of the token before each, after the reader's last norm.
-            ids: Shape (n,): the tokens.
+            states: The stream at the token before each, after the reader's last norm; shape (n, d).
+            ids: The tokens; shape (n,).
 
         Returns:
-            Shape (n, 2), float32.
+            One row for each token, shape (n, 2), float32.
         """
         chunks = zip(torch.split(states, _TOKENS), torch.split(ids, _TOKENS), strict=True)
         return torch.cat([self._predictions(*chunk) for chunk in chunks])
@@ -43,7 +43,7 @@ class Head:
         return torch.stack([each.gather(1, ids[:, None])[:, 0], entropy], dim=1)
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Shape (n, vocabulary), float32: bfloat16 would round a logit of 20 by up to 0.06."""
+        """Logits of shape (n, vocabulary), in float32: bfloat16 would round a logit of 20 by up to 0.06."""
         if states.is_cuda and states.dtype == torch.bfloat16:
             return torch.mm(states, self._weight.T, out_dtype=torch.float32)
         wide = states.float()

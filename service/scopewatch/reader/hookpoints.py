@@ -11,6 +11,7 @@ Scope's embedding SAEs read; the output of Gemma's embedding module is that row 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,44 +19,13 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from scopewatch.errors import SaeError
+from scopewatch.reader.families import UNIT, common_paths, modules_in_a_layer, named_sites
 from scopewatch.reader.loading import Reader
 
 EMBEDDING = -1
 """`Hookpoint.layer` of what comes before layer 0."""
 EMBED = "embed"
 EMBED_MODULE = "embed_tokens.output"
-UNIT = "mlp_in_unit"
-
-_EVERYWHERE = {
-    "resid_pre": "input",
-    "resid_post": "output",
-    "attn_z": "self_attn.o_proj.input",
-}
-# The end of a module path inside a layer, by named site.
-_LLAMA = _EVERYWHERE | {
-    "resid_mid": "post_attention_layernorm.input",
-    "attn_out": "self_attn.output",
-    "mlp_in": "post_attention_layernorm.output",
-    UNIT: "post_attention_layernorm.input",
-    "mlp_out": "mlp.output",
-}
-_GEMMA = _EVERYWHERE | {
-    "resid_mid": "pre_feedforward_layernorm.input",
-    "attn_out": "post_attention_layernorm.output",
-    "mlp_in": "pre_feedforward_layernorm.output",
-    UNIT: "pre_feedforward_layernorm.input",
-    "mlp_out": "post_feedforward_layernorm.output",
-}
-SITES = {
-    "gemma2": _GEMMA,
-    "gemma3": _GEMMA,
-    "gemma3_text": _GEMMA,
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
-"""By model type: each named site inside a layer and the module path it stands for."""
 
 # What TransformerLens calls them. Its hook_mlp_in fires before the norm, whatever releases mean by it.
 _TRANSFORMER_LENS = {
@@ -71,7 +41,7 @@ _TRANSFORMER_LENS = {
 }
 _NUMBER = "(0|[1-9][0-9]{0,3})"
 _ROOT = r"(?:(?:model|language_model)\.)*"
-_CHILD = "(?:self_attn|mlp|(?:input|post_attention|(?:pre|post)_feedforward)_layernorm)"
+_CHILD = f"(?:{'|'.join(modules_in_a_layer())})"
 _IN_LAYER = re.compile(rf"{_ROOT}layers\.{_NUMBER}(?:\.([a-z_.]+))?")
 _IN_BLOCK = re.compile(rf"blocks\.{_NUMBER}\.([a-z0-9_.]+)")
 _EMBEDDING_MODULE = re.compile(rf"hook_embed|{_ROOT}embed_tokens(?:\.output)?")
@@ -82,7 +52,7 @@ _MODULE = re.compile(rf"({_CHILD}(?:\.[a-z_]+)*?)(\.input|\.output)?")
 class Hookpoint:
     """A site of decoder layer `layer`, counted from 0; the layer of `embed` and the embedding module is -1.
 
-    `site` is a named site or the path of a module inside the layer, ending in `.input` or `.output`.
+    `site` is a named site, or the path of a module inside the layer with `.input` or `.output` at its end.
     """
 
     layer: int
@@ -114,28 +84,47 @@ def parse_hookpoint(text: str) -> Hookpoint:
     if match is None or site is None:
         raise SaeError(
             f"hookpoint {text!r} is not known; write it like layers.20.resid_post. "
-            f"Sites of a layer: {', '.join(_GEMMA)}; others: {EMBED}, a module's path such as layers.20.mlp.output"
+            f"Sites of a layer: {', '.join(named_sites())}; "
+            f"others: {EMBED}, a module's path such as layers.20.mlp.output"
         )
     return Hookpoint(int(match[1]), site)
 
 
+def hookpoint_of(told: str, published: str, file: Path) -> Hookpoint:
+    """Where an SAE reads.
+
+    Args:
+        told: The hookpoint as a watchlist or a command says it; it comes first. Empty if neither does.
+        published: The hookpoint as the SAE's publisher writes it; empty when the files do not say.
+        file: The SAE's, for messages.
+
+    Raises:
+        SaeError: Nobody says it, or it is no place in a model.
+    """
+    if not (told or published):
+        raise SaeError(
+            f"{file}: neither its files nor its folders say where it reads; "
+            "say the hookpoint, for instance layers.20.resid_post"
+        )
+    return parse_hookpoint(told or published)
+
+
 def _site_in_layer(rest: str) -> str | None:
-    if rest in _GEMMA:
+    if rest in named_sites():
         return rest
-    for site, path in _EVERYWHERE.items():
-        if rest == path:
-            return site
+    if rest in (common := common_paths()):
+        return common[rest]
     module = _MODULE.fullmatch(rest)
     return module and module[1] + (module[2] or ".output")
 
 
 def sites(reader: Reader) -> tuple[str, ...]:
     """Every named site of a reader."""
-    return (*SITES[reader.identity.model_type], EMBED)
+    return (*reader.family.sites, EMBED)
 
 
 def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], None]) -> RemovableHandle:
-    """Calls `receive` with the activations at a hookpoint in every forward pass.
+    """Calls `receive` with the activations at a hookpoint in every forward pass, until the handle is removed.
 
     They have shape (batch, tokens, width) and the reader's dtype; `mlp_in_unit` is float32.
 
@@ -146,7 +135,7 @@ def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], 
         return _tap_embedding(reader, hookpoint, receive)
     if not 0 <= hookpoint.layer < len(reader.layers):
         raise SaeError(f"hookpoint {hookpoint}: the reader is loaded down to layer {len(reader.layers) - 1}")
-    path = SITES[reader.identity.model_type].get(hookpoint.site, hookpoint.site)
+    path = reader.family.sites.get(hookpoint.site, hookpoint.site)
     name, _, end = path.rpartition(".")
     modules = dict(reader.layers[hookpoint.layer].named_modules())
     if name not in modules or end not in {"input", "output"}:
@@ -159,7 +148,13 @@ def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], 
     def give(activations: torch.Tensor) -> None:
         if activations.dim() != 3:
             raise SaeError(f"hookpoint {hookpoint}: gives no single vector for each token")
-        receive(_unit(activations, module) if hookpoint.site == UNIT else activations)
+        receive(_unit(activations, getattr(module, reader.family.epsilon)) if hookpoint.site == UNIT else activations)
+
+    return _hook(module, end, give)
+
+
+def _hook(module: torch.nn.Module, end: str, give: Callable[[torch.Tensor], None]) -> RemovableHandle:
+    """Gives a module's first input or its (first) output, in every forward pass."""
 
     def give_output(_module: object, _inputs: object, output: Any) -> None:
         give(output[0] if isinstance(output, tuple) else output)
@@ -176,18 +171,19 @@ def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], 
 
 
 def width(reader: Reader, hookpoint: Hookpoint) -> int:
-    """Length of the vectors at a hookpoint, measured with a forward pass of two tokens.
+    """Length of the vectors at a hookpoint, measured with a forward pass of two tokens, on whatever thread.
 
     Raises:
         SaeError: As for `tap`.
     """
     widths: list[int] = []
-    handle = tap(reader, hookpoint, lambda activations: widths.append(activations.shape[-1]))
-    try:
-        with torch.inference_mode():
-            reader.model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=reader.device), use_cache=False)
-    finally:
-        handle.remove()
+    ids = torch.zeros((1, 2), dtype=torch.long, device=reader.device)
+    with reader.turn, torch.inference_mode():
+        handle = tap(reader, hookpoint, lambda activations: widths.append(activations.shape[-1]))
+        try:
+            reader.model(input_ids=ids, use_cache=False)
+        finally:
+            handle.remove()
     return widths[0]
 
 
@@ -203,8 +199,7 @@ def _tap_embedding(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torc
     return handle
 
 
-def _unit(residual: torch.Tensor, norm: torch.nn.Module) -> torch.Tensor:
+def _unit(residual: torch.Tensor, epsilon: float) -> torch.Tensor:
     """What an RMSNorm makes of (..., d) before its gain: x / sqrt(mean(x^2) + eps), in float32."""
-    epsilon: Any = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
     wide = residual.float()
     return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)

@@ -5,11 +5,16 @@ from typing import Any
 import torch
 
 _POINTWISE = {"gelu_pytorch_tanh": ("gelu", "tanh"), "silu": ("swish", "")}
-"""By the name that configurations use: oneDNN's name of an activation, and which of its formulas."""
+"""By an activation function's name in configurations: its name in oneDNN, and the formula meant there."""
 
 
 class PackedLinear(torch.nn.Module):
-    """What `torch.nn.Linear` computes, (..., in_features) to (..., out_features), weights not rearranged per call."""
+    """Computes what `torch.nn.Linear` does, (..., in_features) to (..., out_features), without rearranging weights in
+    every call.
+
+    Args:
+        linear: The layer whose place it takes.
+    """
 
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
@@ -19,20 +24,24 @@ class PackedLinear(torch.nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())  # noqa: SLF001
 
     def forward(self, x: torch.Tensor, then: tuple[str, str] = ("none", "")) -> torch.Tensor:
-        """Optionally with an activation after it, one of `_POINTWISE`."""
+        """The layer's output, on request with an activation function after it, one of `_POINTWISE`."""
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, then[0], [], then[1])  # noqa: SLF001
         return out
 
     def times(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        """Its output times another tensor of that shape, element by element."""
+        """The layer's output times another tensor of that shape, element by element."""
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, factor, self._weight, self.bias, "mul")  # noqa: SLF001
         return out
 
 
 class PackedMlp(torch.nn.Module):
-    """A gated MLP, down(act(gate(x)) * up(x)), whose activation and product are made with the outputs they are of.
+    """A gated MLP, down(act(gate(x)) * up(x)), whose activation and product are made together with what they are of.
 
-    Where somebody listens inside it, its parts run one by one.
+    While somebody listens inside it, its parts run one by one.
+
+    Args:
+        mlp: The MLP whose place it takes; its linear layers are packed already.
+        activation: Name of its activation function, a key of `_POINTWISE`.
     """
 
     def __init__(self, mlp: Any, activation: str) -> None:
@@ -46,7 +55,7 @@ class PackedMlp(torch.nn.Module):
         self._then = _POINTWISE[activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., d) to the same shape."""
+        """The MLP's output, (..., d) to the same shape."""
         parts = (self.gate_proj, self.up_proj, self.act_fn)
         if any(part._forward_hooks or part._forward_pre_hooks for part in parts):  # noqa: SLF001
             inner = self.act_fn(self.gate_proj(x)) * self.up_proj(x)
@@ -57,17 +66,22 @@ class PackedMlp(torch.nn.Module):
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether packed layers are faster in bfloat16 here than in float32; unpacked ones are hundreds of times slower."""
+    """Whether packed layers are faster in bfloat16 here than in float32; unpacked ones are hundreds of times slower.
+
+    The CPU must have the arithmetic, and oneDNN must be allowed to use it: `ONEDNN_MAX_CPU_ISA` may hide it.
+    """
     here = torch.cpu.get_capabilities()
-    return _can_pack() and bool(here.get("avx512_bf16") or here.get("amx_bf16"))
+    has_arithmetic = bool(here.get("avx512_bf16") or here.get("amx_bf16"))
+    return _can_pack() and has_arithmetic and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 def pack_linears(model: torch.nn.Module, activation: str = "") -> None:
     """Replaces a model's linear layers, where this CPU and this torch can.
 
     Args:
-        model: Whose layers.
-        activation: Its MLPs', as its configuration names it; if known, MLPs are replaced as well.
+        model: The model whose layers are replaced.
+        activation: The activation function of its MLPs, as the configuration names it; if oneDNN has it, MLPs are
+            replaced as well.
     """
     if not _can_pack():
         return

@@ -3,19 +3,21 @@
 import logging
 import re
 import sys
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from scopewatch.errors import ConfigError, HubError, ReaderError
-from scopewatch.hub import snapshot
+from scopewatch.hub import InvalidModelConfig, snapshot
 from scopewatch.reader.attention import register_attention
 from scopewatch.reader.compiled_regions import compile_regions
+from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
 from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
 from scopewatch.reader.weight_files import OWN_HEAD, digests, text_weights
@@ -25,8 +27,6 @@ from scopewatch.types import ReaderIdentity
 log = logging.getLogger(__name__)
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
-FAMILIES = frozenset({"gemma2", "gemma3", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
-"""Supported model types. `gemma3` is the multimodal wrapper; only its text model is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,24 @@ class Reader:
     model: PreTrainedModel
     """The text model, up to its last norm."""
     layers: torch.nn.ModuleList
+    """The decoder layers that are loaded."""
     identity: ReaderIdentity
     hidden_size: int
+    """Length of the residual stream's vectors."""
     context: int
-    """Most tokens its positions allow."""
+    """The most tokens its positions allow."""
     vocabulary: int
-    """Tokens it has embeddings for."""
+    """Number of tokens it has embeddings for."""
     device: torch.device
     head: Head | None = None
-    """Where it was asked for."""
+    """The output head, where it was asked for."""
+    turn: threading.RLock = field(default_factory=threading.RLock)
+    """Held by the thread whose forward pass runs: taps of one pass must not see another's activations."""
+
+    @property
+    def family(self) -> Family:
+        """What is special about the reader's family."""
+        return FAMILIES[self.identity.model_type]
 
 
 def find_reader(source: ReaderSource, *, allow_download: bool) -> Path:
@@ -69,7 +78,7 @@ def find_reader(source: ReaderSource, *, allow_download: bool) -> Path:
 
 
 def layer_count(directory: Path) -> int:
-    """Decoder layers of a reader.
+    """The number of decoder layers of a reader.
 
     Raises:
         ReaderError: Its configuration cannot be read, or is of no supported family.
@@ -91,44 +100,32 @@ def load_reader(
     """Loads layers 0 to `deepest_layer` of a reader's text model; all layers if its head is asked for.
 
     Args:
-        directory: From `find_reader`.
-        name: How the watchlist calls it.
+        directory: The reader's directory, from `find_reader`.
+        name: What the watchlist calls the reader.
         revision: Hub revision, or empty.
-        deepest_layer: Deepest watched layer, counted from 0; -1 where only the embedding is.
+        deepest_layer: Deepest watched layer, counted from 0; -1 where only the embedding is watched.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32` or `bfloat16`.
-        compiled: Norms and MLPs are compiled by torch.
+        compiled: Whether torch compiles the norms and MLPs.
         head: Whether to load the output head.
 
     Raises:
-        ReaderError: Of an unsupported family, too shallow, incomplete, or without its soft-capping.
+        ReaderError: The reader is of an unsupported family, too shallow, incomplete, or without its soft-capping.
         ConfigError: The device or dtype cannot be had here.
     """
     place = _device(device)
     kind = _dtype(dtype, place)
     model_type, config = _config(directory)
     layers_total = config.num_hidden_layers
-    if deepest_layer >= layers_total:
-        raise ReaderError(
-            f"reader {directory}: layer {deepest_layer} is watched, but it has layers 0 to {layers_total - 1}"
-        )
     layers_run = layers_total if head else deepest_layer + 1
-    config.num_hidden_layers = layers_run
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers_run]
+    _cut(config, deepest_layer, layers_run, directory)
     attention = register_attention(place)
     weights = text_weights(directory, layers_run, head=head)
     weights_digests = digests(directory, weights)
     own_head = weights.pop(OWN_HEAD, None)
-    model = _load_model(directory, config, weights, kind, attention)
-    torch.nn.Module.to(model, place).train(mode=False)
-    model.requires_grad_(requires_grad=False)
-    if place.type == "cpu":
-        pack_linears(model, getattr(config, "hidden_activation", "") or getattr(config, "hidden_act", ""))
-    if compiled:
-        compile_regions(model)
-    layers: Any = model.layers
-    _assert_attention(model, attention, directory)
+    model: Any = _load_model(directory, config, weights, kind, attention)
+    _settle(model, FAMILIES[model_type], place, compiled=compiled)
+    _assert_attention(model, FAMILIES[model_type], attention, directory)
     by_depth = weights_digests.result()
     identity = ReaderIdentity(
         name=name,
@@ -145,21 +142,43 @@ def load_reader(
     )
     return Reader(
         model,
-        layers,
+        model.layers,
         identity,
         config.hidden_size,
         config.max_position_embeddings,
         config.vocab_size,
         place,
-        _head(directory, model, own_head) if head else None,
+        _head(directory, model, FAMILIES[model_type], own_head) if head else None,
     )
+
+
+def _cut(config: Any, deepest_layer: int, layers_run: int, directory: Path) -> None:
+    """Shortens a configuration to the layers that are loaded."""
+    if deepest_layer >= config.num_hidden_layers:
+        raise ReaderError(
+            f"reader {directory}: layer {deepest_layer} is watched, but it has layers 0 to "
+            f"{config.num_hidden_layers - 1}"
+        )
+    config.num_hidden_layers = layers_run
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers_run]
+
+
+def _settle(model: PreTrainedModel, family: Family, place: torch.device, *, compiled: bool) -> None:
+    """Puts a model on its device, for reading only, in the form that is fastest there."""
+    torch.nn.Module.to(model, place).train(mode=False)
+    model.requires_grad_(requires_grad=False)
+    if place.type == "cpu":
+        pack_linears(model, getattr(model.config, family.activation, ""))
+    if compiled:
+        compile_regions(model)
 
 
 def _config(directory: Path) -> tuple[str, Any]:
     """The model type, and the configuration of the text model."""
     try:
         config: Any = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except (OSError, ValueError, KeyError, InvalidModelConfig) as error:
         told = " ".join(str(error).split())
         raise ReaderError(f"reader {directory}: config.json: {told}") from None
     if config.model_type not in FAMILIES:
@@ -182,7 +201,7 @@ def _load_model(
     directory: Path, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
     quiet: Any = transformers_logging
-    # Its report names what is wrong with the weights, which is checked below.
+    # Its report names what is wrong with the weights, which is checked here.
     quiet.set_verbosity_error()
     if not sys.stderr.isatty():
         quiet.disable_progress_bar()
@@ -199,6 +218,12 @@ def _load_model(
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ReaderError(f"reader {directory}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    _assert_complete(info, directory)
+    return model  # type: ignore[no-any-return]
+
+
+def _assert_complete(info: Mapping[str, Any], directory: Path) -> None:
+    """Refuses weights that do not fit the configuration, by what transformers tells of loading them."""
     # Transformers fills what a file lacks, or holds in another shape, with random numbers and only warns.
     for name, there, wanted in sorted(info["mismatched_keys"]):
         raise ReaderError(f"reader {directory}: {name} has shape {tuple(there)}, config.json asks for {tuple(wanted)}")
@@ -206,10 +231,9 @@ def _load_model(
         raise ReaderError(f"reader {directory}: the weights lack {lacking[0]} and {len(lacking) - 1} more")
     if needless := sorted(info["unexpected_keys"]):
         raise ReaderError(f"reader {directory}: the weights hold {needless[0]}, which config.json has no place for")
-    return model  # type: ignore[no-any-return]
 
 
-def _head(directory: Path, model: PreTrainedModel, own: torch.Tensor | None) -> Head:
+def _head(directory: Path, model: PreTrainedModel, family: Family, own: torch.Tensor | None) -> Head:
     """The output head: weights of its own, or the embedding's where the configuration ties them and no file objects."""
     config: Any = model.config
     embedding: Any = model.get_input_embeddings()
@@ -223,23 +247,22 @@ def _head(directory: Path, model: PreTrainedModel, own: torch.Tensor | None) -> 
         )
     elif not torch.equal(placed := own.to(weight), weight):
         weight = placed
-    return Head(weight, getattr(config, "final_logit_softcapping", None))
+    return Head(weight, getattr(config, family.logit_softcap, None) if family.logit_softcap else None)
 
 
-def _assert_attention(model: PreTrainedModel, wanted: str, directory: Path) -> None:
+def _assert_attention(model: PreTrainedModel, family: Family, wanted: str, directory: Path) -> None:
+    """Refuses a model that runs another attention than was asked for, or one without its family's soft-capping."""
     config: Any = model.config
     layers: Any = model.layers
     running = {config._attn_implementation, *(layer.self_attn.config._attn_implementation for layer in layers)}  # noqa: SLF001 - transformers offers no public name for it
     if running != {wanted}:
         raise ReaderError(f"reader {directory}: runs {', '.join(sorted(running))} attention; {wanted} is needed")
-    if config.model_type != "gemma2":
+    if not (name := family.attention_softcap):
         return
-    cap = config.attn_logit_softcapping
+    cap = getattr(config, name)
     for layer in layers:
-        if not cap or layer.self_attn.attn_logit_softcapping != cap:
-            raise ReaderError(
-                f"reader {directory}: attention soft-capping is off; a Gemma 2 config sets attn_logit_softcapping"
-            )
+        if not cap or getattr(layer.self_attn, name) != cap:
+            raise ReaderError(f"reader {directory}: attention soft-capping is off; a {family.title} config sets {name}")
 
 
 def _device(wanted: str) -> torch.device:

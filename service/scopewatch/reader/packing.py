@@ -14,18 +14,18 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(slots=True)
 class PackedText:
-    """A text's place in the row, and what attention needs of it besides."""
+    """A text's place in the row, and what attention needs to know of the text besides."""
 
     reading: Reading
     place: slice
-    """Of its unread tokens in the row."""
+    """Where its unread tokens lie in the row."""
     wanted: Sequence[int] = ()
     """Blocks whose keys and values are to be kept."""
     kept: dict[int, list[KeysValues]] = field(default_factory=dict)
-    """By block, one for each layer that ran."""
+    """By block number, the keys and values of each layer that ran."""
 
     def past(self, layer: int) -> list[KeysValues]:
-        """Keys and values of its known blocks at a layer."""
+        """Keys and values of the text's known blocks at a layer."""
         return [block.keys_values[layer] for block in self.reading.known]
 
     def keep(self, key: torch.Tensor, value: torch.Tensor) -> None:
@@ -37,12 +37,12 @@ class PackedText:
 
 
 class Packing:
-    """The row.
+    """A row of texts.
 
     Args:
         readings: The texts.
-        wanted: Of each, the blocks to keep.
-        multiple: The row's length is filled up to a multiple of this.
+        wanted: For each text, the numbers of the blocks to keep.
+        multiple: The row's length is filled up to a multiple of this number of tokens.
     """
 
     def __init__(self, readings: Sequence[Reading], wanted: Sequence[Sequence[int]], *, multiple: int = 1) -> None:

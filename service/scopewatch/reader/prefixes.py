@@ -13,16 +13,13 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from scopewatch.types import Activations
+from scopewatch.types import Activations, TokenIds
 
 BLOCK = 64
 """Tokens per block."""
 _REMEMBERED = 1 << 16
 """Blocks met once whose digests are remembered; 32 bytes each."""
-
-TokenIds = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +51,18 @@ class Reading:
 
     ids: TokenIds
     keys: tuple[bytes, ...]
-    """Of its whole blocks but the last if nothing follows it, in order."""
+    """Digests of its whole blocks, in order, without the last block if nothing follows that."""
     known: list[Block] = field(default_factory=list)
-    """Of these, the leading ones that need not be read."""
+    """The leading blocks, which need not be read."""
 
     @property
     def past(self) -> int:
-        """Tokens that need not be read."""
+        """Number of tokens that need not be read."""
         return BLOCK * len(self.known)
 
     @property
     def rest(self) -> TokenIds:
-        """Tokens to read; at least one."""
+        """The tokens to read; at least one."""
         return self.ids[self.past :]
 
 
@@ -73,7 +70,7 @@ class Prefixes:
     """Blocks of beginnings, the least recently used dropped first.
 
     Args:
-        max_bytes: Size of all blocks together; 0 keeps none.
+        max_bytes: The greatest size of all blocks together; 0 keeps none.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -82,8 +79,13 @@ class Prefixes:
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()
         self._met: OrderedDict[bytes, None] = OrderedDict()
 
+    @property
+    def kept_bytes(self) -> int:
+        """Size of all blocks together."""
+        return self._bytes
+
     def open(self, ids: TokenIds) -> Reading:
-        """A text with the digests of its beginnings."""
+        """Begins to read a text: the text with the digests of its beginnings."""
         keys = []
         digest = hashlib.blake2b(digest_size=32)
         for end in range(BLOCK, len(ids) if self._max_bytes else 0, BLOCK):
@@ -103,7 +105,7 @@ class Prefixes:
         return sorted(unknown.values(), key=lambda beginning: len(beginning.keys))
 
     def recall(self, reading: Reading) -> None:
-        """Fills in which leading blocks are known."""
+        """Fills in which leading blocks of a text are known."""
         reading.known = []
         for key in reading.keys:
             if key not in self._blocks:
@@ -131,6 +133,11 @@ class Prefixes:
         self._bytes += block.nbytes
         while self._bytes > self._max_bytes:
             self._bytes -= self._blocks.popitem(last=False)[1].nbytes
+
+    def clear(self) -> None:
+        """Forgets all blocks, whose activations are of features that were watched."""
+        self._blocks.clear()
+        self._bytes = 0
 
     def _would_not_fit(self, blocks: int) -> bool:
         """Whether so many blocks would push out their own first ones."""

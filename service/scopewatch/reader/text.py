@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError, TemplateSyntaxError
-from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from scopewatch.errors import FieldViolation, InvalidRequest, ReaderError
-from scopewatch.types import Coverage, Pair, Segment, TokenisedPair, Turn
+from scopewatch.types import Bools, Coverage, Int8, Int32, Int64, Pair, Segment, TokenisedPair, Turn
 
 PLAIN_SEPARATOR = "\n\n"
-"""Between history, prompt and response when the tokenizer has no chat template."""
+"""What stands between history, prompt and response when the tokenizer has no chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +111,8 @@ class Tokeniser:
             for rendering in renderings
         ]
 
-    def token_texts(self, ids: NDArray[np.int32]) -> list[str]:
-        """Each token as its vocabulary writes it."""
+    def token_texts(self, ids: Int32) -> list[str]:
+        """Each token as the vocabulary writes it."""
         return [str(text) for text in self._tokenizer.convert_ids_to_tokens(ids.tolist())]
 
     def _render(self, pair: Pair) -> _Rendering | InvalidRequest:
@@ -146,7 +145,7 @@ class Tokeniser:
         return _Rendering(text, tuple(spans))
 
     def _try_template(self, directory: Path) -> None:
-        """A template that cannot be run at all is the operator's mistake, not a caller's."""
+        """Refuses a template that cannot be run at all: that is the operator's mistake, not a caller's."""
         try:
             if self.has_chat_template:
                 self._apply_template([Turn("user", "a"), Turn("assistant", "b")])
@@ -173,13 +172,7 @@ class Tokeniser:
         return self._tokenizer.apply_chat_template(messages, tokenize=False)
 
     def _assemble(self, rendering: _Rendering, encoding: Any) -> TokenisedPair | InvalidRequest:
-        ids = np.array(encoding.ids, np.int32)
-        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-        added = np.array(encoding.special_tokens_mask, np.bool_)
-        if self._bos is not None and (not len(ids) or ids[0] != self._bos):
-            ids = np.insert(ids, 0, self._bos)
-            offsets = np.insert(offsets, 0, 0, axis=0)
-            added = np.insert(added, 0, True)
+        ids, offsets, added = self._with_bos(encoding)
         if not len(ids):
             return InvalidRequest(FieldViolation("response", "there is nothing to read: all texts are empty"))
         segments, turns, starts, ends = _locate(offsets, rendering.spans)
@@ -194,26 +187,38 @@ class Tokeniser:
             return InvalidRequest(
                 FieldViolation("history", f"the template leaves the response no room in max_tokens={self._max_tokens}")
             )
-        dropped = segments[~kept]
-        read = segments[kept]
+        coverage = _coverage(segments[kept], segments[~kept])
+        return TokenisedPair(ids[kept], segments[kept], turns[kept], starts[kept], ends[kept], coverage)
 
-        def count(tokens: NDArray[np.int8], segment: Segment) -> int:
-            return int((tokens == segment).sum())
+    def _with_bos(self, encoding: Any) -> tuple[Int32, Int32, Bools]:
+        """Ids, offsets of shape (n_tokens, 2), and which tokens no text holds; behind BOS, if the tokenizer has one."""
+        ids = np.array(encoding.ids, np.int32)
+        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+        added = np.array(encoding.special_tokens_mask, np.bool_)
+        if self._bos is not None and (not len(ids) or ids[0] != self._bos):
+            return np.insert(ids, 0, self._bos), np.insert(offsets, 0, 0, axis=0), np.insert(added, 0, True)
+        return ids, offsets, added
 
-        coverage = Coverage(
-            tokens=len(read),
-            prompt_tokens=count(read, Segment.PROMPT),
-            response_tokens=count(read, Segment.RESPONSE),
-            history_tokens=count(read, Segment.HISTORY),
-            prompt_tokens_dropped=count(dropped, Segment.PROMPT),
-            response_tokens_dropped=count(dropped, Segment.RESPONSE),
-            history_tokens_dropped=count(dropped, Segment.HISTORY),
-        )
-        return TokenisedPair(ids[kept], read, turns[kept], starts[kept], ends[kept], coverage)
+
+def _coverage(read: Int8, dropped: Int8) -> Coverage:
+    """Counts the tokens of each segment among those that are read and those that are not."""
+
+    def count(tokens: Int8, segment: Segment) -> int:
+        return int((tokens == segment).sum())
+
+    return Coverage(
+        tokens=len(read),
+        prompt_tokens=count(read, Segment.PROMPT),
+        response_tokens=count(read, Segment.RESPONSE),
+        history_tokens=count(read, Segment.HISTORY),
+        prompt_tokens_dropped=count(dropped, Segment.PROMPT),
+        response_tokens_dropped=count(dropped, Segment.RESPONSE),
+        history_tokens_dropped=count(dropped, Segment.HISTORY),
+    )
 
 
 def _trimmings(content: str) -> Iterator[tuple[int, str]]:
-    """What templates may leave of a content, and how much of its start they cut."""
+    """What templates may leave of a content, each with the number of code points that is cut from its start."""
     for left in (content, content.lstrip("\n"), content.lstrip()):
         for placed in (left, left.rstrip("\n"), left.rstrip()):
             yield len(content) - len(left), placed
@@ -241,19 +246,14 @@ def _render_plain(pair: Pair) -> _Rendering:
     return _Rendering(text, tuple(spans))
 
 
-def _locate(
-    offsets: NDArray[np.int32], spans: Sequence[_Span]
-) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+def _locate(offsets: Int32, spans: Sequence[_Span]) -> tuple[Int8, Int32, Int32, Int32]:
     """Segment, turn, start and end of every token; a token belongs to the span it overlaps, clipped to it.
 
     A token reaches to where the next one starts elsewhere. So the bytes of one character that fell back to byte tokens
     all have its place, though some tokenizers give an empty offset for all but one of them; and a letter has the place
     of the accents that were composed into it, though its offset leaves them out.
     """
-    starts = offsets[:, 0]
-    order = np.maximum.accumulate(starts)
-    behind = np.append(order, np.iinfo(np.int32).max)[np.searchsorted(order, order, side="right")]
-    ends = np.maximum(offsets[:, 1], behind)
+    starts, ends = offsets[:, 0], _reach(offsets)
     full = [span for span in spans if span.end > span.start]
     if not full:
         zeros = np.zeros(len(offsets), np.int32)
@@ -264,7 +264,7 @@ def _locate(
     inside = (starts < last[index]) & (ends > first[index])
     offset = np.array([span.offset for span in full])[index]
 
-    def where_inside(values: NDArray[np.int64]) -> NDArray[np.int32]:
+    def where_inside(values: Int64) -> Int32:
         return np.where(inside, values, 0).astype(np.int32)
 
     return (
@@ -275,7 +275,15 @@ def _locate(
     )
 
 
-def _kept(segments: NDArray[np.int8], max_tokens: int) -> NDArray[np.bool_]:
+def _reach(offsets: Int32) -> Int32:
+    """Where each token ends, counting what lies between it and the next token that starts elsewhere."""
+    order = np.maximum.accumulate(offsets[:, 0])
+    behind = np.append(order, np.iinfo(np.int32).max)[np.searchsorted(order, order, side="right")]
+    ends: Int32 = np.maximum(offsets[:, 1], behind)
+    return ends
+
+
+def _kept(segments: Int8, max_tokens: int) -> Bools:
     """Which tokens stay under the truncation rule; more than `max_tokens` when the template alone is longer."""
     kept = np.ones(len(segments), bool)
     over = len(segments) - max_tokens

@@ -5,7 +5,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from itertools import groupby
 from math import inf
@@ -15,18 +15,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from scopewatch.errors import ReaderError
+from scopewatch.reader.families import INPUT_NORM
 
 OWN_HEAD = "lm_head.weight"
-"""The output head, where it is not the embedding."""
+"""Name of the output head's weights, where these are not the embedding's."""
 _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 # Tensors that every supported family has once, in its text model.
-_ANCHOR = re.compile(r"((?:\w+\.)*)(?:embed_tokens|layers\.0\.input_layernorm|norm)\.weight")
+_ANCHOR = re.compile(rf"((?:\w+\.)*)(?:embed_tokens|layers\.0\.{INPUT_NORM}|norm)\.weight")
 _LAYER = re.compile(r"layers\.(\d+)\..+")
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files transformers would load: `model.safetensors`, else those the index names; without either, all.
+    """The files transformers would load: `model.safetensors`, else those the index names, else all there are.
 
     Raises:
         ReaderError: The index cannot be read, or names a file that is not there.
@@ -53,16 +54,15 @@ def text_weights(directory: Path, layers: int, *, head: bool = False) -> dict[st
     tensors are mapped from the files, which nothing reads until they are used.
 
     Args:
-        directory: The reader's.
-        layers: How many.
+        directory: The reader's directory.
+        layers: The number of decoder layers wanted.
         head: Whether the output head comes too, as OWN_HEAD, if the files hold one.
 
     Raises:
         ReaderError: A file is damaged, or holds weights that are not floating-point numbers.
     """
     names = {file: _names(file) for file in weight_files(directory)}
-    found = Counter(match[1] for held in names.values() for name in held if (match := _ANCHOR.fullmatch(name)))
-    prefix = found.most_common(1)[0][0] if found else ""
+    prefix = _prefix(name for held in names.values() for name in held)
     weights: dict[str, torch.Tensor] = {}
     for file, held in names.items():
         with safe_open(file, "pt") as stream:
@@ -72,6 +72,12 @@ def text_weights(directory: Path, layers: int, *, head: bool = False) -> dict[st
                 elif name.startswith(prefix) and _needed(own := name.removeprefix(prefix), layers):
                     weights[own] = _floating(stream.get_tensor(name), own, directory)
     return weights
+
+
+def _prefix(names: Iterable[str]) -> str:
+    """What stands before the names of the text model's tensors."""
+    found = Counter(match[1] for name in names if (match := _ANCHOR.fullmatch(name)))
+    return found.most_common(1)[0][0] if found else ""
 
 
 def _needed(name: str, layers: int) -> bool:
@@ -89,10 +95,10 @@ def _floating(weight: torch.Tensor, name: str, directory: Path) -> torch.Tensor:
 def digests(directory: Path, weights: Mapping[str, torch.Tensor]) -> Future[list[str]]:
     """SHA-256 over the configuration and the given weights: their names, types, shapes and bytes.
 
-    One for each depth: over what no layer holds, then over that and layer 0, and so on; a head's own weights come last.
-    So readers of one model that are loaded to different depths have the shallower one's in common.
+    There is one digest for each depth: over what no layer holds, then over that and layer 0, and so on; a head's own
+    weights come last. So readers of one model that are loaded to different depths share the shallower one's digests.
 
-    Another thread computes it. Both it and the one that loads the model read the mapped files, so that they come from
+    Another thread computes them. Both it and the one that loads the model read the mapped files, so that they come from
     the disk once.
     """
     found: Future[list[str]] = Future()
@@ -100,14 +106,7 @@ def digests(directory: Path, weights: Mapping[str, torch.Tensor]) -> Future[list
 
     def compute() -> None:
         try:
-            total = hashlib.sha256((directory / "config.json").read_bytes())
-            by_depth = []
-            for _, here in groupby(ordered, key=lambda item: _depth(item[0])):
-                for name, weight in here:
-                    own = hashlib.sha256(weight.reshape(-1).view(torch.uint8).numpy().data)
-                    total.update(f"{name} {weight.dtype} {tuple(weight.shape)} {own.hexdigest()}\n".encode())
-                by_depth.append(total.hexdigest())
-            found.set_result(by_depth)
+            found.set_result(_by_depth((directory / "config.json").read_bytes(), ordered))
         except BaseException as error:
             found.set_exception(error)
 
@@ -116,7 +115,19 @@ def digests(directory: Path, weights: Mapping[str, torch.Tensor]) -> Future[list
     return found
 
 
+def _by_depth(configuration: bytes, ordered: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    total = hashlib.sha256(configuration)
+    by_depth = []
+    for _, here in groupby(ordered, key=lambda item: _depth(item[0])):
+        for name, weight in here:
+            own = hashlib.sha256(weight.reshape(-1).view(torch.uint8).numpy().data)
+            total.update(f"{name} {weight.dtype} {tuple(weight.shape)} {own.hexdigest()}\n".encode())
+        by_depth.append(total.hexdigest())
+    return by_depth
+
+
 def _depth(name: str) -> float:
+    """The layer a tensor belongs to; -1 before the first, infinite for the head."""
     layer = _LAYER.fullmatch(name)
     return float(layer[1]) if layer else inf if name == OWN_HEAD else -1
 

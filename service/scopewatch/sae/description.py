@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scopewatch.sae.digests import checked_digests, combined_digest
+from scopewatch.sae.encoder import WatchedSae
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.pack import checked_digests, combined_digest, is_pack, load_pack
+from scopewatch.sae.pack import is_pack, load_pack
+from scopewatch.sae.weights import Sae
+from scopewatch.sources import FoundSae
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,45 +43,43 @@ class Inspection:
     """Hub repository and commit."""
 
 
-def inspect(
-    path: Path,
-    *,
-    norm_factor: float | None = None,
-    k: int | None = None,
-    origin: Mapping[str, str] | None = None,
-) -> Inspection:
+def inspect(sae: FoundSae | Path) -> Inspection:
     """Opens an SAE or a watch pack and describes it.
 
     Args:
-        path: See `open_sae`.
-        norm_factor: See `open_sae`.
-        k: See `open_sae`.
-        origin: Where it came from.
+        sae: An SAE as `open_sae` takes it, or a watch pack.
 
     Raises:
         SaeError: It is no SAE that can be read right; names file and reason.
     """
-    if is_pack(path):
-        pack = load_pack(path)
-        return Inspection(
-            format=pack.format,
-            architecture=pack.architecture,
-            hookpoint=pack.hookpoint,
-            hookpoint_out=pack.hookpoint,
-            model=pack.model,
-            d_in=pack.d_in,
-            d_out=pack.d_in,
-            d_sae=pack.d_sae,
-            declared_l0=None,
-            k=None,
-            normalise=pack.encoder.normalise,
-            subtracts_b_dec=False,
-            digest=pack.digest,
-            digests=pack.files,
-            packed_features=pack.features,
-            origin=pack.origin,
-        )
-    sae = open_sae(path, norm_factor=norm_factor, k=k)
+    found = FoundSae.of(sae)
+    if is_pack(found.path):
+        return _of_pack(load_pack(found.path))
+    return _of_sae(open_sae(found), found.origin)
+
+
+def _of_pack(pack: WatchedSae) -> Inspection:
+    return Inspection(
+        format=pack.format,
+        architecture=pack.architecture,
+        hookpoint=pack.hookpoint,
+        hookpoint_out=pack.hookpoint,
+        model=pack.model,
+        d_in=pack.d_in,
+        d_out=pack.d_in,
+        d_sae=pack.d_sae,
+        declared_l0=None,
+        k=None,
+        normalise=pack.encoder.normalise,
+        subtracts_b_dec=False,
+        digest=pack.digest,
+        digests=pack.files,
+        packed_features=pack.features,
+        origin=pack.origin,
+    )
+
+
+def _of_sae(sae: Sae, origin: Mapping[str, str]) -> Inspection:
     digests = checked_digests(sae)
     return Inspection(
         format=sae.format,
@@ -94,5 +96,5 @@ def inspect(
         subtracts_b_dec=sae.subtracts_b_dec,
         digest=combined_digest(digests, sae.recipe),
         digests=digests,
-        origin=origin or {},
+        origin=origin,
     )

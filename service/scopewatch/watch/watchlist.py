@@ -38,7 +38,7 @@ Relative paths count from the watchlist's own folder.
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -49,6 +49,7 @@ from scopewatch.watch.indicators import PROBE, Indicator
 from scopewatch.watch.yaml_lines import Lines, Location, Mistake, parse_yaml
 
 MAX_FILE_BYTES = 16 << 20
+Source = TypeVar("Source", ReaderSource, SaeSource)
 SaeName = Annotated[str, Field(pattern=rf"{NAME}|^{SOURCE}$")]
 
 
@@ -128,6 +129,11 @@ class Watchlist:
     def resolve(self, path: str) -> Path:
         """A path of the file, relative to the file's folder unless absolute."""
         return self.file.parent / Path(path).expanduser()
+
+    def absolute(self, source: Source) -> Source:
+        """The source with its path, if it has one, counted from the root."""
+        path = str(self.resolve(source.path).absolute()) if source.path else ""
+        return source.model_copy(update={"path": path})
 
 
 def load_watchlist(file: Path) -> Watchlist:

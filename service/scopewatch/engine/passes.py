@@ -1,0 +1,135 @@
+"""Forward passes: texts packed into a row, read by the reader, and what its hookpoints gave meanwhile."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from scopewatch.errors import EngineDied
+from scopewatch.reader.flex import MULTIPLE
+from scopewatch.reader.hookpoints import Hookpoint, tap
+from scopewatch.reader.loading import Reader
+from scopewatch.reader.packing import Packing
+from scopewatch.reader.prefixes import Reading
+from scopewatch.types import Int64
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Tap = Callable[[torch.Tensor], torch.Tensor]
+"""What becomes of a hookpoint's activations, shape (1, tokens, width), while the pass still runs."""
+
+ROW_TOKENS = {"cpu": 1024, "cuda": 65_536}
+"""Most tokens of one forward pass: on a CPU, as many as its caches hold the activations of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One forward pass."""
+
+    packing: Packing
+    ids: torch.Tensor
+    """Token ids on the reader's device; shape (tokens,), like all of the row with what fills it up."""
+    states: torch.Tensor
+    """The stream after the reader's last norm; shape (tokens, d)."""
+    tapped: Mapping[Hookpoint, torch.Tensor]
+    """What each tap made of its hookpoint's activations, without the leading 1."""
+
+
+class Passes:
+    """Runs a reader's forward passes; several of these may stand on one reader.
+
+    Taps are attached to the reader for their own pass only. So nothing outlives a pass but what it returns, and no pass
+    pays for what another one wants to know.
+
+    Args:
+        reader: The reader, loaded down to the deepest hookpoint that will be tapped.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._multiple = MULTIPLE if reader.identity.attention == "packed_flex" else 1
+
+    def read(
+        self, readings: Sequence[Reading], taps: Mapping[Hookpoint, Tap], wanted: Sequence[Sequence[int]] = ()
+    ) -> Row:
+        """Reads texts in one pass.
+
+        Args:
+            readings: The texts; at least one.
+            taps: By hookpoint, what is done with its activations.
+            wanted: The blocks of each text whose keys and values are kept; empty for none of any.
+
+        Raises:
+            SaeError: The reader has no such hookpoint.
+        """
+        packing = Packing(readings, wanted or [()] * len(readings), multiple=self._multiple)
+        ids, positions = (self.on_device(array)[None] for array in (packing.ids, packing.positions))
+        tapped: dict[Hookpoint, torch.Tensor] = {}
+        with self._reader.turn, ExitStack() as attached:
+            for hookpoint, make in taps.items():
+                handle = tap(self._reader, hookpoint, _keep(tapped, hookpoint, make))
+                attached.callback(handle.remove)
+            read: Any = self._reader.model(input_ids=ids, position_ids=positions, packing=packing, use_cache=False)
+        return Row(packing, ids[0], read.last_hidden_state[0], tapped)
+
+    def on_device(self, array: Int64) -> torch.Tensor:
+        """A copy of an array on the reader's device, which a GPU makes without waiting."""
+        host = torch.from_numpy(array)
+        if self._reader.device.type == "cuda":
+            return host.pin_memory().to(self._reader.device, non_blocking=True)
+        return host
+
+
+def _keep(tapped: dict[Hookpoint, torch.Tensor], hookpoint: Hookpoint, make: Tap) -> Callable[[torch.Tensor], None]:
+    def receive(activations: torch.Tensor) -> None:
+        tapped[hookpoint] = make(activations)[0]
+
+    return receive
+
+
+def in_rows(texts: Sequence[T], length: Callable[[T], int], most_tokens: int) -> Iterator[Sequence[T]]:
+    """Neighbouring texts that have at most `most_tokens` tokens together, or one text that alone has more."""
+    first = tokens = 0
+    for place, text in enumerate(texts):
+        if first < place and tokens + length(text) > most_tokens:
+            yield texts[first:place]
+            first, tokens = place, 0
+        tokens += length(text)
+    if first < len(texts):
+        yield texts[first:]
+
+
+def halved(
+    run: Callable[[Sequence[T]], list[R]], batch: Sequence[T], failed: Callable[[T, Exception], R], device: torch.device
+) -> list[R]:
+    """Runs a batch; on failure its halves are tried alone, so that one text cannot fail another.
+
+    Args:
+        run: Gives one result for each text, or raises.
+        batch: The texts; at least one.
+        failed: Gives the result of a text that fails alone, or raises.
+        device: Where the texts are read; on a GPU, what the failed pass held is given back first.
+
+    Raises:
+        EngineDied: The device is lost; nothing can run in this process any more.
+    """
+    try:
+        return run(batch)
+    except torch.AcceleratorError as error:
+        raise EngineDied(f"the device failed: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        failure = error
+    # Out of the except block: the traceback kept the failed pass's tensors alive.
+    if len(batch) == 1:
+        try:
+            return [failed(batch[0], failure)]
+        finally:
+            del failure
+    del failure
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = len(batch) // 2
+    return halved(run, batch[:half], failed, device) + halved(run, batch[half:], failed, device)

@@ -1,0 +1,87 @@
+"""The encoder of a whole SAE, slab by slab.
+
+Activations are encoded in tiles of tokens x features, of which only what fires is kept; nothing of the size of
+tokens x d_sae ever exists, and a dictionary that is large is read from its files again for every batch.
+"""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scopewatch.engine.encoder import HookpointEncoder
+from scopewatch.sae.weights import Sae
+from scopewatch.types import Activations, Float32, Int32
+
+_SLAB = 2048
+"""Features whose columns are multiplied at once."""
+_TILE_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 25}
+"""On a CPU, what its caches hold."""
+_CONTEST_ELEMENTS = 16 << 20
+"""Where a whole dictionary competes, a tile is all of it by few tokens."""
+_KEPT_BYTES = 512 << 20
+"""An encoder up to this size stays in memory; on a GPU, one up to a quarter of what is free."""
+
+
+class Dictionary:
+    """All features of an SAE: in memory where they take little of it, else read from the files again each time.
+
+    Args:
+        sae: The opened SAE; a decoder is not needed.
+        device: Where its encoder is multiplied.
+
+    Raises:
+        SaeError: An array is damaged, or there is no room to uncompress it.
+    """
+
+    def __init__(self, sae: Sae, device: torch.device) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="scopewatch-"))
+        scratch = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._sae = sae.on_disk(folder)
+        self._device = device
+        group = sae.contest.group if sae.contest else 1
+        self._width = min(-(-_SLAB // group) * group, sae.d_sae)
+        self._tile = _CONTEST_ELEMENTS if group == sae.d_sae else _TILE_ELEMENTS[device.type]
+        room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else _KEPT_BYTES
+        self._kept: list[tuple[int, HookpointEncoder]] = []
+        if 4 * sae.d_in * sae.d_sae <= room:
+            self._kept = list(self._slabs())
+            scratch()
+
+    def fired(self, residual: torch.Tensor) -> Activations:
+        """What fires on activations of shape (n_tokens, d_in); what is not finite counts as firing.
+
+        Raises:
+            SaeError: An array is damaged.
+        """
+        step = max(1, self._tile // self._width)
+        # Arrays that grow in place: thousands of small ones between the tiles would tear the heap to pieces.
+        found = bytearray(), bytearray(), bytearray()
+        for feature, encoder in self._kept or self._slabs():
+            for first in range(0, len(residual), step):
+                fires = _nonzero(encoder(residual[first : first + step]), first, feature)
+                for kept, part in zip(found, fires, strict=True):
+                    kept.extend(part.tobytes())
+        token, column = (np.frombuffer(array, np.int32) for array in found[:2])
+        # Stable: a token's features are ascending already.
+        order = np.argsort(token, kind="stable")
+        return Activations(len(residual), token[order], column[order], np.frombuffer(found[2], np.float32)[order])
+
+    def _slabs(self) -> Iterator[tuple[int, HookpointEncoder]]:
+        for start in range(0, self._sae.d_sae, self._width):
+            encoder = self._sae.encoder(range(start, min(start + self._width, self._sae.d_sae)))
+            yield start, HookpointEncoder([encoder]).to(self._device)
+
+
+def _nonzero(tile: torch.Tensor, first_token: int, first_feature: int) -> tuple[Int32, Int32, Float32]:
+    """Token, feature and value of what fires in a tile of shape (tokens, features), token by token."""
+    fires = (tile != 0).reshape(-1)
+    # On a CPU torch.nonzero takes twice as long.
+    place = torch.nonzero(fires)[:, 0] if fires.is_cuda else torch.from_numpy(np.flatnonzero(fires.numpy()))
+    token, feature = np.divmod(place.cpu().numpy(), tile.shape[1])
+    value = tile.reshape(-1)[place].cpu().numpy()
+    return (token + first_token).astype(np.int32), (feature + first_feature).astype(np.int32), value

@@ -1,0 +1,40 @@
+"""All watchlists that run together: one version of them, which is replaced as a whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from scopewatch.errors import FieldViolation, UnknownWatchlist
+from scopewatch.pipeline.compiled import CompiledWatchlist
+from scopewatch.types import EngineIdentity
+from scopewatch.watch.watchlist import Watchlist
+
+
+@dataclass(frozen=True, slots=True)
+class WatchlistSet:
+    """The watchlists of a process and what they run on."""
+
+    version: int
+    """Counted from 1, one more with every replacement."""
+    engine: EngineIdentity
+    """The reader and the SAEs, with every watched feature."""
+    by_name: Mapping[str, CompiledWatchlist]
+    """The first is the default."""
+
+    @property
+    def sources(self) -> list[Watchlist]:
+        """The watchlists as their files say."""
+        return [watchlist.source for watchlist in self.by_name.values()]
+
+    def named(self, name: str) -> CompiledWatchlist:
+        """The watchlist of this name; the default one for an empty name.
+
+        Raises:
+            UnknownWatchlist: There is none.
+        """
+        watchlist = self.by_name.get(name) if name else next(iter(self.by_name.values()))
+        if watchlist is None:
+            known = ", ".join(self.by_name)
+            raise UnknownWatchlist(
+                FieldViolation("watchlist", f"no watchlist of this name is loaded; there are: {known}")
+            )
+        return watchlist
