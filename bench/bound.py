@@ -31,7 +31,8 @@ from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.errors import TooLittleData
 from scopewatch.pairs.labelled import groups_of, labels_of, read_pairs
 from scopewatch.pairs.scored import score_pairs
-from scopewatch.statistics.detection import Scores, one_per_group, threshold_for
+from scopewatch.statistics.bounds import one_per_group, threshold_for
+from scopewatch.statistics.scores import Scores
 
 CONFIDENCE = 0.95
 

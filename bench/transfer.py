@@ -15,7 +15,7 @@ from collections import defaultdict
 from itertools import permutations
 from pathlib import Path
 
-from scopewatch.calibration.evidence import SPLIT_SALT
+from scopewatch.calibration.split import SPLIT_SALT
 from scopewatch.pairs.labelled import fraction, parse_row
 
 HELD_OUT = 0.5

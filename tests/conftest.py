@@ -1,13 +1,24 @@
 """A tiny random Gemma 2 reader and SAE in the released file layouts, real servers, real Redis."""
 
 import logging
+import os
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+# Whatever the machine has and whoever runs the tests has set, for this process and those that tests start, and before
+# the libraries look. What readers compute is compared with formulas in float32 on a CPU, so a GPU is not used where
+# there is one. Threads of tiny products, where other work has the cores, would mostly wait for each other's turn.
+# Servers of tests are on this machine: no proxy leads to them, and the hub that they stand in for is in reach.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = ""
+os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 import numpy as np
 import pytest
@@ -27,13 +38,33 @@ from tokenizers import (
 )
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
+from scopewatch.config import ENV_PREFIX
 from scopewatch.metrics import Metrics
 from scopewatch.sources import ReaderSource
-from scopewatch.types import Activations, EngineIdentity, ReaderIdentity, SaeIdentity
+from scopewatch.types import (
+    Activations,
+    Coverage,
+    CoveredActivations,
+    EngineIdentity,
+    FeatureTable,
+    IndicatorScore,
+    Judgement,
+    Provenance,
+    ReaderIdentity,
+    Relation,
+    SaeIdentity,
+    ScoredPair,
+    Timings,
+    Verdict,
+)
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist
 from scopewatch.watch.yaml_lines import Lines
 from servers import ServerProcess
+
+# Nor is a setting taken from whoever runs the tests.
+for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+    del os.environ[name]
 
 # No test depends on how busy the machine is.
 settings.register_profile("scopewatch", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -275,8 +306,6 @@ def wait_until(condition: Callable[[], object], message: str, timeout_s: float =
 
 def need(program: str) -> None:
     """Skips a test whose program the machine lacks; CI installs them all and must not skip."""
-    import os
-
     if shutil.which(program) is None:
         if os.environ.get("CI"):
             pytest.fail(f"{program} is missing on CI")
@@ -350,6 +379,32 @@ def activations(n_tokens: int, *fired: tuple[int, int, float]) -> Activations:
         np.array([column for _, column, _ in ordered], np.int32),
         np.array([value for _, _, value in ordered], np.float32),
     )
+
+
+def covered(fired: Activations, identity: EngineIdentity) -> CoveredActivations:
+    """Activations whose columns are those of an engine."""
+    return CoveredActivations(fired, table_of(identity))
+
+
+@cache
+def table_of(identity: EngineIdentity) -> FeatureTable:
+    """The features of an engine's columns; the same object every time, as of a running engine."""
+    return FeatureTable(identity.feature_ids)
+
+
+def judgement(
+    verdict: Verdict, indicators: tuple[IndicatorScore, ...], coverage: Coverage, watchlist: str = "test"
+) -> Judgement:
+    """A judgement of a watchlist of this name, on a pair on which nothing fired."""
+    made_by = Provenance(watchlist, "0" * 64, Relation.READER_MODEL, "reader", "main", "d" * 64)
+    return Judgement(made_by, verdict, indicators, coverage, np.empty(0, np.intp), FeatureTable())
+
+
+def scored_pair(
+    verdict: Verdict, indicators: tuple[IndicatorScore, ...], coverage: Coverage, watchlist: str = "test"
+) -> ScoredPair:
+    """A pair with such a judgement, which cost no time."""
+    return ScoredPair(judgement(verdict, indicators, coverage, watchlist), Timings(), cached=False)
 
 
 def engine_identity(**watched: tuple[int, ...]) -> EngineIdentity:

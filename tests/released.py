@@ -17,6 +17,8 @@ import torch
 from huggingface_hub.utils import EntryNotFoundError
 from safetensors.torch import save_file
 
+from scopewatch.sources import FoundSae
+
 # Odd sizes, and none equal to another: a transposed matrix does not fit.
 D_IN, D_SAE, D_OUT = 23, 66, 19
 _PARTLY = {"sparsify", "dictionary_learning", "llamascopium"}
@@ -32,6 +34,10 @@ class Released:
     """None where the files hold no decoder of their own."""
     given: dict[str, float] = field(default_factory=dict)
     """What `open_sae` must be told."""
+
+    @property
+    def found(self) -> FoundSae:
+        return FoundSae(self.path, **self.given)
 
 
 def random_array(name: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:

@@ -10,13 +10,25 @@ from scopewatch.errors import ScopewatchError
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import Cache
-from scopewatch.pipeline.cached_value import CacheKeys
+from scopewatch.pipeline.cached_value import CachedValues
+from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.monitor import Monitor
-from scopewatch.pipeline.scoring import compile_watchlist
-from scopewatch.types import Activations, Coverage, Pair, Segment, TokenisedPair
+from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.types import (
+    Activations,
+    Coverage,
+    CoveredActivations,
+    EngineIdentity,
+    FeatureTable,
+    Pair,
+    Segment,
+    TokenisedPair,
+)
+from scopewatch.watch.watchlist import Watchlist
 
 IDENTITY = engine_identity(early=(1, 4), late=(0,))
-KEYS = CacheKeys(IDENTITY, b"secret")
+VALUES = CachedValues(IDENTITY.reader, b"secret")
+TABLE = FeatureTable(IDENTITY.feature_ids)
 WATCHLISTS = {
     "first": watchlist_of(
         {"name": "loud", "features": [{"feature": "early/1"}, {"feature": "late/0", "weight": -0.5}], "threshold": 3},
@@ -60,6 +72,8 @@ class FakeReader:
         """Responses that the tokeniser refuses."""
         self.fails: dict[str, BaseException] = {}
         """Texts on which the engine fails."""
+        self.table = TABLE
+        """The features that the engine watches."""
 
     async def tokenise(self, pairs: Sequence[Pair]) -> list[TokenisedPair | ScopewatchError]:
         return [self.refuses.get(pair.response) or read(pair) for pair in pairs]
@@ -71,20 +85,25 @@ class FakeReader:
         self.deadlines.append(deadline_s)
         if text in self.fails:
             raise self.fails[text]
-        return Encoded(fire(ids), queue_s=0.25, forward_s=0.5, encode_s=0.125)
+        return Encoded(CoveredActivations(fire(ids), self.table), queue_s=0.25, forward_s=0.5, encode_s=0.125)
 
 
 def build_monitor(cache: Cache, metrics: Metrics, reader: FakeReader, **more: Any) -> Monitor:
     """A monitor over two watchlists, `first` being the default, with its metrics described."""
     metrics.describe(IDENTITY, WATCHLISTS.values(), {"version": "1"})
-    return Monitor(
-        tokenise=reader.tokenise,
-        submit=reader.submit,
-        cache=cache,
-        keys=KEYS,
-        watchlists={name: compile_watchlist(source, IDENTITY.features) for name, source in WATCHLISTS.items()},
-        features=IDENTITY.features,
-        metrics=metrics,
-        max_evidence=8,
-        **more,
-    )
+    parts = {
+        "tokenise": reader.tokenise,
+        "submit": reader.submit,
+        "cache": cache,
+        "values": VALUES,
+        "watchlists": watchlist_set(*WATCHLISTS.values()),
+        "metrics": metrics,
+        "max_evidence": 8,
+        "listeners": [metrics.pairs_scored],
+    }
+    return Monitor(**(parts | more))
+
+
+def watchlist_set(*watchlists: Watchlist, engine: EngineIdentity = IDENTITY, version: int = 1) -> WatchlistSet:
+    """Watchlists bound to an engine."""
+    return WatchlistSet(version, engine, {one.name: compile_watchlist(one, engine) for one in watchlists})

@@ -30,7 +30,7 @@ def fire(ids: np.ndarray) -> Activations:
 
 
 def belongs(encoded: Encoded, ids: np.ndarray) -> bool:
-    found = encoded.activations
+    found = encoded.covered.activations
     return (found.n_tokens, found.value.tolist()) == (len(ids), [float(ids[0]) + 0.5])
 
 

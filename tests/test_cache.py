@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from scopewatch.metrics import Metrics
-from scopewatch.pipeline.cache import Breaker, LocalCache
+from scopewatch.pipeline.breaker import Breaker
+from scopewatch.pipeline.cache import LocalCache
 
 A, B, C, D = b"a", b"b", b"c", b"d"
 

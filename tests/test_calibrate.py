@@ -14,13 +14,15 @@ from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
 from scopewatch.calibration.calibrate import calibrate
-from scopewatch.calibration.evidence import Kind, Wanted, benign_threshold, split
-from scopewatch.calibration.sparse_fit import Weights, fit_combination, platt
+from scopewatch.calibration.evidence import benign_threshold
+from scopewatch.calibration.sparse_fit import fit_combination, platt
+from scopewatch.calibration.split import split
+from scopewatch.calibration.wanted import Kind, Wanted, Weights
 from scopewatch.cli import main
 from scopewatch.errors import DataError, TooLittleData, Unsupported
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import PooledPairs
-from scopewatch.statistics.detection import calibration_error
+from scopewatch.statistics.calibration_error import calibration_error
 from scopewatch.statistics.folds import grouped_folds, source_folds
 from scopewatch.types import Pair
 from scopewatch.watch.indicators import Pooling
@@ -118,7 +120,7 @@ class TestFeatures:
     def test_alternatives_are_measured_on_the_same_pairs(self) -> None:
         """Every alternative is there, and its lead is the difference of the two AUROCs."""
         evidence = calibrate(*made(), EASY).evidence
-        assert set(evidence.company) == {
+        assert set(evidence.alternatives) == {
             "bag_of_words",
             "response_length",
             "hedge_words",
@@ -127,13 +129,13 @@ class TestFeatures:
             "single_feature",
             "random_features",
         }
-        for name, detector in evidence.company.items():
+        for name, detector in evidence.alternatives.items():
             assert detector.lead.value == pytest.approx(evidence.auroc.value - detector.auroc.value), name
         assert evidence.beats_bag_of_words
 
     def test_chosen_features_beat_random_ones(self) -> None:
         """The control of random features ranks about as chance does."""
-        control = calibrate(*made(), EASY).evidence.company["random_features"]
+        control = calibrate(*made(), EASY).evidence.alternatives["random_features"]
         assert control.auroc.value < 0.75
         assert control.lead.low > 0
 
@@ -186,12 +188,12 @@ class TestSources:
 
 class TestProbe:
     def test_a_probe_is_measured_beside_the_features(self) -> None:
-        """Asked for a probe, the direction is the indicator, and the features are its company."""
+        """Asked for a probe, the direction is the indicator, and the features are one of its alternatives."""
         found = calibrate(*made(), Wanted(max_fpr=0.1, kind="probe"))
         assert found.combination is None
         assert found.probe is not None
         assert int(np.abs(found.probe.direction).argmax()) == 0
-        assert "sae_features" in found.evidence.company
+        assert "sae_features" in found.evidence.alternatives
 
 
 class TestRefusals:
@@ -206,7 +208,7 @@ class TestRefusals:
         """A leaky set is called leaky, with the length's own AUROC."""
         evidence = calibrate(*made(long_when_positive=True), Wanted(max_fpr=0.1, force=True)).evidence
         assert any("length alone gives the label away (AUROC 1.000)" in leak for leak in evidence.leaks)
-        assert any(finding.startswith("Leaky data: ") for finding in evidence.findings)
+        assert any(finding.startswith("Leaky data: ") for finding in evidence.conclusions)
 
     def test_what_a_bag_of_words_does_better_needs_force(self) -> None:
         """Such an indicator is refused; forced, its evidence says that words do better."""
@@ -221,7 +223,7 @@ class TestRefusals:
             calibrate(marked, pooled, EASY)
         forced = calibrate(marked, pooled, Wanted(max_fpr=0.1, force=True)).evidence
         assert not forced.beats_bag_of_words
-        assert "It does not beat a bag of words." in forced.findings
+        assert "It does not beat a bag of words." in forced.conclusions
 
     def test_a_bound_that_cannot_be_kept_is_refused(self) -> None:
         """Too few benign pairs for the rate: how many there are and how many it takes; forced, what can be bounded."""
@@ -232,7 +234,7 @@ class TestRefusals:
         forced = calibrate(pairs, pooled, Wanted(max_fpr=0.001, force=True)).evidence
         assert forced.fpr == 0.0
         assert forced.threshold.fpr_upper == pytest.approx(1 - 0.05 ** (1 / forced.threshold.n))
-        assert any("Too little data for a false-positive rate of 0.001" in finding for finding in forced.findings)
+        assert any("Too little data for a false-positive rate of 0.001" in finding for finding in forced.conclusions)
 
     def test_a_part_without_pairs_is_refused(self) -> None:
         """A handful of pairs is no calibration."""

@@ -20,7 +20,7 @@ from scopewatch.app.load import load
 from scopewatch.capacity.as_text import kustomization
 from scopewatch.capacity.curve import Curve, read_curve, shipped_curve, shipped_curves
 from scopewatch.capacity.plan import Load, Plan, plan, queueing_p95_s
-from scopewatch.capacity.random_pairs import Texts
+from scopewatch.capacity.random_pairs import RandomPairs
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, SetupError
@@ -378,10 +378,10 @@ def test_texts_have_the_length_asked_for(house: House, plain_house: House, token
     """Exactly so many token ids, with a chat template or without; pairs within a tenth and a few tokens."""
     for directory in (house.reader, plain_house.reader):
         tokeniser = Tokeniser(directory, max_tokens=256)
-        texts = Texts(tokeniser)
-        read = tokeniser.tokenise(texts.pairs(8, tokens))
+        random_pairs = RandomPairs(tokeniser)
+        read = tokeniser.tokenise(random_pairs.pairs(8, tokens))
 
-        assert [tokens] * 8 == [len(ids) for ids in texts.ids(8, tokens)]
+        assert [tokens] * 8 == [len(ids) for ids in random_pairs.token_ids(8, tokens)]
         counted = [pair.coverage.tokens for pair in read if isinstance(pair, TokenisedPair)]
         if tokens >= 100:
             assert np.mean(counted) == pytest.approx(tokens, rel=0.1, abs=8)
@@ -390,10 +390,10 @@ def test_texts_have_the_length_asked_for(house: House, plain_house: House, token
 def test_no_cache_helps_with_the_texts() -> None:
     """Over several batches of long texts, the engine finds no beginning that it knows."""
     engine = load(Config(max_tokens=512, max_batch_tokens=2048)).engine
-    texts = Texts(engine.tokeniser)
+    random_pairs = RandomPairs(engine.tokeniser)
 
-    assert [0, 0, 0] == [engine.runner(texts.ids(4, 512)).reused_tokens for _ in range(3)]
-    again = texts.ids(4, 512)
+    assert [0, 0, 0] == [engine.runner(random_pairs.token_ids(4, 512)).reused_tokens for _ in range(3)]
+    again = random_pairs.token_ids(4, 512)
     assert [0, 0, 4 * 448] == [engine.runner(again).reused_tokens for _ in range(3)]
 
 

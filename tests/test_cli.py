@@ -13,7 +13,7 @@ import pytest
 
 import scopewatch
 from conftest import House, free_port
-from scopewatch.calibration.evaluate import Evaluation
+from scopewatch.calibration.evaluation import Evaluation
 from scopewatch.cli import _parser, main
 from scopewatch.client import Client, request, to_dict
 from scopewatch.config import Config

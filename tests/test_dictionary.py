@@ -22,7 +22,8 @@ from scopewatch.engine.dictionary import DictionaryEngine, SegmentActivations, b
 from scopewatch.engine.slabs import Dictionary
 from scopewatch.errors import EngineError, SaeError
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.pack import load_watched, write_pack
+from scopewatch.sae.pack import write_pack
+from scopewatch.sae.watched import load_watched
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations, Pair, Segment, TokenisedPair, Turn
 
@@ -94,7 +95,7 @@ def test_what_fires_is_what_the_publisher_says(
     """Tile by tile, every feature of every released layout fires where its publisher's library says, as strongly."""
     small_tiles(monkeypatch, kept_bytes=0)
     theirs = write(tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = 1.0 + 2.5 * torch.randn(41, sae.d_in, generator=torch.Generator().manual_seed(7))
     expected = theirs.encode(x.double()).numpy()
     more, less = (theirs.encode(x.double() * (1 + sign * 1e-5)).numpy() > 0 for sign in (1, -1))

@@ -13,11 +13,12 @@ from scipy.stats import beta
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
-from scopewatch.calibration.evaluate import Baselines, Evaluation, Part, evaluate
+from conftest import scored_pair
+from scopewatch.calibration.evaluation import Baselines, Evaluation, Part, evaluate
 from scopewatch.errors import DataError, EngineError, ScopewatchError
 from scopewatch.pairs.labelled import LabelledPair, read_pairs
 from scopewatch.pairs.scored import score_pairs
-from scopewatch.types import Coverage, IndicatorScore, Pair, ScoredPair, ScoreJob, Timings, Turn, Verdict
+from scopewatch.types import Coverage, IndicatorScore, Pair, ScoredPair, ScoreJob, Turn, Verdict
 
 
 @dataclass
@@ -44,7 +45,7 @@ class FakeScorer:
             skipped_reason=self.skipped,
         )
         coverage = Coverage(9, 4, 4, 0, response_tokens_dropped=int(text in self.truncated))
-        return ScoredPair(Verdict.PASS, (decoy, found), coverage, "clinic", Timings(), cached=False)
+        return scored_pair(Verdict.PASS, (decoy, found), coverage, "clinic")
 
 
 Row = tuple[float, int] | tuple[float, int, str] | tuple[float, int, str, str]

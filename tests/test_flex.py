@@ -12,7 +12,6 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import AttentionInterface
 
 from families import FAMILIES, save_weights
-from scopewatch.engine.runner import Runner
 from scopewatch.reader import loading as reader_module
 from scopewatch.reader.attention import packed
 from scopewatch.reader.flex import MULTIPLE, TILE, _mask, flex_with
@@ -20,7 +19,7 @@ from scopewatch.reader.hookpoints import Hookpoint, tap, width
 from scopewatch.reader.packing import Packing
 from scopewatch.reader.prefixes import BLOCK, Block, Reading
 from scopewatch.types import Activations
-from test_prefixes import PLENTY, SYSTEM, a_reader, a_runner, assert_equal, text
+from test_prefixes import PLENTY, SYSTEM, a_reader, a_runner, assert_equal, row_lengths, text
 
 # Of lengths around the tile, with and without a beginning in common, and longer than every family's window.
 BATCH = [
@@ -52,17 +51,6 @@ def flex(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return use
 
 
-def row_lengths(runner: Runner) -> list[int]:
-    """Tokens of every row, as it goes by."""
-    lengths: list[int] = []
-
-    def see(_module: object, _arguments: object, inputs: dict[str, torch.Tensor]) -> None:
-        lengths.append(inputs["input_ids"].shape[1])
-
-    runner._reader.model.register_forward_pre_hook(see, with_kwargs=True)
-    return lengths
-
-
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flex_attention_gives_what_packed_attention_gives(
@@ -73,9 +61,8 @@ def test_flex_attention_gives_what_packed_attention_gives(
     plain = a_runner(directory, 0)
     expected, aligned = plain(BATCH), plain(ALIGNED)
     flex(flex_attention)
-    runner = a_runner(directory, PLENTY)
-
-    lengths = row_lengths(runner)
+    reader = a_reader(directory)
+    runner, lengths = a_runner(reader, PLENTY), row_lengths(reader)
 
     for _ in range(3):
         found = runner(BATCH)
@@ -116,8 +103,9 @@ def test_compiled_regions_change_nothing(family: str, tmp_path: Path, monkeypatc
     directory = save_weights(family, tmp_path)
     plain = a_runner(directory, 0)
     monkeypatch.setattr(reader_module, "pack_linears", lambda *_: None)
-    runner = a_runner(directory, PLENTY, compiled=True)
-    compiled = [name for name, module in runner._reader.model.named_modules() if "forward" in vars(module)]
+    reader = a_reader(directory, compiled=True)
+    runner = a_runner(reader, PLENTY)
+    compiled = [name for name, module in reader.model.named_modules() if "forward" in vars(module)]
 
     assert {"mlp", "norm"} <= {name.rpartition(".")[2] for name in compiled}
     for batch in (BATCH, BATCH[:3], BATCH[3:]):

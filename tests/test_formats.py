@@ -1,5 +1,6 @@
 """Every released SAE format: the numbers are the publisher's own, and what cannot be right is refused."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from released import RELEASES, Released
+from scopewatch.acceptance.slabs import slabs_of
 from scopewatch.engine.encoder import HookpointEncoder, denormalised
 from scopewatch.errors import SaeError
 from scopewatch.reader.hookpoints import parse_hookpoint
+from scopewatch.sae import formats
+from scopewatch.sae.encoder import Contest
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.weights import Contest, Sae
+from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.safetensors_file import open_safetensors
+from scopewatch.sae.weights import Sae
 
 WATCHED = [41, 3, 17, 60]
 Write = Callable[[Path], Released]
@@ -47,7 +53,7 @@ def assert_close(expected: torch.Tensor, actual: torch.Tensor) -> None:
 def test_activations_are_the_publishers(tmp_path: Path, write: Write) -> None:
     """Every feature of every released layout fires where its publisher's library says, and as strongly."""
     theirs = write(tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = activations(sae.d_in)
     expected, actual = theirs.encode(x.double()), encode(sae, x)
     firm = steady(theirs, x)
@@ -62,7 +68,7 @@ def test_activations_are_the_publishers(tmp_path: Path, write: Write) -> None:
 def test_watched_features_are_those_of_the_whole(tmp_path: Path, write: Write) -> None:
     """Some features read alone are what they are among all, in ascending order."""
     theirs = write(tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = activations(sae.d_in)
 
     assert_close(encode(sae, x)[..., sorted(WATCHED)].double(), encode(sae, x, WATCHED))
@@ -76,10 +82,10 @@ NOT_RECONSTRUCTED = ["gemma_scope_2 crosscoder", "gemma_scope_2 clt", "gemma_sco
 def test_reconstructions_are_the_publishers(tmp_path: Path, name: str) -> None:
     """What the dictionary, slab by slab, makes of its activations is what the publisher's library makes of them."""
     theirs = RELEASES[name](tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = activations(sae.d_in)
     y = torch.from_numpy(sae.b_out())
-    for slab in sae.slabs(tmp_path, width=8):
+    for slab in slabs_of(sae, tmp_path, width=8):
         y = y + HookpointEncoder([slab.encoder])(x) @ torch.from_numpy(slab.W_dec)
     if sae.denormalises:
         y = denormalised(y, x, sae.normalise)
@@ -96,7 +102,7 @@ def test_a_layer_of_many_reconstructs_nothing(tmp_path: Path, name: str) -> None
     sae = open_sae(RELEASES[name](tmp_path).path)
 
     with pytest.raises(SaeError, match="holds no decoder of its own"):
-        next(sae.slabs(tmp_path))
+        next(slabs_of(sae, tmp_path))
 
 
 # What the files and folders say.
@@ -138,7 +144,7 @@ FACTS = {
 def test_places_models_and_sparsity_are_read_from_files_and_folders(tmp_path: Path, name: str) -> None:
     """Where an SAE reads and writes, for which model and with which L0, is what its release says."""
     theirs = RELEASES[name](tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     places = [str(parse_hookpoint(place)) for place in (sae.hookpoint, sae.hookpoint_out or sae.hookpoint)]
 
     assert FACTS[name] == (*places, sae.model, sae.declared_l0)
@@ -149,9 +155,9 @@ def test_places_models_and_sparsity_are_read_from_files_and_folders(tmp_path: Pa
 def test_folder_and_weights_file_are_one(tmp_path: Path, write: Write) -> None:
     """An SAE may be named by its folder or by its weights file, and its files are the same."""
     theirs = write(tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
 
-    assert sae.files == open_sae(sae.files[0], **theirs.given).files
+    assert sae.files == open_sae(replace(theirs.found, path=sae.files[0])).files
     assert {file.name for file in sae.files} == set(sae.digests())
 
 
@@ -239,7 +245,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Sae], Sae]]] = {
         "dictionary_learning Matryoshka",
         lambda s: replace(s, threshold=0.0, contest=Contest(s.d_sae, 7)),
     ),
-    "the gate for the magnitude": ("saelens gated", lambda s: replace(s, gate=None)),
+    "the gate for the magnitude": ("saelens gated", lambda s: replace(s, r_mag=None, b_mag=None)),
     "JumpReLU as ReLU": ("gemma_scope_2 resid_post", lambda s: replace(s, threshold=0.0)),
 }
 
@@ -248,7 +254,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Sae], Sae]]] = {
 def test_a_mistake_would_be_seen(tmp_path: Path, name: str, mistake: Callable[[Sae], Sae]) -> None:
     """The comparison above would fail by far for an SAE read wrongly in one of the ways that are easily taken."""
     theirs = RELEASES[name](tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = activations(sae.d_in)
     expected = theirs.encode(x.double())
     wrong = (expected - encode(mistake(sae), x)).abs().max() / expected.abs().max()
@@ -276,7 +282,7 @@ def test_a_contest_in_chunks_is_the_contest(
 ) -> None:
     """However few pre-activations exist at once, the same features win."""
     theirs = RELEASES[name](tmp_path)
-    sae = open_sae(theirs.path, **theirs.given)
+    sae = open_sae(theirs.found)
     x = activations(sae.d_in)
     monkeypatch.setattr("scopewatch.engine.encoder._CHUNK_ELEMENTS", elements)
     expected, actual, firm = theirs.encode(x.double()), encode(sae, x), steady(theirs, x)
@@ -333,8 +339,59 @@ def test_a_feature_without_decoder_is_silent(tmp_path: Path, name: str) -> None:
     save_file(held, file)
     sae = open_sae(theirs.path)
     found = encode(sae, activations(sae.d_in))
-    (slab,) = sae.slabs(tmp_path)
+    (slab,) = slabs_of(sae, tmp_path)
 
     assert found.isfinite().all()
     assert not found[..., 41].any()
     assert np.isfinite(slab.W_dec).all()
+
+
+def test_a_format_is_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module in the folder of formats is all that a new format needs: it is found, and opens what it knows."""
+    (tmp_path / "house_style.py").write_text(NEW_FORMAT)
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    file = tmp_path / "anything.safetensors"
+    save_file({"house": torch.arange(12.0).reshape(4, 3)}, file)
+    sae = open_sae(file)
+
+    assert (sae.format, sae.d_in, sae.d_sae) == ("house_style", 4, 3)
+    monkeypatch.delitem(sys.modules, f"{formats.__name__}.house_style")
+    monkeypatch.setattr(formats, "__path__", formats.__path__[:-1])
+    with pytest.raises(SaeError, match="of no known SAE format; it holds house, and beside it there is no JSON file"):
+        open_sae(file)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "beside", "meant"),
+    [
+        ("encoder.weight W_dec", "cfg.json config.json hyperparams.json", "sparsify"),
+        ("encoder.weight decoder.weight", "config.json hyperparams.json", "llama_scope"),
+        ("encoder.weight decoder.weight", "config.json", "openmoss"),
+        ("W_E W_D", "config.json", "openmoss"),
+        ("w_enc w_dec", "config.json", "gemma_scope_2"),
+        ("W_enc W_dec D b", "cfg.json", "temporal"),
+        ("W_enc W_dec", "cfg.json config.json", "saelens"),
+    ],
+)
+def test_of_formats_that_fit_the_surest_is_meant(arrays: str, beside: str, meant: str, tmp_path: Path) -> None:
+    """Settings of another library that lie beside an SAE, or above it, do not change what its arrays say it is."""
+    for name in beside.split():
+        (tmp_path / name).write_text("{}")
+    file = tmp_path / "a.safetensors"
+    save_file({name: torch.zeros(2) for name in arrays.split()}, file)
+    files = SaeFiles(open_safetensors(file))
+
+    assert next(known.name for known in formats.known_formats() if known.fits(files)) == meant
+
+
+NEW_FORMAT = """
+from scopewatch.sae.formats import Format
+from scopewatch.sae.weights import Sae
+
+
+def _open(files):
+    return Sae("house_style", "standard", "", files.weights["house"], None, (files.file,))
+
+
+FORMATS = (Format("house_style", (".safetensors",), _open, ("house",)),)
+"""

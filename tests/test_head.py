@@ -23,7 +23,7 @@ from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.reader.prefixes import BLOCK
-from scopewatch.sae.weights import Encoder
+from scopewatch.sae.encoder import Encoder
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import ENTROPY, LOGPROB, Activations, Pair, TokenisedPair
 
@@ -43,7 +43,7 @@ def an_encoder(width: int = 5) -> PlacedEncoder:
     """An SAE at layer 1 that fires on half the tokens."""
     W_enc = np.random.default_rng(0).normal(size=(HIDDEN, width)).astype(np.float32)
     zeros = np.zeros(width, np.float32)
-    return PlacedEncoder(Hookpoint(1), Encoder("none", W_enc, zeros, zeros, None, None, np.arange(width)))
+    return PlacedEncoder(Hookpoint(1), Encoder("none", W_enc, zeros, zeros, np.arange(width)))
 
 
 def texts(vocabulary: int = 450) -> list[Ids]:

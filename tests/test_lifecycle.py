@@ -396,7 +396,6 @@ async def test_sigterm_under_load_fails_no_request(house: House) -> None:
 SCRIPT = """
 import sys, time
 import scopewatch.app.server as server
-from dataclasses import replace
 from scopewatch.cli import main
 
 real = server.load
@@ -429,14 +428,16 @@ def test_sigterm_while_loading_ends_the_process(house: House, tmp_path: Path) ->
 
 DYING = """
 loaded = real(config)
+engine = loaded.engine.runner
 def runner(batch):
     global batches
     batches += 1
     if batches == 3:
         time.sleep(1)
         raise SystemExit("the device fell off the bus")
-    return loaded.engine.runner(batch)
-return replace(loaded, engine=replace(loaded.engine, runner=runner))
+    return engine(batch)
+loaded.engine.runner = runner
+return loaded
 """
 
 

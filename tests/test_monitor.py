@@ -12,18 +12,29 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from conftest import engine_identity, need, watchlist_of
+from conftest import engine_identity, judgement, need, scored_pair, watchlist_of
 from scopewatch.errors import DeadlineExpired, EngineError, FieldViolation, InvalidRequest, Overloaded, UnknownWatchlist
+from scopewatch.events import PairScored
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
-from scopewatch.pipeline.cached_value import dump
-from scopewatch.pipeline.judgements import Memory
+from scopewatch.pipeline.compiled import compile_watchlist
+from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
-from scopewatch.pipeline.scoring import compile_watchlist, judge
-from scopewatch.types import IndicatorScore, Pair, ScoredPair, ScoreJob, Timings, Turn, Verdict
+from scopewatch.pipeline.scoring import judge
+from scopewatch.types import (
+    CoveredActivations,
+    FeatureTable,
+    IndicatorScore,
+    Pair,
+    ScoredPair,
+    ScoreJob,
+    Timings,
+    Turn,
+    Verdict,
+)
 from scopewatch.watch.indicators import PROBE
-from spine import IDENTITY, KEYS, WATCHLISTS, FakeReader, build_monitor, fire, read
+from spine import IDENTITY, TABLE, VALUES, WATCHLISTS, FakeReader, build_monitor, fire, read
 
 TALK = Pair("may I?", "yes, of course", (Turn("user", "hi"), Turn("assistant", "hello you")))
 OTHER = Pair("why", "because")
@@ -45,8 +56,8 @@ def cache(metrics: Metrics) -> LocalCache:
 
 @pytest.fixture(params=[0, 1 << 20], ids=["forgetful", "remembering"])
 def monitor(request: pytest.FixtureRequest, cache: LocalCache, metrics: Metrics, reader: FakeReader) -> Monitor:
-    """Every promise holds with and without a memory."""
-    return build_monitor(cache, metrics, reader, memory=Memory(request.param) if request.param else None)
+    """Every promise holds whether judgements are remembered or not."""
+    return build_monitor(cache, metrics, reader, judgements=Judgements(request.param) if request.param else None)
 
 
 async def score(monitor: Monitor, *jobs: ScoreJob) -> list[ScoredPair]:
@@ -61,9 +72,8 @@ class TestScoring:
         """The verdict is that of the watchlist asked for, on the tokens as read and what fired on them."""
         (found,) = await score(monitor, job(watchlist=name))
         tokens = read(TALK)
-        expected = judge(
-            compile_watchlist(WATCHLISTS[name], IDENTITY.features), tokens, fire(tokens.ids), max_evidence=8
-        )
+        fired = CoveredActivations(fire(tokens.ids), TABLE)
+        expected = judge(compile_watchlist(WATCHLISTS[name], IDENTITY), tokens, fired, max_evidence=8)
         assert (found.verdict, found.indicators) == (expected.verdict, expected.indicators)
         assert (found.watchlist, found.coverage) == (name, tokens.coverage)
 
@@ -83,7 +93,7 @@ class TestScoring:
         (miss,) = await score(monitor, job())
         (hit,) = await score(monitor, job())
         assert (miss.cached, hit.cached, len(reader.asked)) == (False, True, 1)
-        assert replace(hit, cached=False, timings=miss.timings) == miss
+        assert (hit.verdict, hit.indicators, hit.coverage) == (miss.verdict, miss.indicators, miss.coverage)
 
     async def test_a_pair_says_what_is_ahead_of_it_in_its_call(self, monitor: Monitor, reader: FakeReader) -> None:
         """The engine's queue learns how far back in its own call a pair stands; each call begins anew."""
@@ -206,11 +216,17 @@ class Onlooker:
             self.turn += 1
             await asyncio.sleep(0)
 
-    def render(self, *_: object) -> bytes:
+    def put(self, *_: object) -> None:
+        """Stands where judgements would be remembered: every one that is made comes by here."""
         self.judged_in.append(self.turn)
         if len(self.judged_in) == 10:
             self.tenth.set()
+
+    def name(self, *_: object) -> bytes:
         return b""
+
+    def get(self, _: bytes) -> None:
+        return None
 
 
 MANY = [job(Pair("", f"text {number}")) for number in range(40)]
@@ -233,7 +249,7 @@ class TestTakingTurns:
         """A monitor that judges everything anew, of activations that are computed or cached."""
         if request.param == "cached":
             await build_monitor(cache, metrics, reader).score(MANY)
-        return build_monitor(cache, metrics, reader, render=onlooker.render)
+        return build_monitor(cache, metrics, reader, judgements=onlooker)
 
     async def test_the_loop_turns_between_two_pairs_of_a_call(self, watched: Monitor, onlooker: Onlooker) -> None:
         """No two pairs of a call are judged in one turn of the event loop, so that others get in between."""
@@ -266,14 +282,10 @@ class TestTakingTurns:
                 await judged.wait()
             return await reader.submit(ids, deadline_s, ahead_tokens)
 
-        def render(*_: object) -> bytes:
-            judged.set()
-            return b""
-
-        monitor = build_monitor(cache, metrics, reader, render=render)
-        monitor._submit = submit
+        onlooker = Onlooker()
+        onlooker.put = lambda *_: judged.set()
         async with asyncio.timeout(30):
-            await score(monitor, *MANY[:2])
+            await score(build_monitor(cache, metrics, reader, judgements=onlooker, submit=submit), *MANY[:2])
 
 
 class TestCorruptValues:
@@ -283,13 +295,13 @@ class TestCorruptValues:
     ) -> None:
         """A value that was not written for this pair is counted, replaced, and never scored."""
         (fresh,) = await score(monitor, job())
-        key, other = KEYS.key(read(TALK)), KEYS.key(read(OTHER))
+        key, other = VALUES.key(read(TALK)), VALUES.key(read(OTHER))
         (good,) = await cache.get_many([key])
         assert good is not None
         wrong = {
             "garbage": b"garbage" * 30,
             "empty": b"",
-            "other pair": dump(other, fire(read(OTHER).ids)),
+            "other pair": VALUES.dump(other, CoveredActivations(fire(read(OTHER).ids), TABLE)),
             "flipped": good[:-1] + bytes([good[-1] ^ 1]),
         }[kind]
         cache.put_many({key: wrong})
@@ -350,15 +362,17 @@ class TestMetrics:
         """Pairs, verdicts, failures by reason, tokens, cache results, indicators, stages: each shows its count."""
         assert registry.get_sample_value(f"scopewatch_{name}", labels) == expected
 
-    async def test_truncation_and_skips_are_counted(self, monitor: Monitor, registry: CollectorRegistry) -> None:
+    async def test_truncation_and_skips_are_counted(
+        self, cache: LocalCache, metrics: Metrics, reader: FakeReader, registry: CollectorRegistry
+    ) -> None:
         """A pair that was cut, and an indicator that had nothing to read, can alert."""
 
         async def cut(pairs: list[Pair]) -> list[object]:
             whole = [read(pair) for pair in pairs]
             return [replace(t, coverage=replace(t.coverage, prompt_tokens_dropped=3)) for t in whole]
 
-        monitor._tokenise = cut  # type: ignore[assignment]
-        (found,) = await score(monitor, job(OTHER))
+        cutting = build_monitor(cache, metrics, reader, tokenise=cut)
+        (found,) = await score(cutting, job(OTHER))
         skipped = {"watchlist": "first", "indicator": "past", "reason": "empty_segment"}
         names = ["scopewatch_truncated_pairs_total", "scopewatch_skipped_indicators_total"]
         counts = [registry.get_sample_value(*row) for row in zip(names, [{"segment": "prompt"}, skipped], strict=True)]
@@ -405,13 +419,15 @@ class TestMetrics:
         ordered = tuple(sorted(saes, key=lambda sae: sae.name))
         identity = replace(own, saes=ordered, head=True)
         metrics.describe(identity, [], {})
-        every = np.arange(len(identity.features), dtype=np.int32)
-        assert metrics.moves("", [], every).tolist() == [0, 1]
+        made = replace(
+            judgement(Verdict.PASS, (), read(OTHER).coverage),
+            fired=np.arange(len(identity.features)),
+            table=FeatureTable(identity.feature_ids),
+        )
+        metrics.pairs_scored([PairScored(job(OTHER), ScoredPair(made, Timings(), cached=False))])
         (family,) = [f for f in registry.collect() if f.name == "scopewatch_feature_fired_pairs"]
-        assert {sample.labels["feature"] for sample in family.samples if sample.name.endswith("_total")} == {
-            str(next(feature for feature in identity.features if feature.sae == "early")),
-            "other",
-        }
+        found = {s.labels["feature"]: s.value for s in family.samples if s.name.endswith("_total")}
+        assert found == {str(next(feature for feature in identity.features if feature.sae == "early")): 1, "other": 1}
 
     @pytest.mark.usefixtures("counted")
     def test_the_exposition_can_be_parsed(self, registry: CollectorRegistry) -> None:
@@ -527,8 +543,7 @@ def test_score_histograms_equal_those_of_the_client_library(scores: list[float])
     for value in scores:
         series.observe(value)
         part = IndicatorScore("quiet", value, 1e9, flagged=False, severity="low", calibrated=False)
-        pair = ScoredPair(Verdict.PASS, (part,), coverage, "second", Timings(), cached=False)
-        metrics.pairs_scored([pair], [metrics.moves("second", [part], np.empty(0, np.int32))])
+        metrics.pairs_scored([PairScored(job(OTHER), scored_pair(Verdict.PASS, (part,), coverage, "second"))])
 
     def shown(where: CollectorRegistry) -> dict[tuple[str, str], float]:
         return {

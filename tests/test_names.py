@@ -14,14 +14,8 @@ from huggingface_hub import hf_hub_download
 from hub_server import Hub, Repo, hub_server, use
 from scopewatch.errors import HubError, SaeError
 from scopewatch.hub import snapshot
-from scopewatch.releases.names import (
-    Located,
-    from_hub_id,
-    from_neuronpedia,
-    from_release,
-    locate,
-    recognise,
-)
+from scopewatch.releases.fetch import FetchedSae, fetch
+from scopewatch.releases.names import from_hub_id, from_neuronpedia, from_release, recognise
 from scopewatch.releases.table import HubSae, places, releases, sources
 from scopewatch.types import FeatureKey
 from scopewatch.watch.indicators import WatchedFeature
@@ -50,7 +44,7 @@ def saelens() -> dict[str, Any]:
 
 def test_the_packaged_table_is_what_its_generator_makes(saelens: dict[str, Any]) -> None:
     """The table is regenerated from the installed SAELens, and nothing of the machine or the time is in the file."""
-    packed = (ROOT / "service" / "scopewatch" / "sae" / "releases.tsv.gz").read_bytes()
+    packed = (ROOT / "service" / "scopewatch" / "releases" / "releases.tsv.gz").read_bytes()
 
     assert generator().table(saelens) == gzip.decompress(packed).decode()
     assert packed[3:8] == bytes(5)  # no file name, no time
@@ -417,12 +411,12 @@ FETCHED = {
 def test_one_sae_is_fetched_and_then_found(hub: Hub, name: str) -> None:
     """Only the files of the SAE asked for are fetched; afterwards it is found the same without a request."""
     sae = from_hub_id(name)
-    online = locate(sae, allow_download=True)
+    online = fetch(sae, allow_download=True)
     fetched = sorted(hub.asked("GET", sae.repo))
     hub.requests.clear()
 
     assert FETCHED[name] == fetched
-    assert online == locate(sae, allow_download=False)
+    assert online == fetch(sae, allow_download=False)
     assert hub.requests == []
     assert online.path.exists()
     assert str(online.path).endswith(f"{online.sae.revision}/{online.sae.path}".rstrip("/"))
@@ -430,7 +424,7 @@ def test_one_sae_is_fetched_and_then_found(hub: Hub, name: str) -> None:
 
 
 def test_every_way_to_name_an_sae_leads_to_the_same_files(hub: Hub) -> None:
-    """Hub id, canonical, release and source of one SAE are located as the same."""
+    """Hub id, canonical, release and source of one SAE lead to the same files."""
     names = [
         from_hub_id(f"{SCOPE}/layer_20/width_16k/average_l0_71"),
         from_hub_id(f"{SCOPE}/layer_20/width_16k/canonical"),
@@ -441,9 +435,9 @@ def test_every_way_to_name_an_sae_leads_to_the_same_files(hub: Hub) -> None:
     path = "layer_20/width_16k/average_l0_71"
     commit = hub.repos[SCOPE].commit
     sae = HubSae(SCOPE, path, commit, "google/gemma-2-2b", "gemma_2", 71, None, "gemma-2-2b/20-gemmascope-res-16k")
-    found = [locate(name, allow_download=True) for name in names]
+    found = [fetch(name, allow_download=True) for name in names]
 
-    assert [Located(found[0].path, sae)] * 5 == found
+    assert [FetchedSae(found[0].path, sae)] * 5 == found
 
 
 @pytest.mark.parametrize(
@@ -459,9 +453,9 @@ def test_canonical_is_what_the_listing_has(hub: Hub, name: str, l0: int, downloa
     """Canonical is SAELens' choice where the repository still has it, else the L0 nearest 100; online and offline."""
     sae = from_hub_id(f"{name}/canonical")
     if not downloads:
-        locate(sae, allow_download=True)
+        fetch(sae, allow_download=True)
         hub.requests.clear()
-    found = locate(sae, allow_download=downloads)
+    found = fetch(sae, allow_download=downloads)
 
     assert found.path.name == f"average_l0_{l0}"
     assert downloads or hub.requests == []
@@ -475,13 +469,13 @@ def test_canonical_is_not_guessed_from_what_happens_to_be_local(hub: Hub) -> Non
     hf_hub_download("someone/scope", "layer_0/width_1k/average_l0_1000/params.npz")
     hub.requests.clear()
     with pytest.raises(HubError, match=f"^{SCOPE} .*: not in the local Hugging Face cache; set allow_download"):
-        locate(canonical, allow_download=False)
+        fetch(canonical, allow_download=False)
     with pytest.raises(HubError, match=r"^someone/scope.*: not in the local Hugging Face cache; set allow_download"):
-        locate(from_hub_id("someone/scope/layer_0/width_1k/canonical"), allow_download=False)
+        fetch(from_hub_id("someone/scope/layer_0/width_1k/canonical"), allow_download=False)
     assert hub.requests == []
     hf_hub_download(SCOPE, f"{folder}/average_l0_71/params.npz")
 
-    assert locate(canonical, allow_download=False).path.name == "average_l0_71"
+    assert fetch(canonical, allow_download=False).path.name == "average_l0_71"
 
 
 @pytest.mark.parametrize(
@@ -510,7 +504,7 @@ def test_an_sae_that_is_not_there_is_told(hub: Hub, name: str, told: str, downlo
         hub.requests.clear()
 
     with pytest.raises(SaeError, match=f"^{name}: {told}"):
-        locate(sae, allow_download=downloads)
+        fetch(sae, allow_download=downloads)
     assert downloads or hub.requests == []
 
 
@@ -524,5 +518,5 @@ def test_an_sae_that_is_not_there_is_told(hub: Hub, name: str, told: str, downlo
 def test_what_cannot_be_read_is_not_fetched(hub: Hub, release: str, sae_id: str, told: str) -> None:
     """An SAE of a kind that has no per-token features, or no file of its own, is refused before anything is fetched."""
     with pytest.raises(SaeError, match=told):
-        locate(from_release(release, sae_id), allow_download=True)
+        fetch(from_release(release, sae_id), allow_download=True)
     assert hub.requests == []

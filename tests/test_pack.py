@@ -13,10 +13,13 @@ from safetensors.numpy import load_file, save_file
 
 from conftest import save_sae
 from scopewatch.errors import NoSuchFeature, SaeError
+from scopewatch.sae.encoder import Contest, WatchedSae
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.pack import PackFolder, WatchedSae, is_pack, load_pack, load_watched, write_pack
-from scopewatch.sae.tensors import open_safetensors
-from scopewatch.sae.weights import Contest, Magnitude, Sae
+from scopewatch.sae.pack import is_pack, load_pack, write_pack
+from scopewatch.sae.safetensors_file import open_safetensors
+from scopewatch.sae.watched import PackFolder, load_watched
+from scopewatch.sae.weights import Sae
+from scopewatch.sources import FoundSae
 
 FEATURES = [40, 3, 11]
 
@@ -182,19 +185,21 @@ def test_a_gated_sae_keeps_its_magnitudes(sae: Path, tmp_path: Path) -> None:
     """What an open gate is worth is in the pack too."""
     watched = load_watched(sae, FEATURES)
     rng = np.random.default_rng(0)
-    magnitude = Magnitude(rng.normal(size=3).astype(np.float32), rng.normal(size=3).astype(np.float32))
-    write_pack(replace(watched, encoder=replace(watched.encoder, magnitude=magnitude)), tmp_path / "p.safetensors")
-    kept = load_watched(tmp_path / "p.safetensors", [3, 40]).encoder.magnitude
+    scale, offset = rng.normal(size=(2, 3)).astype(np.float32)
+    gated = replace(watched, encoder=replace(watched.encoder, scale=scale, offset=offset))
+    write_pack(gated, tmp_path / "p.safetensors")
+    kept = load_watched(tmp_path / "p.safetensors", [3, 40]).encoder
 
-    assert kept is not None
-    assert magnitude.scale[[0, 2]].tolist() == kept.scale.tolist()
-    assert magnitude.offset[[0, 2]].tolist() == kept.offset.tolist()
+    assert kept.scale is not None
+    assert kept.offset is not None
+    assert scale[[0, 2]].tolist() == kept.scale.tolist()
+    assert offset[[0, 2]].tolist() == kept.offset.tolist()
 
 
 def test_features_that_compete_have_no_pack(sae: Path, packs: PackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A TopK SAE needs every column: none is written by itself, and asking for one is refused."""
     top_k = replace(open_sae(sae), contest=Contest(64, 5))
-    monkeypatch.setattr("scopewatch.sae.pack.open_sae", lambda *_, **__: top_k)
+    monkeypatch.setattr("scopewatch.sae.watched.open_sae", lambda *_, **__: top_k)
     watched = load_watched(sae, FEATURES, packs=packs)
 
     assert not packs.path.exists()
@@ -206,7 +211,7 @@ def test_the_origin_is_of_this_start(sae: Path, packs: PackFolder) -> None:
     """Where the files came from is told as it is now, not as it was when the pack was made."""
     load_watched(sae, FEATURES, packs=packs)
 
-    assert {"repo": "r"} == load_watched(sae, FEATURES, packs=packs, origin={"repo": "r"}).origin
+    assert {"repo": "r"} == load_watched(FoundSae(sae, origin={"repo": "r"}), FEATURES, packs=packs).origin
 
 
 @pytest.mark.parametrize("whole", [True, False])

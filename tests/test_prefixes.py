@@ -16,9 +16,9 @@ from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import EngineError
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader, load_reader
-from scopewatch.reader.prefixes import BLOCK
+from scopewatch.reader.prefixes import BLOCK, Block, Prefixes, Reading
+from scopewatch.sae.encoder import Encoder
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.weights import Encoder
 from scopewatch.types import Activations, EncodedBatch
 
 Ids = NDArray[np.int32]
@@ -32,7 +32,7 @@ def a_reader(directory: Path, *, compiled: bool = False) -> Reader:
     )
 
 
-def a_runner(directory: Path, prefix_bytes: int, *, compiled: bool = False) -> Runner:
+def a_runner(reader: Path | Reader, prefix_bytes: int, *, row_tokens: int = 2048) -> Runner:
     """SAEs at two layers, one before and one after sliding-window attention, that fire on half the tokens."""
     rng = np.random.default_rng(0)
     encoders = [
@@ -41,15 +41,25 @@ def a_runner(directory: Path, prefix_bytes: int, *, compiled: bool = False) -> R
             rng.normal(size=(HIDDEN, WIDTH)).astype(np.float32),
             np.zeros(WIDTH, np.float32),
             np.zeros(WIDTH, np.float32),
-            None,
-            None,
             np.arange(WIDTH),
         )
         for _ in range(2)
     ]
     places = [Hookpoint(1), Hookpoint(2, "mlp_out")]
     placed = [PlacedEncoder(place, encoder) for place, encoder in zip(places, encoders, strict=True)]
-    return Runner(a_reader(directory, compiled=compiled), placed, row_tokens=2048, prefix_bytes=prefix_bytes)
+    loaded = reader if isinstance(reader, Reader) else a_reader(reader)
+    return Runner(loaded, placed, row_tokens=row_tokens, prefix_bytes=prefix_bytes)
+
+
+def row_lengths(reader: Reader) -> list[int]:
+    """Tokens of every row that a reader reads from now on, appended as it goes by."""
+    lengths: list[int] = []
+
+    def see(_module: object, _arguments: object, inputs: dict[str, torch.Tensor]) -> None:
+        lengths.append(inputs["input_ids"].shape[1])
+
+    reader.model.register_forward_pre_hook(see, with_kwargs=True)
+    return lengths
 
 
 def text(*parts: tuple[int, int]) -> Ids:
@@ -118,21 +128,31 @@ def test_what_nobody_repeats_is_not_kept(gemma: Path) -> None:
     for seed in range(5):
         runner([text((seed, 200))])
 
-    assert 0 == runner._prefixes._bytes
+    assert 0 == runner.kept_bytes
 
 
 def test_a_beginning_that_several_texts_share_is_read_once(gemma: Path) -> None:
     """Of a batch under one system prompt the prompt's blocks are computed once, also the first time."""
     batch = [text(SYSTEM, (seed, 40)) for seed in range(2, 10)]
-    runner = a_runner(gemma, PLENTY)
-    read: list[int] = []
-    runner._reader.model.register_forward_pre_hook(
-        lambda _module, _arguments, inputs: read.append(inputs["input_ids"].shape[1]), with_kwargs=True
-    )
+    reader = a_reader(gemma)
+    runner, read = a_runner(reader, PLENTY), row_lengths(reader)
     found = runner(batch)
 
     assert 7 * 2 * BLOCK == found.reused_tokens
     assert [2 * BLOCK, 8 * (20 + 40)] == read
+
+
+def test_what_is_known_counts_in_a_row(gemma: Path) -> None:
+    """A row's bound is one of memory, which the keys and values of known beginnings take as well."""
+    batch = [text(SYSTEM, (seed, 40)) for seed in range(2, 10)]
+    reader = a_reader(gemma)
+    runner, read = a_runner(reader, PLENTY, row_tokens=2 * len(batch[0])), row_lengths(reader)
+    runner(batch)
+    read.clear()
+    found = runner(batch)
+
+    assert 8 * 2 * BLOCK == found.reused_tokens
+    assert [2 * (20 + 40)] * 4 == read
 
 
 @pytest.mark.parametrize("blocks", [0.5, 1, 2.5])
@@ -140,7 +160,7 @@ def test_what_is_kept_is_bounded(gemma: Path, blocks: float) -> None:
     """Whatever is read, no more is kept than allowed, and the results are right."""
     probe = a_runner(gemma, PLENTY)
     probe([text(SYSTEM, (2, 9))] * 2)
-    one_block = probe._prefixes._bytes // 2
+    one_block = probe.kept_bytes // 2
     bound = int(blocks * one_block)
     runner, plain = a_runner(gemma, bound), a_runner(gemma, 0)
     for seed in range(4):
@@ -148,7 +168,7 @@ def test_what_is_kept_is_bounded(gemma: Path, blocks: float) -> None:
         found = runner(batch)
         assert_equal(plain(batch), found)
         assert found.reused_tokens >= 0
-        assert runner._prefixes._bytes <= bound
+        assert runner.kept_bytes <= bound
 
 
 @settings(max_examples=40)
@@ -172,8 +192,40 @@ def test_any_history_of_batches_gives_the_same(
     for parts in batches:
         batch = [text(*part) for part in parts]
         assert_equal(plain(batch), reusing(batch))
-        kept = reusing._prefixes
-        assert sum(block.nbytes for block in kept._blocks.values()) == kept._bytes <= bound
+        assert reusing.kept_bytes <= bound
+
+
+def a_block(tokens: int) -> Block:
+    """A block whose size depends on how many tokens fired on it, as that of a real one does."""
+    keys_values = tuple((torch.zeros(2, BLOCK, 4), torch.zeros(2, BLOCK, 4)) for _ in range(2))
+    place = np.arange(tokens, dtype=np.int32)
+    return Block(keys_values, Activations(BLOCK, place, place, np.ones(tokens, np.float32)))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, BLOCK)), max_size=40), st.integers(0, 6))
+def test_the_bound_counts_what_is_there(kept: Sequence[tuple[int, int]], blocks: int) -> None:
+    """Whatever is kept, in place of itself too, the size told is that of the blocks that are known, and in bounds."""
+    bound = blocks * a_block(BLOCK // 2).nbytes
+    prefixes = Prefixes(bound)
+    texts = [Reading(text((seed, BLOCK + 1)), (bytes([seed]),)) for seed in range(6)]
+    for seed, fired in kept:
+        prefixes.keep(texts[seed], 0, a_block(fired))
+        for one in texts:
+            prefixes.recall(one)
+        assert sum(block.nbytes for one in texts for block in one.known) == prefixes.kept_bytes <= bound
+
+
+def test_a_block_that_two_texts_wanted_counts_once() -> None:
+    """Keeping a block again, as the texts of one row do that share it, leaves the room there was for others."""
+    prefixes = Prefixes(2 * a_block(10).nbytes)
+    texts = [prefixes.open(text((seed, BLOCK + 1))) for seed in (1, 2)]
+    for _ in range(3):
+        prefixes.keep(texts[0], 0, a_block(10))
+    prefixes.keep(texts[1], 0, a_block(10))
+    for one in texts:
+        prefixes.recall(one)
+
+    assert [BLOCK, BLOCK] == [one.past for one in texts]
 
 
 def test_one_token_apart_is_apart(gemma: Path) -> None:

@@ -12,21 +12,20 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Gemma2ForCausalLM
 
-from conftest import HIDDEN, House
+from conftest import HIDDEN, House, covered, engine_identity
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.engine.build import Engine, build_engine
 from scopewatch.engine.choices import SaeChoice, choices
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import NoSuchFeature, SaeError
-from scopewatch.pipeline.cached_value import dump
-from scopewatch.pipeline.cached_value import load as load_value
+from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import load_reader
 from scopewatch.reader.prefixes import BLOCK
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.pack import is_pack, load_watched, write_probe
-from scopewatch.sae.weights import Magnitude
+from scopewatch.sae.pack import is_pack, write_probe
+from scopewatch.sae.watched import load_watched
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations
 from scopewatch.watch.indicators import PROBE
@@ -36,6 +35,8 @@ LAYER = 1
 FEATURES = [3, 11, 40]
 Ids = NDArray[np.int32]
 Dense = NDArray[np.float64]
+
+IDENTITY = engine_identity(some=(0, 1, 2, 3, 4))
 
 
 def numbers(n: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -113,7 +114,7 @@ def test_a_gated_neighbour_does_not_clip_a_probe(house: House, tmp_path: Path) -
     """Beside an SAE whose features have magnitudes of their own, which are never negative, a probe still is."""
     reader = load_reader(house.reader, name="r", revision="", deepest_layer=LAYER, device="cpu", dtype="float32")
     plain = open_sae(house.saes["mid"]).encoder(FEATURES)
-    gated = replace(plain, magnitude=Magnitude(np.ones(3, np.float32), np.zeros(3, np.float32)))
+    gated = replace(plain, scale=np.ones(3, np.float32), offset=np.zeros(3, np.float32))
     probe = load_watched(save(tmp_path / "p.safetensors"), [0, 1]).encoder
     batch = a_batch()
 
@@ -138,7 +139,8 @@ def test_what_a_probe_gives_can_be_cached(house: House, tmp_path: Path) -> None:
     assert isinstance(encoded, Activations)
     key = bytes(32)
 
-    again = load_value(key, dump(key, encoded), encoded.n_tokens, 5)
+    values = CachedValues(IDENTITY.reader, b"")
+    again = values.load(key, values.dump(key, covered(encoded, IDENTITY)), encoded.n_tokens).activations
 
     assert encoded.value.min() < 0
     np.testing.assert_array_equal(dense(encoded, 5), dense(again, 5))

@@ -5,6 +5,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from scopewatch.engine.build import Engine, build_engine
 from scopewatch.engine.choices import SaeChoice, choices
 from scopewatch.engine.token_activations import token_activations
 from scopewatch.errors import ConfigError, ReaderError, SaeError, SetupError, WatchlistError
+from scopewatch.reader.linear import multiplies_bfloat16
 from scopewatch.reader.loading import Reader, find_reader, load_reader
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import FeatureKey
@@ -315,22 +317,64 @@ def test_a_cuda_device_that_is_not_there_is_refused(house: House) -> None:
         load(house.reader, device="cuda:99")
 
 
+AVX512 = {"avx512_f": True, "avx512_bw": True, "avx512_vl": True, "avx512_dq": True}
+
+
+def pretend_cpu(
+    monkeypatch: pytest.MonkeyPatch, *, capabilities: dict[str, bool], vectors: str = "AVX512", onednn: bool = True
+) -> None:
+    """Makes torch describe a CPU that need not be this one.
+
+    Args:
+        monkeypatch: Puts the real CPU back at the end of the test.
+        capabilities: The instructions that the CPU has.
+        vectors: The kernels of torch's own that are chosen: those for AVX512, AVX2, or DEFAULT.
+        onednn: Whether oneDNN can multiply bfloat16 with the instructions that it may use.
+    """
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "fast"),
+    [
+        pytest.param({"capabilities": AVX512 | {"avx512_bf16": True}}, True, id="AVX-512"),
+        pytest.param({"capabilities": AVX512 | {"amx_bf16": True}}, True, id="AMX"),
+        pytest.param({"capabilities": AVX512 | {"avx512_bf16": True}, "vectors": "AVX2"}, True, id="torch uses AVX2"),
+        pytest.param({"capabilities": AVX512 | {"avx512_bf16": True}, "vectors": "DEFAULT"}, False, id="no packing"),
+        pytest.param({"capabilities": AVX512 | {"avx512_bf16": True}, "onednn": False}, False, id="hidden from oneDNN"),
+        pytest.param({"capabilities": AVX512 | {"avx512_bf16": False, "amx_bf16": False}}, False, id="float32 only"),
+        pytest.param({"capabilities": {"avx2": True}, "vectors": "AVX2", "onednn": False}, False, id="AVX2 only"),
+        pytest.param({"capabilities": {"bf16": True}, "vectors": "DEFAULT"}, False, id="arm64"),
+    ],
+)
+def test_bfloat16_is_for_cpus_that_multiply_it(
+    monkeypatch: pytest.MonkeyPatch, cpu: dict[str, Any], fast: bool
+) -> None:
+    """A CPU may compute in bfloat16 if it has the arithmetic, and torch's packed layers can and may use it."""
+    pretend_cpu(monkeypatch, **cpu)
+
+    assert fast == multiplies_bfloat16()
+
+
 def test_bfloat16_is_refused_on_a_cpu_without_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU without bfloat16 arithmetic the setting is refused, since it would be hundreds of times slower."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": False})
+    pretend_cpu(monkeypatch, capabilities=AVX512)
 
     with pytest.raises(ConfigError, match="dtype bfloat16: this CPU"):
         load(house.reader, dtype="bfloat16")
 
 
-@pytest.mark.parametrize("arithmetic", ["amx_bf16", "avx512_bf16"])
-def test_bfloat16_runs_on_a_cpu_that_has_it(house: House, monkeypatch: pytest.MonkeyPatch, arithmetic: str) -> None:
-    """On a CPU with bfloat16 arithmetic the setting is taken, and the reader's identity says so."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {arithmetic: True})
-
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this CPU multiplies no bfloat16")
+def test_bfloat16_runs_on_a_cpu_that_has_it(house: House) -> None:
+    """On a CPU with bfloat16 arithmetic the setting is taken, the reader's identity says so, and the reader runs."""
     loaded = load(house.reader, dtype="bfloat16")
+    states = loaded.model(input_ids=torch.arange(6, 20)[None], use_cache=False).last_hidden_state
 
     assert {torch.bfloat16} == {p.dtype for p in loaded.model.parameters()}
+    assert (torch.bfloat16, True) == (states.dtype, bool(states.isfinite().all()))
     assert "bfloat16" == loaded.identity.dtype
 
 

@@ -17,10 +17,11 @@ from conftest import RedisServer, free_port, need, wait_until
 from proxy import Proxy
 from scopewatch.errors import ConfigError
 from scopewatch.metrics import Metrics
-from scopewatch.pipeline.cache import KEY_PREFIX, Breaker, RedisCache
+from scopewatch.pipeline.breaker import Breaker
+from scopewatch.pipeline.cache import KEY_PREFIX, RedisCache
 from scopewatch.pipeline.redis_client import redis_client
 from scopewatch.types import Pair, ScoredPair, ScoreJob
-from spine import KEYS, FakeReader, build_monitor, read
+from spine import VALUES, FakeReader, build_monitor, read
 
 pytestmark = pytest.mark.system
 
@@ -328,7 +329,7 @@ class TestSlowAndBroken:
         """A torn answer is an error, never part of a value; the next look-up has a new connection."""
         await fill(cache, count, range(300))
         keys = [key(n) for n in range(300)]
-        await asyncio.gather(*(cache._client.connection_pool.disconnect() for _ in range(1)))
+        await asyncio.gather(*(cache._client._connection.connection_pool.disconnect() for _ in range(1)))
         proxy.cut_after = cut_after
         assert await cache.get_many(keys) == [None] * 300
         assert count.reads("error") == 300
@@ -371,7 +372,7 @@ class TestSlowAndBroken:
         assert count.reads("error") == 0
 
 
-TWO_KEYS_LIES = [
+TWO_VALUES_LIES = [
     pytest.param(b"+OK\r\n", id="status"),
     pytest.param(b"+PONG\r\n", id="other status"),
     pytest.param(b":2\r\n", id="number"),
@@ -404,7 +405,7 @@ TWO_KEYS_LIES = [
 class TestLying:
     """A Redis that answers, but not what it should."""
 
-    @pytest.mark.parametrize("lie", TWO_KEYS_LIES)
+    @pytest.mark.parametrize("lie", TWO_VALUES_LIES)
     async def test_an_odd_answer_never_fails_a_lookup(
         self, healthy: RedisServer, open_cache: Open, count: Count, lie: bytes
     ) -> None:
@@ -419,7 +420,7 @@ class TestLying:
             await cache.get_many([key(1), key(0)])
             assert await cache.get_many([key(1), key(0)]) == [value(1), value(0)]
 
-    @pytest.mark.parametrize("lie", TWO_KEYS_LIES)
+    @pytest.mark.parametrize("lie", TWO_VALUES_LIES)
     async def test_an_odd_answer_never_stops_the_writer(
         self, healthy: RedisServer, open_cache: Open, count: Count, lie: bytes
     ) -> None:
@@ -458,7 +459,7 @@ class TestLying:
         first = await monitor.score(jobs)
         await count.written("ok", 4)
 
-        names = [KEY_PREFIX + KEYS.key(read(pair)).hex() for pair in pairs]
+        names = [KEY_PREFIX + VALUES.key(read(pair)).hex() for pair in pairs]
         stored = [plain.get(n) for n in names]
         wrong = {
             "garbage": [b"garbage" * 40] * 4,

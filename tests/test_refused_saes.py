@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from released import D_IN, D_SAE, RELEASES
 from scopewatch.errors import SaeError
 from scopewatch.sae.open import open_sae
+from scopewatch.sources import FoundSae
 
 Change = Callable[[Path], object]
 
@@ -19,7 +20,7 @@ Change = Callable[[Path], object]
 def refusal(path: Path, **given: Any) -> str:
     """What an operator is told: one line that names a path."""
     with pytest.raises(SaeError) as caught:
-        open_sae(path, **given)
+        open_sae(FoundSae(path, **given))
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     return str(caught.value)
@@ -290,10 +291,10 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
 def test_what_cannot_be_right_is_refused(tmp_path: Path, name: str, change: Change, told: str) -> None:
     """A release that lacks, contradicts or asks for what cannot be given is refused, and the message says what."""
     theirs = RELEASES[name](tmp_path)
-    open_sae(theirs.path, **theirs.given)
+    open_sae(theirs.found)
     change(theirs.path)
     with pytest.raises(SaeError) as caught:
-        open_sae(theirs.path, **theirs.given)
+        open_sae(theirs.found)
 
     assert told in str(caught.value)
     assert str(folder_of(theirs.path)) in str(caught.value)
@@ -387,7 +388,7 @@ def test_what_the_caller_says_in_vain_is_an_error(tmp_path: Path, name: str, giv
 )
 def test_what_the_caller_says_again_is_no_error(tmp_path: Path, name: str, given: dict[str, Any]) -> None:
     """Agreeing with the files changes nothing, and is no recipe."""
-    assert "" == open_sae(RELEASES[name](tmp_path).path, **given).recipe
+    assert "" == open_sae(FoundSae(RELEASES[name](tmp_path).path, **given)).recipe
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
@@ -405,9 +406,9 @@ def test_what_the_caller_adds_is_a_recipe(tmp_path: Path) -> None:
     alone = tmp_path / "layer5.sae.pt"
     alone.write_bytes(qwen.read_bytes())
 
-    assert "norm_factor=0.37" == open_sae(theirs.path, norm_factor=0.37).recipe
+    assert "norm_factor=0.37" == open_sae(FoundSae(theirs.path, norm_factor=0.37)).recipe
     assert "say k" in refusal(alone)
-    assert "k=9" == open_sae(alone, k=9).recipe
+    assert "k=9" == open_sae(FoundSae(alone, k=9)).recipe
 
 
 # What lies in a folder.

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest
 
+from conftest import scored_pair
 from scopewatch.errors import (
     DataError,
     EngineDied,
@@ -35,7 +36,6 @@ from scopewatch.types import (
     ScoredPair,
     ScoreJob,
     Segment,
-    Timings,
     Verdict,
 )
 
@@ -165,7 +165,7 @@ class FakeScorer:
     async def __call__(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
         self.calls.append([job.request_id for job in jobs])
         found = replace(scored("a", 0.9), evidence=(Evidence(0, 1, FeatureKey("res", 1), 2.0, Segment.RESPONSE, 0),))
-        whole = ScoredPair(Verdict.FLAG, (found,), Coverage(9, 4, 4, 0), "w", Timings(), cached=False)
+        whole = scored_pair(Verdict.FLAG, (found,), Coverage(9, 4, 4, 0), "w")
         return [self.instead.get(job.request_id, whole) for job in jobs]
 
 

@@ -1,6 +1,9 @@
 """Replies made of serialised parts are the messages they would have been if made whole, and GetInfo tells all."""
 
+import gc
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
@@ -9,9 +12,9 @@ from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import engine_identity, watchlist_of
-from scopewatch.doors.grpc.replies import batch_reply, info_response, renderer, score_reply
-from scopewatch.doors.grpc.requests import Limits
+from conftest import engine_identity, judgement, watchlist_of
+from scopewatch.doors.grpc.replies import Replies, batch_reply, info_response
+from scopewatch.doors.limits import Limits
 from scopewatch.types import (
     LABEL_NOTE,
     Coverage,
@@ -20,6 +23,8 @@ from scopewatch.types import (
     FeatureScore,
     IndicatorScore,
     Pair,
+    Provenance,
+    Relation,
     ScoredPair,
     ScoreJob,
     Segment,
@@ -28,8 +33,9 @@ from scopewatch.types import (
 )
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
+from spine import watchlist_set
 
-MADE_BY = pb.Provenance(reader="r", watchlist="first", relation=pb.RELATION_READER_MODEL, version="1")
+MADE_BY = Provenance("first", "a" * 64, Relation.READER_MODEL, "r", "main", "b" * 64)
 FEATURE = FeatureKey("mid", 3)
 INDICATORS = (
     IndicatorScore(
@@ -64,8 +70,8 @@ TIMINGS = Timings(0.5, 0.25, 0.0, 1.5, 2.5, 0.125, 8.0)
 
 def test_a_reply_is_what_it_would_be_in_one_piece() -> None:
     """Every field of the reply is that of the pair, the job and what produced the numbers."""
-    body = renderer({"first": MADE_BY})("first", Verdict.FLAG, INDICATORS, COVERAGE)
-    pair = ScoredPair(Verdict.FLAG, INDICATORS, COVERAGE, "first", TIMINGS, cached=True, body=body)
+    made = replace(judgement(Verdict.FLAG, INDICATORS, COVERAGE), made_by=MADE_BY)
+    pair = ScoredPair(made, TIMINGS, cached=True)
     expected = pb.ScoreResponse(
         request_id="mine",
         verdict=pb.VERDICT_FLAG,
@@ -115,13 +121,38 @@ def test_a_reply_is_what_it_would_be_in_one_piece() -> None:
         coverage=pb.Coverage(
             tokens=9, prompt_tokens=2, response_tokens=3, history_tokens=1, truncated=True, prompt_tokens_dropped=4
         ),
-        provenance=MADE_BY,
+        provenance=pb.Provenance(
+            reader="r",
+            reader_revision="main",
+            reader_digest="b" * 64,
+            watchlist="first",
+            watchlist_digest="a" * 64,
+            relation=pb.RELATION_READER_MODEL,
+            version="1",
+        ),
         timings=pb.Timings(tokenise_s=0.5, cache_s=0.25, forward_s=1.5, encode_s=2.5, score_s=0.125, total_s=8.0),
         cached=True,
         label_note=LABEL_NOTE,
     )
 
-    assert expected == pb.ScoreResponse.FromString(score_reply(ScoreJob(Pair("", "a"), "", "mine"), pair))
+    replies = Replies("1")
+    assert expected == pb.ScoreResponse.FromString(replies.score(ScoreJob(Pair("", "a"), "", "mine"), pair))
+    # The second time, the judgement's part is at hand; what is the caller's own is not.
+    other = replace(pair, timings=Timings(total_s=1.0), cached=False)
+    again = pb.ScoreResponse.FromString(replies.score(ScoreJob(Pair("", "a"), "", "other"), other))
+    assert (again.request_id, again.cached, again.timings) == ("other", False, pb.Timings(total_s=1.0))
+    assert again.indicators == expected.indicators
+
+
+def test_a_reply_is_kept_no_longer_than_its_judgement() -> None:
+    """What a door keeps of judgements is bounded by what the spine keeps of them."""
+    replies, job = Replies("1"), ScoreJob(Pair("", "a"), "", "mine")
+    pair = ScoredPair(judgement(Verdict.PASS, (), COVERAGE), TIMINGS, cached=False)
+    replies.score(job, pair)
+    alive = weakref.ref(pair.judgement)
+    del pair
+    gc.collect()
+    assert alive() is None
 
 
 @pytest.mark.parametrize("size", [0, 1, 120, 121, 122, 123, 124, 125, 126, 127, 128, 16_370, 16_384, 3_000_000])
@@ -158,7 +189,7 @@ def test_a_batch_is_what_it_would_be_in_one_piece(outcomes: list[str | int]) -> 
 
 # GetInfo.
 
-IDENTITY = engine_identity(mid=(3,))
+IDENTITY = replace(engine_identity(mid=(3,)), head=True)
 MADE_WITH = MadeWith(
     scopewatch="0.9",
     reader="google/gemma-2-2b",
@@ -199,7 +230,8 @@ LIMITS = Limits(1, 2, 3, 4, 5, 6, 7)
 
 
 def indicator_infos(*indicators: dict[str, object]) -> list[pb.IndicatorInfo]:
-    return list(info_response(IDENTITY, [watchlist_of(*indicators)], LIMITS, "1").watchlists[0].indicators)
+    watchlists = watchlist_set(watchlist_of(*indicators), engine=IDENTITY)
+    return list(info_response(watchlists, LIMITS, "1").watchlists[0].indicators)
 
 
 def fields(message: Message, path: str = "") -> Iterator[tuple[str, object]]:

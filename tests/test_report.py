@@ -20,10 +20,10 @@ from matplotlib.image import imread
 from sklearn.metrics import roc_curve
 
 from conftest import House, need
-from scopewatch.calibration import evaluation_report as findings
-from scopewatch.calibration import simple_detectors as company
+from scopewatch.calibration import evaluation_report
 from scopewatch.calibration.baselines import measure_baselines
-from scopewatch.calibration.evaluate import Baselines, Evaluation, evaluate
+from scopewatch.calibration.evaluation import Baselines, Evaluation, evaluate
+from scopewatch.calibration.simple_detectors import trained_on
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.engine.choices import choices
@@ -31,10 +31,13 @@ from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError
 from scopewatch.pairs.labelled import LabelledPair, labels_of
 from scopewatch.pairs.pooled import encode_pairs
-from scopewatch.pairs.scored import Scored
-from scopewatch.report import page as report
-from scopewatch.report.page import Figure, Number, Table, as_text, page
-from scopewatch.statistics.detection import Interval, reliability
+from scopewatch.pairs.scored import IndicatorScores
+from scopewatch.report import figures
+from scopewatch.report.figures import Figure
+from scopewatch.report.page import Number, html_page
+from scopewatch.report.tables import Table, table_as_text
+from scopewatch.statistics.calibration_error import reliability
+from scopewatch.statistics.scores import Interval
 from scopewatch.types import Pair
 from scopewatch.watch.cards import Card
 from scopewatch.watch.indicators import Indicator
@@ -59,10 +62,10 @@ def every_figure() -> list[str]:
     labels, detectors = drawn_pairs()
     bins = reliability(labels, probabilities(detectors["alpha"]))
     return [
-        report.roc(labels, detectors, 0.5),
-        report.distributions(labels, detectors["alpha"], 0.5),
-        report.reliability_diagram(bins),
-        report.plot(labels, detectors, 0.5),
+        figures.roc(labels, detectors, 0.5),
+        figures.distributions(labels, detectors["alpha"], 0.5),
+        figures.reliability_diagram(bins),
+        figures.plot(labels, detectors, 0.5),
     ]
 
 
@@ -91,7 +94,9 @@ def test_a_table_is_aligned() -> None:
     """Text stands to the left, numbers to the right, shares have three decimals and what is missing is a dash."""
     table = Table("Rows", ("name", "n", "rate"), [("a", 1200, 0.5), ("longer", 3, None)], "A note.")
 
-    assert "Rows\n  name        n   rate\n  a       1,200  0.500\n  longer      3      -\n  A note." == as_text(table)
+    assert "Rows\n  name        n   rate\n  a       1,200  0.500\n  longer      3      -\n  A note." == table_as_text(
+        table
+    )
 
 
 def test_text_of_a_file_is_cut_and_steers_no_terminal() -> None:
@@ -100,7 +105,7 @@ def test_text_of_a_file_is_cut_and_steers_no_terminal() -> None:
 
     assert (
         "\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}line\N{REPLACEMENT CHARACTER}xxxxx…"
-        == as_text(table).splitlines()[-1].strip()
+        == table_as_text(table).splitlines()[-1].strip()
     )
 
 
@@ -112,14 +117,14 @@ def test_the_roc_curve_is_scikit_learns() -> None:
     labels, detectors = drawn_pairs()
     fpr, tpr, _ = roc_curve(labels, detectors["alpha"], drop_intermediate=False)
 
-    assert [pytest.approx(fpr), pytest.approx(tpr)] == list(report._curve(labels, detectors["alpha"]))
+    assert [pytest.approx(fpr), pytest.approx(tpr)] == list(figures._curve(labels, detectors["alpha"]))
 
 
 def test_the_roc_shows_where_the_threshold_operates() -> None:
     """The dot stands at the rates of what scores above the threshold; the legend has each detector's AUROC."""
     labels, detectors = drawn_pairs()
     canvas = Canvas()
-    report._draw_roc(canvas, labels, detectors, 0.5)
+    figures._draw_roc(canvas, labels, detectors, 0.5)
     (dot,) = [line for line in canvas.axes[0].lines if line.get_marker() == "o"]
     flagged = detectors["alpha"] > 0.5
     names = [text.get_text().split()[0] for text in canvas.axes[0].get_legend().get_texts()]
@@ -132,9 +137,9 @@ def test_the_roc_shows_where_the_threshold_operates() -> None:
 def test_the_legend_is_whole(detectors: int) -> None:
     """As many detectors as calibrate compares, and one more, are all named inside the figure."""
     labels, (first, *_) = drawn_pairs()[0], drawn_pairs()[1].values()
-    with mpl.rc_context(report._STYLE):
-        canvas = Canvas(figsize=report._PANEL)
-        report._draw_roc(canvas, labels, dict.fromkeys([f"difference_{n}" for n in range(detectors)], first), 0.5)
+    with mpl.rc_context(figures._STYLE):
+        canvas = Canvas(figsize=figures._PANEL)
+        figures._draw_roc(canvas, labels, dict.fromkeys([f"difference_{n}" for n in range(detectors)], first), 0.5)
         legend = canvas.axes[0].get_legend().get_window_extent()
 
     assert canvas.bbox.contains(legend.x0, legend.y0)
@@ -146,7 +151,7 @@ def test_the_distributions_hold_every_pair() -> None:
     scores = detectors["words"].copy()
     scores[:3] = 1e6, -1e6, 50
     canvas = Canvas()
-    report._draw_distributions(canvas, labels, scores, 9.0)
+    figures._draw_distributions(canvas, labels, scores, 9.0)
     axes = canvas.axes[0]
 
     assert 9.0 <= axes.get_xlim()[1] < 1e6
@@ -159,7 +164,7 @@ def test_what_hardly_varies_is_drawn_too(scores: np.ndarray) -> None:
     """Scores that are all alike give figures, not warnings."""
     labels = np.array([True, False, True, False])
 
-    for svg in (report.plot(labels, {"alpha": scores}, 0.0), report.distributions(labels, scores, 0.0)):
+    for svg in (figures.plot(labels, {"alpha": scores}, 0.0), figures.distributions(labels, scores, 0.0)):
         assert ET.fromstring(svg).tag.endswith("svg")
 
 
@@ -185,13 +190,13 @@ def test_figures_take_the_colour_of_the_text_around_them() -> None:
 
 def test_drawing_leaves_matplotlib_as_it_was() -> None:
     """Settings are put back, and pyplot, which keeps figures for ever, is not loaded."""
-    before = [mpl.rcParams[name] for name in report._STYLE]
+    before = [mpl.rcParams[name] for name in figures._STYLE]
     every_figure()
-    program = "import sys; from scopewatch.calibration import report; import numpy as np\n"
-    program += "report.roc(np.array([True, False]), {'a': np.zeros(2)}); print('matplotlib.pyplot' in sys.modules)"
+    program = "import sys; from scopewatch.report import figures; import numpy as np\n"
+    program += "figures.roc(np.array([True, False]), {'a': np.zeros(2)}); print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
-    assert before == [mpl.rcParams[name] for name in report._STYLE]
+    assert before == [mpl.rcParams[name] for name in figures._STYLE]
     assert "False" == done.stdout.strip()
 
 
@@ -199,7 +204,7 @@ def test_a_missing_extra_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without matplotlib a figure is a data error that names what to install."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(DataError) as caught:
-        report.roc(*drawn_pairs())
+        figures.roc(*drawn_pairs())
 
     assert "figures need matplotlib: pip install 'scopewatch[calibration]'" == str(caught.value)
 
@@ -210,8 +215,8 @@ def test_a_missing_extra_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def hostile_page() -> str:
     """A page all of whose texts are hostile."""
     labels, detectors = drawn_pairs()
-    svg = report.roc(labels, {HOSTILE: detectors["alpha"], "words": detectors["words"]}, 0.5)
-    return page(
+    svg = figures.roc(labels, {HOSTILE: detectors["alpha"], "words": detectors["words"]}, 0.5)
+    return html_page(
         HOSTILE,
         [HOSTILE],
         [Table(HOSTILE, (HOSTILE, "n"), [(HOSTILE, 1)], HOSTILE, longest=500)],
@@ -234,7 +239,7 @@ def test_no_text_gets_out_of_its_place() -> None:
 
 def test_a_page_needs_nothing_else() -> None:
     """No script, and no address that a browser would open: the page is whole wherever it is mailed."""
-    html = page("t", [], [], [Figure("f", svg) for svg in every_figure()[:3]])
+    html = html_page("t", [], [], [Figure("f", svg) for svg in every_figure()[:3]])
     loaded = {value for name, value in Tags(html).attributes if name in {"src", "href", "xlink:href", "action"}}
 
     assert {"#"} == {str(value)[0] for value in loaded}
@@ -245,14 +250,14 @@ def test_a_page_needs_nothing_else() -> None:
 # An evaluation in words
 
 
-def made(n_groups: int = 200, **changes: object) -> tuple[Evaluation, list[LabelledPair], Scored, Baselines]:
+def made(n_groups: int = 200, **changes: object) -> tuple[Evaluation, list[LabelledPair], IndicatorScores, Baselines]:
     """An evaluation of 400 pairs."""
     labels, detectors = drawn_pairs()
     pairs = [
         LabelledPair(Pair("", "r"), int(label), n + 1, f"<b>g{n % n_groups}", f"s{n % 3}")
         for n, label in enumerate(labels)
     ]
-    scored = Scored(
+    scored = IndicatorScores(
         *("alpha", "clinic", 0.5, True, ""),
         scores=detectors["alpha"],
         flagged=detectors["alpha"] > 0.5,
@@ -267,7 +272,7 @@ def made(n_groups: int = 200, **changes: object) -> tuple[Evaluation, list[Label
 def test_the_terminal_is_told_what_matters() -> None:
     """Numbers with intervals, detectors best first, sources, at most five groups, and who wins."""
     found, *_ = made()
-    text = findings.as_text(found)
+    text = evaluation_report.as_text(found)
     blocks = [block.splitlines() for block in text.split("\n\n")]
 
     assert "alpha of watchlist clinic on 400 pairs" in blocks[0][0]
@@ -293,7 +298,7 @@ def test_the_terminal_is_told_what_matters() -> None:
 )
 def test_who_wins_is_said_plainly(difference: Interval, said: str) -> None:
     """A difference counts as one only where its interval leaves out 0."""
-    assert said == findings._versus("alpha", "words", difference)
+    assert said == evaluation_report._versus("alpha", "words", difference)
 
 
 @pytest.mark.parametrize(
@@ -311,8 +316,8 @@ def test_who_wins_is_said_plainly(difference: Interval, said: str) -> None:
 )
 def test_what_weakens_the_numbers_is_said(changes: dict[str, object], said: str) -> None:
     """Few groups, cut texts and cards that do not fit stand below the numbers."""
-    assert said in findings.as_text(made(**changes)[0]).splitlines()
-    assert said not in findings.as_text(made()[0]).splitlines()
+    assert said in evaluation_report.as_text(made(**changes)[0]).splitlines()
+    assert said not in evaluation_report.as_text(made()[0]).splitlines()
 
 
 CARD = Card.model_validate(
@@ -332,7 +337,7 @@ CARD = Card.model_validate(
 def evaluation_page(card: Card | None = CARD) -> str:
     found, pairs, scored, baselines = made()
     detectors = {"alpha": scored.scores} | dict(baselines.scores)
-    return findings.as_page(found, ["data<i>.jsonl"], labels_of(pairs), detectors, card)
+    return evaluation_report.as_page(found, ["data<i>.jsonl"], labels_of(pairs), detectors, card)
 
 
 def test_the_page_has_the_evidence_and_the_card() -> None:
@@ -386,7 +391,7 @@ def test_baselines_learn_from_the_training_pairs(house: House) -> None:
         encode_pairs(part, dictionary, segment=beta.read_segment, folder=house.folder / "store")
         for part in (train, pairs)
     ]
-    expected = company.trained_on(train, read[0], pairs, read[1])
+    expected = trained_on(train, read[0], pairs, read[1])
     assert {name: pytest.approx(scores) for name, scores in expected.items()} == found.scores
     assert (
         "The baselines that learn did so from the 52 pairs of --train; groups in both: 1, which flatters whatever "
@@ -548,7 +553,7 @@ def test_many_sources_are_counted() -> None:
     """A file that names thousands of sources still prints on one screen: the largest are shown."""
     found, *_ = made()
     many = replace(found, sources=[replace(found.sources[0], name=f"s{n}", n=n + 1) for n in range(50)])
-    block = next(part for part in findings.as_text(many).split("\n\n") if part.startswith("Sources"))
+    block = next(part for part in evaluation_report.as_text(many).split("\n\n") if part.startswith("Sources"))
 
     assert ["s49", "and 30 smaller ones"] == [block.splitlines()[2].split()[0], block.splitlines()[-1].strip()]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import free_port
 from scopewatch.client import AsyncClient, Client, pb, request
-from scopewatch.doors.grpc.requests import MAX_VIOLATIONS
+from scopewatch.doors.limits import MAX_VIOLATIONS
 from scopewatch.errors import InvalidRequest
 from scopewatch.types import Turn
 from scopewatch.v1 import monitor_pb2_grpc

@@ -21,10 +21,12 @@ from safetensors.torch import save_file as save_tensors
 
 from conftest import D_SAE, HIDDEN, sae_arrays
 from scopewatch.errors import NoSuchFeature, SaeError
+from scopewatch.sae.encoder import Encoder
+from scopewatch.sae.npz_file import open_npz
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.tensors import Tensor, TensorFile, open_npz, open_safetensors
+from scopewatch.sae.safetensors_file import open_safetensors
+from scopewatch.sae.tensors import Tensor, TensorFile
 from scopewatch.sae.torch_file import open_torch
-from scopewatch.sae.weights import Encoder
 
 WATCHED = [3, 11, 40]
 Arrays = dict[str, np.ndarray]
@@ -150,7 +152,7 @@ def test_parts_are_parts_of_the_whole(
     seek_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Columns, rows and slabs of a matrix, read in whatever pieces, are those of the matrix."""
+    """Columns and rows of a matrix, neighbours or not, read in whatever pieces, are those of the matrix."""
     monkeypatch.setattr("scopewatch.sae.tensors._CHUNK_BYTES", chunk_bytes)
     monkeypatch.setattr("scopewatch.sae.tensors._SEEK_BYTES", seek_bytes)
     tensor = store(tmp_path, MATRIX)
@@ -160,8 +162,9 @@ def test_parts_are_parts_of_the_whole(
     np.testing.assert_array_equal(MATRIX.T, tensor.T.read())
     np.testing.assert_array_equal(MATRIX[:, columns], tensor.columns(columns))
     np.testing.assert_array_equal(MATRIX[rows], tensor.rows(rows))
-    np.testing.assert_array_equal(MATRIX[:, 100:103], tensor.slab(100, 103))
-    np.testing.assert_array_equal(MATRIX[:, 100:103], tensor.on_disk(tmp_path).slab(100, 103))
+    for neighbours in (np.arange(100, 103), np.arange(411), np.array([5, 6, 7, 100, 101, 409]), columns[:0]):
+        np.testing.assert_array_equal(MATRIX[:, neighbours], tensor.columns(neighbours))
+        np.testing.assert_array_equal(MATRIX[:, neighbours], tensor.on_disk(tmp_path).columns(neighbours))
 
 
 PRECISIONS = ["float16", "float32", "float64", "bfloat16"]

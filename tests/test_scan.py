@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import scopewatch
-from conftest import House, wait_until
+from conftest import House, scored_pair, wait_until
 from scopewatch.cli import main
-from scopewatch.cli.lifecycle import until_signal
 from scopewatch.client import Client, pb
 from scopewatch.errors import (
     DataError,
@@ -30,8 +29,10 @@ from scopewatch.errors import (
     ScopewatchError,
 )
 from scopewatch.lifecycle import rows
-from scopewatch.lifecycle.scan import Origin, Scanned, check_files, parts_of, scan
-from scopewatch.types import Coverage, IndicatorScore, ScoredPair, ScoreJob, Timings, Turn, Verdict
+from scopewatch.lifecycle.parts import Scanned, parts_of
+from scopewatch.lifecycle.scan import Origin, check_files, scan
+from scopewatch.lifecycle.until_signal import until_signal
+from scopewatch.types import Coverage, IndicatorScore, ScoredPair, ScoreJob, Turn, Verdict
 from servers import ServerProcess
 from spine import IDENTITY, WATCHLISTS
 
@@ -60,9 +61,7 @@ class FakeScorer:
             ),
         )
         coverage = Coverage(9, 4, 4, 0, response_tokens_dropped=int(text == "7"))
-        return ScoredPair(
-            Verdict("flag" if score > 0.5 else "pass"), indicators, coverage, "w", Timings(), cached=False
-        )
+        return scored_pair(Verdict("flag" if score > 0.5 else "pass"), indicators, coverage, "w")
 
 
 def scan_now(data: Path, out: Path, score: Callable[..., Any], **more: Any) -> Scanned:

@@ -11,23 +11,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import activations, watchlist_of
-from scopewatch.pipeline.scoring import CompiledWatchlist, Judgement, compile_watchlist, judge
+from conftest import activations, covered, engine_identity, watchlist_of
+from scopewatch.pipeline import scoring
+from scopewatch.pipeline.compiled import CompiledWatchlist, compile_watchlist
 from scopewatch.types import (
-    ENTROPY,
-    LOGPROB,
     Activations,
     Coverage,
+    CoveredActivations,
+    EngineIdentity,
+    FeatureId,
     FeatureKey,
     FeatureScore,
+    FeatureTable,
     IndicatorScore,
+    Judgement,
     Label,
     Segment,
     TokenisedPair,
     Verdict,
 )
 
-FEATURES = tuple(FeatureKey("res", index) for index in (2, 3, 5, 7))
+ENGINE = engine_identity(res=(2, 3, 5, 7))
+FEATURES = ENGINE.features
 SEGMENT = {"T": Segment.TEMPLATE, "P": Segment.PROMPT, "R": Segment.RESPONSE}
 WIDTH = 3
 """Characters of every token in these tests."""
@@ -48,7 +53,23 @@ def read(layout: str) -> TokenisedPair:
 
 
 def compiled(*indicators: dict[str, Any]) -> CompiledWatchlist:
-    return compile_watchlist(watchlist_of(*indicators), FEATURES)
+    return compile_watchlist(watchlist_of(*indicators), ENGINE)
+
+
+def judge(
+    watchlist: CompiledWatchlist,
+    tokens: TokenisedPair,
+    fired: Activations,
+    *,
+    max_evidence: int,
+    engine: EngineIdentity = ENGINE,
+) -> Judgement:
+    return scoring.judge(watchlist, tokens, covered(fired, engine), max_evidence=max_evidence)
+
+
+def plain(judgement: Judgement) -> object:
+    """All that a judgement says; two of them are never equal as objects."""
+    return judgement.verdict, judgement.indicators, judgement.coverage, judgement.fired.tolist()
 
 
 def term(index: int, weight: float = 1.0, **keys: object) -> dict[str, Any]:
@@ -382,7 +403,7 @@ def test_the_watchlists_own_label_wins() -> None:
     source = watchlist_of({"features": [term(2, label="mine"), term(3), term(5)]})
     others = {key: Label("theirs", "neuronpedia: a, b") for key in FEATURES[:2]}
     judgement = judge(
-        compile_watchlist(source, FEATURES, others),
+        compile_watchlist(source, ENGINE, others),
         read("R"),
         activations(1, (0, 0, 3.0), (0, 1, 2.0), (0, 2, 1.0)),
         max_evidence=0,
@@ -400,36 +421,52 @@ def test_scoring_is_a_pure_function(case: Case, terms: list[tuple[int, dict[str,
     for array in (tokens.segments, tokens.turns, tokens.starts, tokens.ends, fired.token, fired.column, fired.value):
         array.flags.writeable = False
 
-    def run() -> Judgement:
-        return judge(watchlist, deepcopy(tokens), deepcopy(fired), max_evidence=5)
+    def run() -> object:
+        return plain(judge(watchlist, deepcopy(tokens), deepcopy(fired), max_evidence=5))
 
-    assert judge(watchlist, tokens, fired, max_evidence=5) == run() == run()
+    assert plain(judge(watchlist, tokens, fired, max_evidence=5)) == run() == run()
 
 
-@given(cases(), st.permutations(FEATURES))
-def test_the_order_of_the_engines_columns_does_not_matter(case: Case, order: list[FeatureKey]) -> None:
-    """A watchlist is bound to columns by feature: another column order gives the same judgement."""
-    source = compiled({"features": POSITIVE_AND_NEGATIVE}).source
-    moved = [(token, order.index(FEATURES[column]), value) for token, column, value in case.fired]
-    here = judge(compile_watchlist(source, FEATURES), read(case.layout), case.activations, max_evidence=9)
-    there = judge(
-        compile_watchlist(source, order), read(case.layout), activations(len(case.layout), *moved), max_evidence=9
-    )
-    assert replace(here.indicators[0], score=0) == replace(there.indicators[0], score=0)
-    assert here.indicators[0].score == pytest.approx(there.indicators[0].score)
+@given(cases(), st.permutations([*ENGINE.feature_ids, FeatureId(b"another's", 2)]))
+def test_the_order_of_the_columns_does_not_matter(case: Case, order: list[FeatureId]) -> None:
+    """A watchlist is bound to columns by feature: another order, with features of others, gives the same judgement."""
+    watchlist = compiled({"features": POSITIVE_AND_NEGATIVE})
+    moved = [(token, order.index(ENGINE.feature_ids[column]), value) for token, column, value in case.fired]
+    elsewhere = CoveredActivations(activations(len(case.layout), *moved), FeatureTable(tuple(order)))
+    here = judge(watchlist, read(case.layout), case.activations, max_evidence=9)
+    there = scoring.judge(watchlist, read(case.layout), elsewhere, max_evidence=9)
+    assert here.indicators == there.indicators
+
+
+def test_a_table_that_lacks_a_feature_serves_no_watchlist_that_reads_it() -> None:
+    """Activations serve a watchlist when they cover every feature it reads, and only then."""
+    watchlist = compiled({"features": [term(2), term(5)]})
+    ids = ENGINE.feature_ids
+    assert watchlist.slots_of(FeatureTable((ids[2], ids[0]))) is not None
+    assert watchlist.slots_of(FeatureTable((ids[0], ids[1], ids[3]))) is None
+
+
+def test_one_feature_by_two_names_is_read_by_both() -> None:
+    """An SAE that a watchlist has under two names gives both the same activations, wherever its column stands once."""
+    named = replace(ENGINE, saes=(*ENGINE.saes, replace(ENGINE.saes[0], name="again")))
+    both = {"features": [term(2), {"feature": "again/2", "weight": 10.0}]}
+    watchlist = compile_watchlist(watchlist_of(both), named)
+    found = judge(watchlist, read("R"), activations(1, (0, 0, 1.5)), max_evidence=9).indicators[0]
+    assert found.score == 11 * 1.5
+    assert {"res/2", "again/2"} == {str(span.feature) for span in found.evidence}
 
 
 # Probes and combinations: the engine's columns are two SAE features, two probes, then the reader's own predictions.
 
 PROBES = tuple(FeatureKey("probe", index) for index in (0, 1))
-WHOLE = (*FEATURES[:2], *PROBES, LOGPROB, ENTROPY)
+WHOLE = replace(engine_identity(res=(2, 3), probe=(0, 1)), head=True)
 
 
 def judged(
     indicators: list[dict[str, Any]], case: Case, *, card_warnings: dict[str, str] | None = None
 ) -> dict[str, IndicatorScore]:
     watchlist = compile_watchlist(watchlist_of(*indicators), WHOLE, card_warnings=card_warnings)
-    judgement = judge(watchlist, read(case.layout), case.activations, max_evidence=100)
+    judgement = judge(watchlist, read(case.layout), case.activations, max_evidence=100, engine=WHOLE)
     assert [indicator["name"] for indicator in indicators] == [score.name for score in judgement.indicators]
     return {score.name: score for score in judgement.indicators}
 

@@ -14,21 +14,11 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score
 
 from scopewatch.errors import DataError, TooLittleData
-from scopewatch.statistics.detection import (
-    Interval,
-    Scores,
-    Threshold,
-    auroc,
-    auroc_difference,
-    auroc_interval,
-    benjamini_hochberg,
-    calibration_error,
-    column_aurocs,
-    false_positive_bound,
-    one_per_group,
-    reliability,
-    threshold_for,
-)
+from scopewatch.statistics.bounds import Threshold, false_positive_bound, one_per_group, threshold_for
+from scopewatch.statistics.calibration_error import calibration_error, reliability
+from scopewatch.statistics.rank_tests import benjamini_hochberg
+from scopewatch.statistics.ranking import auroc, auroc_difference, auroc_interval, column_aurocs
+from scopewatch.statistics.scores import Interval, Scores
 
 _LABELS = arrays.arrays(bool, st.integers(2, 40)).filter(lambda labels: 0 < labels.sum() < len(labels))
 _FEW_VALUES = st.integers(-3, 3).map(float)

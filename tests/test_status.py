@@ -14,14 +14,15 @@ from conftest import House
 from scopewatch import errors
 from scopewatch.client import AsyncClient, pb
 from scopewatch.doors.grpc.interceptors import MetricsInterceptor
-from scopewatch.doors.grpc.requests import Limits
 from scopewatch.doors.grpc.service import SERVICE_NAME, MonitorService
 from scopewatch.doors.grpc.status import DOMAIN, PUSHBACK, code_of, from_status, to_status
+from scopewatch.doors.limits import Limits
 from scopewatch.errors import FieldViolation, InvalidRequest, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
 from scopewatch.types import ScoredPair, ScoreJob
 from scopewatch.v1 import monitor_pb2_grpc
 from servers import Gate, LocalServer, config, direct, eventually, health, serving
+from spine import WATCHLISTS, watchlist_set
 
 SECRET = "the patient's name is Ada"
 
@@ -138,6 +139,8 @@ def test_a_status_of_another_server_is_still_an_error_of_ours(code: int) -> None
 class Spine:
     """Scores nothing: fails or waits, as the response says."""
 
+    watchlists = watchlist_set(*WATCHLISTS.values())
+
     async def score(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
         outcome = {
             "overloaded": Overloaded("full", retry_after_s=0.2),
@@ -162,7 +165,7 @@ async def service(registry: CollectorRegistry) -> AsyncIterator[monitor_pb2_grpc
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     limits = Limits(1 << 20, 1000, 8, 4, 40, 4, 512)
-    servicer.open(Spine(), limits=limits, info=pb.GetInfoResponse(version="1"))
+    servicer.open(Spine(), limits)
     async with direct(f"127.0.0.1:{port}") as stub:
         yield stub
     await server.stop(0)

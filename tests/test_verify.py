@@ -15,16 +15,18 @@ from transformers import AutoTokenizer, Gemma2ForCausalLM
 import scopewatch
 from families import LAYERS, save_family
 from scopewatch.acceptance.golden import Golden
-from scopewatch.acceptance.reconstruction import measure
-from scopewatch.acceptance.sample import activations, shortened, windows_of
-from scopewatch.acceptance.verify import Verifier, verifier
+from scopewatch.acceptance.reconstruction import InputAndTarget, measure_reconstruction
+from scopewatch.acceptance.text_windows import activations, shortened, windows_of
+from scopewatch.acceptance.verification import Verifier
+from scopewatch.acceptance.verify import load_verifier
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.errors import DataError, SaeError
 from scopewatch.reader.hookpoints import Hookpoint
+from scopewatch.sae.encoder import Contest
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.tensors import at_offset
-from scopewatch.sae.weights import Contest, Gate, Sae
+from scopewatch.sae.weights import Sae
 
 DEMO = Path(scopewatch.__file__).parent / "demo"
 READER = DEMO / "reader"
@@ -41,7 +43,7 @@ TEXT = (
 @pytest.fixture(scope="module")
 def check() -> Verifier:
     """The bundled reader over a part of the bundled text."""
-    whole = verifier(str(READER), [Hookpoint(3)], Config(), text=None, max_tokens=1000)
+    whole = load_verifier(str(READER), [Hookpoint(3)], Config(), text=None, max_tokens=1000)
     return replace(whole, few=shortened(whole.windows, 4, 64))
 
 
@@ -390,8 +392,9 @@ def small_sae(folder: Path, **changes: object) -> tuple[Sae, dict[str, np.ndarra
     sae = Sae(
         "test", "test", "layers.0", tensors["W_enc"], tensors["b_enc"], (folder,), tensors["W_dec"], tensors["b_dec"]
     )
-    if "gate" in changes:
-        changes["gate"] = Gate(tensors["r"], tensors["m"])
+    if changes.pop("gate", False):
+        changes |= {"r_mag": tensors["r"], "b_mag": tensors["m"]}
+
     if "W_skip" in changes:
         changes["W_skip"] = tensors["W_skip"]
     return replace(sae, **changes), {name: array.astype(np.float64) for name, array in a.items()}
@@ -465,7 +468,8 @@ def test_slabs_of_any_width_give_the_numbers_of_the_whole(
     x, y = np.random.default_rng(6).normal(size=(2, 1500, 12)).astype(np.float32)
     f, made = formula(x.astype(np.float64), a)
 
-    (measured,) = measure(sae, [(torch.from_numpy(x), torch.from_numpy(y))], tmp_path, slab_width=slab_width)
+    sample = InputAndTarget(torch.from_numpy(x), torch.from_numpy(y))
+    (measured,) = measure_reconstruction(sae, [sample], tmp_path, slab_width=slab_width)
 
     assert measured.l0 == pytest.approx((f != 0).sum(axis=1).mean(), rel=1e-3)
     assert measured.fvu == pytest.approx(fvu(y.astype(np.float64), made), rel=1e-4)
@@ -476,7 +480,7 @@ def test_slabs_of_any_width_give_the_numbers_of_the_whole(
 def test_every_family_of_readers_is_searched(family: str, tmp_path: Path) -> None:
     """On readers with and without BOS and post norms, what reads principal components of one place is found there."""
     home = Hookpoint(1, "attn_out")
-    check = verifier(str(save_family(family, tmp_path / family)), [home], Config(), text=None, max_tokens=600)
+    check = load_verifier(str(save_family(family, tmp_path / family)), [home], Config(), text=None, max_tokens=600)
     x = activations(check.reader, check.windows, [home])[home].double().numpy()
     main = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)[2][:20]
     kept = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2ForCausalLM, Gemma2Model, PreTrainedTokenizerFast
 
-from stream import PackedStream
+from stream import PackedStream, document_masks
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,6 @@ def response_residuals(
 
 def stream_residuals(reader: Reader, stream: PackedStream, tokens: int) -> Tensor:
     """About `tokens` residuals (N, d_in) of packed windows of 128 tokens, BOS positions left out."""
-    from train_reader import document_masks
-
     parts, count = [], 0
     while count < tokens:
         ids = stream.batch(32, 128)

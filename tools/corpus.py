@@ -17,7 +17,7 @@ from pathlib import Path
 
 HELD_OUT, CALIBRATE, TEACH = "held_out", "calibrate", "teach"
 
-#: Labelled sets whose calibration half is partly used for reader's notes (see notes.py), by the notes' topic.
+#: Labelled sets whose calibration half is partly used for reader's notes (see reader_notes.py), by the notes' topic.
 BIAS_NOTE_SETS = ("bias_reddit", "bias_diasafety", "tox_toxigen_human")
 
 

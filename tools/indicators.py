@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from corpus import CALIBRATE, HELD_OUT, Item, fingerprint, fraction, read_hedging, read_items, sentences
-from notes import UNCERTAIN, lexicon_note
+from reader_notes import UNCERTAIN, lexicon_note
 
 SETS = {
     "speculation": ("hedging", "lexicon", "passages", "hedge_science_certainty", "hedge_earnings_calls"),

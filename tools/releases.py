@@ -1,4 +1,4 @@
-"""Write the table of released SAEs, service/scopewatch/sae/releases.tsv.gz, from the list that SAELens ships.
+"""Write the table of released SAEs, service/scopewatch/releases/releases.tsv.gz, from the list that SAELens ships.
 
 python tools/releases.py
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-TABLE = Path(__file__).parents[1] / "service" / "scopewatch" / "sae" / "releases.tsv.gz"
+TABLE = Path(__file__).parents[1] / "service" / "scopewatch" / "releases" / "releases.tsv.gz"
 
 MODELS = {
     # TransformerLens' short names, as SAELens writes them, and what they are on the hub.

@@ -25,7 +25,8 @@ from corpus import (
     sentences,
     training_documents,
 )
-from notes import BIASED, CERTAIN, NEUTRAL, NOTES, UNCERTAIN, lexicon_note, minimal_pair, noted, roughen
+from hedging_rules import minimal_pair
+from reader_notes import BIASED, CERTAIN, NEUTRAL, NOTES, UNCERTAIN, lexicon_note, noted, roughen
 
 #: Share of the training tokens by kind of text.
 SHARES = {
@@ -204,6 +205,18 @@ class PackedStream:
         """(rows, length) token ids."""
         self.tokens += rows * length
         return torch.tensor([self.window(length) for _ in range(rows)])
+
+
+def document_masks(ids: Tensor, window: int, bos: int = 2) -> dict[str, Tensor]:
+    """Additive attention masks (B, 1, T, T): causal, and only inside the document that a BOS opens."""
+    document = (ids == bos).cumsum(dim=1)
+    place = torch.arange(ids.shape[1])
+    distance = place[:, None] - place[None, :]
+    same = (document[:, :, None] == document[:, None, :]) & (distance >= 0)
+    blocked = torch.finfo(torch.float32).min
+    full = torch.where(same, 0.0, blocked)[:, None]
+    near = torch.where(same & (distance < window), 0.0, blocked)[:, None]
+    return {"full_attention": full, "sliding_attention": near}
 
 
 def held_out_windows(

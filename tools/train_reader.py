@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from muon import Muon
-from stream import Mix, PackedStream, build_mix, held_out_windows
+from stream import Mix, PackedStream, build_mix, document_masks, held_out_windows
 from tokenizer import load_tokenizer, train_tokenizer
 
 NOTE_LOSS_WEIGHT = 3.0
@@ -51,18 +51,6 @@ def reader_config(vocab_size: int, width: int, layers: int, feed_forward: int) -
         bos_token_id=2,
         attn_implementation="eager",
     )
-
-
-def document_masks(ids: Tensor, window: int, bos: int = 2) -> dict[str, Tensor]:
-    """Additive attention masks (B, 1, T, T): causal, and only inside the document that a BOS opens."""
-    document = (ids == bos).cumsum(dim=1)
-    place = torch.arange(ids.shape[1])
-    distance = place[:, None] - place[None, :]
-    same = (document[:, :, None] == document[:, None, :]) & (distance >= 0)
-    blocked = torch.finfo(torch.float32).min
-    full = torch.where(same, 0.0, blocked)[:, None]
-    near = torch.where(same & (distance < window), 0.0, blocked)[:, None]
-    return {"full_attention": full, "sliding_attention": near}
 
 
 def next_token_loss(model: nn.Module, batch: Tensor, masks: dict[str, Tensor], weights: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Clients for application backends, blocking and asyncio, with deadlines and retries.
+"""Clients for application backends, a blocking one and one for asyncio, with deadlines and retries.
 
     with Client("localhost:50051") as client:
         reply = client.score(prompt="What is it?", response="It might be gout.", include_evidence=True)
@@ -10,8 +10,7 @@ field, Overloaded says when to come back, DeadlineExpired, NotReady, EngineError
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, TypedDict, Unpack
 
 import grpc
@@ -50,7 +49,7 @@ _OPTIONS = [
 
 
 class ScoreFields(TypedDict, total=False):
-    """Fields of one request; only `response` has to be there."""
+    """The fields of one request; only `response` has to be there."""
 
     prompt: str
     response: str
@@ -62,65 +61,87 @@ class ScoreFields(TypedDict, total=False):
 
 
 def request(**fields: Unpack[ScoreFields]) -> pb.ScoreRequest:
-    """Builds a request message.
+    """Builds a request message from the fields of a request.
 
     Raises:
         InvalidRequest: A text holds lone surrogates, which UTF-8 cannot carry.
     """
-    turns = fields.get("history", ())
+    turns, labels = fields.get("history", ()), fields.get("labels", {})
     texts: dict[str, str] = {
         "prompt": fields.get("prompt", ""),
         "response": fields.get("response", ""),
         "watchlist": fields.get("watchlist", ""),
         "request_id": fields.get("request_id", ""),
     }
-    texts |= {
+    turn_texts = {
         f"history[{i}].{name}": getattr(turn, name) for i, turn in enumerate(turns) for name in ("role", "content")
     }
-    texts |= {f"labels[{i}]": key + value for i, (key, value) in enumerate(fields.get("labels", {}).items())}
-    for name, text in texts.items():
+    label_texts = {f"labels[{i}]": key + value for i, (key, value) in enumerate(labels.items())}
+    for name, text in (texts | turn_texts | label_texts).items():
         if not _encodable(text):
             raise InvalidRequest(
                 FieldViolation(name, "holds a lone surrogate, which is not valid Unicode text; remove it")
             )
     return pb.ScoreRequest(
-        prompt=texts["prompt"],
-        response=texts["response"],
-        watchlist=texts["watchlist"],
-        request_id=texts["request_id"],
+        **texts,
         history=[pb.Turn(role=turn.role, content=turn.content) for turn in turns],
-        labels=fields.get("labels", {}),
+        labels=labels,
         include_evidence=fields.get("include_evidence", False),
     )
 
 
+def in_batches(requests: Sequence[pb.ScoreRequest], limits: pb.Limits) -> Iterator[list[pb.ScoreRequest]]:
+    """The requests in batches whose messages a server with these limits accepts."""
+    batch: list[pb.ScoreRequest] = []
+    size = 0
+    for request in requests:
+        # A request in a message is preceded by the field's tag and its length.
+        cost = request.ByteSize() + 8
+        if batch and (len(batch) == limits.max_batch_items or size + cost > limits.max_message_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(request)
+        size += cost
+    if batch:
+        yield batch
+
+
 def to_dict(reply: Any) -> dict[str, Any]:
-    """A reply as plain values with the contract's field names, for JSON."""
+    """A reply message as plain values, under the field names of the proto file, for JSON."""
     return json_format.MessageToDict(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-class Client:
-    """A blocking client. Thread-safe; keep one per process.
+class _Connection:
+    """What both clients are made of: a channel to the server with a stub on it, and the deadline of calls."""
 
-    Args:
-        address: `host:port`, or any gRPC target such as `dns:///scopewatch:50051`.
-        timeout_s: Deadline of a call, retries included.
-        credentials: For a TLS channel; None for plaintext.
-    """
+    _transport: Any
+    """The module that makes channels, `grpc` or `grpc.aio`."""
 
     def __init__(
         self, address: str, *, timeout_s: float = 10.0, credentials: grpc.ChannelCredentials | None = None
     ) -> None:
         if credentials:
-            self._channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
+            self._channel = self._transport.secure_channel(address, credentials, options=_OPTIONS)
         else:
-            self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+            self._channel = self._transport.insecure_channel(address, options=_OPTIONS)
         stubs: Any = monitor_pb2_grpc
         self._stub = stubs.MonitorServiceStub(self._channel)
         self._timeout_s = timeout_s
 
+
+class Client(_Connection):
+    """A blocking client. It is thread-safe; keep one per process. Failed calls raise `scopewatch.errors`.
+
+    Args:
+        address: `host:port`, or any gRPC target such as `dns:///scopewatch:50051`.
+        timeout_s: The deadline of a call, retries included.
+        credentials: The credentials of a TLS channel; None for plaintext.
+    """
+
+    _transport = grpc
+
     def score(self, **fields: Unpack[ScoreFields]) -> pb.ScoreResponse:
-        """Scores one pair; raises `scopewatch.errors` on failure."""
+        """Scores one pair."""
         reply: pb.ScoreResponse = self._call(self._stub.Score, request(**fields))
         return reply
 
@@ -139,7 +160,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _call(self, method: Any, message: Any) -> Any:
@@ -149,28 +170,13 @@ class Client:
             raise _error(error) from None
 
 
-class AsyncClient:
-    """The same for asyncio. Build it inside a running event loop.
+class AsyncClient(_Connection):
+    """A client for asyncio with the arguments and methods of `Client`. Build it inside a running event loop."""
 
-    Args:
-        address: As for `Client`.
-        timeout_s: Deadline of a call, retries included.
-        credentials: For a TLS channel; None for plaintext.
-    """
-
-    def __init__(
-        self, address: str, *, timeout_s: float = 10.0, credentials: grpc.ChannelCredentials | None = None
-    ) -> None:
-        if credentials:
-            self._channel = grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
-        else:
-            self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        stubs: Any = monitor_pb2_grpc
-        self._stub = stubs.MonitorServiceStub(self._channel)
-        self._timeout_s = timeout_s
+    _transport = grpc.aio
 
     async def score(self, **fields: Unpack[ScoreFields]) -> pb.ScoreResponse:
-        """Scores one pair; raises `scopewatch.errors` on failure."""
+        """Scores one pair."""
         reply: pb.ScoreResponse = await self._call(self._stub.Score, request(**fields))
         return reply
 
@@ -189,19 +195,18 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def _call(self, method: Any, message: Any) -> Any:
         try:
             return await method(message, timeout=self._timeout_s)
-        except grpc.aio.AioRpcError as error:
+        except grpc.RpcError as error:
             raise _error(error) from None
 
 
 def _outcomes(reply: pb.BatchScoreResponse) -> list[pb.ScoreResponse | ScopewatchError]:
+    """The reply, or the error, of each item of a batch."""
     return [
         result.response if result.WhichOneof("outcome") == "response" else from_status(result.status)
         for result in reply.results
@@ -209,7 +214,7 @@ def _outcomes(reply: pb.BatchScoreResponse) -> list[pb.ScoreResponse | Scopewatc
 
 
 def _error(error: Any) -> ScopewatchError:
-    """The error behind a failed call; without details where the transport failed, not the service."""
+    """The error behind a failed call; it has no details where not the service failed but the transport."""
     try:
         status = rpc_status.from_call(error)
     except ValueError:

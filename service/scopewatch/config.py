@@ -30,7 +30,7 @@ BUNDLED_WATCHLIST = Path(__file__).parent / "demo" / "watchlist.yaml"
 
 
 class Config(BaseModel):
-    """One immutable record, read once. Flag `--max-tokens` is variable `SCOPEWATCH_MAX_TOKENS`."""
+    """The settings, an immutable record that is read once. Flag `--max-tokens` is variable `SCOPEWATCH_MAX_TOKENS`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
@@ -96,7 +96,7 @@ class Config(BaseModel):
 
     @property
     def at_once(self) -> int:
-        """Pairs of a file that can wait together: the queue never refuses them, however long they are."""
+        """How many pairs of a file can wait together: the queue never refuses so many, however long they are."""
         return min(256, self.max_queue_tokens // self.max_tokens)
 
     @field_validator("grpc_address", "metrics_address")
@@ -122,13 +122,44 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
     """Builds the configuration.
 
     Args:
-        flags: Values from the command line; they win over the environment.
-        environ: Environment; the process's own by default.
+        flags: Values from the command line, by the setting's name; they win over the environment.
+        environ: The environment; the process's own by default.
 
     Raises:
         ConfigError: Names every wrong setting and its source.
     """
-    environ = os.environ if environ is None else environ
+    raw, source, wrong = _of_environment(os.environ if environ is None else environ)
+    for name, value in (flags or {}).items():
+        raw[name] = value
+        source[name] = "--" + name.replace("_", "-")
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            wrong.append(f"{source.get(name, name) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}")
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return config
+
+
+def server_environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """The environment of a server process with these settings: this process's own, without its settings.
+
+    Args:
+        settings: Values by name; `load_config` in the server process gives all others their defaults.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    return inherited | {ENV_PREFIX + name.upper(): _as_variable(value) for name, value in settings.items()}
+
+
+def _as_variable(value: object) -> str:
+    """A setting as `load_config` reads it from a variable."""
+    return os.pathsep.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _of_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """The settings that the environment holds, the variable of each, and what is wrong: variables of no setting."""
     raw: dict[str, Any] = {}
     source: dict[str, str] = {}
     wrong: list[str] = []
@@ -143,15 +174,4 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
             continue
         raw[name] = [file for file in value.split(os.pathsep) if file] if name == "watchlist" else value
         source[name] = variable
-    for name, value in (flags or {}).items():
-        raw[name] = value
-        source[name] = "--" + name.replace("_", "-")
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        for problem in error.errors():
-            name = str(problem["loc"][0]) if problem["loc"] else ""
-            wrong.append(f"{source.get(name, name) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}")
-    if wrong:
-        raise ConfigError("; ".join(wrong))
-    return config
+    return raw, source, wrong

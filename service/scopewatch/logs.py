@@ -4,9 +4,15 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    # `scopewatch --help` waits for no numpy.
+    from scopewatch.events import PairScored
+
+verdict_log = logging.getLogger("scopewatch.verdicts")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -33,6 +39,23 @@ class _TextFormatter(logging.Formatter):
 
 def _plain(value: object) -> object:
     return f"({', '.join(f'{k} {v}' for k, v in value.items())})" if isinstance(value, Mapping) else value
+
+
+def log_flags(scored: "Sequence[PairScored]") -> None:
+    """Logs a line for each pair that was flagged: ids and names, never text."""
+    for event in scored:
+        job, pair = event.job, event.pair
+        if pair.verdict == "flag":
+            flagged = [score.name for score in pair.indicators if score.flagged and score.severity != "info"]
+            verdict_log.info(
+                "flagged",
+                extra={
+                    "request_id": job.request_id,
+                    "watchlist": pair.watchlist,
+                    "indicators": flagged,
+                    "labels": dict(job.labels),
+                },
+            )
 
 
 class Laps:

@@ -9,56 +9,74 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from scopewatch.config import ENV_PREFIX
+from scopewatch.config import server_environment
 from scopewatch.errors import SetupError
 
 _START_S = 900
+"""The longest that a server may take to be ready."""
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
-    """A running server."""
+class RunningServer:
+    """A server that is ready to answer."""
 
     process: "subprocess.Popen[bytes]"
     ready: Mapping[str, Any]
-    """What it logged when it was ready: `grpc_address`, `metrics_address`, `start_s`, `start_parts_s` and more."""
+    """Fields of the line that it logged when it was ready: `grpc_address`, `metrics_address`, `start_s`,
+    `start_parts_s` and more.
+    """
 
     @property
     def address(self) -> str:
+        """Host and port for gRPC."""
         return str(self.ready["grpc_address"])
+
+    @property
+    def resident_mib(self) -> int | None:
+        """The resident size of the process now; None where there is no /proc."""
+        return self._status_mib("VmRSS")
+
+    @property
+    def peak_resident_mib(self) -> int | None:
+        """The largest resident size of the process so far; None where there is no /proc."""
+        return self._status_mib("VmHWM")
+
+    def _status_mib(self, field: str) -> int | None:
+        status = Path(f"/proc/{self.process.pid}/status")
+        if not status.exists():
+            return None
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith(field))
+        return int(line.split()[1]) >> 10
 
 
 @contextmanager
-def running_server(settings: Mapping[str, object]) -> Iterator[Child]:
-    """Starts `scopewatch serve` on free ports, and stops it on leaving.
+def running_server(settings: Mapping[str, object]) -> Iterator[RunningServer]:
+    """Starts `scopewatch serve` on free ports, and stops it when the block is left.
 
     Args:
-        settings: By name; all others are at their defaults, whatever the environment says.
+        settings: Settings of the server, by name; all others are at their defaults, whatever this process's environment
+            says.
 
     Raises:
-        SetupError: It does not start; the message ends with what it logged.
+        SetupError: The server does not start; the message ends with what it logged.
     """
     fixed = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0", "log_format": "json"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    environment |= {ENV_PREFIX + name.upper(): _text(value) for name, value in {**fixed, **settings}.items()}
+    environment = server_environment({**fixed, **settings})
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", "scopewatch", "serve"]
         process = subprocess.Popen(command, stderr=log, env=environment)  # noqa: S603 - ourselves
         try:
-            yield Child(process, _ready(process, log.fileno()))
+            yield RunningServer(process, _ready(process, log.fileno()))
         finally:
             process.terminate()
             process.wait(timeout=60)
 
 
-def _text(value: object) -> str:
-    return os.pathsep.join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def _ready(process: "subprocess.Popen[bytes]", log: int) -> dict[str, Any]:
-    """Waits for the line that a server logs when it is ready."""
+    """Waits for the line that a server logs when it is ready, in the file descriptor `log`; its fields."""
     deadline_s = time.monotonic() + _START_S
     while time.monotonic() < deadline_s:
         ended = process.poll() is not None

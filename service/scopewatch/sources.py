@@ -1,5 +1,7 @@
-"""Where a reader and an SAE are to be found, as a watchlist or a command names them."""
+"""Where a reader and an SAE are to be found: as a watchlist or a command names them, and once they are found."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -12,10 +14,17 @@ NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 SOURCE = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 """`model/source`, as Neuronpedia names the SAEs that have pages there."""
 Name = Annotated[str, Field(pattern=NAME)]
+SAE_WEIGHTS = (
+    *("params.npz", "params.safetensors", "sae_weights.safetensors", "sae.safetensors", "ae.pt"),
+    "checkpoints/final.safetensors",
+)
+"""What publishers call the weights of an SAE; its folder may hold other arrays beside them."""
+SAE_SETTINGS = ("config.json", "cfg.json", "hyperparams.json")
+"""What publishers call the settings that lie beside the weights."""
 
 
 class Strict(BaseModel):
-    """A part of a watchlist file: immutable, and no other keys than its own."""
+    """A part of a watchlist file: immutable, and with no other keys than its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -28,7 +37,7 @@ class ReaderSource(Strict):
     id: str = ""
     """`owner/name` on the Hugging Face hub."""
     revision: str = ""
-    """Branch, tag or commit on the hub."""
+    """Branch, tag or commit on the hub; empty for the main branch."""
     relation: Relation = Relation.READER_MODEL
 
     @classmethod
@@ -61,13 +70,13 @@ class SaeSource(Strict):
     id: str = ""
     """`owner/name/path` on the Hugging Face hub; with `release`, the SAE's id in it."""
     revision: str = ""
-    """Branch, tag or commit on the hub."""
+    """Branch, tag or commit on the hub; empty for the main branch."""
     release: str = ""
     """SAELens release."""
     neuronpedia: str = Field("", pattern=rf"^({SOURCE})?$")
     """`model/source`; beside path or id it only says where its features have pages."""
     hookpoint: str = ""
-    """For instance layers.20.resid_post; as the SAE's files and folders say when empty."""
+    """Where it reads, for instance layers.20.resid_post; empty for where its files and folders say."""
     norm_factor: float | None = Field(None, gt=0, allow_inf_nan=False)
     """What activations are multiplied by, where the SAE asks for such a factor and its files lack it."""
     k: int | None = Field(None, ge=1)
@@ -85,5 +94,28 @@ class SaeSource(Strict):
 
     @property
     def name(self) -> str:
-        """How it was named, for people."""
+        """The SAE's name for people, as the source gives it."""
         return self.path or (f"{self.release}:{self.id}" if self.release else self.id) or self.neuronpedia
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSae:
+    """An SAE whose files are on this machine, with what its name and whoever named it say of it."""
+
+    path: Path
+    """Its folder or weights file, or a watch pack."""
+    norm_factor: float | None = None
+    """What activations are multiplied by: as the source says, else as SAELens' list of releases does."""
+    k: int | None = None
+    """Features that fire per token, as the source says."""
+    hookpoint: str = ""
+    """Where it reads, as the source says; empty for where its files and folders say."""
+    neuronpedia: str = ""
+    """`model/source` of its pages on Neuronpedia; empty if it has none."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Hub repository (`repo`) and commit (`revision`); empty for local files."""
+
+    @classmethod
+    def of(cls, sae: "FoundSae | Path") -> "FoundSae":
+        """This SAE, or the one at a path, of which nothing is said."""
+        return sae if isinstance(sae, FoundSae) else cls(sae)

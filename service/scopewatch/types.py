@@ -103,18 +103,22 @@ class FeatureKey:
 
 
 class FeatureId(NamedTuple):
-    """A feature by what makes its numbers, whatever watchlists call its SAE."""
+    """One feature by what makes its numbers, whatever watchlists call its SAE."""
 
     producer: bytes
     """16 bytes: a digest of the SAE, its hookpoint and the reader's layers up to there."""
-    index: int  # type: ignore[assignment]  # a name that tuples have for a method
+    column: int
+    """The feature's index in that SAE."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class FeatureTable:
-    """Which feature each column of some activations belongs to."""
+    """Which feature each column of some activations belongs to.
 
-    features: tuple[FeatureId, ...]
+    Tables are compared by identity: what is derived from one is remembered for as long as it lives.
+    """
+
+    features: tuple[FeatureId, ...] = ()
 
 
 HEAD = "reader:head"
@@ -136,8 +140,17 @@ class Activations:
     n_tokens: int
     token: Int32
     column: Int32
-    """Index into the engine's watched features."""
+    """Index into the features of a `FeatureTable`, which stands beside the activations."""
     value: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class CoveredActivations:
+    """The activations of one pair, and which features they cover."""
+
+    activations: Activations
+    table: FeatureTable
+    """The features of the activations' columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +163,8 @@ class EncodedBatch:
     encode_s: float
     reused_tokens: int = 0
     """Tokens that were not computed, since the same beginning had been before."""
-    table: FeatureTable = FeatureTable(())
-    """Which features the columns of the activations are."""
+    table: FeatureTable = FeatureTable()
+    """The features that the columns of these activations belong to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,22 +240,65 @@ class IndicatorScore:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredPair:
-    """A pair's verdict with everything that explains it."""
+class Provenance:
+    """What produced a judgement's numbers: the same for every pair that one version of a watchlist judges."""
 
+    watchlist: str
+    watchlist_digest: str
+    """SHA-256 of the watchlist's file."""
+    relation: Relation
+    reader: str
+    reader_revision: str
+    reader_digest: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Judgement:
+    """What a watchlist says of a pair: made once, and the same object every time the pair comes again.
+
+    Judgements are compared by identity, so that others can remember what they derive from one (a serialised reply, the
+    series it counts in) for as long as it lives.
+    """
+
+    made_by: Provenance
     verdict: Verdict
     indicators: tuple[IndicatorScore, ...]
     coverage: Coverage
-    watchlist: str
+    fired: NDArray[np.intp]
+    """Columns, ascending, of the features that fired on the caller's text; each stands once."""
+    table: FeatureTable
+    """The features that these columns belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPair:
+    """A pair's judgement, and what this answer cost."""
+
+    judgement: Judgement
     timings: Timings
     cached: bool
-    body: bytes = b""
-    """All of the above but timings and cached, as the door that asked for it sends it; empty where none did."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.judgement.verdict
+
+    @property
+    def indicators(self) -> tuple[IndicatorScore, ...]:
+        return self.judgement.indicators
+
+    @property
+    def coverage(self) -> Coverage:
+        return self.judgement.coverage
+
+    @property
+    def watchlist(self) -> str:
+        """The name of the watchlist that judged."""
+        return self.judgement.made_by.watchlist
 
 
 @dataclass(frozen=True, slots=True)
 class ReaderIdentity:
-    """The reader as it runs. Everything here changes activations, so everything is in the cache key."""
+    """The reader as it runs."""
 
     name: str
     revision: str
@@ -258,7 +314,7 @@ class ReaderIdentity:
     template_digest: str = ""
     """SHA-256 of the chat template; empty where none is used."""
     layer_digests: tuple[str, ...] = ()
-    """What `digest` would be with only the embedding loaded, then with layer 0, 1, ... too."""
+    """What `digest` would be with only the embedding loaded, then with layer 0, with layers 0 and 1, and so on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +339,8 @@ class SaeIdentity:
 
 @dataclass(frozen=True, slots=True)
 class EngineIdentity:
+    """The reader and the SAEs as they run."""
+
     reader: ReaderIdentity
     saes: tuple[SaeIdentity, ...]
     head: bool = False
@@ -290,28 +348,29 @@ class EngineIdentity:
 
     @property
     def features(self) -> tuple[FeatureKey, ...]:
-        """Watched features in the order of `Activations.column`."""
+        """Watched features in the order of the engine's columns."""
         own = tuple(FeatureKey(sae.name, index) for sae in self.saes for index in sae.watched)
         return (*own, LOGPROB, ENTROPY) if self.head else own
 
     @property
-    def table(self) -> FeatureTable:
-        """The same features in the same order, by what makes their numbers; digested anew each time."""
-        own = [FeatureId(self._producer(sae), index) for sae in self.saes for index in sae.watched]
+    def feature_ids(self) -> tuple[FeatureId, ...]:
+        """The same features by what makes their numbers."""
+        own = [FeatureId(_producer(self.reader, sae), index) for sae in self.saes for index in sae.watched]
         if self.head:
-            producer = _short_digest(self.reader.digest, HEAD)
-            own += [FeatureId(producer, key.index) for key in (LOGPROB, ENTROPY)]
-        return FeatureTable(tuple(own))
-
-    def _producer(self, sae: SaeIdentity) -> bytes:
-        # The embedding's digest comes first; a hookpoint outside the layers is before layer 0.
-        layer = re.match(r"layers\.(\d+)\.", sae.hookpoint)
-        digests = self.reader.layer_digests
-        read = digests[int(layer[1]) + 1 if layer else 0] if digests else self.reader.digest
-        return _short_digest(read, sae.hookpoint, sae.digest)
+            head = _digest(HEAD, self.reader.digest)
+            own += [FeatureId(head, signal.index) for signal in (LOGPROB, ENTROPY)]
+        return tuple(own)
 
 
-def _short_digest(*parts: str) -> bytes:
+def _producer(reader: ReaderIdentity, sae: SaeIdentity) -> bytes:
+    layer = re.match(r"layers\.([0-9]+)\.", sae.hookpoint)
+    # What comes before layer 0 is the embedding, the first of the digests.
+    depth = int(layer[1]) + 1 if layer else 0
+    layers = reader.layer_digests[depth] if depth < len(reader.layer_digests) else reader.digest
+    return _digest(layers, sae.hookpoint, sae.digest)
+
+
+def _digest(*parts: str) -> bytes:
     return hashlib.sha256(json.dumps(parts).encode()).digest()[:16]
 
 

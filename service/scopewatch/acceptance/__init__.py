@@ -1,1 +1,1 @@
-"""Whether an SAE gives its publisher's numbers on a reader: offline, before anything is served."""
+"""The acceptance check: does an SAE give its publisher's numbers on a reader, before anything is served with it?"""

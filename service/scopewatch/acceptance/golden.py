@@ -1,7 +1,7 @@
-"""Neuronpedia's activation exports as golden data: what features did on given tokens, against what they do here.
+"""Compares an SAE with golden data: what its features did on given tokens in an activations export of Neuronpedia.
 
-A row holds `modelId`, `layer` (the source), `index`, `tokens` (text) and `values` (one per token, activation x norm of
-the decoder row); see export-data.py in hijohnnylin/neuronpedia.
+A row of an export holds `modelId`, `layer` (the source), `index`, `tokens` (text) and `values` (one per token,
+activation x norm of the decoder row); see export-data.py in hijohnnylin/neuronpedia.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from transformers import PreTrainedTokenizerFast
 
-from scopewatch.acceptance.sample import activations, window_of
+from scopewatch.acceptance.text_windows import Window, activations, window_of
 from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.errors import DataError
 from scopewatch.reader.hookpoints import Hookpoint
@@ -26,6 +26,7 @@ from scopewatch.reader.loading import Reader
 from scopewatch.sae.weights import Sae
 
 _ROWS = 256
+"""The least number of rows that are kept of an export that has more."""
 _Index = Annotated[int, Field(ge=0), BeforeValidator(lambda value: int(value) if str(value).isdecimal() else value)]
 
 
@@ -58,29 +59,36 @@ class Golden:
     file: Path
     """JSON lines, gzipped or not."""
     tolerance: float = 0.05
-    """See `Agreement.agrees`; exports were often made in bfloat16, which alone makes a few percent."""
+    """The deviation that is accepted, see `Agreement.agrees`; exports were often made in bfloat16, which alone makes a
+    few percent.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureAgreement:
-    """One feature here and in the export."""
+    """How one feature's activations here agree with the exported ones."""
 
     index: int
     tokens: int
+    """The number of tokens compared."""
     correlation: float
+    """Pearson's, over these tokens."""
     deviation: float
-    """Largest difference on a token where both fire, as a share of the feature's largest exported value; 1 if there is
-    no such token."""
+    """The largest difference on a token where both fire, as a share of the feature's largest exported value; 1 if there
+    is no such token.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """An SAE here and in an export."""
+    """How an SAE agrees with an export."""
 
     rows: int
+    """The number of rows compared."""
     skipped_rows: int
-    """Rows with tokens this tokenizer does not have."""
+    """The number of rows with tokens that this tokenizer does not have."""
     tolerance: float
+    """The deviation that is accepted, see `agrees`."""
     features: tuple[FeatureAgreement, ...]
 
     @property
@@ -93,44 +101,74 @@ class Agreement:
         return max(self.worst.deviation, 1 - self.worst.correlation) <= self.tolerance
 
 
-def compare(
+def compare_with_export(
     golden: Golden, sae: Sae, hookpoint: Hookpoint, *, reader: Reader, tokenizer: PreTrainedTokenizerFast
 ) -> Agreement:
-    """Compares 256 to 512 rows spread evenly over the file, or all if there are fewer.
+    """Compares 256 to 512 rows spread evenly over the export, or all if there are fewer.
 
     Position 0, special tokens and features that fire nowhere in these rows are left out.
 
+    Args:
+        golden: The export.
+        sae: The SAE that it should be of.
+        hookpoint: Where the SAE reads.
+        reader: The reader, loaded down to the hookpoint.
+        tokenizer: The reader's tokenizer.
+
     Raises:
         DataError: The file cannot be read, or nothing in it can be compared.
-        SaeError: It has a feature the SAE has not.
+        SaeError: The export has a feature that the SAE has not.
     """
     file, rows = golden.file, _read(golden.file)
     ids_of = _Vocabulary(tokenizer)
     known = [(row, ids) for row in rows if (ids := ids_of(row.tokens)) is not None]
     if not known:
         raise DataError(f"{file}: each row has tokens that this reader's tokenizer lacks; it is of another model")
-    features = sorted({row.index for row, _ in known})
-    encode = HookpointEncoder([sae.encoder(features)]).to(reader.device)
-    worth = _worth(sae, features)
-    ours, theirs = defaultdict[int, list[NDArray[np.float64]]](list), defaultdict[int, list[NDArray[np.float64]]](list)
-    for row, ids in known:
-        window = window_of(ids, tokenizer, reader.context)
-        column = features.index(row.index)
-        found = activations(reader, [window], [hookpoint])[hookpoint]
-        with torch.inference_mode():
-            ours[row.index].append(encode(found)[:, column].double().cpu().numpy() * worth[column])
-        values = [0.0, *row.values] if window.ids[0] != ids[0] else row.values
-        theirs[row.index].append(np.array(values[: len(window.ids)])[window.counted])
-    agreements = (
-        _agreement(feature, np.concatenate(ours[feature]), np.concatenate(theirs[feature])) for feature in features
-    )
-    compared = tuple(agreement for agreement in agreements if agreement)
+    windows = [window_of(ids, tokenizer, reader.context) for _, ids in known]
+    ours = _activations_here(sae, [row.index for row, _ in known], windows, hookpoint, reader)
+    theirs = [
+        # Here BOS was put in front of tokens that do not begin with it.
+        np.array([0.0, *row.values] if window.ids[0] != ids[0] else row.values)[: len(window.ids)][window.counted]
+        for (row, ids), window in zip(known, windows, strict=True)
+    ]
+    compared = _agreements([row.index for row, _ in known], ours, theirs)
     if not compared:
         raise DataError(f"{file}: no feature fires in it, so there is nothing to compare")
     return Agreement(len(known), len(rows) - len(known), golden.tolerance, compared)
 
 
+@torch.inference_mode()
+def _activations_here(
+    sae: Sae, indices: Sequence[int], windows: Sequence[Window], hookpoint: Hookpoint, reader: Reader
+) -> list[NDArray[np.float64]]:
+    """For each window, what one feature does on its counted tokens, in the export's units."""
+    features = sorted(set(indices))
+    encode = HookpointEncoder([sae.encoder(features)]).to(reader.device)
+    worth = _worth(sae, features)
+    found: list[NDArray[np.float64]] = []
+    for index, window in zip(indices, windows, strict=True):
+        column = features.index(index)
+        fired = encode(activations(reader, [window], [hookpoint])[hookpoint])[:, column]
+        found.append(fired.double().cpu().numpy() * worth[column])
+    return found
+
+
+def _agreements(
+    indices: Sequence[int], ours: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]]
+) -> tuple[FeatureAgreement, ...]:
+    """How the features that fire in an export agree, by index; each row of it is of one feature."""
+    rows = defaultdict[int, list[int]](list)
+    for row, index in enumerate(indices):
+        rows[index].append(row)
+    agreements = (
+        _agreement(index, *(np.concatenate([values[row] for row in own]) for values in (ours, theirs)))
+        for index, own in sorted(rows.items())
+    )
+    return tuple(agreement for agreement in agreements if agreement)
+
+
 def _agreement(feature: int, ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> FeatureAgreement | None:
+    """How one feature agrees; None if it fires nowhere in the export."""
     if not (theirs > 0).any():
         return None
     both = (ours > 0) & (theirs > 0)
@@ -142,7 +180,7 @@ def _agreement(feature: int, ours: NDArray[np.float64], theirs: NDArray[np.float
 
 
 def _worth(sae: Sae, features: Sequence[int]) -> NDArray[np.float64]:
-    """What Neuronpedia multiplies activations by: the length of what an activation of 1 adds to the reconstruction."""
+    """What Neuronpedia multiplies activations by: the norm of what an activation of 1 adds to the reconstruction."""
     if sae.W_dec is None:
         return np.ones(len(features))
     if sae.gain_scale is not None and not sae.gain_only_decides:
@@ -153,7 +191,7 @@ def _worth(sae: Sae, features: Sequence[int]) -> NDArray[np.float64]:
 
 
 class _Vocabulary:
-    """Token ids by the text exports give tokens: the vocabulary's own spelling, or as the token reads."""
+    """Finds token ids by what exports write for tokens: the vocabulary's own spelling, or the text of the token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
@@ -161,7 +199,7 @@ class _Vocabulary:
         self._read: dict[str, int] = {}
 
     def __call__(self, tokens: Sequence[str]) -> list[int] | None:
-        """None if there is a token it does not know."""
+        """The ids of some tokens; None if one of them is not in the vocabulary."""
         if not self._read and any(token not in self._own for token in tokens):
             for own, index in self._own.items():
                 text = self._tokenizer.convert_tokens_to_string([own])
@@ -172,6 +210,7 @@ class _Vocabulary:
 
 
 def _read(file: Path) -> list[_Row]:
+    """All rows of a short export, or evenly spaced ones of a long one: every second is dropped where there are many."""
     rows: list[_Row] = []
     number, step = 0, 1
     try:

@@ -1,114 +1,143 @@
-"""What an SAE does on given activations: how much fires, and how much of the activation it explains.
+"""Measures what an SAE does on given activations: how many features fire, and how much of the activation they explain.
 
-The dictionary is read in slabs, never as a whole, and tokens are encoded in blocks, so that nothing of the size of
-tokens x d_sae ever exists.
+The dictionary is read in slabs of features, never as a whole, and tokens are encoded in blocks, so that no array of
+shape (tokens, d_sae) ever exists.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from scopewatch.acceptance.slabs import slabs_of
 from scopewatch.engine.encoder import HookpointEncoder, denormalised
 from scopewatch.errors import SaeError
-from scopewatch.sae.weights import Encoder, Sae
+from scopewatch.sae.encoder import Encoder
+from scopewatch.sae.weights import Sae
 
 _SLAB_ELEMENTS = 4 << 20
 _BLOCK_TOKENS = 1024
 
-Pair = tuple[torch.Tensor, torch.Tensor]
-"""What an SAE reads, shape (tokens, d_in), and what its reconstruction is compared with, shape (tokens, d_out)."""
+_Encode = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""From activations, shape (tokens, d_in), and for TopK the least pre-activation among each token's winners, shape
+(tokens, 1), to what the features of a slab are worth, shape (tokens, n).
+"""
+
+
+class InputAndTarget(NamedTuple):
+    """Activations of the same tokens at the two places that an SAE connects, float32, on one device."""
+
+    read: torch.Tensor
+    """The activations that the SAE reads, shape (tokens, d_in)."""
+    target: torch.Tensor
+    """The activations that its reconstruction is compared with, shape (tokens, d_out)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """Numbers of an SAE on one sample."""
+class ReconstructionQuality:
+    """How well an SAE reconstructs the activations of one sample, and how much of it fires."""
 
     tokens: int
+    """The number of tokens measured on."""
     l0: float
-    """Features that fire per token, on average."""
+    """The number of features that fire on a token, on average."""
     fvu: float
-    """Fraction of variance unexplained: `sum ||y - y'||^2 / sum ||y - mean y||^2`, y' the reconstruction."""
+    """Fraction of variance unexplained: `sum ||y - y'||^2 / sum ||y - mean y||^2`, where y' reconstructs y."""
     shift: float
-    """What of it one constant vector explains: `n ||mean (y - y')||^2` over the same sum; `b_dec` should be that."""
+    """The part of `fvu` that one constant vector would explain, `n ||mean (y - y')||^2` over the same sum: `b_dec`
+    should be that vector.
+    """
     never_fired: float
-    """Share of the features."""
+    """The share of the features, 0 to 1, that fire on no token of the sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Numbers of a dictionary that need no text."""
+    """What can be measured of a dictionary without any text."""
 
     norm_min: float
-    """Of the decoder rows as they are in the file; so are the next two."""
+    """The smallest norm of a decoder row, as the rows are in the file."""
     norm_median: float
+    """The median of these norms."""
     norm_max: float
+    """The largest of these norms."""
     cosine: float | None
-    """Mean cosine of a feature's encoder column and decoder row; None where these live in different places."""
+    """The mean cosine of a feature's encoder column and decoder row; None where these live in different places."""
     damaged: int
-    """Decoder rows with NaN or infinity; they count in no other number."""
+    """The number of decoder rows that hold NaN or infinity; these rows count in no other number."""
 
 
 class _Tally:
-    """What adds up over slabs for one pair."""
+    """Adds up over the slabs of a dictionary what the features do on one sample.
 
-    def __init__(self, sae: Sae, x: torch.Tensor, y: torch.Tensor) -> None:
-        self.x, self.y = x, y
-        self.made = torch.from_numpy(sae.b_out()).to(x.device).repeat(len(x), 1)
-        self.bar: torch.Tensor | None = None
-        self.fired = self.silent = 0
+    Args:
+        sae: The SAE that is measured.
+        sample: The activations that it reads, and those that it should reconstruct.
+    """
 
-    def raise_bar(self, pre_of: HookpointEncoder, winners: int) -> None:
-        """Keeps the `winners` largest pre-activations of each token so far."""
+    def __init__(self, sae: Sae, sample: InputAndTarget) -> None:
+        self._x, self._y = sample
+        self._made = torch.from_numpy(sae.b_out()).to(self._x.device).repeat(len(self._x), 1)
+        self._winners: torch.Tensor | None = None
+        """Pre-activations of the winners of a TopK contest so far, shape (tokens, winners), in descending order."""
+        self._fired = self._silent = 0
+
+    def hold_contest(self, pre_of: HookpointEncoder, winners: int) -> None:
+        """Lets the features of a slab compete: the `winners` largest pre-activations of each token so far are kept."""
         rows = []
         for block in self._blocks():
-            best = pre_of(self.x[block])
-            if self.bar is not None:
-                best = torch.cat([best, self.bar[block]], dim=-1)
+            best = pre_of(self._x[block])
+            if self._winners is not None:
+                best = torch.cat([best, self._winners[block]], dim=-1)
             rows.append(best.topk(min(winners, best.shape[-1]), dim=-1).values)
-        self.bar = torch.cat(rows)
+        self._winners = torch.cat(rows)
 
-    def add(self, encode: Callable[..., torch.Tensor], W_dec: torch.Tensor) -> None:
+    def add(self, encode: _Encode, W_dec: torch.Tensor) -> None:
+        """Adds what the features of a slab, whose decoder rows have shape (n, d_out), contribute to each token."""
         fired = torch.zeros(len(W_dec), dtype=torch.bool, device=W_dec.device)
         for block in self._blocks():
-            f = encode(self.x[block], None if self.bar is None else self.bar[block, -1:])
-            self.made[block] += f @ W_dec
+            f = encode(self._x[block], None if self._winners is None else self._winners[block, -1:])
+            self._made[block] += f @ W_dec
             fires = f != 0
-            self.fired += int(fires.sum())
+            self._fired += int(fires.sum())
             fired |= fires.any(dim=0)
-        self.silent += int((~fired).sum())
+        self._silent += int((~fired).sum())
 
-    def result(self, sae: Sae) -> Measurement:
-        made = denormalised(self.made, self.x, sae.normalise) if sae.denormalises else self.made
+    def result(self, sae: Sae) -> ReconstructionQuality:
+        """The quality of the reconstruction, once every slab has been added."""
+        made = denormalised(self._made, self._x, sae.normalise) if sae.denormalises else self._made
         if sae.W_skip:
-            made = made + self.x @ torch.from_numpy(sae.W_skip.read()).to(made.device)
-        left = self.y - made
+            made = made + self._x @ torch.from_numpy(sae.W_skip.read()).to(made.device)
+        left = self._y - made
         unexplained = float(left.square().sum(dtype=torch.float64))
         constant = len(left) * float(left.mean(dim=0, dtype=torch.float64).square().sum())
-        variance = float((self.y - self.y.mean(dim=0)).square().sum(dtype=torch.float64))
-        return Measurement(
-            tokens=len(self.x),
-            l0=self.fired / len(self.x),
+        variance = float((self._y - self._y.mean(dim=0)).square().sum(dtype=torch.float64))
+        return ReconstructionQuality(
+            tokens=len(self._x),
+            l0=self._fired / len(self._x),
             fvu=unexplained / variance if variance else float("inf"),
             shift=constant / variance if variance else 0.0,
-            never_fired=self.silent / sae.d_sae,
+            never_fired=self._silent / sae.d_sae,
         )
 
     def _blocks(self) -> list[slice]:
-        return [slice(start, start + _BLOCK_TOKENS) for start in range(0, len(self.x), _BLOCK_TOKENS)]
+        return [slice(start, start + _BLOCK_TOKENS) for start in range(0, len(self._x), _BLOCK_TOKENS)]
 
 
 @torch.inference_mode()
-def measure(sae: Sae, pairs: Sequence[Pair], folder: Path, *, slab_width: int = 0) -> list[Measurement]:
-    """Runs the whole SAE on each pair.
+def measure_reconstruction(
+    sae: Sae, samples: Sequence[InputAndTarget], folder: Path, *, slab_width: int = 0
+) -> list[ReconstructionQuality]:
+    """Runs the whole SAE on each sample, with one pass over the dictionary for all of them.
 
     Args:
-        sae: With a decoder.
-        pairs: All on one device; their length is bounded by the memory for three more of them.
-        folder: See `Sae.slabs`.
-        slab_width: Features read at once; 0 for what 16 MiB hold.
+        sae: An SAE with a decoder.
+        samples: Activations, all on one device; the device must have room for three more arrays of their size.
+        folder: Where `slabs_of` may write uncompressed copies.
+        slab_width: The number of features read at once; 0 for as many as fill 16 MiB.
 
     Raises:
         SaeError: An array of the encoder or `b_dec` is damaged.
@@ -116,16 +145,16 @@ def measure(sae: Sae, pairs: Sequence[Pair], folder: Path, *, slab_width: int = 
     if not np.isfinite(sae.b_out()).all():
         raise SaeError(f"{sae.W_enc.file}: b_dec holds NaN or infinity; download it again")
     width = slab_width or slab_width_of(sae)
-    device = pairs[0][0].device
-    tallies = [_Tally(sae, x, y) for x, y in pairs]
+    device = samples[0].read.device
+    tallies = [_Tally(sae, sample) for sample in samples]
     topk = sae.contest is not None and sae.contest.group == sae.d_sae
     dictionary = replace(sae, contest=None) if topk else sae
     if topk and sae.contest:
-        for slab in dictionary.slabs(folder, width):
+        for slab in slabs_of(dictionary, folder, width):
             pre_of = _pre_activations(slab.encoder).to(device)
             for tally in tallies:
-                tally.raise_bar(pre_of, sae.contest.winners)
-    for slab in dictionary.slabs(folder, width):
+                tally.hold_contest(pre_of, sae.contest.winners)
+    for slab in slabs_of(dictionary, folder, width):
         W_dec = torch.from_numpy(np.where(np.isfinite(slab.decoder_norms)[:, None], slab.W_dec, 0)).to(device)
         encode = _winners(slab.encoder, device) if topk else _all_firing(slab.encoder, device)
         for tally in tallies:
@@ -133,20 +162,20 @@ def measure(sae: Sae, pairs: Sequence[Pair], folder: Path, *, slab_width: int = 
     return [tally.result(sae) for tally in tallies]
 
 
-def geometry(sae: Sae, folder: Path, *, in_place: bool) -> Geometry:
-    """Measures the dictionary itself.
+def measure_geometry(sae: Sae, folder: Path, *, in_place: bool) -> Geometry:
+    """Measures the norms and directions of the dictionary itself.
 
     Args:
-        sae: With a decoder.
-        folder: See `Sae.slabs`.
-        in_place: Whether it writes where it reads.
+        sae: An SAE with a decoder.
+        folder: Where `slabs_of` may write uncompressed copies.
+        in_place: Whether the SAE writes where it reads, so that encoder and decoder can be compared.
 
     Raises:
-        SaeError: As for `measure`.
+        SaeError: An array of the encoder or `b_dec` is damaged.
     """
     norms = []
     cosines = []
-    for slab in replace(sae, contest=None).slabs(folder, slab_width_of(sae)):
+    for slab in slabs_of(replace(sae, contest=None), folder, slab_width_of(sae)):
         norms.append(slab.decoder_norms)
         if in_place:
             whole = np.isfinite(slab.decoder_norms)
@@ -165,23 +194,25 @@ def geometry(sae: Sae, folder: Path, *, in_place: bool) -> Geometry:
 
 
 def slab_width_of(sae: Sae) -> int:
-    """Features whose columns fill 16 MiB."""
+    """The number of features whose encoder columns, or decoder rows, fill 16 MiB."""
     return max(64, _SLAB_ELEMENTS // max(sae.d_in, sae.d_out))
 
 
 def _pre_activations(encoder: Encoder) -> HookpointEncoder:
+    """An encoder of the same columns that gives every feature's pre-activation, whether it fires or not."""
     return HookpointEncoder(
-        [replace(encoder, threshold=np.full_like(encoder.threshold, -np.inf), magnitude=None, contest=None)]
+        [replace(encoder, threshold=np.full_like(encoder.threshold, -np.inf), scale=None, offset=None, contest=None)]
     )
 
 
-def _all_firing(encoder: Encoder, device: torch.device) -> Callable[..., torch.Tensor]:
+def _all_firing(encoder: Encoder, device: torch.device) -> _Encode:
+    """For SAEs whose features fire by themselves, or compete within a slab."""
     module = HookpointEncoder([encoder]).to(device)
-    return lambda x, _bar: module(x)
+    return lambda x, _least: module(x)
 
 
-def _winners(encoder: Encoder, device: torch.device) -> Callable[..., torch.Tensor]:
-    """For TopK: `bar`, shape (tokens, 1), is the least pre-activation that is among the winners."""
+def _winners(encoder: Encoder, device: torch.device) -> _Encode:
+    """For TopK SAEs, whose features compete with those of all other slabs."""
     pre_of = _pre_activations(encoder).to(device)
     value_of = HookpointEncoder([encoder]).to(device)
-    return lambda x, bar: torch.where(pre_of(x) >= bar, value_of(x), 0.0)
+    return lambda x, least: torch.where(pre_of(x) >= least, value_of(x), 0.0)

@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What takes long to build and needs no event loop."""
+    """Everything that takes long to build and needs no event loop."""
 
     watchlists: tuple[Watchlist, ...]
     engine: "Engine"
     labels: Mapping[FeatureKey, Label]
-    """Of watched features, from the label index; empty without one."""
+    """Labels of watched features, from the label index; empty without one."""
     parts_s: Mapping[str, float] = field(default_factory=dict)
-    """What took how long to build, one after another."""
+    """How many seconds each part took to build, one after another."""
 
 
 def load(config: Config, watchlists: Sequence[Watchlist] = ()) -> Loaded:
@@ -41,7 +41,7 @@ def load(config: Config, watchlists: Sequence[Watchlist] = ()) -> Loaded:
 
     Args:
         config: Settings.
-        watchlists: In place of the files it names.
+        watchlists: Watchlists to load in place of the files that the settings name.
 
     Raises:
         SetupError: Something of it is wrong.
@@ -56,14 +56,33 @@ def load(config: Config, watchlists: Sequence[Watchlist] = ()) -> Loaded:
         laps.end("imports")
         head = any(watchlist.reads_head for watchlist in watchlists)
         engine = build_engine(*choices(watchlists), config, laps, head=head)
-        _check(watchlists, engine.identity, strict=config.strict_cards)
+        check_watchlists(watchlists, engine.identity, strict=config.strict_cards)
         labels = index.labels_of(engine.identity) if index else {}
         laps.end("labels")
         return Loaded(watchlists, engine, labels, laps.seconds)
 
 
-def _check(watchlists: Sequence[Watchlist], identity: EngineIdentity, *, strict: bool) -> None:
-    """What of watchlists can be known only once reader and SAEs are loaded."""
+def labels_of(config: Config, identity: EngineIdentity) -> Mapping[FeatureKey, Label]:
+    """What the label index, if there is one, says of an engine's watched features.
+
+    Raises:
+        LabelError: The index cannot be read.
+    """
+    with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
+        return index.labels_of(identity) if index else {}
+
+
+def check_watchlists(watchlists: Sequence[Watchlist], identity: EngineIdentity, *, strict: bool) -> None:
+    """Checks what of watchlists can be known only once reader and SAEs are loaded.
+
+    Args:
+        watchlists: The watchlists.
+        identity: The reader and the SAEs as they run.
+        strict: Whether a card that does not speak for what runs is a mistake; otherwise it is logged.
+
+    Raises:
+        WatchlistError: Names every mistake.
+    """
     told = []
     for watchlist in watchlists:
         watchlist.check_kinds(identity)

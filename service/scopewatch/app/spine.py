@@ -1,31 +1,33 @@
-"""Builds the parts of the spine, hands each what it needs of the others, and closes them."""
+"""Builds the parts of the spine, hands each what it needs of the others, replaces watchlists, and closes everything."""
 
 import asyncio
 import logging
 import platform
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
-from prometheus_client import CollectorRegistry
 
 import scopewatch
-from scopewatch.app.load import Loaded, load
+from scopewatch.app.load import Loaded, check_watchlists, labels_of, load
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
-from scopewatch.errors import EngineDied, EngineError, ScopewatchError
+from scopewatch.errors import EngineDied, EngineError, ScopewatchError, WatchlistError
+from scopewatch.events import PairsScored
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Batcher
 from scopewatch.pipeline.cache import Cache, LocalCache, RedisCache
-from scopewatch.pipeline.cached_value import CacheKeys
-from scopewatch.pipeline.judgements import Memory
-from scopewatch.pipeline.monitor import Monitor, Render
+from scopewatch.pipeline.cached_value import CachedValues
+from scopewatch.pipeline.compiled import compile_watchlist
+from scopewatch.pipeline.judgements import Judgements
+from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.redis_client import redis_client
-from scopewatch.pipeline.scoring import compile_watchlist
-from scopewatch.types import Pair, TokenisedPair
+from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.types import EngineIdentity, FeatureKey, Label, Pair, ScoredPair, ScoreJob, TokenisedPair
+from scopewatch.watch.watchlist import Watchlist
 
 if TYPE_CHECKING:
     from scopewatch.engine.build import Engine
@@ -35,14 +37,71 @@ log = logging.getLogger(__name__)
 _CPU_WARM_UP_TOKENS = 64
 
 
+class Spine:
+    """The running parts, as doors and commands see them; made by `running_spine`."""
+
+    def __init__(self, monitor: Monitor, engine: "Engine", worker: Worker, metrics: Metrics, config: Config) -> None:
+        self._monitor = monitor
+        self._engine = engine
+        self._worker = worker
+        self._metrics = metrics
+        self._config = config
+        self._replacing = asyncio.Lock()
+
+    @property
+    def watchlists(self) -> WatchlistSet:
+        """The watchlists that the next call is judged by, and what they run on."""
+        return self._monitor.watchlists
+
+    async def score(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
+        """Scores jobs; each succeeds or fails alone, in the order given."""
+        return await self._monitor.score(jobs)
+
+    async def replace_watchlists(self, watchlists: Sequence[Watchlist]) -> None:
+        """Takes other watchlists in place of all that are loaded, while calls run.
+
+        Calls that began before are judged by the watchlists they began with. Of features that are new only their own
+        columns are loaded; what the cache holds serves every watchlist whose features it covers.
+
+        Args:
+            watchlists: The watchlists from now on; they name the reader that runs.
+
+        Raises:
+            SetupError: One of them cannot run here; nothing has changed.
+        """
+        from scopewatch.engine.choices import choices, united
+
+        async with self._replacing:
+            before = self.watchlists
+            reader, wanted = choices(watchlists)
+            running, held = choices(before.sources)
+            if reader != running:
+                raise WatchlistError(
+                    f"{watchlists[0].where('reader')}: another reader runs; restart the service to change it"
+                )
+            head = any(watchlist.reads_head for watchlist in watchlists)
+            # Until the calls that began before are answered, the engine computes what either set reads.
+            both = await asyncio.to_thread(self._engine.prepare, united(held, wanted), head=head or before.engine.head)
+            check_watchlists(watchlists, both.identity, strict=self._config.strict_cards)
+            labels = await asyncio.to_thread(labels_of, self._config, both.identity)
+            await self._worker.run(lambda: self._engine.install(both))
+            exact = await asyncio.to_thread(self._engine.prepare, wanted, head=head)
+            after = watchlist_set(watchlists, exact.identity, labels, version=before.version + 1)
+            self._metrics.describe(after.engine, after.sources, versions())
+            await self._monitor.replace(after)
+            await self._worker.run(lambda: self._engine.install(exact))
+            log.info("watchlists replaced", extra={"version": after.version, "watchlists": list(after.by_name)})
+
+
 @asynccontextmanager
-async def monitoring(
+async def running_spine(
     loaded: Loaded,
     config: Config,
     metrics: Metrics,
+    *,
     on_death: Callable[[EngineDied], None] = lambda _: None,
-    render: Render = lambda *_: b"",
-) -> AsyncIterator[Monitor]:
+    listeners: Sequence[PairsScored] = (),
+) -> AsyncIterator[Spine]:
     """The spine, warmed up, with its engine thread, batcher and cache; everything is closed on leaving.
 
     Args:
@@ -50,62 +109,83 @@ async def monitoring(
         config: Settings.
         metrics: Where everything is counted.
         on_death: Called from another thread when the engine dies.
-        render: Makes the bodies of replies, see `Monitor`.
+        listeners: Are told of every pair that is scored, after the metrics.
     """
-    identity = loaded.engine.identity
     # First, since a bad Redis URL raises and nothing is open yet.
     cache = _cache(config, metrics)
-    engine = Worker(loaded.engine.runner, on_death)
+    engine = loaded.engine
+    worker = Worker(engine.runner, on_death)
     tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
 
     async def tokenise(pairs: Sequence[Pair]) -> list[TokenisedPair | ScopewatchError]:
         loop = asyncio.get_running_loop()
-        return list(await loop.run_in_executor(tokenisers, loaded.engine.tokeniser.tokenise, pairs))
+        return list(await loop.run_in_executor(tokenisers, engine.tokeniser.tokenise, pairs))
 
     batcher = Batcher(
-        engine.encode,
-        max_batch_tokens=loaded.engine.max_batch_tokens,
+        worker.encode,
+        max_batch_tokens=engine.max_batch_tokens,
         max_queue_tokens=config.max_queue_tokens,
         metrics=metrics,
     )
     try:
-        metrics.describe(identity, loaded.watchlists, _versions())
-        await _warm_up(engine, loaded.engine)
-        yield Monitor(
+        watchlists = watchlist_set(loaded.watchlists, engine.identity, loaded.labels, version=1)
+        metrics.describe(watchlists.engine, watchlists.sources, versions())
+        await _warm_up(worker, engine)
+        monitor = Monitor(
             tokenise=tokenise,
             submit=batcher.submit,
             cache=cache,
-            keys=CacheKeys(identity, config.cache_secret.get_secret_value().encode()),
-            watchlists={
-                w.name: compile_watchlist(w, identity.features, loaded.labels, w.card_problems(identity))
-                for w in loaded.watchlists
-            },
-            features=identity.features,
+            values=CachedValues(engine.identity.reader, config.cache_secret.get_secret_value().encode()),
+            watchlists=watchlists,
             metrics=metrics,
             max_evidence=config.max_evidence,
-            memory=Memory(config.cache_bytes // 2) if config.cache_bytes else None,
-            render=render,
+            judgements=Judgements(config.cache_bytes // 2) if config.cache_bytes else None,
+            listeners=[metrics.pairs_scored, *listeners],
         )
+        yield Spine(monitor, engine, worker, metrics, config)
     finally:
         await batcher.close()
         await cache.close()
-        engine.stop()
+        worker.stop()
         tokenisers.shutdown(wait=False)
 
 
 @asynccontextmanager
-async def offline(config: Config, loaded: Loaded | None = None) -> AsyncIterator[Monitor]:
-    """The same spine without a server, for commands that read files; of what is loaded already, if anything is."""
+async def offline(config: Config, loaded: Loaded | None = None) -> AsyncIterator[Spine]:
+    """The same spine without a door, for commands that read files.
+
+    Args:
+        config: Settings.
+        loaded: What is loaded already, if anything is.
+    """
     if loaded is None:
         loaded = await asyncio.to_thread(load, config)
-    async with monitoring(loaded, config, Metrics(CollectorRegistry())) as monitor:
-        yield monitor
+    async with running_spine(loaded, config, Metrics()) as spine:
+        yield spine
+
+
+def watchlist_set(
+    watchlists: Sequence[Watchlist],
+    engine: EngineIdentity,
+    labels: Mapping[FeatureKey, Label],
+    *,
+    version: int,
+) -> WatchlistSet:
+    """Binds watchlists to an engine that watches all their features."""
+    compiled = [compile_watchlist(one, engine, labels, one.card_problems(engine)) for one in watchlists]
+    return WatchlistSet(version, engine, {one.source.name: one for one in compiled})
+
+
+def versions() -> dict[str, str]:
+    """Versions of the program, of Python and of the libraries that decide what runs."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "grpcio")}
+    return {"version": scopewatch.__version__, "python": platform.python_version(), **libraries}
 
 
 def _cache(config: Config, metrics: Metrics) -> Cache:
     url = config.redis_url.get_secret_value()
     if not url:
-        # The other half is the memory's.
+        # The other half is for judgements.
         return LocalCache(config.cache_bytes - config.cache_bytes // 2, metrics)
     if not config.cache_secret.get_secret_value():
         log.warning("cache_secret is empty: whoever reads this Redis can test which texts were scored")
@@ -118,7 +198,7 @@ def _cache(config: Config, metrics: Metrics) -> Cache:
     return RedisCache(client, timeout_s=config.redis_timeout_s, ttl_s=config.cache_ttl_s, metrics=metrics)
 
 
-async def _warm_up(thread: Worker, engine: "Engine") -> None:
+async def _warm_up(worker: Worker, engine: "Engine") -> None:
     """Runs the largest batch there can be, so that memory and kernels are settled before the first caller comes.
 
     On a CPU nothing is there to be settled, so one short text only shows that the engine runs.
@@ -130,11 +210,6 @@ async def _warm_up(thread: Worker, engine: "Engine") -> None:
     batch = [np.full(tokens, 10 + number, np.int32) for number in range(count)]
     # On a GPU of two lengths, since kernels are compiled again, once, for lengths that vary.
     for texts in [batch] if on_cpu else [batch, [np.full(max(1, tokens // 2), 9, np.int32)]]:
-        for outcome in (await thread.encode(texts)).activations:
+        for outcome in (await worker.encode(texts)).activations:
             if isinstance(outcome, Exception):
                 raise EngineError(f"warm-up failed: {outcome}; if memory ran out, lower max_batch_tokens")
-
-
-def _versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in ("torch", "transformers", "grpcio")}
-    return {"version": scopewatch.__version__, "python": platform.python_version(), **libraries}

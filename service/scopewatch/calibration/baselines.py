@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scopewatch.calibration.evaluate import Baselines
+from scopewatch.calibration.evaluation import Baselines
+from scopewatch.calibration.simple_detectors import cross_fitted, trained_on, unfitted
 from scopewatch.config import Config
 from scopewatch.engine.choices import choices
 from scopewatch.engine.dictionary import build_dictionary
@@ -15,11 +16,6 @@ from scopewatch.pairs.labelled import LabelledPair, groups_of
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist
-
-try:
-    from scopewatch.calibration import simple_detectors as company
-except ImportError:
-    raise DataError("baselines need scikit-learn: pip install 'scopewatch[calibration]'") from None
 
 _DENSE = ("dense_probe", "difference_of_means")
 _CROSS_FITTED = (
@@ -38,11 +34,12 @@ def measure_baselines(
     """Scores of simple detectors; the dense ones read where the indicator's first SAE does.
 
     Args:
-        watchlist: The indicator's.
-        indicator: One that is not of kind `features` has no such place, and only text is read.
-        pairs: What is scored.
-        train: What is learnt from; empty for cross-fitting on `pairs`, or nothing learnt where they are too few.
-        config: Settings.
+        watchlist: The watchlist that the indicator is of.
+        indicator: The indicator that is measured; without an SAE, as one not of kind `features` is, only text is read.
+        pairs: The pairs that are scored.
+        train: The pairs that are learnt from; empty for cross-fitting on `pairs`, where nothing is learnt if these are
+            too few.
+        config: Settings of the engine.
 
     Raises:
         DataError: A pair cannot be read, or `train` is too little to learn from.
@@ -53,35 +50,39 @@ def measure_baselines(
     except SaeError as problem:
         train_read, read = _unread(train), _unread(pairs)
         blind = f" There is no dense baseline: {problem}."
-    if train:
-        try:
-            scores, fitted_on = company.trained_on(train, train_read, pairs, read), _trained_on(train, pairs)
-        except TooLittleData as problem:
-            raise DataError(f"--train: {problem}") from None
-    else:
-        try:
-            scores, fitted_on = company.cross_fitted(pairs, read), _CROSS_FITTED
-        except TooLittleData as problem:
-            scores = {"response_length": company.response_length(pairs), "hedge_words": company.hedge_words(pairs)}
-            fitted_on = f"No baseline learnt from these pairs: {problem}."
+    learnt = _trained(train, train_read, pairs, read) if train else _cross_fitted(pairs, read)
+    scores, fitted_on = learnt.scores, learnt.fitted_on
     if indicator.segment != "response":
         fitted_on += f" Words and length are those of the response, though the indicator reads the {indicator.segment}."
     return Baselines({name: scores[name] for name in scores if not (blind and name in _DENSE)}, fitted_on + blind)
 
 
-def _trained_on(train: Sequence[LabelledPair], pairs: Sequence[LabelledPair]) -> str:
+def _trained(
+    train: Sequence[LabelledPair], train_read: PooledPairs, pairs: Sequence[LabelledPair], read: PooledPairs
+) -> Baselines:
+    try:
+        scores = trained_on(train, train_read, pairs, read)
+    except TooLittleData as problem:
+        raise DataError(f"--train: {problem}") from None
     shared = len(set(groups_of(train)) & set(groups_of(pairs)))
     flattered = f"; groups in both: {shared:,}, which flatters whatever learnt from them" if shared else ""
-    return f"The baselines that learn did so from the {len(train):,} pairs of --train{flattered}."
+    return Baselines(scores, f"The baselines that learn did so from the {len(train):,} pairs of --train{flattered}.")
+
+
+def _cross_fitted(pairs: Sequence[LabelledPair], read: PooledPairs) -> Baselines:
+    try:
+        return Baselines(cross_fitted(pairs, read), _CROSS_FITTED)
+    except TooLittleData as problem:
+        return Baselines(unfitted(pairs), f"No baseline learnt from these pairs: {problem}.")
 
 
 def _read(
     watchlist: Watchlist, indicator: Indicator, parts: Sequence[Sequence[LabelledPair]], config: Config
 ) -> list[PooledPairs]:
-    """What the reader makes of each part.
+    """What the reader makes of each of several lists of pairs, where the indicator's first SAE reads.
 
     Raises:
-        SaeError: The indicator has no place where it reads, or its SAE is not there whole.
+        SaeError: The indicator reads no SAE, or only a part of its SAE is there.
     """
     if indicator.kind != "features":
         raise SaeError(f"an indicator of kind {indicator.kind} reads no SAE")
@@ -98,7 +99,7 @@ def _read(
 
 
 def _unread(pairs: Sequence[LabelledPair]) -> PooledPairs:
-    """As a reader would that sees nothing."""
+    """What a reader would make of the pairs that sees nothing."""
     n = len(pairs)
     nothing = np.zeros((n, 1), np.float32)
     return PooledPairs(n, 0, (), np.zeros(n, np.int32), np.zeros(n, np.bool_), nothing, nothing, ())

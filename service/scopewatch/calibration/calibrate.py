@@ -3,94 +3,127 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scopewatch.calibration import simple_detectors as company
-from scopewatch.calibration.evidence import BAG_OF_WORDS, Evidence, Split, Wanted, measure, split
-from scopewatch.calibration.sparse_fit import (
-    Combination,
-    Features,
-    fit_chosen,
-    fit_combination,
-    ranked,
+import numpy as np
+from numpy.typing import NDArray
+
+from scopewatch.calibration.evidence import BAG_OF_WORDS, HeldOutEvidence, measure
+from scopewatch.calibration.simple_detectors import (
+    Probe,
+    bag_of_words,
+    dense_probe,
+    difference_of_means,
+    hedge_words,
+    random_columns,
+    response_length,
 )
+from scopewatch.calibration.sparse_fit import Combination, Features, fit_chosen, fit_combination, ranked
+from scopewatch.calibration.split import Split, split
+from scopewatch.calibration.wanted import Wanted
 from scopewatch.pairs.labelled import LabelledPair, labels_of
 from scopewatch.pairs.pooled import PooledPairs
-from scopewatch.statistics.detection import Bool, Scores, auroc
 from scopewatch.statistics.folds import grouped_folds, source_folds
+from scopewatch.statistics.ranking import auroc
+from scopewatch.statistics.scores import Bool, Scores
 
 _CONTROLS = 9
+"""How many times features are drawn at random."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A calibrated detector of residuals or of features, and its evidence."""
+    """A calibrated combination of features, or a calibrated probe, and its evidence."""
 
-    evidence: Evidence
+    evidence: HeldOutEvidence
     parts: Split
     combination: Combination | None
-    probe: company.Probe | None
+    probe: Probe | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """What is known of the fitted and of the held-out pairs."""
+
+    labels: Bool
+    labels_out: Bool
+    features: Features
+    features_out: Features
+    means: NDArray[np.float32]
+    """The reader's activations averaged over each pair's tokens, shape (n_pairs, d_in)."""
+    means_out: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, pairs: Sequence[LabelledPair], pooled: PooledPairs, parts: Split) -> "_Sides":
+        labels, means = labels_of(pairs), pooled.dense_mean
+        every = {pooling: pooled.features(pooling) for pooling in pooled.poolings}
+        return cls(
+            labels=labels[parts.fit],
+            labels_out=labels[parts.held_out],
+            features={pooling: matrix[parts.fit] for pooling, matrix in every.items()},
+            features_out={pooling: matrix[parts.held_out] for pooling, matrix in every.items()},
+            means=means[parts.fit],
+            means_out=means[parts.held_out],
+        )
 
 
 def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted) -> Found:
-    """Fits a sparse combination or a dense probe and measures it beside the alternatives.
+    """Fits a sparse combination of features and a dense probe, and measures the wanted one beside the alternatives.
 
     Args:
-        pairs: Labelled.
-        pooled: What the reader and the SAE make of them.
-        wanted: Of kind `features` or `probe`.
+        pairs: Labelled pairs.
+        pooled: What the reader and the SAE make of these pairs.
+        wanted: What is asked for, of kind `features` or `probe`.
 
     Raises:
-        TooLittleData: Not enough for the parts, or, without `force`, for the bound.
+        TooLittleData: There are too few pairs for the parts, or, without `force`, for the bound.
         Unsupported: There is no signal, or, without `force`, none beyond a bag of words.
     """
     parts = split(pairs, wanted.held_out, pooled.tokens > 0)
-    labels, groups = labels_of(pairs)[parts.fit], [pairs[row].group for row in parts.fit]
-    every = {pooling: pooled.features(pooling) for pooling in pooled.poolings}
-    fit = {pooling: matrix[parts.fit] for pooling, matrix in every.items()}
-    out = {pooling: matrix[parts.held_out] for pooling, matrix in every.items()}
-    del every
-    folds = grouped_folds(labels, groups)
+    sides = _Sides.of(pairs, pooled, parts)
+    groups = [pairs[row].group for row in parts.fit]
+    folds = grouped_folds(sides.labels, groups)
     if wanted.across_sources:
-        folds = source_folds(labels, [pairs[row].source for row in parts.fit], groups)
-    combination = fit_combination(fit, labels, folds, terms=wanted.terms, weights=wanted.weights)
-    x, x_out = pooled.dense_mean[parts.fit], pooled.dense_mean[parts.held_out]
-    probe = company.dense_probe(x, labels, groups)
-    own = {"sae_features": combination.scores(out), "dense_probe": probe.scores(x_out)}
+        folds = source_folds(sides.labels, [pairs[row].source for row in parts.fit], groups)
+    combination = fit_combination(sides.features, sides.labels, folds, terms=wanted.terms, weights=wanted.weights)
+    probe = dense_probe(sides.means, sides.labels, groups)
+    scores = {"sae_features": combination.scores(sides.features_out), "dense_probe": probe.scores(sides.means_out)}
+    is_probe = wanted.kind == "probe"
+    own = scores.pop("dense_probe" if is_probe else "sae_features")
 
-    def others() -> dict[str, Scores]:
-        best = ranked(fit, labels, most=1).names()
-        return text_company(pairs, parts) | {
-            "difference_of_means": company.difference_of_means(x, labels).scores(x_out),
-            "single_feature": fit_chosen(fit, best, labels).scores(out),
-            "random_features": _random_features(
-                fit, out, labels, labels_of(pairs)[parts.held_out], len(combination.terms)
-            ),
-            **own,
-        }
+    def alternatives() -> dict[str, Scores]:
+        return text_detectors(pairs, parts) | _simple_detectors(sides, len(combination.terms)) | scores
 
-    if wanted.kind == "probe":
-        scores = own.pop("dense_probe")
-        return Found(measure(pairs, parts, scores, fitted=probe, others=others, wanted=wanted), parts, None, probe)
-    scores = own.pop("sae_features")
-    evidence = measure(pairs, parts, scores, fitted=combination, others=others, wanted=wanted)
-    return Found(evidence, parts, combination, None)
+    fitted = probe if is_probe else combination
+    evidence = measure(pairs, parts, own, fitted=fitted, alternatives=alternatives, wanted=wanted)
+    return Found(evidence, parts, None if is_probe else combination, probe if is_probe else None)
 
 
-def text_company(pairs: Sequence[LabelledPair], parts: Split) -> dict[str, Scores]:
-    """Detectors that see the text alone: their scores of the held-out pairs."""
+def text_detectors(pairs: Sequence[LabelledPair], parts: Split) -> dict[str, Scores]:
+    """The held-out pairs' scores by detectors that see the text alone."""
     fit, out = ([pairs[row] for row in rows] for rows in (parts.fit, parts.held_out))
     return {
-        BAG_OF_WORDS: company.bag_of_words(fit, out),
-        "response_length": company.response_length(out),
-        "hedge_words": company.hedge_words(out),
+        BAG_OF_WORDS: bag_of_words(fit, out),
+        "response_length": response_length(out),
+        "hedge_words": hedge_words(out),
     }
 
 
-def _random_features(fit: Features, out: Features, fit_labels: Bool, labels: Bool, count: int) -> Scores:
-    """Scores of as many features drawn at random instead of chosen: of several draws, the one with the median AUROC."""
-    pooling = next(iter(fit))
+def _simple_detectors(sides: _Sides, terms: int) -> dict[str, Scores]:
+    """The held-out pairs' scores by what is simpler than choosing and weighing so many features."""
+    best = ranked(sides.features, sides.labels, most=1).names()
+    return {
+        "difference_of_means": difference_of_means(sides.means, sides.labels).scores(sides.means_out),
+        "single_feature": fit_chosen(sides.features, best, sides.labels).scores(sides.features_out),
+        "random_features": _random_features(sides, terms),
+    }
+
+
+def _random_features(sides: _Sides, count: int) -> Scores:
+    """Scores by as many features drawn at random instead of chosen: of several draws, those of the median AUROC."""
+    pooling = next(iter(sides.features))
     drawn = []
     for seed in range(_CONTROLS):
-        columns = company.random_columns(fit[pooling], count, seed)
-        scores = fit_chosen(fit, [(pooling, int(column)) for column in columns], fit_labels).scores(out)
-        drawn.append((auroc(labels, scores), seed, scores))
-    return sorted(drawn, key=lambda draw: draw[:2])[_CONTROLS // 2][2]
+        columns = [(pooling, int(column)) for column in random_columns(sides.features[pooling], count, seed)]
+        scores = fit_chosen(sides.features, columns, sides.labels).scores(sides.features_out)
+        drawn.append((auroc(sides.labels_out, scores), seed, scores))
+    median: Scores = sorted(drawn, key=lambda draw: draw[:2])[_CONTROLS // 2][2]
+    return median

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 
 import scopewatch
-from scopewatch.calibration.evidence import Evidence, Wanted
+from scopewatch.calibration.evidence import HeldOutEvidence
+from scopewatch.calibration.wanted import Wanted
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.statistics.detection import Threshold, auroc, auroc_interval
+from scopewatch.statistics.bounds import Threshold
+from scopewatch.statistics.ranking import auroc, auroc_interval
 from scopewatch.types import EngineIdentity
 from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
 
 
 def data_files(files: Sequence[Path], pairs: Sequence[Sequence[LabelledPair]]) -> tuple[DataFile, ...]:
-    """What identifies the files, and how many pairs each holds."""
+    """What a card says of data files, given the pairs that each of them holds."""
     return tuple(
         DataFile(
             name=file.name,
@@ -28,11 +30,11 @@ def data_files(files: Sequence[Path], pairs: Sequence[Sequence[LabelledPair]]) -
 
 
 def made_with(running: EngineIdentity, saes: Mapping[str, str]) -> MadeWith:
-    """What runs, as a card keeps it.
+    """What a card says of the reader and the SAEs that scored the pairs.
 
     Args:
-        running: It.
-        saes: Digest of each SAE or probe the indicator reads, by its name in the watchlist.
+        running: The reader, as it ran.
+        saes: The digest of each SAE or probe that the indicator reads, by its name in the watchlist.
     """
     reader = running.reader
     return MadeWith(
@@ -46,40 +48,53 @@ def made_with(running: EngineIdentity, saes: Mapping[str, str]) -> MadeWith:
     )
 
 
-def card_of(evidence: Evidence, wanted: Wanted, files: tuple[DataFile, ...], made: MadeWith, date: str) -> Card:
-    """The card of an indicator whose calibration had labels."""
-    names = ", ".join(file.name for file in files)
-    threshold, n = evidence.threshold, len(evidence.labels)
-    held_out = Measurement(
+def labelled_card(
+    evidence: HeldOutEvidence, wanted: Wanted, files: tuple[DataFile, ...], made: MadeWith, *, date: str
+) -> Card:
+    """The card of an indicator that was calibrated on labelled pairs.
+
+    Args:
+        evidence: What the held-out pairs say of it.
+        wanted: What was asked for.
+        files: The files that hold the pairs.
+        made: What scored the pairs.
+        date: The day, in ISO 8601.
+    """
+    names, benign = ", ".join(file.name for file in files), evidence.threshold.n
+    return Card(
+        date=date,
+        calibrated_on=f"{names}: the other groups; threshold by {benign} held-out benign pairs, one a group",
+        n=evidence.n_fit,
+        data=files,
+        max_fpr=wanted.max_fpr,
+        confidence=wanted.confidence,
+        measurements=(_held_out(evidence, names), *_by_source(evidence)),
+        beats_bag_of_words=evidence.beats_bag_of_words,
+        leaks=evidence.leaks,
+        made_with=made,
+        note=" ".join(evidence.conclusions),
+    )
+
+
+def _held_out(evidence: HeldOutEvidence, names: str) -> Measurement:
+    """The row of all held-out pairs, given the files' names."""
+    return Measurement(
         data=f"{names}: the groups held out",
-        n=n,
+        n=len(evidence.labels),
         n_positive=int(evidence.labels.sum()),
         auroc=_round(evidence.auroc.value),
         auroc_low=_round(evidence.auroc.low),
         auroc_high=_round(evidence.auroc.high),
         tpr=_round(evidence.tpr),
         fpr=_round(evidence.fpr),
-        fpr_upper=_round(threshold.fpr_upper),
+        fpr_upper=_round(evidence.threshold.fpr_upper),
         ece=_round(evidence.ece),
-        baselines={name: _round(detector.auroc.value) for name, detector in evidence.company.items()},
-    )
-    return Card(
-        date=date,
-        calibrated_on=f"{names}: the other groups; threshold by {threshold.n} held-out benign pairs, one a group",
-        n=evidence.n_fit,
-        data=files,
-        max_fpr=wanted.max_fpr,
-        confidence=wanted.confidence,
-        measurements=(held_out, *_by_source(evidence)),
-        beats_bag_of_words=evidence.beats_bag_of_words,
-        leaks=evidence.leaks,
-        made_with=made,
-        note=" ".join(evidence.findings),
+        baselines={name: _round(detector.auroc.value) for name, detector in evidence.alternatives.items()},
     )
 
 
-def _by_source(evidence: Evidence) -> Iterator[Measurement]:
-    """A row for every source of several that has both labels."""
+def _by_source(evidence: HeldOutEvidence) -> Iterator[Measurement]:
+    """A row for every source that has both labels, if there are several sources."""
     sources = np.array(evidence.sources, dtype=object)
     flagged = evidence.scores > evidence.threshold.value
     for source in sorted(set(evidence.sources)) if len(set(evidence.sources)) > 1 else []:
@@ -98,7 +113,7 @@ def _by_source(evidence: Evidence) -> Iterator[Measurement]:
             auroc_high=_round(found.high),
             tpr=_round(float(flagged[mine][labels].mean())),
             fpr=_round(float(flagged[mine][~labels].mean())),
-            baselines={name: _round(auroc(labels, each.scores[mine])) for name, each in evidence.company.items()},
+            baselines={name: _round(auroc(labels, each.scores[mine])) for name, each in evidence.alternatives.items()},
         )
 
 
@@ -108,12 +123,12 @@ def benign_card(
     """The card of a threshold that benign traffic alone set.
 
     Args:
-        threshold: It.
+        threshold: The threshold with its bound.
         wanted: What was asked for.
-        files: What it was set on.
-        made: With what.
-        date: ISO 8601.
-        fpr: Share of all pairs above it.
+        files: The files that hold the traffic.
+        made: What scored the traffic.
+        date: The day, in ISO 8601.
+        fpr: The share of all pairs that score above the threshold.
     """
     names, n = ", ".join(file.name for file in files), sum(file.n for file in files)
     seen = Measurement(

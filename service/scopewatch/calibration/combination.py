@@ -1,106 +1,151 @@
-"""A combination of other indicators and of the reader's own signals, weighed on labelled pairs."""
+"""The recipe for a combination of other indicators and of the reader's own signals, weighed on labelled pairs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from scopewatch.calibration.calibrate import text_company
-from scopewatch.calibration.evidence import Evidence, Wanted, measure, split
+from scopewatch.calibration.calibrate import text_detectors
+from scopewatch.calibration.card_making import labelled_card, made_with
+from scopewatch.calibration.evidence import HeldOutEvidence, assert_enough, measure
+from scopewatch.calibration.outcome import Outcome
+from scopewatch.calibration.request import Request, score_all, today
 from scopewatch.calibration.sparse_fit import platt
+from scopewatch.calibration.split import split
+from scopewatch.calibration.wanted import Wanted
+from scopewatch.config import Config
 from scopewatch.errors import WatchlistError
 from scopewatch.pairs.labelled import LabelledPair, labels_of
-from scopewatch.statistics.detection import auroc
 from scopewatch.statistics.folds import grouped_folds
+from scopewatch.statistics.ranking import auroc
+from scopewatch.statistics.scores import Bool, Scores
 from scopewatch.watch.indicators import CombinedTerm, Indicator, Probability
 from scopewatch.watch.watchlist import Watchlist
 
-Scores = NDArray[np.float64]
 _SIGNALS = ("mean_logprob", "mean_entropy")
 
 
 @dataclass(frozen=True, slots=True)
-class WeighedParts:
-    """Score: `bias + sum(weight * part's score)`."""
+class WeighedCombination:
+    """The weights of a combination, whose score is `bias + sum(weight * score of the combined indicator)`."""
 
     weights: Mapping[str, float]
+    """The weight of each combined indicator or signal, by its name; one that weighs nothing is left out."""
     bias: float
     cv_auroc: float
+    """Mean AUROC of the folds left out."""
     probability: Probability
 
-    def scores(self, parts: Mapping[str, Scores]) -> Scores:
-        """Shape (n_pairs,)."""
-        scores = np.full(len(next(iter(parts.values()))), self.bias)
+    def scores(self, combined: Mapping[str, Scores]) -> Scores:
+        """The combination's scores of n pairs, given those of what it combines, by name; shape (n_pairs,)."""
+        scores = np.full(len(next(iter(combined.values()))), self.bias)
         for name, weight in self.weights.items():
-            scores += weight * parts[name]
+            scores += weight * combined[name]
         return scores
 
 
+def calibrate_combination(request: Request, combined: Sequence[str], config: Config) -> Outcome:
+    """Calibrates a combination of indicators of the request's watchlist and of the reader's signals.
+
+    Args:
+        request: What is asked for, of kind `combination`.
+        combined: The names of the indicators and signals.
+        config: Settings of the engine.
+
+    Raises:
+        ScopewatchError: The combination could not be written, or the data do not support it.
+    """
+    wanted, base = request.wanted, request.base
+    pairs, files = request.labelled_pairs()
+    trial = with_signals(base, combined)
+    reader, saes = base.absolute(base.reader), request.saes_of(combined)
+    request.rehearse_writing(_draft(request, combined), reader, saes)
+    assert_enough(pairs, wanted)
+    scored, running = score_all(pairs, combined, trial, config)
+    weighed, evidence = weigh(pairs, {name: part.scores for name, part in scored.items()}, wanted)
+    made = made_with(running, {sae.name: sae.digest for sae in running.saes})
+    card = labelled_card(evidence, wanted, files, made, date=today())
+    fields = {"combines": [term(name, weight) for name, weight in weighed.weights.items()], "bias": weighed.bias}
+    indicator = request.made_indicator(kind="combination", card=card, **fields, **evidence.as_fields())
+    return Outcome(indicator, reader, saes, evidence.threshold, evidence)
+
+
+def _draft(request: Request, combined: Sequence[str]) -> Indicator:
+    """The combination before anything is weighed."""
+    even = [term(name, 1.0) for name in combined]
+    return request.made_indicator(kind="combination", combines=even, threshold=0.0)
+
+
 def term(name: str, weight: float) -> CombinedTerm:
-    """A part of a combination: `mean_logprob`, `mean_entropy`, or an indicator's name."""
+    """A term of a combination, given its weight and its name: `mean_logprob`, `mean_entropy` or an indicator's."""
     return CombinedTerm.model_validate({"signal" if name in _SIGNALS else "indicator": name, "weight": weight})
 
 
-def with_signals(watchlist: Watchlist, parts: Sequence[str]) -> Watchlist:
-    """The watchlist with an indicator for every signal among the parts, so that the online scorer gives its value.
+def with_signals(watchlist: Watchlist, combined: Sequence[str]) -> Watchlist:
+    """The watchlist with an indicator for every signal that is combined, so that the online scorer gives its value.
 
     Raises:
-        WatchlistError: A part is neither a signal nor a plain indicator of the watchlist, or it is both.
+        WatchlistError: A name is neither that of a signal nor that of a plain indicator of the watchlist, or is both.
     """
     plain = [indicator.name for indicator in watchlist.indicators if indicator.kind != "combination"]
-    for name in parts:
+    for name in combined:
         if name not in (*plain, *_SIGNALS):
             raise WatchlistError(f"{watchlist.file}: there is no {name!r} to combine; there are: {', '.join(plain)}")
         if name in _SIGNALS and name in {indicator.name for indicator in watchlist.indicators}:
             raise WatchlistError(f"{watchlist.file}: an indicator has the name of the signal {name}; give it another")
     signals = [
         Indicator(name=name, kind="combination", combines=(term(name, 1.0),), threshold=0.0)
-        for name in parts
+        for name in combined
         if name in _SIGNALS
     ]
     return replace(watchlist, indicators=(*watchlist.indicators, *signals))
 
 
-def calibrate_parts(
-    pairs: Sequence[LabelledPair], parts: Mapping[str, Scores], wanted: Wanted
-) -> tuple[WeighedParts, Evidence]:
-    """Weighs parts by logistic regression and measures the result beside each of them and beside the text alone.
+def weigh(
+    pairs: Sequence[LabelledPair], combined: Mapping[str, Scores], wanted: Wanted
+) -> tuple[WeighedCombination, HeldOutEvidence]:
+    """Weighs indicators by logistic regression, and measures the result beside each of them and the text alone.
 
     Args:
-        pairs: Labelled.
-        parts: Scores of all pairs, by the part's name; shape (n_pairs,).
-        wanted: Of kind `combination`.
+        pairs: Labelled pairs.
+        combined: The scores of all pairs by each combined indicator or signal, shape (n_pairs,), by its name.
+        wanted: What is asked for, of kind `combination`.
 
     Raises:
-        TooLittleData, Unsupported: As `calibrate.measure`.
+        TooLittleData, Unsupported: As `evidence.measure` does.
     """
     rows = split(pairs, wanted.held_out, np.ones(len(pairs), bool))
-    labels = labels_of(pairs)[rows.fit]
-    names = list(parts)
-    x = np.column_stack([parts[name] for name in names])[rows.fit]
+    held = {name: scores[rows.held_out] for name, scores in combined.items()}
+    fit = {name: scores[rows.fit] for name, scores in combined.items()}
+    weighed = _fitted(fit, labels_of(pairs)[rows.fit], [pairs[row].group for row in rows.fit])
+
+    def alternatives() -> dict[str, Scores]:
+        return text_detectors(pairs, rows) | held
+
+    scores = weighed.scores(held)
+    return weighed, measure(pairs, rows, scores, fitted=weighed, alternatives=alternatives, wanted=wanted)
+
+
+def _fitted(combined: Mapping[str, Scores], labels: Bool, groups: Sequence[str]) -> WeighedCombination:
+    """The combination that is fitted on these pairs, with what cross-validation over their groups says of it."""
+    x = np.column_stack(list(combined.values()))
     left_out, scores = [], []
-    for fit, out in grouped_folds(labels, [pairs[row].group for row in rows.fit]):
-        weights, bias = _weigh(x[fit], labels[fit])
+    for fit, out in grouped_folds(labels, groups):
+        weights, bias = _weights(x[fit], labels[fit])
         left_out.append(labels[out])
         scores.append(x[out] @ weights + bias)
-    weights, bias = _weigh(x, labels)
-    weighed = WeighedParts(
-        weights={name: float(f"{weight:.6g}") for name, weight in zip(names, weights, strict=True) if weight},
+    weights, bias = _weights(x, labels)
+    return WeighedCombination(
+        weights={name: float(f"{weight:.6g}") for name, weight in zip(combined, weights, strict=True) if weight},
         bias=float(f"{bias:.6g}"),
         cv_auroc=float(np.mean([auroc(*fold) for fold in zip(left_out, scores, strict=True)])),
         probability=platt(np.concatenate(scores), np.concatenate(left_out)),
     )
-    held = {name: values[rows.held_out] for name, values in parts.items()}
-
-    def others() -> dict[str, Scores]:
-        return text_company(pairs, rows) | held
-
-    return weighed, measure(pairs, rows, weighed.scores(held), fitted=weighed, others=others, wanted=wanted)
 
 
-def _weigh(x: Scores, labels: NDArray[np.bool_]) -> tuple[Scores, float]:
+def _weights(x: Scores, labels: Bool) -> tuple[Scores, float]:
+    """Weights and bias for columns that are standardised to be fitted, put in the columns' own scale."""
     mean, spread = x.mean(axis=0), x.std(axis=0)
     spread = np.where(spread > 0, spread, 1.0)
     model = LogisticRegression(C=1.0, max_iter=1000).fit((x - mean) / spread, labels)

@@ -1,193 +1,89 @@
-"""How well an indicator separates labelled pairs, and how well simple detectors do on the same pairs."""
+"""The recipe for measuring an indicator of a watchlist on labelled pairs, beside simple detectors."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-
-from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
-from scopewatch.pairs.scored import Scored
-from scopewatch.statistics.detection import (
-    Bin,
-    Bool,
-    Interval,
-    Scores,
-    auroc,
-    auroc_difference,
-    auroc_interval,
-    calibration_error,
-    false_positive_bound,
-    one_per_group,
-    reliability,
-)
-
-_MOST_GROUPS = 1000
+from scopewatch.app.spine import offline
+from scopewatch.calibration.baselines import measure_baselines
+from scopewatch.calibration.evaluation import Evaluation, evaluate
+from scopewatch.calibration.evaluation_report import as_page
+from scopewatch.config import Config
+from scopewatch.errors import DataError
+from scopewatch.pairs.labelled import LabelledPair, labels_of, read_pairs
+from scopewatch.pairs.scored import IndicatorScores, score_pairs
+from scopewatch.report.figures import plot
+from scopewatch.statistics.scores import Bool, Scores
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.watchlist import Watchlist
 
 
 @dataclass(frozen=True, slots=True)
-class Baselines:
-    """Other detectors on the same n pairs."""
+class MeasuredIndicator:
+    """An evaluation and the scores that it was made of, which figures show."""
 
-    scores: Mapping[str, Scores]
-    """Shape (n,), by detector."""
-    fitted_on: str
-    """A sentence that says what they learnt from."""
+    indicator: Indicator
+    evaluation: Evaluation
+    data: tuple[str, ...]
+    """The names of the data files."""
+    labels: Bool
+    detectors: Mapping[str, Scores]
+    """The scores of the pairs by the indicator, and then by the baselines, by name."""
 
+    def page(self) -> str:
+        """The evaluation as one HTML page with figures."""
+        return as_page(self.evaluation, self.data, self.labels, self.detectors, self.indicator.card)
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The pairs of one group or one source; a rate is None where the part has no pair to count it on."""
-
-    name: str
-    n: int
-    n_positive: int
-    auroc: float | None
-    tpr: float | None
-    fpr: float | None
-    mean_score: float
+    def plot(self) -> str:
+        """The ROC curves and the distributions of the indicator's scores, as SVG."""
+        return plot(self.labels, self.detectors, self.evaluation.threshold)
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The result; rates are at the watchlist's threshold, intervals hold 95 % and are drawn over groups."""
-
-    indicator: str
-    watchlist: str
-    n: int
-    n_positive: int
-    n_groups: int
-    auroc: float
-    auroc_low: float
-    auroc_high: float
-    threshold: float
-    tpr: float
-    """Share of label 1 that is flagged."""
-    tpr_low: float
-    """At least this with 95 % confidence; as `fpr_upper`, of one pair of label 1 per group."""
-    fpr: float
-    """Share of label 0 that is flagged."""
-    fpr_upper: float
-    """At most this with 95 % confidence (one-sided, Clopper-Pearson), counted on `fpr_upper_n` pairs."""
-    fpr_upper_n: int
-    """Groups with label 0, of each of which one pair is drawn: the bound is for pairs that are independent."""
-    precision: float | None
-    """Share of the flagged that is label 1; None when nothing is flagged."""
-    truncated: int
-    """Pairs that did not fit the reader whole."""
-    calibrated: bool
-    card_warning: str
-    ece: float | None
-    """Expected calibration error of the probability; None where the indicator has no map to one."""
-    reliability: list[Bin]
-    sources: list[Part]
-    groups: list[Part]
-    """Those of at least two pairs, largest first."""
-    groups_left_out: int
-    """Of those, how many are not listed."""
-    baselines: dict[str, float]
-    """AUROC by detector."""
-    baseline_intervals: dict[str, tuple[float, float]]
-    baselines_fitted_on: str
-    differences: dict[str, Interval]
-    """AUROC of the indicator less that of each baseline."""
-
-    def document(self) -> dict[str, object]:
-        """As `evaluate --json` prints it."""
-        whole = asdict(self)
-        whole |= {kind + "s": [_renamed(part, kind) for part in whole[kind + "s"]] for kind in ("group", "source")}
-        differences = {name: _renamed(lead, "difference", "value") for name, lead in whole["differences"].items()}
-        return whole | {
-            "interval": [self.auroc_low, self.auroc_high],
-            "differences": differences,
-            "beats_bag_of_words": differences.get("bag_of_words"),
-        }
-
-
-def evaluate(pairs: Sequence[LabelledPair], scored: Scored, baselines: Baselines | None = None) -> Evaluation:
-    """Compares scores with labels.
+def evaluate_indicator(
+    watchlist: Watchlist,
+    name: str,
+    data: Sequence[Path],
+    config: Config,
+    *,
+    train: Sequence[Path] = (),
+    baselines: bool = True,
+) -> MeasuredIndicator:
+    """Scores labelled pairs with the online scorer, and compares the scores with the labels.
 
     Args:
-        pairs: Both labels present.
-        scored: What `score_pairs` made of them.
-        baselines: Other detectors on the same pairs.
+        watchlist: The only watchlist of the settings.
+        name: The name of the indicator.
+        data: The files that hold the pairs.
+        config: Settings of the engine.
+        train: Files whose pairs the baselines learn from; without any they are cross-fitted on the data.
+        baselines: Whether simple detectors are measured on the same pairs.
 
     Raises:
-        DataError: A score is no finite number.
+        DataError: There is no such indicator, or a file is wrong or too small.
     """
-    baselines = baselines or Baselines({}, "")
-    labels, groups = labels_of(pairs), groups_of(pairs)
-    whole = _part("", labels, scored)
-    interval = auroc_interval(labels, scored.scores, groups)
-    rivals = {name: auroc_interval(labels, scores, groups) for name, scores in baselines.scores.items()}
-    parts = sorted(
-        (part for part in _parts(groups, labels, scored) if part.n > 1), key=lambda part: (-part.n, part.name)
-    )
-    fpr_upper, fpr_upper_n = _bound(scored.flagged[~labels], groups, ~labels)
-    miss_upper, _ = _bound(~scored.flagged[labels], groups, labels)
-    assert whole.tpr is not None
-    assert whole.fpr is not None
-    return Evaluation(
-        indicator=scored.indicator,
-        watchlist=scored.watchlist,
-        n=whole.n,
-        n_positive=whole.n_positive,
-        n_groups=len(set(groups)),
-        auroc=interval.value,
-        auroc_low=interval.low,
-        auroc_high=interval.high,
-        threshold=scored.threshold,
-        tpr=whole.tpr,
-        tpr_low=1 - miss_upper,
-        fpr=whole.fpr,
-        fpr_upper=fpr_upper,
-        fpr_upper_n=fpr_upper_n,
-        precision=_mean(labels[scored.flagged]),
-        truncated=scored.truncated,
-        calibrated=scored.calibrated,
-        card_warning=scored.card_warning,
-        ece=None if scored.probabilities is None else calibration_error(labels, scored.probabilities),
-        reliability=[] if scored.probabilities is None else reliability(labels, scored.probabilities),
-        sources=_parts([pair.source for pair in pairs], labels, scored),
-        groups=parts[:_MOST_GROUPS],
-        groups_left_out=len(parts[_MOST_GROUPS:]),
-        baselines={name: rival.value for name, rival in rivals.items()},
-        baseline_intervals={name: (rival.low, rival.high) for name, rival in rivals.items()},
-        baselines_fitted_on=baselines.fitted_on,
-        differences={
-            name: auroc_difference(labels, scored.scores, scores, groups) for name, scores in baselines.scores.items()
-        },
+    indicator = _indicator(watchlist, name)
+    pairs = read_pairs(*data)
+    train_pairs = read_pairs(*train) if train else []
+    scored = asyncio.run(_score(pairs, watchlist, name, config))
+    rivals = measure_baselines(watchlist, indicator, pairs, train_pairs, config) if baselines else None
+    return MeasuredIndicator(
+        indicator=indicator,
+        evaluation=evaluate(pairs, scored, rivals),
+        data=tuple(file.name for file in data),
+        labels=labels_of(pairs),
+        detectors={scored.indicator: scored.scores} | dict(rivals.scores if rivals else {}),
     )
 
 
-def _bound(wrong: Bool, groups: Sequence[str], mine: Bool) -> tuple[float, int]:
-    """Upper bound of the share that is wrong, and of how many independent pairs."""
-    drawn = wrong[one_per_group([group for group, is_mine in zip(groups, mine, strict=True) if is_mine])]
-    return false_positive_bound(int(drawn.sum()), len(drawn)), len(drawn)
+def _indicator(watchlist: Watchlist, name: str) -> Indicator:
+    indicator = next((one for one in watchlist.indicators if one.name == name), None)
+    if indicator is None:
+        known = ", ".join(one.name for one in watchlist.indicators)
+        raise DataError(f"indicator {name!r}: watchlist {watchlist.name} has {known}")
+    return indicator
 
 
-def _parts(names: Sequence[str], labels: Bool, scored: Scored) -> list[Part]:
-    """One for each name, in their order."""
-    found, member = np.unique(np.array(names, dtype=object), return_inverse=True)
-    members = np.split(np.argsort(member, kind="stable"), np.cumsum(np.bincount(member))[:-1])
-    return [_part(str(name), labels, scored, rows) for name, rows in zip(found, members, strict=True)]
-
-
-def _part(name: str, labels: Bool, scored: Scored, rows: "slice | np.ndarray" = slice(None)) -> Part:
-    mine, scores, flagged = labels[rows], scored.scores[rows], scored.flagged[rows]
-    return Part(
-        name=name,
-        n=len(mine),
-        n_positive=int(mine.sum()),
-        auroc=auroc(mine, scores) if 0 < mine.sum() < len(mine) else None,
-        tpr=_mean(flagged[mine]),
-        fpr=_mean(flagged[~mine]),
-        mean_score=float(scores.mean()),
-    )
-
-
-def _mean(values: Bool) -> float | None:
-    return float(values.mean()) if values.size else None
-
-
-def _renamed(row: dict[str, object], key: str, was: str = "name") -> dict[str, object]:
-    return {key if name == was else name: value for name, value in row.items()}
+async def _score(pairs: Sequence[LabelledPair], watchlist: Watchlist, name: str, config: Config) -> IndicatorScores:
+    async with offline(config) as monitor:
+        return await score_pairs(pairs, name, watchlist.name, monitor.score, config.at_once)

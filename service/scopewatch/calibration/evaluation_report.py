@@ -2,63 +2,66 @@
 
 from collections.abc import Mapping, Sequence
 
-from scopewatch.calibration.evaluate import Evaluation, Part
-from scopewatch.report import page as report
-from scopewatch.report.page import Cell, Figure, Number, Table
-from scopewatch.statistics.detection import Bool, Interval, Scores
-from scopewatch.watch.cards import Card, MadeWith
+from scopewatch.calibration.evaluation import Evaluation, Part
+from scopewatch.report.card_tables import card_tables
+from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
+from scopewatch.report.page import Number, html_page
+from scopewatch.report.tables import Table, table_as_text
+from scopewatch.statistics.scores import Bool, Interval, Scores
+from scopewatch.watch.cards import Card
 
 _FEW_GROUPS = 30
 _MOST_SOURCES = 20
 _WORST = 5
-_LONGEST_SAID = 1000
 _WORST_ON_PAGE = 20
 _LARGEST_ON_PAGE = 20
 
 
 def as_text(found: Evaluation) -> str:
-    """For the terminal."""
+    """The evaluation in words and tables for a terminal."""
     numbers = Table("", ("", "", ""), [(number.name, number.value, number.detail) for number in _numbers(found)])
     tables = [numbers, *_tables(found, worst=_WORST, largest=0)]
-    return "\n\n".join([_headline(found), *map(report.as_text, tables), "\n".join(_sentences(found))])
+    return "\n\n".join([_headline(found), *map(table_as_text, tables), "\n".join(_sentences(found))])
 
 
 def as_page(
     found: Evaluation, data: Sequence[str], labels: Bool, detectors: Mapping[str, Scores], card: Card | None
 ) -> str:
-    """One HTML page.
+    """The evaluation as one HTML page.
 
     Args:
-        found: The numbers.
-        data: Names of the files.
-        labels: Of the n pairs.
-        detectors: Scores of the indicator, then of its baselines, shape (n,).
-        card: The indicator's.
+        found: The evaluation.
+        data: The names of the data files.
+        labels: The label of each of the n pairs.
+        detectors: The scores of the n pairs by the indicator and then by its baselines, by name.
+        card: The indicator's card, if it has one.
 
     Raises:
         DataError: matplotlib is not installed.
     """
+    return html_page(
+        title=f"{found.indicator} ({found.watchlist})",
+        lines=[f"{_headline(found)}, from {', '.join(data)}.", *_sentences(found)],
+        numbers=_numbers(found),
+        figures=_figures(found, labels, detectors),
+        tables=[*_tables(found, worst=_WORST_ON_PAGE, largest=_LARGEST_ON_PAGE), *card_tables(card)],
+    )
+
+
+def _figures(found: Evaluation, labels: Bool, detectors: Mapping[str, Scores]) -> list[Figure]:
     scores = next(iter(detectors.values()))
     figures = [
-        Figure(
-            "ROC", report.roc(labels, detectors, found.threshold), "With the AUROC. Dot: the indicator's threshold."
-        ),
+        Figure("ROC", roc(labels, detectors, found.threshold), "With the AUROC. Dot: the indicator's threshold."),
         Figure(
             "Scores",
-            report.distributions(labels, scores, found.threshold),
+            distributions(labels, scores, found.threshold),
             "The outermost bars hold what lies beyond them.",
         ),
     ]
     if found.ece is not None:
         caption = "On the line a probability means what it says."
-        figures.append(Figure("Reliability", report.reliability_diagram(found.reliability), caption))
-    return report.page(
-        title=f"{found.indicator} ({found.watchlist})",
-        lines=[f"{_headline(found)}, from {', '.join(data)}.", *_sentences(found)],
-        numbers=_numbers(found),
-        figures=figures,
-        tables=[*_tables(found, worst=_WORST_ON_PAGE, largest=_LARGEST_ON_PAGE), *card_tables(card)],
-    )
+        figures.append(Figure("Reliability", reliability_diagram(found.reliability), caption))
+    return figures
 
 
 def _headline(found: Evaluation) -> str:
@@ -121,17 +124,17 @@ def _tables(found: Evaluation, *, worst: int, largest: int) -> list[Table]:
         tables.append(Table("Detectors on these pairs", ("detector", "AUROC", "low", "high"), by_auroc))
     if len(found.sources) > 1:
         by_size = sorted(found.sources, key=lambda part: -part.n)
-        tables.append(_of_parts("Sources", "source", by_size[:_MOST_SOURCES], len(by_size[_MOST_SOURCES:])))
+        tables.append(_parts_table("Sources", "source", by_size[:_MOST_SOURCES], len(by_size[_MOST_SOURCES:])))
     alarming = [part for part in found.groups if _false_positives(part)]
     if alarming:
         alarming = sorted(alarming, key=_false_positives, reverse=True)[:worst]
-        tables.append(_of_parts("Groups with the most false positives", "group", alarming))
+        tables.append(_parts_table("Groups with the most false positives", "group", alarming))
     if found.groups and largest:
-        tables.append(_of_parts("Largest groups", "group", found.groups[:largest]))
+        tables.append(_parts_table("Largest groups", "group", found.groups[:largest]))
     return tables
 
 
-def _of_parts(title: str, kind: str, parts: Sequence[Part], left_out: int = 0) -> Table:
+def _parts_table(title: str, kind: str, parts: Sequence[Part], left_out: int = 0) -> Table:
     columns = (kind, "pairs", "label 1", "AUROC", "TPR", "FPR", "false positives", "mean score")
     rows = [(p.name, p.n, p.n_positive, p.auroc, p.tpr, p.fpr, _false_positives(p), p.mean_score) for p in parts]
     return Table(title, columns, rows, f"and {left_out:,} smaller ones" if left_out else "")
@@ -139,42 +142,3 @@ def _of_parts(title: str, kind: str, parts: Sequence[Part], left_out: int = 0) -
 
 def _false_positives(part: Part) -> int:
     return round((part.fpr or 0) * (part.n - part.n_positive))
-
-
-def card_tables(card: Card | None) -> list[Table]:
-    """What the indicator's card says of itself."""
-    if card is None:
-        return []
-    said: dict[str, Cell] = {
-        "calibrated on": card.calibrated_on,
-        "date": card.date,
-        "pairs": card.n,
-        "false-positive rate asked for": card.max_fpr,
-        "confidence": card.confidence,
-        "beats a bag of words": None if card.beats_bag_of_words is None else "yes" if card.beats_bag_of_words else "no",
-        "leaks": "; ".join(card.leaks) or None,
-        "note": card.note or None,
-        **_made_with(card.made_with),
-    }
-    rows = [(name, value) for name, value in said.items() if value is not None]
-    measured = [
-        (m.data, m.n, m.n_positive, m.auroc, m.auroc_low, m.auroc_high, m.tpr, m.fpr, m.fpr_upper, m.ece)
-        for m in card.measurements
-    ]
-    columns = ("data", "pairs", "label 1", "AUROC", "low", "high", "TPR", "FPR", "FPR at most", "ECE")
-    return [
-        Table("Its card", ("", ""), rows, longest=_LONGEST_SAID),
-        Table("What its card measured", columns, measured),
-    ]
-
-
-def _made_with(made: MadeWith | None) -> dict[str, Cell]:
-    if made is None:
-        return {}
-    return {
-        "scopewatch": made.scopewatch,
-        "reader": f"{made.reader} {made.reader_revision}".strip(),
-        "reader digest": made.reader_digest,
-        "dtype": made.dtype,
-        "SAEs": ", ".join(f"{name} {digest[:12]}" for name, digest in made.saes.items()) or None,
-    }

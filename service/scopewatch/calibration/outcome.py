@@ -3,102 +3,61 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scopewatch.calibration.evaluation_report import card_tables
-from scopewatch.calibration.evidence import Evidence
-from scopewatch.report.page import (
-    Cell,
-    Figure,
-    Number,
-    Table,
-    as_text,
-    distributions,
-    page,
-    reliability_diagram,
-    roc,
-)
+from scopewatch.calibration.evidence import HeldOutEvidence
+from scopewatch.report.card_tables import card_tables
+from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
+from scopewatch.report.page import Number, html_page
+from scopewatch.report.tables import Cell, Table, table_as_text
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.statistics.detection import Threshold
+from scopewatch.statistics.bounds import Threshold
 from scopewatch.watch.indicators import Indicator
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A calibrated indicator."""
+    """A calibrated indicator, ready to be written, and what was measured of it."""
 
     indicator: Indicator
     reader: ReaderSource
     saes: Mapping[str, SaeSource]
-    """SAEs and probes its features name."""
+    """The SAEs and probes that its features name."""
     threshold: Threshold
-    evidence: Evidence | None
+    evidence: HeldOutEvidence | None
     """None where benign traffic alone set the threshold."""
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """The outcome in lines for a terminal."""
         made = len(self.indicator.features) or len(self.indicator.combines)
         first = f"{self.indicator.name}: {self.indicator.kind} ({made}), threshold {self.indicator.threshold:.6g}"
-        tables = [as_text(_detectors(self.indicator.name, self.evidence))] if self.evidence else []
+        tables = [table_as_text(_detectors(self.indicator.name, self.evidence))] if self.evidence else []
         return [first, *tables, *self._sentences()]
 
     def document(self) -> dict[str, object]:
-        """For machines; every number is of held-out pairs."""
-        found = self.evidence
-        shared = {
+        """The outcome as JSON can hold it; every number is of held-out pairs."""
+        document: dict[str, object] = {
             "indicator": self.indicator.model_dump(mode="json", exclude_defaults=True),
             "threshold": self.indicator.threshold,
             "fpr_upper": self.threshold.fpr_upper,
             "fpr_upper_n": self.threshold.n,
             "confidence": self.threshold.confidence,
         }
-        if not found:
-            return shared
-        return shared | {
-            "n": len(found.labels),
-            "n_positive": int(found.labels.sum()),
-            "n_groups": len(set(found.groups)),
-            "n_fit": found.n_fit,
-            "n_fit_positive": found.n_fit_positive,
-            "skipped": found.skipped,
-            "auroc": found.auroc.value,
-            "interval": [found.auroc.low, found.auroc.high],
-            "cv_auroc": found.cv_auroc,
-            "tpr": found.tpr,
-            "fpr": found.fpr,
-            "ece": found.ece,
-            "baselines": {name: detector.auroc.value for name, detector in found.company.items()},
-            "baseline_intervals": {
-                name: [detector.auroc.low, detector.auroc.high] for name, detector in found.company.items()
-            },
-            "beats_bag_of_words": found.beats_bag_of_words,
-            "leaks": list(found.leaks),
-            "findings": list(found.findings),
-        }
+        return document | _numbers(self.evidence) if self.evidence else document
 
     def page(self) -> str:
-        """One HTML page."""
+        """The outcome as one HTML page."""
         found = self.evidence
         title = f"Calibration of {self.indicator.name}"
         cards = card_tables(self.indicator.card)
         if not found:
-            return page(title, self._sentences(), cards, [])
-        curves = {self.indicator.name: found.scores} | {name: each.scores for name, each in found.company.items()}
-        threshold = self.indicator.threshold
-        return page(
-            title,
-            self._sentences(),
-            [_detectors(self.indicator.name, found), *cards],
-            [
-                Figure("ROC curves", roc(found.labels, curves, threshold)),
-                Figure("Scores", distributions(found.labels, found.scores, threshold)),
-                Figure("Reliability", reliability_diagram(found.bins), f"ECE {found.ece:.3f}"),
-            ],
-            [
-                Number("AUROC", f"{found.auroc.value:.3f}", f"{found.auroc.low:.3f} to {found.auroc.high:.3f}"),
-                Number("TPR", f"{found.tpr:.3f}", "at the threshold"),
-                Number("FPR", f"{found.fpr:.4f}", f"at most {self.threshold.fpr_upper:.4f}"),
-                Number("ECE", f"{found.ece:.3f}", "of the probability"),
-            ],
-        )
+            return html_page(title, self._sentences(), cards, [])
+        numbers = [
+            Number("AUROC", f"{found.auroc.value:.3f}", f"{found.auroc.low:.3f} to {found.auroc.high:.3f}"),
+            Number("TPR", f"{found.tpr:.3f}", "at the threshold"),
+            Number("FPR", f"{found.fpr:.4f}", f"at most {self.threshold.fpr_upper:.4f}"),
+            Number("ECE", f"{found.ece:.3f}", "of the probability"),
+        ]
+        tables = [_detectors(self.indicator.name, found), *cards]
+        return html_page(title, self._sentences(), tables, _figures(self.indicator, found), numbers)
 
     def _sentences(self) -> list[str]:
         bound = (
@@ -114,15 +73,48 @@ class Outcome:
             f"Fitted on {found.n_fit} pairs ({found.n_fit_positive} positive); measured on {held_out}{skipped}.",
             f"At the threshold it finds {found.tpr:.1%} of the positive, flags {found.fpr:.2%} of the others. {bound}",
             f"Its probability is off by {found.ece:.3f} on average (ECE).",
-            *found.findings,
+            *found.conclusions,
         ]
 
 
-def _detectors(name: str, found: Evidence) -> Table:
+def _numbers(found: HeldOutEvidence) -> dict[str, object]:
+    """The numbers of the held-out pairs, as JSON can hold them."""
+    others = found.alternatives.items()
+    return {
+        "n": len(found.labels),
+        "n_positive": int(found.labels.sum()),
+        "n_groups": len(set(found.groups)),
+        "n_fit": found.n_fit,
+        "n_fit_positive": found.n_fit_positive,
+        "skipped": found.skipped,
+        "auroc": found.auroc.value,
+        "interval": [found.auroc.low, found.auroc.high],
+        "cv_auroc": found.cv_auroc,
+        "tpr": found.tpr,
+        "fpr": found.fpr,
+        "ece": found.ece,
+        "baselines": {name: other.auroc.value for name, other in others},
+        "baseline_intervals": {name: [other.auroc.low, other.auroc.high] for name, other in others},
+        "beats_bag_of_words": found.beats_bag_of_words,
+        "leaks": list(found.leaks),
+        "findings": list(found.conclusions),
+    }
+
+
+def _figures(indicator: Indicator, found: HeldOutEvidence) -> list[Figure]:
+    others = {name: other.scores for name, other in found.alternatives.items()}
+    return [
+        Figure("ROC curves", roc(found.labels, {indicator.name: found.scores} | others, indicator.threshold)),
+        Figure("Scores", distributions(found.labels, found.scores, indicator.threshold)),
+        Figure("Reliability", reliability_diagram(found.bins), f"ECE {found.ece:.3f}"),
+    ]
+
+
+def _detectors(name: str, found: HeldOutEvidence) -> Table:
     rows: list[tuple[Cell, ...]] = [(name, found.auroc.value, found.auroc.low, found.auroc.high, None, None)]
     rows += [
         (other, each.auroc.value, each.auroc.low, each.auroc.high, each.lead.low, each.lead.high)
-        for other, each in sorted(found.company.items(), key=lambda item: -item[1].auroc.value)
+        for other, each in sorted(found.alternatives.items(), key=lambda item: -item[1].auroc.value)
     ]
     columns = ("detector", "AUROC", "low", "high", "lead low", "lead high")
     note = f"Lead: AUROC of {name} less that of the other on the same pairs; 95 % intervals by a bootstrap over groups."

@@ -1,4 +1,4 @@
-"""Honest company: simple detectors that an indicator has to stand beside.
+"""Simple detectors, which an indicator has to stand beside.
 
 Each is fitted on one part of the pairs and scores others; strengths are chosen by cross-validation inside the fitted
 part, which never parts a group. Everything is deterministic.
@@ -16,8 +16,9 @@ from scopewatch.calibration.sparse_fit import platt
 from scopewatch.errors import DataError
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.pooled import PooledPairs
-from scopewatch.statistics.detection import Bool, Scores, auroc
 from scopewatch.statistics.folds import FOLDS, Places, folds_of
+from scopewatch.statistics.ranking import auroc
+from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.watch.indicators import Probability
 
 try:
@@ -46,11 +47,11 @@ class Direction:
     """A direction among the reader's activations; score = mean over tokens of (x . direction + bias)."""
 
     direction: Scores
-    """Shape (d_in,)."""
+    """The direction's components, shape (d_in,)."""
     bias: float
 
     def scores(self, means: NDArray[np.float32]) -> Scores:
-        """Of activations averaged over each pair's tokens, shape (n, d_in)."""
+        """The scores of n pairs, given the reader's activations averaged over each pair's tokens, shape (n, d_in)."""
         return np.asarray(means @ self.direction + self.bias)
 
 
@@ -61,16 +62,16 @@ class Probe(Direction):
     cv_auroc: float
     """Mean AUROC of the folds left out."""
     probability: Probability
-    """From scores of pairs that the fold's fit did not see."""
+    """The map to a probability, fitted on scores of pairs that the fold's fit did not see."""
 
 
 def response_length(pairs: Sequence[LabelledPair]) -> Scores:
-    """Characters of the response."""
+    """The number of characters of each response."""
     return np.array([float(len(item.pair.response)) for item in pairs])
 
 
 def hedge_words(pairs: Sequence[LabelledPair]) -> Scores:
-    """Share of the response's words that are among some sixty English hedges."""
+    """The share of each response's words that are among some sixty English hedges."""
     hedges = set(_HEDGES.split())
     words = [_WORD.findall(item.pair.response.lower()) for item in pairs]
     return np.array([sum(word in hedges for word in found) / max(1, len(found)) for found in words])
@@ -80,10 +81,10 @@ def bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair]) 
     """Logistic regression on TF-IDF of the response's words and pairs of words.
 
     Returns:
-        Log-odds of the held-out pairs; 0 for all where no two responses to learn from share a word.
+        The log-odds of the held-out pairs; 0 for all where no two responses to learn from share a word.
 
     Raises:
-        TooLittleData: Too few groups for two folds.
+        TooLittleData: There are too few groups for two folds.
     """
     return _bag_of_words(fit, held_out, folds_of(labels_of(fit), groups_of(fit)))
 
@@ -92,30 +93,30 @@ def dense_probe(means: NDArray[np.float32], labels: Bool, groups: Sequence[str])
     """Logistic regression on standardised activations, the standardisation folded into the direction.
 
     Args:
-        means: Activations averaged over each pair's tokens, shape (n, d_in).
-        labels: Both present.
-        groups: Of the pairs.
+        means: The reader's activations averaged over each pair's tokens, shape (n, d_in).
+        labels: The label of each of the n pairs; both must occur.
+        groups: The group of each of the n pairs.
 
     Raises:
-        TooLittleData: Too few groups for two folds.
+        TooLittleData: There are too few groups for two folds.
     """
     return _dense_probe(means, labels, folds_of(labels, groups))
 
 
 def difference_of_means(means: NDArray[np.float32], labels: Bool) -> Direction:
-    """From the mean of label 0 to the mean of label 1; 0 lies midway."""
+    """The direction from the mean of label 0 to the mean of label 1, with the score 0 midway."""
     negative, positive = (means[labels == label].mean(axis=0, dtype=np.float64) for label in (False, True))
     direction = positive - negative
     return Direction(direction, float(-direction @ (positive + negative) / 2))
 
 
-def random_columns(features: csr_array, count: int, seed: int) -> NDArray[np.intp]:
-    """Some of the features that fire in at least 1 % of the pairs, at random: what choosing well is compared with.
+def random_columns(features: csr_array, count: int, seed: int) -> Rows:
+    """Features drawn at random from those that fire in at least 1 % of the pairs: what choosing well is compared with.
 
     Args:
-        features: Pooled, shape (n, d_sae), only what is greater than 0 stored.
-        count: How many; all of them where there are fewer.
-        seed: Fixes them.
+        features: The pooled features of n pairs, shape (n, d_sae), of which only values above 0 are stored.
+        count: How many features are drawn; all of them where there are fewer.
+        seed: The same seed draws the same features.
     """
     firing = np.bincount(features.indices, minlength=features.shape[1])
     frequent = np.flatnonzero(firing >= max(1, _LEAST_SHARE * features.shape[0]))
@@ -128,17 +129,17 @@ def trained_on(
     pairs: Sequence[LabelledPair],
     pooled: PooledPairs,
 ) -> dict[str, Scores]:
-    """Scores of all the company on `pairs`, those that learn having learnt from all of `train_pairs`.
+    """The scores of `pairs` by every simple detector; those that learn do so from all of `train_pairs`.
 
     Raises:
-        TooLittleData: Too few groups to train on.
+        TooLittleData: There are too few groups to train on.
     """
     folds = folds_of(labels_of(train_pairs), groups_of(train_pairs))
-    return _unfitted(pairs) | _fitted(train_pairs, train_pooled.dense_mean, folds, pairs, pooled.dense_mean)
+    return unfitted(pairs) | _fitted(train_pairs, train_pooled.dense_mean, folds, pairs, pooled.dense_mean)
 
 
 def cross_fitted(pairs: Sequence[LabelledPair], pooled: PooledPairs, folds: int = FOLDS) -> dict[str, Scores]:
-    """Scores of all the company on pairs that nothing was trained on before: each fold by what learnt from the others.
+    """The scores of pairs by every simple detector, each fold of the pairs scored by what learnt from the others.
 
     Every fold is scored by another fit, on a scale and with a zero of its own. Thrown together such scores rank too
     badly: a fold with more positives than most is scored by a fit that saw fewer, and expects fewer. So each score
@@ -147,16 +148,16 @@ def cross_fitted(pairs: Sequence[LabelledPair], pooled: PooledPairs, folds: int 
     signal 0.5 on average, and pairs can still be resampled. What needs no fitting is left as it is.
 
     Args:
-        pairs: Labelled.
-        pooled: What the reader makes of them.
-        folds: At most so many; fewer where a label has fewer groups.
+        pairs: Labelled pairs.
+        pooled: What the reader makes of these pairs.
+        folds: The most folds that are made; there are fewer where a label has fewer groups.
 
     Raises:
-        TooLittleData: Too few groups for three folds, two to learn from and choose by.
+        TooLittleData: There are too few groups for three folds, two of them to learn from and to choose by.
     """
     labels, means = labels_of(pairs), pooled.dense_mean
     place = folds_of(labels, groups_of(pairs), folds, fewest=3)
-    whole = _unfitted(pairs)
+    whole = unfitted(pairs)
     for fold in range(place.max() + 1):
         fit, out = np.flatnonzero(place != fold), np.flatnonzero(place == fold)
         fit_pairs, out_pairs = ([pairs[row] for row in rows.tolist()] for rows in (fit, out))
@@ -165,7 +166,8 @@ def cross_fitted(pairs: Sequence[LabelledPair], pooled: PooledPairs, folds: int 
     return whole
 
 
-def _unfitted(pairs: Sequence[LabelledPair]) -> dict[str, Scores]:
+def unfitted(pairs: Sequence[LabelledPair]) -> dict[str, Scores]:
+    """The scores of pairs by the detectors that learn nothing."""
     return {"response_length": response_length(pairs), "hedge_words": hedge_words(pairs)}
 
 
@@ -176,6 +178,7 @@ def _fitted(
     held_out: Sequence[LabelledPair],
     means: NDArray[np.float32],
 ) -> dict[str, Scores]:
+    """The scores of the held-out pairs by the detectors that learn, which do so from the other pairs."""
     labels = labels_of(fit)
     return {
         "bag_of_words": _bag_of_words(fit, held_out, folds),
@@ -200,7 +203,7 @@ def _dense_probe(means: NDArray[np.float32], labels: Bool, folds: Places) -> Pro
     x = scaler.fit_transform(means.astype(np.float64))
     chosen = _cross_validated(x, labels, folds, _DENSE_STRENGTHS)
     model = _logistic(chosen.strength).fit(x, labels)
-    # As it is kept on file, so that what is measured is what will run.
+    # Rounded as on file, so that what is measured is what will run.
     direction = (model.coef_[0] / scaler.scale_).astype(np.float32).astype(np.float64)
     bias = float(model.intercept_[0] - direction @ scaler.mean_)
     return Probe(direction, bias, chosen.auroc, platt(chosen.scores, labels))
@@ -211,21 +214,21 @@ class _Chosen:
     strength: float
     auroc: float
     scores: Scores
-    """Each pair's by the fit that left it out."""
+    """The score of each pair by the fit that left it out."""
 
 
 def _cross_validated(x: Any, labels: Bool, folds: Places, strengths: Sequence[float]) -> _Chosen:
-    """The strength (inverse of the penalty) with the best mean AUROC of the folds.
+    """The strength (inverse of the penalty) with the best mean AUROC over the folds.
 
-    They are tried in ascending order, until one is no better than the one before.
+    Strengths are tried in ascending order, until one is no better than the one before.
     """
     parts = [(folds == fold, _logistic(strengths[0])) for fold in np.unique(folds)]
     best = _Chosen(strengths[0], -1.0, np.empty(0))
     for strength in strengths:
         scores, values = np.empty(len(labels)), []
         for out, model in parts:
-            # Each goes on from where the stronger penalty ended.
-            scale = len(labels) / (~out).sum()  # as strong for each pair as in the fit on all
+            # A pair's penalty is that of the fit on all pairs; each fit goes on from where the stronger penalty ended.
+            scale = len(labels) / (~out).sum()
             model.set_params(C=strength * scale, warm_start=True).fit(x[~out], labels[~out])
             scores[out] = model.decision_function(x[out])
             values.append(auroc(labels[out], scores[out]))
@@ -240,5 +243,6 @@ def _logistic(strength: float) -> LogisticRegression:
 
 
 def _share_of_benign_below(scores: Scores, labels: Bool) -> Scores:
+    """The share of the pairs of label 0 that score lower than each pair, ties counted half."""
     benign = np.sort(scores[~labels])
     return (np.searchsorted(benign, scores) + np.searchsorted(benign, scores, side="right")) / (2 * len(benign))

@@ -10,14 +10,14 @@ Learning, 7.10).
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scopewatch.calibration.wanted import Weights
 from scopewatch.errors import DataError, Unsupported
-from scopewatch.statistics.detection import auroc, column_aurocs
 from scopewatch.statistics.folds import Folds
+from scopewatch.statistics.ranking import auroc, column_aurocs
+from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.watch.indicators import Pooling, Probability
 
 try:
@@ -29,11 +29,13 @@ try:
 except ImportError:
     raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
 
-Bool = NDArray[np.bool_]
-Scores = NDArray[np.float64]
-Weights = Literal["free", "nonnegative"]
+
 Features = Mapping[Pooling, csr_array]
-"""Each of shape (n_pairs, d_sae), by pooling."""
+"""The pooled features, shape (n_pairs, d_sae), by the pooling."""
+_Choice = tuple[int, float]
+"""A number of terms and a strength."""
+_Held = Sequence[tuple[Rows, Scores]]
+"""For each fold, the rows that were left out and their scores by the fit on the others."""
 
 _TERMS = (1, 2, 4, 8, 16, 32, 64, 128)
 _STRENGTHS = (0.01, 0.1, 1.0)
@@ -57,14 +59,14 @@ class Combination:
     terms: tuple[Term, ...]
     bias: float
     strength: float
-    """Inverse of the penalty that was chosen."""
+    """The inverse of the penalty that was chosen."""
     cv_auroc: float
     """Mean AUROC of the folds left out."""
     probability: Probability
-    """Of the score, which is the log-odds by scores of pairs that the fold's fit did not see."""
+    """The map from the score, which is the log-odds already, by scores of pairs that the fold's fit did not see."""
 
     def scores(self, features: Features) -> Scores:
-        """Shape (n_pairs,)."""
+        """The scores of the pairs whose pooled features are given, shape (n_pairs,)."""
         total = np.full(next(iter(features.values())).shape[0], self.bias)
         for term in self.terms:
             total += term.weight * features[term.pooling][:, [term.feature]].toarray().ravel().astype(np.float64)
@@ -73,16 +75,16 @@ class Combination:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Candidate columns, `poolings` and `features` of each, in the order of rank."""
+    """Candidate columns, each of a pooling and a feature, in the order of their rank."""
 
     poolings: tuple[Pooling, ...]
-    features: NDArray[np.intp]
+    features: Rows
 
     def names(self) -> list[tuple[Pooling, int]]:
         return list(zip(self.poolings, self.features.tolist(), strict=True))
 
     def dense(self, features: Features) -> Scores:
-        """Shape (n_pairs, n_candidates)."""
+        """The values of these columns, shape (n_pairs, n_candidates)."""
         columns = np.zeros((next(iter(features.values())).shape[0], len(self.features)))
         for pooling in set(self.poolings):
             mine = np.array([other == pooling for other in self.poolings])
@@ -98,28 +100,19 @@ def fit_combination(
     terms: int | None = None,
     weights: Weights = "free",
 ) -> Combination:
-    """Fits one.
+    """Fits a sparse combination.
 
     Args:
-        features: Pooled features of the pairs to fit.
-        labels: Theirs, both present.
-        folds: Of the cross-validation, from `grouped_folds` or `source_folds`.
-        terms: How many; None chooses.
-        weights: Whether they may be negative.
+        features: The pooled features of the pairs to fit.
+        labels: The label of each of these pairs; both must occur.
+        folds: The folds of the cross-validation, from `grouped_folds` or `source_folds`.
+        terms: The number of terms; None has cross-validation choose it.
+        weights: Whether weights may be negative.
 
     Raises:
-        Unsupported: No feature fires often enough, in a fold or in all.
+        Unsupported: No feature fires often enough, in a fold or in all pairs.
     """
-    grid = (terms,) if terms else _TERMS
-    held: dict[tuple[int, float], list[tuple[NDArray[np.intp], Scores]]] = {}
-    for fit, left_out in folds:
-        columns = ranked(_rows(features, fit), labels[fit], weights)
-        x, x_out = columns.dense(_rows(features, fit)), columns.dense(_rows(features, left_out))
-        for count, chosen in _supports(x, labels[fit], grid, weights).items():
-            for strength in _STRENGTHS:
-                # The penalty of each pair is that of the fit on all, or fewer pairs would give scores closer to 0.
-                weight, bias = _weigh(x[:, chosen], labels[fit], strength * len(labels) / len(fit), weights)
-                held.setdefault((count, strength), []).append((left_out, x_out[:, chosen] @ weight + bias))
+    held = _cross_validated(features, labels, folds, (terms,) if terms else _TERMS, weights)
     count, strength = _fewest_that_will_do(held, labels)
     columns = ranked(features, labels, weights)
     x = columns.dense(features)
@@ -142,8 +135,24 @@ def fit_combination(
     )
 
 
+def _cross_validated(
+    features: Features, labels: Bool, folds: Folds, grid: Sequence[int], weights: Weights
+) -> dict[_Choice, list[tuple[Rows, Scores]]]:
+    """The scores of the pairs that each fold leaves out, for every number of terms in the grid and every strength."""
+    held: dict[_Choice, list[tuple[Rows, Scores]]] = {}
+    for fit, left_out in folds:
+        columns = ranked(_rows(features, fit), labels[fit], weights)
+        x, x_out = columns.dense(_rows(features, fit)), columns.dense(_rows(features, left_out))
+        for count, chosen in _supports(x, labels[fit], grid, weights).items():
+            for strength in _STRENGTHS:
+                # The penalty of a pair is that of the fit on all pairs, or fewer pairs would give scores closer to 0.
+                weight, bias = _weigh(x[:, chosen], labels[fit], strength * len(labels) / len(fit), weights)
+                held.setdefault((count, strength), []).append((left_out, x_out[:, chosen] @ weight + bias))
+    return held
+
+
 def fit_chosen(features: Features, columns: Sequence[tuple[Pooling, int]], labels: Bool) -> Combination:
-    """A combination of given columns, without any choosing: for controls."""
+    """A combination of the given columns, without any choosing: a control for one whose columns were chosen."""
     chosen = _Columns(tuple(pooling for pooling, _ in columns), np.array([feature for _, feature in columns], np.intp))
     weight, bias = _weigh(chosen.dense(features), labels, 1.0, "free")
     found = zip(columns, weight, strict=True)
@@ -160,21 +169,18 @@ def ranked(features: Features, labels: Bool, weights: Weights = "free", most: in
     """The columns with the AUROC furthest from one half, best first; those that fire in too few pairs are left out.
 
     Args:
-        features: Pooled features.
-        labels: Both present.
-        weights: For `nonnegative`, only columns above one half.
-        most: How many.
+        features: The pooled features of the pairs to fit.
+        labels: The label of each of these pairs; both must occur.
+        weights: Whether weights may be negative; if they may not, only columns above one half are ranked.
+        most: The most columns that are kept.
 
     Raises:
-        Unsupported: None is left.
+        Unsupported: No column is left.
     """
     least = max(5, len(labels) // 100)
-    found: list[tuple[Scores, NDArray[np.intp]]] = []
-    for matrix in features.values():
-        firing = np.bincount(matrix.indices, minlength=matrix.shape[1])
-        kept = np.flatnonzero(firing >= least)
-        gap = column_aurocs(matrix[:, kept], labels) - 0.5
-        found.append((gap if weights == "nonnegative" else np.abs(gap), kept))
+    found = [_gaps(matrix, labels, least) for matrix in features.values()]
+    if weights != "nonnegative":
+        found = [(np.abs(gap), kept) for gap, kept in found]
     gaps = np.concatenate([gap for gap, _ in found])
     poolings = [pooling for pooling, (gap, _) in zip(features, found, strict=True) for _ in gap]
     order = np.argsort(-gaps, kind="stable")[:most]
@@ -185,8 +191,14 @@ def ranked(features: Features, labels: Bool, weights: Weights = "free", most: in
     return _Columns(tuple(poolings[i] for i in order), np.concatenate([kept for _, kept in found])[order])
 
 
+def _gaps(matrix: csr_array, labels: Bool, least: int) -> tuple[Scores, Rows]:
+    """The AUROC less one half of the columns that fire in at least so many pairs, and the numbers of these columns."""
+    kept = np.flatnonzero(np.bincount(matrix.indices, minlength=matrix.shape[1]) >= least)
+    return column_aurocs(matrix[:, kept], labels) - 0.5, kept
+
+
 def platt(scores: Scores, labels: Bool) -> Probability:
-    """Logistic map from scores to probabilities (Platt 1999; a slight penalty in place of his smoothed targets).
+    """The logistic map from scores to probabilities (Platt 1999; a slight penalty in place of his smoothed targets).
 
     A score that runs the wrong way gets the flattest map there is.
     """
@@ -196,11 +208,12 @@ def platt(scores: Scores, labels: Bool) -> Probability:
     return Probability(slope=float(f"{slope:.6g}"), intercept=float(f"{fitted.intercept_[0]:.6g}"))
 
 
-def _log_odds(held: Sequence[tuple[NDArray[np.intp], Scores]], scores: Scores, labels: Bool) -> tuple[float, float]:
-    """Slope and intercept that make log-odds of the scores of the fit on all.
+def _log_odds(held: _Held, scores: Scores, labels: Bool) -> tuple[float, float]:
+    """The slope and intercept that make log-odds of the scores by the fit on all pairs.
 
-    The slope is of scores of pairs left out, with an intercept for each fold: where a fold is a source, the fit without
-    it expects the others' share of positives. The intercept then gives the share of positives in all.
+    The slope is fitted on scores of pairs left out, with an intercept for each fold: where a fold is a source, the fit
+    without it expects the others' share of positives. The intercept then makes the probabilities of all pairs average
+    their share of positives.
     """
     rows, left_out = (np.concatenate(parts) for parts in zip(*held, strict=True))
     fold = np.repeat(np.eye(len(held)), [len(part) for part, _ in held], axis=0)
@@ -211,15 +224,15 @@ def _log_odds(held: Sequence[tuple[NDArray[np.intp], Scores]], scores: Scores, l
     return slope, float(brentq(lambda intercept: expit(slope * scores + intercept).mean() - labels.mean(), -far, far))
 
 
-def _rows(features: Features, rows: NDArray[np.intp]) -> dict[Pooling, csr_array]:
+def _rows(features: Features, rows: Rows) -> dict[Pooling, csr_array]:
     return {pooling: matrix[rows] for pooling, matrix in features.items()}
 
 
-def _supports(x: Scores, labels: Bool, grid: Sequence[int], weights: Weights) -> dict[int, NDArray[np.intp]]:
-    """For each wanted count, columns of `x`: those that weigh most where the lasso's path first has as many."""
+def _supports(x: Scores, labels: Bool, grid: Sequence[int], weights: Weights) -> dict[int, Rows]:
+    """For each count in the grid the columns of `x` that weigh most where the lasso's path first has as many."""
     scaled = x / _root_mean_square(x)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # what is wanted of the path is an order
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the path only has to give an order
         _, path, _ = lasso_path(
             scaled - scaled.mean(axis=0),
             labels - labels.mean(),
@@ -241,7 +254,7 @@ def _supports(x: Scores, labels: Bool, grid: Sequence[int], weights: Weights) ->
 
 
 def _weigh(x: Scores, labels: Bool, strength: float, weights: Weights) -> tuple[Scores, float]:
-    """Weights and bias for the columns as they are."""
+    """Weights and bias for columns that are scaled to be fitted, put in the columns' own scale."""
     scale = _root_mean_square(x)
     if weights == "nonnegative":
         ridge = Ridge(alpha=1 / strength, positive=True).fit(x / scale, labels)
@@ -255,18 +268,16 @@ def _root_mean_square(x: Scores) -> Scores:
     return np.where(scale > 0, scale, 1.0)
 
 
-def _fewest_that_will_do(
-    held: Mapping[tuple[int, float], Sequence[tuple[NDArray[np.intp], Scores]]], labels: Bool
-) -> tuple[int, float]:
+def _fewest_that_will_do(held: Mapping[_Choice, _Held], labels: Bool) -> _Choice:
     """The fewest terms that are not worse than the best by more than the standard error of that difference.
 
-    Of every number of terms, with its best shrinkage; differences are taken fold by fold, since folds differ more from
+    Every number of terms is taken with its best strength, and differences fold by fold, since folds differ more from
     each other than choices do.
     """
     folds = {
         choice: np.array([auroc(labels[rows], scores) for rows, scores in parts]) for choice, parts in held.items()
     }
-    by_count: dict[int, tuple[int, float]] = {}
+    by_count: dict[int, _Choice] = {}
     for choice, values in folds.items():
         best = by_count.setdefault(choice[0], choice)
         if values.mean() > folds[best].mean():

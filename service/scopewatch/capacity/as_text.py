@@ -1,4 +1,4 @@
-"""Curves and plans as text for people."""
+"""Shows curves and plans as text for people."""
 
 from dataclasses import fields
 
@@ -7,8 +7,8 @@ from scopewatch.capacity.plan import Figure, Plan
 from scopewatch.config import ENV_PREFIX
 
 
-def owner(curve: Curve) -> str:
-    """Whose figures a curve holds, in three lines."""
+def whose_figures(curve: Curve) -> str:
+    """The reader, the watched set and the machine whose figures a curve holds, in three lines."""
     reads, machine, ran = curve.reads, curve.machine, curve.ran
     saes = f"{reads.saes} SAE{'s' if reads.saes > 1 else ''}"
     name = reads.reader + (f"@{reads.revision[:12]}" if reads.revision else "")
@@ -24,9 +24,9 @@ def owner(curve: Curve) -> str:
 
 
 def describe_curve(curve: Curve) -> str:
-    """The table that `bench` prints."""
+    """A curve as the table that `scopewatch bench` prints."""
     lines = [
-        owner(curve),
+        whose_figures(curve),
         "",
         f"{'tokens':>8}{'tokens/s':>12}{'pairs/s':>10}{'lone pair, ms':>16}{'Score call, ms':>17}",
     ]
@@ -51,8 +51,8 @@ def describe_curve(curve: Curve) -> str:
 
 
 def describe_plan(plan: Plan, curve: Curve) -> str:
-    """Every figure with where it comes from, what was assumed, and what a kustomization takes."""
-    lines = [owner(curve), "This holds for no other reader, watched set or dtype.", ""]
+    """A plan: every figure with where it comes from, what was assumed, and what a kustomization takes."""
+    lines = [whose_figures(curve), "This holds for no other reader, watched set or dtype.", ""]
     for field in fields(plan):
         figure = getattr(plan, field.name)
         if isinstance(figure, Figure):
@@ -64,7 +64,7 @@ def describe_plan(plan: Plan, curve: Curve) -> str:
 
 
 def kustomization(plan: Plan) -> str:
-    """The YAML that a kustomization.yaml over `deploy/base` takes."""
+    """A plan as the YAML that a kustomization.yaml over `deploy/base` takes."""
     settings = ("torch_threads", "max_tokens", "max_batch_tokens", "max_queue_tokens")
     resources = {"requests/cpu": f'"{plan.cpu_cores.value}"'}
     if plan.memory_mib.value is not None:

@@ -17,87 +17,95 @@ Measure = Annotated[float, Field(gt=0)]
 MiB = Annotated[int, Field(ge=0)]
 
 
-class _Part(BaseModel):
+class _CurvePart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class Machine(_Part):
-    """What it was measured on."""
+class Machine(_CurvePart):
+    """The machine that was measured."""
 
     name: str
-    """Of the GPU, or of the CPU."""
+    """The name of the GPU, or without one of the CPU."""
     kind: Literal["cpu", "cuda"]
     cores: Count
+    """The number of CPU cores."""
     architecture: str
     versions: dict[str, str]
-    """Of scopewatch, Python and the libraries that compute."""
+    """The versions of scopewatch, Python and the libraries that compute, by name."""
     load_before: float
-    """Processes that wanted a core, on average over the minute before: what else ran."""
+    """The number of processes that wanted a core, on average over the minute before: what else ran."""
 
 
-class Reads(_Part):
-    """Whose figures they are: another reader, watched set or dtype has others."""
+class WatchedReader(_CurvePart):
+    """The reader and the watched set whose figures these are: another reader, watched set or dtype has others."""
 
     watchlists: list[str]
+    """The names of the watchlists."""
     reader: str
+    """The name of the reader."""
     revision: str
     reader_digest: str
     layers_run: Annotated[int, Field(ge=0)]
-    """0 where only the embedding is watched."""
+    """The number of layers that run; 0 where only the embedding is watched."""
     layers_total: Count
     dtype: str
     attention: str
     watched: Count
-    """Features."""
+    """The number of watched features."""
     saes: Count
+    """The number of their SAEs."""
     watched_digest: str
     """SHA-256 over the SAEs' digests and the watched features of each."""
 
 
-class Ran(_Part):
-    """Settings in force."""
+class SettingsInForce(_CurvePart):
+    """The settings that were in force."""
 
     torch_threads: Count
     max_tokens: Count
-    """The setting, or the reader's context if that is shorter."""
+    """The setting of this name, or the reader's context if that is shorter."""
     max_batch_tokens: Count
     prefix_cache_bytes: MiB
     cache_bytes: MiB
 
 
-class Point(_Part):
-    """Pairs of one length; medians over rounds."""
+class Point(_CurvePart):
+    """What was measured on pairs of one length; each figure is a median over rounds."""
 
     tokens: Count
+    """The length of each pair."""
     tokens_per_s: Measure
-    """Of the engine alone in full batches."""
+    """The rate of the engine alone, in full batches."""
     lone_ms: Measure
-    """The engine on one pair."""
+    """The time that the engine alone takes for one pair."""
     call_ms: Measure
-    """`Score` on a pair of about so many tokens while nobody else calls."""
+    """The time of a `Score` call on a pair of about this length while nobody else calls."""
 
     @property
     def pairs_per_s(self) -> float:
+        """The rate of the engine alone, in full batches."""
         return self.tokens_per_s / self.tokens
 
 
-class Service(_Part):
-    """A server process and a client in another, over gRPC."""
+class ServiceCost(_CurvePart):
+    """What a server process around the engine costs, called over gRPC by a client in another process."""
 
     tokens: Count
-    """Of each pair, about."""
+    """The length of each pair, about."""
     computed_ratio: Measure
-    """Tokens per second through `BatchScore` over those of the engine alone, some seconds before."""
+    """The rate in tokens per second through `BatchScore`, over that of the engine alone some seconds before."""
     engine_busy: Annotated[float, Field(gt=0, le=1)]
-    """Share of the time of these calls in which the engine computed: the same without what else the machine did."""
+    """The share of the time of these calls in which the engine computed: without what else the machine did, the same as
+    `computed_ratio`.
+    """
     cached_pairs_per_s: Measure
-    """Pairs that lie in the cache, through `BatchScore`."""
+    """The rate through `BatchScore` of pairs that lie in the cache."""
     start_s: Measure
-    """From the start of the process to ready."""
+    """The time from the start of the process until it is ready."""
 
 
-class Memory(_Part):
-    """Of the server process; None where it cannot be told."""
+class ServerMemory(_CurvePart):
+    """The memory of the server process, at rest and at most; None where the system does not tell it."""
 
     rest_mib: MiB | None
     peak_mib: MiB | None
@@ -105,19 +113,19 @@ class Memory(_Part):
     device_peak_mib: MiB | None
 
 
-class Curve(_Part):
-    """What one machine does with one reader and watched set."""
+class Curve(_CurvePart):
+    """What one machine does with one reader and watched set, over the length of the pairs."""
 
     version: Literal[1] = 1
     made: date
     rounds: Count
     machine: Machine
-    reads: Reads
-    ran: Ran
+    reads: WatchedReader
+    ran: SettingsInForce
     points: Annotated[list[Point], Field(min_length=1)]
-    """By length; the last is `ran.max_tokens`."""
-    service: Service
-    memory: Memory
+    """Ascending by length; the last has the length `ran.max_tokens`."""
+    service: ServiceCost
+    memory: ServerMemory
 
     @model_validator(mode="after")
     def _points_ascend(self) -> Self:
@@ -128,10 +136,10 @@ class Curve(_Part):
 
 
 def read_curve(file: Path) -> Curve:
-    """Reads a file that `bench --out` wrote.
+    """Reads a curve from a file that `scopewatch bench --out` wrote.
 
     Raises:
-        SetupError: It cannot be read, is damaged, or is of another version.
+        SetupError: The file cannot be read, is damaged, or is of another version.
     """
     try:
         return Curve.model_validate_json(file.read_bytes())
@@ -146,12 +154,12 @@ def read_curve(file: Path) -> Curve:
 
 
 def shipped_curves() -> list[str]:
-    """Names of the curves that come with scopewatch."""
+    """The names of the curves that come with scopewatch."""
     return sorted(file.stem for file in _SHIPPED.glob("*.json"))
 
 
 def shipped_curve(name: str) -> Curve:
-    """One of them.
+    """A curve that comes with scopewatch.
 
     Raises:
         SetupError: There is none of this name.

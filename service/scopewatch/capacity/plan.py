@@ -1,4 +1,4 @@
-"""From a load and a measured curve to replicas, memory and settings; arithmetic only."""
+"""Works out replicas, memory and settings from a load and a measured curve; arithmetic only."""
 
 import math
 from bisect import bisect_left
@@ -11,30 +11,32 @@ from scopewatch.capacity.curve import Curve, Point
 from scopewatch.errors import ConfigError
 
 MEMORY_HEADROOM = 0.25
-"""Over what was measured: allocators and longer runs keep some more."""
+"""The share added to the memory that was measured: allocators and longer runs keep some more."""
 _MEMORY_STEP_MIB = 64
+"""Planned memory is rounded up to a multiple of this."""
 _NOISE = 0.1
-"""What the cost of gRPC, told in two ways, may differ by."""
+"""By how much two measures of what gRPC costs may differ before the measurement is doubted."""
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked for.
+    """The load that a plan is made for.
 
     Raises:
-        ConfigError: Names the flag that cannot be.
+        ConfigError: A value cannot be; the message names its flag.
     """
 
     pairs_per_s: float
+    """The pairs per second that come to all replicas together."""
     tokens: int
-    """Of each pair."""
+    """The length of each pair."""
     hit_rate: float = 0.0
-    """Share of the pairs that are answered from the cache."""
+    """The share of the pairs that are answered from the cache."""
     utilisation: float = 0.7
-    """Share of its time that a replica may be busy."""
+    """The share of its time that a replica may be busy."""
     p95_ms: float | None = None
-    """Latency that 95 of 100 pairs must not exceed."""
+    """The latency that 95 of 100 pairs must not exceed; None if any will do."""
     queue_wait_s: float = 5.0
     """How long a pair may wait before others are refused."""
 
@@ -54,8 +56,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
+    """A number of a plan."""
+
     value: float | None
-    """None where the curve does not say."""
+    """The number; None where the curve does not say."""
     unit: str
     source: str
     """Where the number comes from."""
@@ -63,7 +67,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a load needs on one kind of machine. Everything but `replicas` is of one replica."""
+    """What a load needs on one kind of machine: how many replicas, and for each of them what the other figures say."""
 
     replicas: Figure
     utilisation: Figure
@@ -85,31 +89,33 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Replica:
-    """One replica on pairs of one length."""
+    """What one replica does on pairs of one length."""
 
     tokens_per_s: float
-    """Of the engine alone."""
+    """The rate of the engine alone."""
     kept: float
-    """Share of it that is left through gRPC."""
+    """The share of this rate that is left through gRPC."""
     computed: float
-    """Pairs per second."""
+    """The rate of computed pairs through gRPC, in pairs per second."""
     cached: float
-    """Pairs per second."""
+    """The rate of pairs from the cache through gRPC, in pairs per second."""
     lone_ms: float
+    """The time of a call while nobody else calls."""
 
     def busy(self, load: Load) -> float:
-        """Replicas that would be busy all the time. Every pair passes the service, and misses the engine."""
+        """How many replicas the load would keep busy: their services with all pairs, or their engines with misses."""
         return max(self._engines(load), load.pairs_per_s / self.cached)
 
     def p95_ms(self, load: Load, replicas: int) -> float:
-        """Of misses."""
+        """The latency that 95 of 100 cache misses do not exceed, with so many replicas."""
         return self.lone_ms + 1000 * queueing_p95_s(self._engines(load) / replicas, 1 / self.computed)
 
     def bound(self, load: Load) -> str:
-        """What the number of replicas comes from."""
+        """What the number of replicas is determined by, in words."""
         return "cache misses" if self.busy(load) == self._engines(load) else "all pairs at the cached rate"
 
     def _engines(self, load: Load) -> float:
+        """How many engines the cache misses would keep busy all the time."""
         return load.pairs_per_s * (1 - load.hit_rate) / self.computed
 
 
@@ -117,47 +123,54 @@ def plan(load: Load, curve: Curve) -> Plan:
     """Works out what a load needs.
 
     Raises:
-        ConfigError: Pairs are shorter than any that were measured, or one alone takes longer than `p95_ms`.
+        ConfigError: Pairs are shorter than any that were measured, or one pair alone takes longer than `p95_ms`.
     """
     tokens = _read_tokens(load, curve)
-    service = curve.service
     replica = _replica(curve, tokens)
     least = max(1, math.ceil(round(replica.busy(load) / load.utilisation, 9)))
     replicas = _enough(load, least, replica)
     needed = f"{replica.bound(load)} at {load.utilisation:g} utilisation need {least}"
     if replicas > least:
         needed += f", p95 within {load.p95_ms:g} ms needs {replicas}"
-    between = _around(curve, tokens)
-    read = replica.tokens_per_s * replica.kept
     return Plan(
         replicas=Figure(replicas, "", needed),
         utilisation=Figure(round(replica.busy(load) / replicas, 3), "", "with the load spread evenly"),
-        engine_pairs_per_s=Figure(
-            round(replica.tokens_per_s / tokens, 2),
-            "pairs/s",
-            f"{replica.tokens_per_s:.0f} tokens/s in full batches {between}",
-        ),
-        computed_pairs_per_s=Figure(
-            round(replica.computed, 2), "pairs/s", f"{replica.kept:.1%} of it through gRPC, at {service.tokens} tokens"
-        ),
-        cached_pairs_per_s=Figure(round(replica.cached), "pairs/s", "through BatchScore, from one client process"),
-        lone_pair_ms=Figure(round(replica.lone_ms, 1), "ms", f"a Score call while nobody else calls {between}"),
         p95_ms=Figure(
             round(replica.p95_ms(load, replicas), 1), "ms", "of misses, estimated for pairs that come at random times"
         ),
         max_queue_tokens=Figure(
-            max(curve.ran.max_batch_tokens, round(read * load.queue_wait_s)),
+            max(curve.ran.max_batch_tokens, round(replica.tokens_per_s * replica.kept * load.queue_wait_s)),
             "tokens",
             f"read in {load.queue_wait_s:g} s; beyond it callers are asked to come back",
         ),
-        start_s=Figure(round(service.start_s, 1), "s", "from the start of the process to ready"),
+        start_s=Figure(round(curve.service.start_s, 1), "s", "from the start of the process to ready"),
         assumptions=_assumptions(load, curve, tokens),
+        **_rates(curve, tokens, replica),
         **_resources(curve),
     )
 
 
+def _rates(curve: Curve, tokens: int, replica: _Replica) -> dict[str, Figure]:
+    """The figures of one replica on pairs of `tokens` tokens, whatever the load."""
+    between = _around(curve, tokens)
+    return {
+        "engine_pairs_per_s": Figure(
+            round(replica.tokens_per_s / tokens, 2),
+            "pairs/s",
+            f"{replica.tokens_per_s:.0f} tokens/s in full batches {between}",
+        ),
+        "computed_pairs_per_s": Figure(
+            round(replica.computed, 2),
+            "pairs/s",
+            f"{replica.kept:.1%} of it through gRPC, at {curve.service.tokens} tokens",
+        ),
+        "cached_pairs_per_s": Figure(round(replica.cached), "pairs/s", "through BatchScore, from one client process"),
+        "lone_pair_ms": Figure(round(replica.lone_ms, 1), "ms", f"a Score call while nobody else calls {between}"),
+    }
+
+
 def _resources(curve: Curve) -> dict[str, Figure]:
-    """What does not depend on the load."""
+    """The figures of one replica that do not depend on the load: memory, cores and settings."""
     ran, memory, on_gpu = curve.ran, curve.memory, curve.machine.kind == "cuda"
     cache_mib, prefix_mib = (math.ceil(size / _MIB) for size in (ran.cache_bytes, ran.prefix_cache_bytes))
     host_mib, host = (cache_mib, "cache") if on_gpu else (cache_mib + prefix_mib, "cache and prefix_cache")
@@ -185,12 +198,16 @@ def _replica(curve: Curve, tokens: int) -> _Replica:
 
 
 def queueing_p95_s(utilisation: float, service_s: float) -> float:
-    """How much longer than a lone pair 95 of 100 take, when pairs arrive at random (Poisson).
+    """How much longer than a lone pair 95 of 100 pairs take at most, when pairs arrive at random (Poisson).
 
     The work V that a pair finds waiting is that of an M/D/1 queue, as long as batches do not change the rate. Its tail
     is taken as P(V > t) = rho exp(-2 (1 - rho) t / s), the heavy-traffic limit, and the batch that the pair is read in
-    is lengthened by what arrives during V, a share rho of it. Simulated, it is 0.5 to 1.15 times this and the
-    service time together, the less the fewer pairs a batch holds.
+    is lengthened by what arrives during V, a share rho of it. In simulations the p95 is 0.5 to 1.15 times this and
+    the service time together, the less the fewer pairs a batch holds.
+
+    Args:
+        utilisation: rho, the share of its time that the engine is busy.
+        service_s: s, the time that the engine takes for one pair in full batches.
     """
     if utilisation <= 0.05:
         return 0.0
@@ -199,7 +216,7 @@ def queueing_p95_s(utilisation: float, service_s: float) -> float:
 
 
 def _read_tokens(load: Load, curve: Curve) -> int:
-    """Tokens read of a pair."""
+    """The number of tokens that are read of a pair."""
     first, last = curve.points[0].tokens, curve.points[-1].tokens
     if load.tokens < first:
         raise ConfigError(
@@ -209,25 +226,26 @@ def _read_tokens(load: Load, curve: Curve) -> int:
 
 
 def _enough(load: Load, least: int, replica: _Replica) -> int:
-    """Replicas, `least` or more, that keep the p95."""
+    """The fewest replicas, `least` or more, that keep the p95."""
     allowed_ms = math.inf if load.p95_ms is None else load.p95_ms
     if allowed_ms < replica.lone_ms:
         raise ConfigError(
             f"--p95-ms {allowed_ms:g}: a lone pair of {load.tokens} tokens takes {replica.lone_ms:.1f} ms on this "
             "machine, however many there are; allow more, read fewer tokens, or take a faster machine"
         )
-    # With 20 times as many, 95 of 100 do not wait.
+    # With 20 times as many replicas, 95 of 100 pairs do not wait.
     return bisect_left(range(20 * least + 1), True, lo=least, key=lambda n: replica.p95_ms(load, n) <= allowed_ms)
 
 
 def _between(curve: Curve, tokens: int, value: Callable[[Point], float], *, logarithmic: bool = False) -> float:
-    """Linear between the measured lengths, or between their logarithms."""
+    """A figure of the curve at a length: linear between the measured lengths, or between their logarithms."""
     scale = np.log if logarithmic else np.asarray
     lengths = [point.tokens for point in curve.points]
     return float(np.interp(scale(tokens), scale(lengths), [value(point) for point in curve.points]))
 
 
 def _around(curve: Curve, tokens: int) -> str:
+    """The measured lengths that a figure comes from, in words."""
     lengths = [point.tokens for point in curve.points]
     if tokens in lengths:
         return f"at {tokens} tokens"
@@ -236,7 +254,7 @@ def _around(curve: Curve, tokens: int) -> str:
 
 
 def _memory(peak_mib: int | None, more_mib: int, what: str) -> Figure:
-    """The measured peak and what the caches may come to hold, which new texts leave empty."""
+    """The memory needed: the measured peak, and what the caches may come to hold, which new texts leave empty."""
     if peak_mib is None:
         return Figure(None, "MiB", "not in the curve")
     needed_mib = (1 + MEMORY_HEADROOM) * (peak_mib + more_mib)

@@ -1,4 +1,4 @@
-"""Random pairs of a wanted length that have no beginning in common, so that no cache helps to read them."""
+"""Makes random pairs of a wanted length that have no beginning in common, so that no cache helps to read them."""
 
 import random
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ _WORDS = (
 )
 
 
-class Texts:
-    """Makes pairs for one tokenizer; every pair is new.
+class RandomPairs:
+    """Makes pairs for one tokeniser; every pair is new.
 
     Args:
-        tokeniser: The engine's.
-        seed: Another one gives other pairs.
+        tokeniser: The engine's tokeniser.
+        seed: The seed of the random numbers; another one gives other pairs.
     """
 
     def __init__(self, tokeniser: Tokeniser, seed: int = 0) -> None:
@@ -35,12 +35,12 @@ class Texts:
         self._template = short - 64 * self._per_word
 
     def pairs(self, count: int, tokens: int) -> list[Pair]:
-        """Pairs of about so many tokens, template included, a quarter of them the prompt's."""
+        """`count` new pairs of about `tokens` tokens each, template included; a quarter of the text is the prompt."""
         words = max(2, round((tokens - self._template) / self._per_word))
         return [self._pair(words) for _ in range(count)]
 
-    def ids(self, count: int, tokens: int) -> list[NDArray[np.int32]]:
-        """Token ids of new pairs, cut to exactly so many where the tokeniser reads as many."""
+    def token_ids(self, count: int, tokens: int) -> list[NDArray[np.int32]]:
+        """Token ids of `count` new pairs, each cut to exactly `tokens` where the tokeniser reads as many."""
         made = self.pairs(count, tokens + tokens // 5 + 16)
         return [pair.ids[:tokens] for pair in self._tokenised(made)]
 
@@ -50,7 +50,7 @@ class Texts:
         return Pair(" ".join(drawn[:prompt]), " ".join(drawn[prompt:]))
 
     def _length(self, pair: Pair) -> int:
-        """Tokens before truncation."""
+        """The number of a pair's tokens before truncation."""
         (tokenised,) = self._tokenised([pair])
         coverage = tokenised.coverage
         return coverage.tokens + coverage.prompt_tokens_dropped + coverage.response_tokens_dropped

@@ -1,16 +1,15 @@
-"""What the service around the engine costs: `scopewatch serve` in a process of its own, called over gRPC."""
+"""Measures what the service around the engine costs: `scopewatch serve` in a process of its own, called over gRPC."""
 
 import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
-from scopewatch.capacity.curve import Memory
-from scopewatch.capacity.random_pairs import Texts
+from scopewatch.capacity.curve import ServerMemory
+from scopewatch.capacity.random_pairs import RandomPairs
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import ENGINE_SETTINGS, Config
 from scopewatch.errors import EngineError, ScopewatchError
@@ -18,84 +17,91 @@ from scopewatch.server_process import running_server
 from scopewatch.types import Pair
 
 _BATCH = 32
+"""The number of pairs in a `BatchScore` call."""
 _CACHED_AT_ONCE = 4
+"""The number of such calls in flight when the cache answers."""
 _CACHED_PAIRS = 1024
+"""The number of pairs in a round that the cache answers."""
 _ROUND_S = 2
+"""About how long the server computes in a round."""
 _LONE_PAIRS = 3
+"""The number of pairs of each length in a round that are sent one by one."""
 _TIMEOUT_S = 900
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
-    """What calls took, by round."""
+class CallTimes:
+    """What calls took, round by round."""
 
     tokens_per_s: list[float] = field(default_factory=list)
-    """Computed, through `BatchScore`."""
+    """The rate of computed pairs through `BatchScore`."""
     engine_busy: list[float] = field(default_factory=list)
-    """Share of that time in which the engine computed."""
+    """The share of that time in which the engine computed."""
     cached_pairs_per_s: list[float] = field(default_factory=list)
+    """The rate of pairs from the cache through `BatchScore`."""
     lone_ms: dict[int, list[float]] = field(default_factory=dict)
-    """`Score` calls one after another, by length."""
+    """The times of `Score` calls one after another, by the length of their pairs in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """Figures of one server process."""
+class ServerFigures:
+    """What was measured of one server process."""
 
     start_s: float
-    memory: Memory
-    calls: Calls
+    """The time from its start until it was ready."""
+    memory: ServerMemory
+    calls: CallTimes
 
 
 def measure_service(
     config: Config,
-    texts: Texts,
+    random_pairs: RandomPairs,
     *,
     sizes: Sequence[int],
     tokens: int,
     pairs_per_s: float,
     rounds: int,
     device: torch.device,
-) -> Served:
-    """Starts a server and calls it.
+) -> ServerFigures:
+    """Starts a server, calls it, and stops it.
 
     Args:
-        config: Of which the engine's settings and the watchlists count; all else is at its default, so that limits,
-            Redis and the like do not.
-        texts: Makes the pairs.
-        sizes: Lengths of lone pairs.
-        tokens: Length of the pairs sent in batches.
-        pairs_per_s: About what the engine reads of these.
-        rounds: How often.
-        device: Where the server's engine will be.
+        config: Settings, of which the engine's and the watchlists count; all others are at their defaults, so that
+            limits, Redis and the like play no part.
+        random_pairs: Makes the pairs.
+        sizes: The lengths of lone pairs, in tokens.
+        tokens: The length of the pairs that are sent in batches.
+        pairs_per_s: About the rate at which the engine reads these.
+        rounds: How often each figure is taken.
+        device: The device on which the server's engine will be.
 
     Raises:
         SetupError: The server does not start.
+        EngineError: The engine failed on a pair, or a reply was not from where it was meant to be.
     """
     batch_pairs = max(1, config.max_batch_tokens // tokens)
     # Enough for about two seconds, and for a few full batches.
     count = _BATCH * math.ceil(max(_ROUND_S * pairs_per_s, 4 * batch_pairs) / _BATCH)
     # While one full batch runs, another waits.
     at_once = 2 + math.ceil(2 * batch_pairs / _BATCH)
-    many = [texts.pairs(count, tokens) for _ in range(rounds)]
-    lone = {size: texts.pairs(rounds * _LONE_PAIRS, size) for size in sizes}
+    many = [random_pairs.pairs(count, tokens) for _ in range(rounds)]
+    lone = {size: random_pairs.pairs(rounds * _LONE_PAIRS, size) for size in sizes}
     before_mib = _device_used_mib(device)
-    with running_server(_settings(config)) as server:
-        pid = server.process.pid
-        rest_mib, device_rest_mib = _resident_mib(pid, "VmRSS"), _device_used_mib(device)
+    with running_server(_server_settings(config)) as server:
+        rest_mib, device_rest_mib = server.resident_mib, _device_used_mib(device)
         calls = asyncio.run(_call(server.address, many, lone, at_once))
-        memory = Memory(
+        memory = ServerMemory(
             rest_mib=rest_mib,
-            peak_mib=_resident_mib(pid, "VmHWM"),
+            peak_mib=server.peak_resident_mib,
             device_rest_mib=_more(before_mib, device_rest_mib),
             device_peak_mib=_more(before_mib, _device_used_mib(device)),
         )
-    return Served(server.ready["start_s"], memory, calls)
+    return ServerFigures(server.ready["start_s"], memory, calls)
 
 
-async def _call(address: str, many: Sequence[list[Pair]], lone: Mapping[int, list[Pair]], at_once: int) -> Calls:
-    """A round for each list of pairs: these computed, the same from the cache, then lone pairs of every length."""
-    calls = Calls(lone_ms={size: [] for size in lone})
+async def _call(address: str, many: Sequence[list[Pair]], lone: Mapping[int, list[Pair]], at_once: int) -> CallTimes:
+    """Makes a round of calls for each list of pairs: these computed, then from the cache, then lone pairs."""
+    calls = CallTimes(lone_ms={size: [] for size in lone})
     async with AsyncClient(address, timeout_s=_TIMEOUT_S) as client:
         # Connects.
         await client.info()
@@ -107,18 +113,22 @@ async def _call(address: str, many: Sequence[list[Pair]], lone: Mapping[int, lis
             seconds, replies = await _batches(client, known, _CACHED_AT_ONCE, cached=True)
             calls.cached_pairs_per_s.append(len(replies) / seconds)
             for size, found in lone.items():
-                for pair in found[number :: len(many)]:
-                    started_s = time.perf_counter()
-                    await client.score(prompt=pair.prompt, response=pair.response)
-                    calls.lone_ms[size].append(1000 * (time.perf_counter() - started_s))
+                calls.lone_ms[size] += [await _lone_ms(client, pair) for pair in found[number :: len(many)]]
     return calls
+
+
+async def _lone_ms(client: AsyncClient, pair: Pair) -> float:
+    """The time of one `Score` call."""
+    started_s = time.perf_counter()
+    await client.score(prompt=pair.prompt, response=pair.response)
+    return 1000 * (time.perf_counter() - started_s)
 
 
 async def _batches(
     client: AsyncClient, pairs: Sequence[Pair], at_once: int, *, cached: bool
 ) -> tuple[float, list[pb.ScoreResponse]]:
-    """`BatchScore` of 32, so many calls in flight: seconds and replies, none of which may be from elsewhere."""
-    requests = _requests(pairs)
+    """Sends pairs by `BatchScore` calls, `at_once` of them in flight; the seconds that all took, and the replies."""
+    requests = [request(prompt=pair.prompt, response=pair.response) for pair in pairs]
     work = iter([requests[start : start + _BATCH] for start in range(0, len(requests), _BATCH)])
     replies: list[pb.ScoreResponse | ScopewatchError] = []
 
@@ -133,12 +143,13 @@ async def _batches(
 
 
 def _engine_s(replies: Sequence[pb.ScoreResponse]) -> float:
-    """Seconds that the engine computed: the pairs of one batch all tell the same times."""
+    """For how many seconds the engine computed: the pairs of one batch all tell the same times."""
     batches = {(reply.timings.forward_s, reply.timings.encode_s) for reply in replies}
     return sum(forward_s + encode_s for forward_s, encode_s in batches)
 
 
 def _checked(reply: pb.ScoreResponse | ScopewatchError, *, cached: bool) -> pb.ScoreResponse:
+    """The reply, which may not be an error, or from elsewhere than `cached` says."""
     if isinstance(reply, ScopewatchError):
         raise reply
     if reply.cached is not cached:
@@ -146,11 +157,8 @@ def _checked(reply: pb.ScoreResponse | ScopewatchError, *, cached: bool) -> pb.S
     return reply
 
 
-def _requests(pairs: Sequence[Pair]) -> list[pb.ScoreRequest]:
-    return [request(prompt=pair.prompt, response=pair.response) for pair in pairs]
-
-
-def _settings(config: Config) -> dict[str, object]:
+def _server_settings(config: Config) -> dict[str, object]:
+    """The settings that the server gets: with limits that let every pair in, and a queue that takes what is sent."""
     fields = Config.model_fields
     return {name: getattr(config, name) for name in (*ENGINE_SETTINGS, "watchlist")} | {
         "max_text_chars": max(fields["max_text_chars"].default, 16 * config.max_tokens),
@@ -158,17 +166,8 @@ def _settings(config: Config) -> dict[str, object]:
     }
 
 
-def _resident_mib(pid: int, field_name: str) -> int | None:
-    """VmRSS (now) or VmHWM (most so far) of a process; None where there is no /proc."""
-    status = Path(f"/proc/{pid}/status")
-    if not status.exists():
-        return None
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith(field_name))
-    return int(line.split()[1]) >> 10
-
-
 def _device_used_mib(device: torch.device) -> int | None:
-    """What everybody uses of the device; None for a CPU."""
+    """The memory that all processes together use of a GPU; None for a CPU."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
@@ -176,4 +175,5 @@ def _device_used_mib(device: torch.device) -> int | None:
 
 
 def _more(before: int | None, now: int | None) -> int | None:
+    """How much more is used now than before; None where it was not measured."""
     return None if before is None or now is None else max(0, now - before)

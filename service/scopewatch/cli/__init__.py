@@ -6,7 +6,21 @@ import sys
 from collections.abc import Callable, Sequence
 
 import scopewatch
-from scopewatch.cli import calibrate, capacity, contrast, features, lifecycle, offline, sae, service
+from scopewatch.cli import (
+    activations,
+    bench,
+    calibrate,
+    contrast,
+    demo,
+    evaluate,
+    features,
+    plan,
+    sae,
+    scan,
+    score,
+    serve,
+    watchlist,
+)
 from scopewatch.errors import ScopewatchError, SetupError
 
 
@@ -26,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        # Whoever read has left, as `| head` does. Nothing may be written any more, not even at exit.
+        # The program that read the output has left, as `| head` does; nothing more may be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     sys.exit(code)
@@ -44,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for group in (service, offline, calibrate, contrast, lifecycle, features, sae, capacity):
-        group.add(command)
+    ours = (serve, demo, score, evaluate, activations, calibrate, contrast, scan, watchlist, features, sae, bench, plan)
+    for module in ours:
+        module.add(command)
     return parser

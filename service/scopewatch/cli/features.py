@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scopewatch.cli.settings import AddCommand, add_settings, count, settings, text
+from scopewatch.cli.argument_types import count, text
+from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,16 +31,19 @@ def add(command: AddCommand) -> None:
     imports.add_argument("file", type=Path, nargs="+", help="explanations or features, batch-N.jsonl.gz or .jsonl")
 
     search = action("search", "Find features by the words of their labels, best match first.")
+    _add_search(search)
+    show = action("show", "Show what the index knows of one feature.")
+    show.add_argument("feature", type=text, help="such as gemma-2-2b/20-gemmascope-res-16k/1234")
+    for parser in (search, show):
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_search(search: argparse.ArgumentParser) -> None:
     search.add_argument(
         "word", type=text, nargs="+", help="words, or beginnings of words, all of which a label must have"
     )
     search.add_argument("--source", type=text, default="", help="such as gemma-2-2b/20-gemmascope-res-16k; empty: all")
     search.add_argument("--limit", type=count, default=20, help="most features shown")
-
-    show = action("show", "Show what the index knows of one feature.")
-    show.add_argument("feature", type=text, help="such as gemma-2-2b/20-gemmascope-res-16k/1234")
-    for parser in (search, show):
-        parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -56,11 +60,8 @@ def _run(args: argparse.Namespace) -> int:
             print(f"{file}: {done.explanations} explanations, {done.new_explanations} new; {done.features} features")
         return 0
     with open_labels(index) as known:
-        found = (
-            [known.show(args.feature)]
-            if args.action == "show"
-            else known.search(" ".join(args.word), args.source, args.limit)
-        )
+        show = args.action == "show"
+        found = [known.show(args.feature)] if show else known.search(" ".join(args.word), args.source, args.limit)
     if args.json:
         print(json.dumps({"features": [asdict(feature) for feature in found], "note": LABEL_NOTE}, ensure_ascii=False))
     else:

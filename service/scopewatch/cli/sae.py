@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scopewatch import logs
-from scopewatch.cli.settings import (
-    SAE_HELP,
-    AddCommand,
-    add_sae,
-    add_sae_options,
-    add_settings,
-    indices,
-    sae_source,
-    settings,
-    text,
-)
+from scopewatch.cli.argument_types import indices, text
+from scopewatch.cli.reader_and_sae import SAE_HELP, add_sae, add_sae_options, sae_source
+from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.errors import SaeError
 
 if TYPE_CHECKING:
-    from scopewatch.acceptance.verify import Verification
+    from scopewatch.acceptance.verification import Verification
 
 
 def add(command: AddCommand) -> None:
@@ -50,17 +42,15 @@ def _add_inspect(command: AddCommand) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from scopewatch.releases.locate import locate
-    from scopewatch.sae.description import inspect
+    from scopewatch.acceptance.inspection import inspect
+    from scopewatch.releases.find import find_sae
 
     source, config = sae_source(args), settings(args)
     logs.configure("warning", "text")
-    located = locate(source, allow_download=config.allow_download)
-    inspection = inspect(
-        located.path, norm_factor=source.norm_factor or located.norm_factor, k=source.k, origin=located.origin
-    )
-    told = asdict(inspection) | {"neuronpedia": located.neuronpedia}
-    told["hookpoint"] = _canonical(source.hookpoint or inspection.hookpoint)
+    found = find_sae(source, allow_download=config.allow_download)
+    inspection = inspect(found)
+    told = asdict(inspection) | {"neuronpedia": found.neuronpedia}
+    told["hookpoint"] = _canonical(found.hookpoint or inspection.hookpoint)
     told["hookpoint_out"] = _canonical(inspection.hookpoint_out)
     if args.json:
         print(json.dumps(_plain(told), ensure_ascii=False))
@@ -93,19 +83,13 @@ def _add_pack(command: AddCommand) -> None:
 
 
 def _pack(args: argparse.Namespace) -> int:
-    from scopewatch.releases.locate import locate
-    from scopewatch.sae.pack import load_watched, write_pack
+    from scopewatch.releases.find import find_sae
+    from scopewatch.sae.pack import write_pack
+    from scopewatch.sae.watched import load_watched
 
     source, config = sae_source(args), settings(args)
     logs.configure("warning", "text")
-    located = locate(source, allow_download=config.allow_download)
-    watched = load_watched(
-        located.path,
-        args.features,
-        norm_factor=source.norm_factor or located.norm_factor,
-        k=source.k,
-        origin=located.origin,
-    )
+    watched = load_watched(find_sae(source, allow_download=config.allow_download), args.features)
     write_pack(watched, args.out)
     print(f"{args.out}: {len(watched.features)} features of {source.name}")
     return 0

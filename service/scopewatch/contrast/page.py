@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from scopewatch.contrast.contrast import Contrast, Corpus, Difference
+from scopewatch.contrast.designs import LEAST
+from scopewatch.contrast.results import Contrast, Corpus, Difference
 from scopewatch.pairs.examples import Example
-from scopewatch.report import page as report
-from scopewatch.report.page import Number, Table
-from scopewatch.statistics.ranks import LEAST
+from scopewatch.report.page import Number, html_page
+from scopewatch.report.tables import Cell, Table, table_as_text
 from scopewatch.types import LABEL_NOTE
 
 _MEANING = {
@@ -18,18 +18,18 @@ _LONGEST_CELL = 120
 
 
 def as_text(found: Contrast, a: str, b: str) -> str:
-    """For the terminal; `a` and `b` are what the corpora are called."""
-    return "\n\n".join([*map(report.as_text, _tables(found, a, b)), "\n".join(_sentences(found))])
+    """The contrast in words and tables for a terminal; `a` and `b` are what the corpora are called."""
+    return "\n\n".join([*map(table_as_text, _tables(found, a, b)), "\n".join(_sentences(found))])
 
 
 def as_page(found: Contrast, a: str, b: str) -> str:
-    """One HTML page; `a` and `b` are what the corpora are called."""
+    """The contrast as one HTML page; `a` and `b` are what the corpora are called."""
     numbers = [
         Number("features that differ", f"{found.differing:,}", f"of {found.tested:,} tested"),
         Number("false discovery rate", f"{found.fdr:g}"),
         Number("length", f"{found.length_auroc:.3f}", "AUROC of the number of tokens"),
     ]
-    return report.page(f"{a} and {b}", _sentences(found), _tables(found, a, b), [], numbers)
+    return html_page(f"{a} and {b}", _sentences(found), _tables(found, a, b), [], numbers)
 
 
 def _sentences(found: Contrast) -> list[str]:
@@ -47,16 +47,18 @@ def _sentences(found: Contrast) -> list[str]:
     else:
         sentences.append(f"Nothing differs: no feature passes at a false discovery rate of {found.fdr:g}.")
     if found.lengths_differ:
-        remedy = (
-            "" if found.pooling == "mean" else ", and a longer text fires more features; compare with --pooling mean"
-        )
-        sentences.append(
-            f"Warning: the corpora differ in length ({found.a.mean_tokens:.1f} and {found.b.mean_tokens:.1f} tokens, "
-            f"AUROC {found.length_auroc:.2f}){remedy}."
-        )
+        sentences.append(_length_warning(found))
     if any(up.label_source.startswith("neuronpedia") for up in (*found.up_in_a, *found.up_in_b)):
         sentences.append(LABEL_NOTE)
     return sentences
+
+
+def _length_warning(found: Contrast) -> str:
+    remedy = "" if found.pooling == "mean" else ", and a longer text fires more features; compare with --pooling mean"
+    return (
+        f"Warning: the corpora differ in length ({found.a.mean_tokens:.1f} and {found.b.mean_tokens:.1f} tokens, "
+        f"AUROC {found.length_auroc:.2f}){remedy}."
+    )
 
 
 def _tables(found: Contrast, a: str, b: str) -> list[Table]:
@@ -72,35 +74,9 @@ def _corpus(name: str, file: str, corpus: Corpus) -> tuple[str, str, int, int, f
 
 
 def _features(title: str, ups: Sequence[Difference]) -> list[Table]:
-    columns = (
-        "feature",
-        "effect",
-        "low",
-        "high",
-        "q",
-        "groups",
-        "mean A",
-        "mean B",
-        "fires in A",
-        "fires in B",
-        "label",
-    )
-    rows = [
-        (
-            up.feature,
-            up.effect.value,
-            up.effect.low,
-            up.effect.high,
-            f"{up.q:.1e}",
-            up.groups,
-            up.mean_a,
-            up.mean_b,
-            f"{up.share_a:.1%}",
-            f"{up.share_b:.1%}",
-            up.label,
-        )
-        for up in ups
-    ]
+    measured = ("effect", "low", "high", "q", "groups", "mean A", "mean B", "fires in A", "fires in B")
+    columns = ("feature", *measured, "label")
+    rows = [(up.feature, *_measured(up), up.label) for up in ups]
     examples = [(up.feature, example.id, example.activation, _marked(example)) for up in ups for example in up.examples]
     return [
         Table(title, columns, rows, longest=_LONGEST_CELL),
@@ -108,7 +84,13 @@ def _features(title: str, ups: Sequence[Difference]) -> list[Table]:
     ]
 
 
+def _measured(up: Difference) -> tuple[Cell, ...]:
+    effect = (up.effect.value, up.effect.low, up.effect.high)
+    return (*effect, f"{up.q:.1e}", up.groups, up.mean_a, up.mean_b, f"{up.share_a:.1%}", f"{up.share_b:.1%}")
+
+
 def _marked(example: Example) -> str:
+    """The text around the token, with the token between quotation marks."""
     token = example.token.lstrip()
     space = example.token[: len(example.token) - len(token)]
     return f"{example.before}{space}«{token}»{example.after}"

@@ -1,21 +1,28 @@
-"""A reply as text for people: the verdict, the indicators, and the words on which features fired, marked."""
+"""Shows a reply as text for people: the verdict, the indicators, and the words on which features fired, marked."""
 
 import string
 import unicodedata
 from collections.abc import Iterable
 
-from scopewatch.v1 import monitor_pb2 as pb
+from scopewatch.client import pb
 
 _VERDICT = {pb.VERDICT_PASS: "PASS", pb.VERDICT_FLAG: "FLAG"}
 _MAX_TEXT = 360
+"""The most characters of a response that are shown around its evidence."""
 _MAX_LABELS = 3
-"""Features shown with their labels under a flagged indicator."""
+"""The most features that are shown with their labels under a flagged indicator."""
 _ZERO_WIDTH_JOINER = "\u200d"
 _SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 
 
 def describe(reply: pb.ScoreResponse, prompt: str, response: str) -> str:
-    """Several lines; evidence is marked only if it was asked for."""
+    """A reply in several lines.
+
+    Args:
+        reply: The reply; evidence is marked only if it was asked for.
+        prompt: The prompt that was scored.
+        response: The response that was scored.
+    """
     coverage, timings = reply.coverage, reply.timings
     cut = " (cut to fit)" if coverage.truncated else ""
     source = "from cache" if reply.cached else "computed"
@@ -25,27 +32,30 @@ def describe(reply: pb.ScoreResponse, prompt: str, response: str) -> str:
         f"  response  {_short(response)}",
     ]
     for score in reply.indicators:
-        if score.skipped_reason:
-            lines.append(f"  {score.name:18} not scored: {score.skipped_reason}")
-            continue
-        mark = ("note" if score.severity == pb.SEVERITY_INFO else "FLAG") if score.flagged else "    "
-        probability = f"  p={score.probability:.2f}" if score.HasField("probability") else ""
-        why = f": {score.card_warning}" if score.card_warning else ""
-        known = "" if score.calibration == pb.CALIBRATION_CALIBRATED else f"  uncalibrated{why}"
-        lines.append(
-            f"  {mark} {score.name:18} score {score.score:7.2f}  threshold {score.threshold:6.2f}{probability}{known}"
-        )
-        if score.flagged and score.evidence:
-            lines.append(f"       {_marked(response, score.evidence)}")
-        if score.flagged:
-            lines += _labelled(score)
+        lines += _indicator(score, response)
     if reply.label_note:
         lines.append(f"  {reply.label_note}")
     return "\n".join(lines)
 
 
+def _indicator(score: pb.IndicatorScore, response: str) -> list[str]:
+    """An indicator's line, and if it is flagged, the response with its evidence and the features that raised it."""
+    if score.skipped_reason:
+        return [f"  {score.name:18} not scored: {score.skipped_reason}"]
+    mark = ("note" if score.severity == pb.SEVERITY_INFO else "FLAG") if score.flagged else "    "
+    probability = f"  p={score.probability:.2f}" if score.HasField("probability") else ""
+    why = f": {score.card_warning}" if score.card_warning else ""
+    known = "" if score.calibration == pb.CALIBRATION_CALIBRATED else f"  uncalibrated{why}"
+    lines = [f"  {mark} {score.name:18} score {score.score:7.2f}  threshold {score.threshold:6.2f}{probability}{known}"]
+    if score.flagged and score.evidence:
+        lines.append(f"       {_marked(response, score.evidence)}")
+    if score.flagged:
+        lines += _labelled(score)
+    return lines
+
+
 def _labelled(score: pb.IndicatorScore) -> list[str]:
-    """The labelled features that raised the score most."""
+    """Lines with the labelled features that raised the score most."""
     raised = [part for part in score.features if part.contribution > 0 and part.label]
     return [f"       {part.contribution:+7.2f}  {part.feature}  {_short(part.label)}" for part in raised[:_MAX_LABELS]]
 
@@ -57,7 +67,8 @@ def _marked(text: str, evidence: Iterable[pb.Evidence]) -> str:
         if span.segment == pb.SEGMENT_RESPONSE:
             start, end = _whole_words(text, span.start, span.end)
             if all(letter in string.punctuation for letter in text[start:end]):
-                continue  # Features often fire on the full stop that ends a sentence; people look for words.
+                # Features often fire on the full stop that ends a sentence; people look for words.
+                continue
             marked[start:end] = b"\x01" * (end - start)
     shown, inside = "", False
     first = max(0, marked.find(1) - 80)
@@ -73,7 +84,7 @@ def _marked(text: str, evidence: Iterable[pb.Evidence]) -> str:
 
 
 def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """Tokens are pieces of words; people read words."""
+    """The span of the whole words that a span touches, white space left out: tokens are pieces of words."""
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
@@ -96,5 +107,6 @@ def _joined(text: str, at: int) -> bool:
 
 
 def _short(text: str) -> str:
+    """A text on one line, cut to at most 100 characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= 100 else f"{flat[:97]}…"

@@ -1,4 +1,4 @@
-"""`scopewatch demo`: a real server in a process of its own, a handful of pairs, the cache, the metrics."""
+"""The tour that `scopewatch demo` makes: a real server in a process of its own, some pairs, the cache, the metrics."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -93,7 +93,7 @@ A smaller start: --reader google/gemma-3-270m --sae gemma-scope-2-270m-pt-res:la
 
 
 def run() -> int:
-    """Runs the tour; 0 when everything answered as it should."""
+    """Runs the tour and prints it; 0 when everything answered as it should, else 1."""
     with running_server({}) as server, Client(server.address, timeout_s=30) as client:
         info = client.info()
         reader = info.reader
@@ -116,7 +116,7 @@ def run() -> int:
 
 
 def _second_pass(client: Client) -> bool:
-    """Sends the same pairs again in one BatchScore; they come from the cache with the same scores."""
+    """Sends the same pairs again in one BatchScore; whether all come from the cache with the same scores."""
     requests = [request(**fields) for _, fields in _PAIRS]
     first = [client.score(**fields) for _, fields in _PAIRS]
     second = client.score_batch(requests)
@@ -131,6 +131,7 @@ def _second_pass(client: Client) -> bool:
 
 
 def _card(indicator: pb.IndicatorInfo) -> str:
+    """How well an indicator does, as its card says, beside simple detectors on the same pairs."""
     if indicator.calibration != pb.CALIBRATION_CALIBRATED:
         return "uncalibrated"
     lines = []
@@ -142,6 +143,7 @@ def _card(indicator: pb.IndicatorInfo) -> str:
 
 
 def _metric_lines(address: str) -> Iterator[str]:
+    """Those lines of the metrics page that the tour shows, without zeros."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
         text = page.read().decode()
     return (line for line in text.splitlines() if line.startswith(_METRICS) and not line.endswith(" 0.0"))

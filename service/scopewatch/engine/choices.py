@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scopewatch.errors import HubError, NoSuchFeature, SaeError, WatchlistError
 from scopewatch.sources import ReaderSource, SaeSource
@@ -50,6 +50,26 @@ def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderSource, list[SaeChoi
         for feature, location in watchlist.features.items():
             saes[feature.sae].wanted.setdefault(feature.index, watchlist.where(*location))
     return readers[0], [saes[name] for name in sorted(saes) if saes[name].wanted]
+
+
+def united(held: Sequence[SaeChoice], wanted: Sequence[SaeChoice]) -> list[SaeChoice]:
+    """What two sets of watchlists ask for together, the one taking the other's place.
+
+    Args:
+        held: What is asked for now. A name that the wanted ones give to another SAE is changed in the result.
+        wanted: What will be asked for.
+    """
+    found = {choice.name: replace(choice, wanted=dict(choice.wanted)) for choice in wanted}
+    for choice in held:
+        same = found.get(choice.name)
+        if same is None:
+            found[choice.name] = choice
+        elif same.source == choice.source:
+            same.wanted |= {index: place for index, place in choice.wanted.items() if index not in same.wanted}
+        else:
+            name = f"{choice.name} (replaced)"
+            found[name] = replace(choice, name=name)
+    return list(found.values())
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
 from scopewatch.reader.loading import Reader, find_reader
 from scopewatch.reader.prefixes import Reading
 from scopewatch.reader.text import Tokeniser
-from scopewatch.releases.locate import locate
+from scopewatch.releases.find import find_sae
+from scopewatch.sae.digests import checked_digests, combined_digest
 from scopewatch.sae.open import open_sae
-from scopewatch.sae.pack import checked_digests, combined_digest, is_pack
+from scopewatch.sae.pack import is_pack
 from scopewatch.sae.weights import Sae
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations, EngineIdentity, Float32, Indices, SaeIdentity, Segment, TokenisedPair
@@ -181,11 +182,11 @@ def open_whole(source: SaeSource, config: Config) -> WholeSae:
         HubError: Its files are not here and may not or cannot be downloaded.
         SaeError: A file is wrong, does not say where the SAE reads, or holds a part of an SAE.
     """
-    located = locate(source, allow_download=config.allow_download)
-    if is_pack(located.path):
-        raise SaeError(f"{located.path}: a watch pack holds a part of an SAE; name the SAE that it was made of")
-    sae = open_sae(located.path, norm_factor=source.norm_factor or located.norm_factor, k=source.k)
-    hookpoint = hookpoint_of(source.hookpoint, sae.hookpoint, sae.files[0])
+    found = find_sae(source, allow_download=config.allow_download)
+    if is_pack(found.path):
+        raise SaeError(f"{found.path}: a watch pack holds a part of an SAE; name the SAE that it was made of")
+    sae = open_sae(found)
+    hookpoint = hookpoint_of(found.hookpoint, sae.hookpoint, sae.files[0])
     identity = SaeIdentity(
         name="sae",
         format=sae.format,
@@ -195,9 +196,9 @@ def open_whole(source: SaeSource, config: Config) -> WholeSae:
         d_sae=sae.d_sae,
         digest=combined_digest(checked_digests(sae), sae.recipe),
         watched=(),
-        neuronpedia=located.neuronpedia,
-        repo=located.origin.get("repo", ""),
-        revision=located.origin.get("revision", ""),
+        neuronpedia=found.neuronpedia,
+        repo=found.origin.get("repo", ""),
+        revision=found.origin.get("revision", ""),
     )
     return WholeSae(sae, hookpoint, identity)
 

@@ -6,7 +6,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from scopewatch.sae.weights import Contest, Encoder, Normalise
+from scopewatch.sae.encoder import Contest, Encoder, Normalise
 
 _CHUNK_ELEMENTS = 1 << 24
 """Pre-activations of a contest that exist at once; 64 MiB."""
@@ -25,7 +25,7 @@ class HookpointEncoder(torch.nn.Module):
         super().__init__()
         # Neighbours that do the same are one matrix product.
         alone = iter(range(len(encoders)))
-        groups = groupby(encoders, lambda e: (e.normalise, bool(e.magnitude), next(alone) if e.contest else None))
+        groups = groupby(encoders, lambda e: (e.normalise, e.scale is None, next(alone) if e.contest else None))
         self._parts = torch.nn.ModuleList(_Part(list(members)) for _, members in groups)
 
     def forward(self, activation: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ class HookpointEncoder(torch.nn.Module):
 
 
 class _Part(torch.nn.Module):
-    """Encoders without a contest that normalise alike and all have magnitudes or none, or one with a contest."""
+    """Encoders that normalise alike and all have a scale or none, without a contest; or one encoder with a contest."""
 
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         super().__init__()
@@ -50,9 +50,10 @@ class _Part(torch.nn.Module):
         self.b_enc = joined([e.b_enc for e in encoders])
         self.threshold = joined([e.threshold[e.watched] for e in encoders])
         self.watched = joined([e.watched for e in encoders[:1]])
-        worth = [(e.magnitude, e.watched) for e in encoders if e.magnitude]
-        self.scale = joined([magnitude.scale[watched] for magnitude, watched in worth]) if worth else None
-        self.offset = joined([magnitude.offset[watched] for magnitude, watched in worth]) if worth else None
+        scales = [e.scale[e.watched] for e in encoders if e.scale is not None]
+        offsets = [e.offset[e.watched] for e in encoders if e.offset is not None]
+        self.scale = joined(scales) if scales else None
+        self.offset = joined(offsets) if offsets else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = normalised(x, self._normalise)

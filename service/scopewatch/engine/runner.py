@@ -17,7 +17,7 @@ from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import PackedText
 from scopewatch.reader.prefixes import Block, Prefixes, Reading, joined
-from scopewatch.sae.weights import Encoder
+from scopewatch.sae.encoder import Encoder
 from scopewatch.types import Activations, EncodedBatch, FeatureTable, Float32, Int32, TokenIds
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,11 @@ class Runner:
         self._taps = taps
         self._table = table
         self._prefixes.clear()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Size of what is kept of beginnings that texts share."""
+        return self._prefixes.kept_bytes
 
     @torch.inference_mode()
     def __call__(self, batch: Sequence[TokenIds]) -> EncodedBatch:

@@ -8,14 +8,13 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from scopewatch.engine.encoder import HookpointEncoder
-from scopewatch.sae.weights import Encoder, Sae
+from scopewatch.sae.weights import Sae
 from scopewatch.types import Activations, Float32, Int32
 
 _SLAB = 2048
@@ -42,7 +41,7 @@ class Dictionary:
     def __init__(self, sae: Sae, device: torch.device) -> None:
         folder = Path(tempfile.mkdtemp(prefix="scopewatch-"))
         scratch = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._sae = replace(sae, W_enc=sae.W_enc.on_disk(folder), W_dec=sae.W_dec and sae.W_dec.T.on_disk(folder).T)
+        self._sae = sae.on_disk(folder)
         self._device = device
         group = sae.contest.group if sae.contest else 1
         self._width = min(-(-_SLAB // group) * group, sae.d_sae)
@@ -74,13 +73,8 @@ class Dictionary:
 
     def _slabs(self) -> Iterator[tuple[int, HookpointEncoder]]:
         for start in range(0, self._sae.d_sae, self._width):
-            encoder = self._part(start, min(start + self._width, self._sae.d_sae))
+            encoder = self._sae.encoder(range(start, min(start + self._width, self._sae.d_sae)))
             yield start, HookpointEncoder([encoder]).to(self._device)
-
-    def _part(self, start: int, stop: int) -> Encoder:
-        if self._sae.W_dec is None or stop - start == self._sae.d_sae:
-            return self._sae.encoder(range(start, stop))
-        return self._sae.slab(start, stop).encoder
 
 
 def _nonzero(tile: torch.Tensor, first_token: int, first_feature: int) -> tuple[Int32, Int32, Float32]:

@@ -3,10 +3,11 @@
 A changed set of features is made of the arrays that are there, and only what they lack is read from files.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +15,11 @@ from scopewatch.config import Config
 from scopewatch.engine.choices import SaeChoice, asked_by
 from scopewatch.engine.runner import PlacedEncoder
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
-from scopewatch.releases.locate import locate
-from scopewatch.sae.pack import PackFolder, WatchedSae, load_watched
-from scopewatch.sae.weights import Magnitude
+from scopewatch.releases.find import find_sae
+from scopewatch.sae.encoder import WatchedSae
+from scopewatch.sae.watched import PackFolder, load_watched
 from scopewatch.sources import SaeSource
-from scopewatch.types import EngineIdentity, FeatureTable, Float32, Indices, ReaderIdentity, SaeIdentity
+from scopewatch.types import EngineIdentity, FeatureTable, Indices, ReaderIdentity, SaeIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Watching:
 
     identity: EngineIdentity
     table: FeatureTable
-    """`identity.table`: which feature each column of the activations is."""
+    """The feature of each column of the activations."""
     encoders: tuple[PlacedEncoder, ...]
     """In the order of the columns."""
     saes: tuple[LoadedSae, ...]
@@ -76,7 +77,7 @@ def watching_of(reader: ReaderIdentity, saes: Sequence[LoadedSae], *, head: bool
     """
     identity = EngineIdentity(reader, tuple(sae.identity for sae in saes), head)
     encoders = tuple(PlacedEncoder(sae.hookpoint, sae.watched.encoder) for sae in saes)
-    return Watching(identity, identity.table, encoders, tuple(saes))
+    return Watching(identity, FeatureTable(identity.feature_ids), encoders, tuple(saes))
 
 
 def load_sae(choice: SaeChoice, config: Config, held: Sequence[LoadedSae] = ()) -> LoadedSae:
@@ -93,21 +94,14 @@ def load_sae(choice: SaeChoice, config: Config, held: Sequence[LoadedSae] = ()) 
     """
     same = [sae for sae in held if sae.source == choice.source]
     with asked_by(choice):
-        located = locate(choice.source, allow_download=config.allow_download)
-        read = partial(
-            load_watched,
-            located.path,
-            norm_factor=choice.source.norm_factor or located.norm_factor,
-            k=choice.source.k,
-            origin=located.origin,
-            packs=_packs(config),
-        )
+        found = find_sae(choice.source, allow_download=config.allow_download)
+        read = partial(load_watched, found, packs=_packs(config))
         wanted = sorted(choice.wanted)
         if same and (watched := _extended([sae.watched for sae in same], wanted, read)):
             return replace(same[0], name=choice.name, watched=watched)
         watched = read(wanted)
-        hookpoint = hookpoint_of(choice.source.hookpoint, watched.hookpoint, located.path)
-        return LoadedSae(choice.name, choice.source, watched, hookpoint, located.neuronpedia)
+        hookpoint = hookpoint_of(found.hookpoint, watched.hookpoint, found.path)
+        return LoadedSae(choice.name, choice.source, watched, hookpoint, found.neuronpedia)
 
 
 def _extended(
@@ -150,18 +144,10 @@ def _joined(parts: Sequence[WatchedSae], wanted: Sequence[int]) -> WatchedSae:
             return replace(part, encoder=replace(part.encoder, watched=watched), features=tuple(wanted))
     every, place = np.unique(np.concatenate(columns), return_index=True)
     place = place[np.isin(every, needed)]
-
-    def chosen(arrays: Iterable[Float32]) -> Float32:
-        return np.ascontiguousarray(np.concatenate(list(arrays), axis=-1)[..., place])
-
     encoders = [part.encoder for part in parts]
-    worth = [encoder.magnitude for encoder in encoders if encoder.magnitude]
-    encoder = replace(
-        encoders[0],
-        W_enc=chosen(e.W_enc for e in encoders),
-        b_enc=chosen(e.b_enc for e in encoders),
-        threshold=chosen(e.threshold for e in encoders),
-        magnitude=Magnitude(chosen(m.scale for m in worth), chosen(m.offset for m in worth)) if worth else None,
-        watched=watched,
-    )
+    arrays: dict[str, Any] = {
+        name: np.ascontiguousarray(np.concatenate([e.arrays[name] for e in encoders], axis=-1)[..., place])
+        for name in encoders[0].arrays
+    }
+    encoder = replace(encoders[0], watched=watched, **arrays)
     return replace(parts[0], encoder=encoder, features=tuple(wanted))

@@ -19,8 +19,9 @@ class Difference:
     place: tuple[str, ...]
     """Names from the top of the file, such as indicators, speculation, threshold."""
     before: Any
-    """A plain value, or a mapping of all that was there; None for nothing."""
+    """The plain value there, or a mapping of all that is there; None for nothing."""
     after: Any
+    """Likewise, in the other watchlist."""
 
     def __str__(self) -> str:
         place = " > ".join(self.place)
@@ -39,7 +40,7 @@ def differences(before: Watchlist, after: Watchlist) -> list[Difference]:
     return [] if before.digest == after.digest else list(_compare((), _tree(before), _tree(after)))
 
 
-def evidence(card: Card | None) -> str:
+def evidence_line(card: Card | None) -> str:
     """A card in one line, by its first measurement."""
     if card is None:
         return "uncalibrated"
@@ -83,7 +84,7 @@ def _indicator(indicator: Indicator) -> Tree:
             for term in indicator.features
         },
         "combines": {term.name: {"weight": term.weight} for term in indicator.combines},
-        "card": f"{evidence(card)} [{mark}]" if card else "uncalibrated",
+        "card": f"{evidence_line(card)} [{mark}]" if card else "uncalibrated",
     }
 
 

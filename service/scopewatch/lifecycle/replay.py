@@ -1,15 +1,21 @@
 """Two watchlists over the same pairs: which verdicts would change if one took the other's place."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
+from scopewatch.app.load import load
+from scopewatch.app.spine import offline
+from scopewatch.config import Config
 from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.pairs.scored import Score
-from scopewatch.statistics.detection import Interval, false_positive_bound
+from scopewatch.pairs.scored import Scorer
+from scopewatch.statistics.bounds import false_positive_bound
+from scopewatch.statistics.scores import Interval
 from scopewatch.types import IndicatorScore, ScoredPair, ScoreJob, Verdict
+from scopewatch.watch.watchlist import Watchlist
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +24,16 @@ class Said:
 
     verdict: Verdict
     indicators: Mapping[str, IndicatorScore]
-    """By name, without features and evidence."""
+    """What each indicator said, by its name, without features and evidence."""
+
+
+_Heard = tuple[LabelledPair, Said, Said]
+"""A pair, and what was said of it before and after."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of one indicator, or of a verdict: shares that are flagged, of the pairs whose label is known."""
+    """The shares of pairs of either label that an indicator flags."""
 
     tpr: float | None
     """None where no pair has label 1."""
@@ -33,7 +43,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorChange:
-    """How often an indicator fired before and after; of one that is new or gone, never on the side that lacks it."""
+    """How often an indicator fired before and after; one that is new or gone never fires on the side that lacks it."""
 
     name: str
     in_before: bool
@@ -53,7 +63,7 @@ class Deciding:
 
     indicator: str
     score_before: float | None
-    """None where it was skipped, or is not there."""
+    """None where the indicator was skipped or is not there."""
     threshold_before: float | None
     score_after: float | None
     threshold_after: float | None
@@ -61,7 +71,7 @@ class Deciding:
 
 @dataclass(frozen=True, slots=True)
 class VerdictChange:
-    """A pair whose verdict is another one."""
+    """A pair whose verdict changes."""
 
     line: int
     id: str
@@ -81,28 +91,28 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What would change; of the pairs that both could score."""
+    """What would change, counted over the pairs that both watchlists could score."""
 
     n: int
     flag_rate_before: float
     flag_rate_after: float
     changed: Interval
-    """Share of verdicts that change, with its 95 % Clopper-Pearson interval."""
+    """The share of verdicts that change, with its 95 % Clopper-Pearson interval."""
     indicators: tuple[IndicatorChange, ...]
     changes: tuple[VerdictChange, ...]
     failures: tuple[Failure, ...]
 
 
-async def hear(pairs: Sequence[LabelledPair], score: Score, at_once: int) -> list[Said | str]:
+async def hear(pairs: Sequence[LabelledPair], score: Scorer, at_once: int) -> list[Said | str]:
     """What a watchlist says of each pair, or why it cannot be scored.
 
     Args:
-        pairs: At least one.
+        pairs: The pairs, at least one.
         score: The online scorer, with the watchlist as its default one.
-        at_once: Most pairs given to it in one call.
+        at_once: The most pairs that the scorer is given in one call.
 
     Raises:
-        ScopewatchError: It failed altogether.
+        ScopewatchError: The scorer failed altogether.
     """
     heard: list[Said | str] = []
     for first in tqdm(range(0, len(pairs), at_once), desc="scoring", unit="batch", disable=None):
@@ -118,21 +128,28 @@ async def hear(pairs: Sequence[LabelledPair], score: Score, at_once: int) -> lis
     return heard
 
 
+def hear_watchlist(pairs: Sequence[LabelledPair], watchlist: Watchlist, config: Config) -> list[Said | str]:
+    """What a watchlist says of each pair, with its own reader and SAEs loaded for it."""
+
+    async def run() -> list[Said | str]:
+        async with offline(config, load(config, [watchlist])) as monitor:
+            return await hear(pairs, monitor.score, config.at_once)
+
+    return asyncio.run(run())
+
+
 def replay(pairs: Sequence[LabelledPair], before: Sequence[Said | str], after: Sequence[Said | str]) -> Replay:
     """Compares what two watchlists said of the same pairs.
+
+    Args:
+        pairs: The pairs.
+        before: What the one watchlist said of each of them, or why it could not score it.
+        after: What the other watchlist said.
 
     Raises:
         DataError: No pair could be scored by both.
     """
-    failures: list[Failure] = []
-    heard: list[tuple[LabelledPair, Said, Said]] = []
-    for pair, old, new in zip(pairs, before, after, strict=True):
-        if isinstance(old, Said) and isinstance(new, Said):
-            heard.append((pair, old, new))
-        else:
-            failures.append(Failure(pair.line, pair.id, old if isinstance(old, str) else str(new)))
-    if not heard:
-        raise DataError(f"none of {len(pairs)} pairs can be scored by both watchlists: {failures[0].error}")
+    heard, failures = _heard_by_both(pairs, before, after)
     n = len(heard)
     changes = tuple(_change(*each) for each in heard if each[1].verdict != each[2].verdict)
     names = dict.fromkeys([*heard[0][1].indicators, *heard[0][2].indicators])
@@ -140,19 +157,34 @@ def replay(pairs: Sequence[LabelledPair], before: Sequence[Said | str], after: S
         n=n,
         flag_rate_before=sum(old.verdict is Verdict.FLAG for _, old, _ in heard) / n,
         flag_rate_after=sum(new.verdict is Verdict.FLAG for _, _, new in heard) / n,
-        changed=Interval(
-            len(changes) / n,
-            # One bound on each side, of half the error.
-            1 - false_positive_bound(n - len(changes), n, 0.975),
-            false_positive_bound(len(changes), n, 0.975),
-        ),
+        changed=_share(len(changes), n),
         indicators=tuple(_indicator(name, heard) for name in names),
         changes=changes,
         failures=tuple(failures),
     )
 
 
-def _indicator(name: str, heard: Sequence[tuple[LabelledPair, Said, Said]]) -> IndicatorChange:
+def _share(some: int, n: int) -> Interval:
+    """The share of n that are some, with its 95 % Clopper-Pearson interval: each bound has half of the error."""
+    return Interval(some / n, 1 - false_positive_bound(n - some, n, 0.975), false_positive_bound(some, n, 0.975))
+
+
+def _heard_by_both(
+    pairs: Sequence[LabelledPair], before: Sequence[Said | str], after: Sequence[Said | str]
+) -> tuple[list[_Heard], list[Failure]]:
+    failures: list[Failure] = []
+    heard: list[_Heard] = []
+    for pair, old, new in zip(pairs, before, after, strict=True):
+        if isinstance(old, Said) and isinstance(new, Said):
+            heard.append((pair, old, new))
+        else:
+            failures.append(Failure(pair.line, pair.id, old if isinstance(old, str) else str(new)))
+    if not heard:
+        raise DataError(f"none of {len(pairs)} pairs can be scored by both watchlists: {failures[0].error}")
+    return heard, failures
+
+
+def _indicator(name: str, heard: Sequence[_Heard]) -> IndicatorChange:
     sides = [
         [said.indicators.get(name) for said in side]
         for side in ([old for _, old, _ in heard], [new for _, _, new in heard])

@@ -10,7 +10,7 @@ from typing import Any
 from scopewatch.errors import DataError
 
 Row = tuple[int, Callable[[], object]]
-"""Place in the file, counted from 1, and what reads the row or raises a ValueError or RecursionError."""
+"""The row's number in the file, counted from 1, and what reads it or raises a ValueError or RecursionError."""
 _MAX_LINE_BYTES = 64 << 20
 _READ_AT_ONCE = 256
 
@@ -19,7 +19,7 @@ def check_format(file: Path) -> None:
     """Refuses a file whose name does not say JSONL or Parquet, and Parquet where nothing reads it.
 
     Raises:
-        DataError: Says so.
+        DataError: The name ends in something else, or pyarrow is not installed.
     """
     if file.suffix not in (".jsonl", ".parquet"):
         raise DataError(f"{file}: expected a name that ends in .jsonl or .parquet")
@@ -28,15 +28,15 @@ def check_format(file: Path) -> None:
 
 
 def read_rows(file: Path, columns: Sequence[str], needed: str) -> Iterator[Row]:
-    """The rows of a file; blank lines of JSONL are none, but count as lines.
+    """The rows of a file; blank lines of JSONL are no rows, but are counted.
 
     Args:
-        file: As `check_format` lets pass.
-        columns: Of Parquet, what is read.
-        needed: The column that Parquet must have.
+        file: A file that `check_format` lets pass.
+        columns: The columns of a Parquet file that are read.
+        needed: The column that a Parquet file must have.
 
     Raises:
-        DataError: It is no Parquet file, or one without that column.
+        DataError: The file is no Parquet file, or one without that column.
     """
     return _parquet_rows(file, columns, needed) if file.suffix == ".parquet" else _lines(file)
 
@@ -48,10 +48,10 @@ def row_writer(
     """Writes a file by groups of rows.
 
     Args:
-        file: Replaced if it exists.
-        suffix: .jsonl or .parquet.
-        types: Name of each column, and what Arrow calls its type.
-        origin: Said once in the metadata of Parquet, key `scopewatch`, and in every row of JSONL.
+        file: The file, which is replaced if it exists.
+        suffix: The format: `.jsonl` or `.parquet`.
+        types: What Arrow calls the type of each column, by the column's name.
+        origin: What made the rows: said once in the metadata of Parquet, key `scopewatch`, and in every row of JSONL.
     """
     if suffix == ".jsonl":
         with file.open("w", encoding="utf-8") as stream:
@@ -65,7 +65,7 @@ def row_writer(
 
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
-    """One line each."""
+    """The rows as lines of JSONL."""
     return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

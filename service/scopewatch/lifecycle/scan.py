@@ -14,65 +14,50 @@ What made the numbers (`Origin`) is in the metadata of a Parquet file, key `scop
 which has no other place for it. Until all is done, finished parts lie in the folder `OUT.parts`.
 """
 
-import fcntl
+import asyncio
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 import scopewatch
+from scopewatch.app.load import Loaded, load
+from scopewatch.app.spine import offline
+from scopewatch.config import Config
 from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest, ScopewatchError
-from scopewatch.lifecycle.rows import Row, check_format, json_lines, read_rows, row_writer
+from scopewatch.lifecycle.parts import Parts, Scanned, parts_of
+from scopewatch.lifecycle.rows import Row, check_format, read_rows
+from scopewatch.lifecycle.until_signal import until_signal
 from scopewatch.pairs.labelled import LabelledPair, parse_row
-from scopewatch.pairs.scored import Score
+from scopewatch.pairs.scored import Scorer
 from scopewatch.types import EngineIdentity, ScoredPair, ScoreJob
 from scopewatch.watch.watchlist import Watchlist
 
 _COLUMNS = ("id", "prompt", "response", "history")
-_ROW_GROUP = 8192
-_MADE_OF = "made_of.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What made the numbers: another of these may make others."""
+    """What made the numbers: with another of these, numbers may be others."""
 
     watchlist: str
     watchlist_digest: str
     reader_digest: str
     engine_digest: str
-    """Of reader, SAEs, dtype, device and the most tokens read of a pair."""
+    """The digest of reader, SAEs, dtype, device and the most tokens read of a pair."""
     scopewatch: str = scopewatch.__version__
 
     @classmethod
     def of(cls, watchlist: Watchlist, engine: EngineIdentity, max_tokens: int) -> "Origin":
-        """What scores with this watchlist on this engine."""
+        """The origin of what is scored with this watchlist on this engine."""
         canonical = json.dumps([asdict(engine), max_tokens], sort_keys=True).encode()
         digest = hashlib.sha256(canonical).hexdigest()
         return cls(watchlist.name, watchlist.digest, engine.reader.digest, digest)
-
-
-@dataclass(frozen=True, slots=True)
-class Scanned:
-    """What a finished result holds."""
-
-    rows: int
-    flagged: int
-    failed: int
-    """Rows that could not be scored."""
-
-
-def parts_of(out: Path) -> Path:
-    """The folder in which the parts of a result lie until it is done."""
-    return out.with_name(out.name + ".parts")
 
 
 def check_files(data: Path, out: Path, *, overwrite: bool) -> None:
@@ -98,7 +83,7 @@ def check_files(data: Path, out: Path, *, overwrite: bool) -> None:
 async def scan(
     data: Path,
     out: Path,
-    score: Score,
+    score: Scorer,
     *,
     origin: Origin,
     indicators: Sequence[str],
@@ -108,37 +93,71 @@ async def scan(
     """Scores every row of a file, or goes on where an earlier call was stopped.
 
     Args:
-        data: JSONL or Parquet.
-        out: JSONL or Parquet; replaced when all is done.
+        data: The file to score, JSONL or Parquet.
+        out: The file of the result, JSONL or Parquet; it is replaced when all is done.
         score: The online scorer.
-        origin: What it scores with.
-        indicators: Names of the watchlist's.
-        at_once: Most pairs given to the scorer in one call.
-        part_rows: Rows between two savings.
+        origin: What the scorer scores with.
+        indicators: The names of the watchlist's indicators.
+        at_once: The most pairs that the scorer is given in one call.
+        part_rows: How many rows are saved together.
 
     Raises:
-        DataError: A file cannot be read or written, or what was begun was begun with something else.
+        DataError: A file cannot be read or written, or an earlier call began with something else.
         ScopewatchError: The scorer failed altogether; what is finished stays.
     """
     try:
         with data.open("rb") as stream:
             data_digest = hashlib.file_digest(stream, "sha256").hexdigest()
         made_of = {**asdict(origin), "data_digest": data_digest, "part_rows": part_rows}
-        with _Parts.open(parts_of(out), made_of) as parts:
-            rows = islice(read_rows(data, _COLUMNS, needed="response"), parts.done * part_rows, None)
-            with tqdm(desc="scoring", unit="row", initial=parts.done * part_rows, disable=None) as bar:
+        with Parts.open(parts_of(out), made_of) as parts:
+            done = parts.done * part_rows
+            rows = islice(read_rows(data, _COLUMNS, needed="response"), done, None)
+            with tqdm(desc="scoring", unit="row", initial=done, disable=None) as bar:
                 while part := list(islice(rows, part_rows)):
                     chunks = [part[first : first + at_once] for first in range(0, len(part), at_once)]
                     parts.add([row for chunk in chunks for row in await _scored(chunk, score, indicators)])
                     bar.update(len(part))
             if not parts.done:
                 raise DataError(f"{data}: holds no rows")
-            return parts.join(out, origin, indicators)
+            return parts.join(out, _columns(indicators), asdict(origin))
     except OSError as error:
         raise DataError(f"{error.filename or out}: {error.strerror or error}") from None
 
 
-async def _scored(rows: Sequence[Row], score: Score, indicators: Sequence[str]) -> list[dict[str, object]]:
+def scan_file(data: Path, out: Path, config: Config, *, part_rows: int) -> Scanned | signal.Signals:
+    """Loads what the settings name and scores every row of a file, until all is done or a signal stops it.
+
+    Args:
+        data: The file to score, JSONL or Parquet.
+        out: The file of the result, JSONL or Parquet.
+        config: The settings, with a single watchlist.
+        part_rows: How many rows are saved together.
+
+    Raises:
+        ScopewatchError: As `scan` does, or something cannot be loaded.
+    """
+    return asyncio.run(_scan_until_stopped(data, out, config, load(config), part_rows))
+
+
+async def _scan_until_stopped(
+    data: Path, out: Path, config: Config, loaded: Loaded, part_rows: int
+) -> Scanned | signal.Signals:
+    (watchlist,) = loaded.watchlists
+    async with offline(config, loaded) as monitor:
+        return await until_signal(
+            scan(
+                data,
+                out,
+                monitor.score,
+                origin=Origin.of(watchlist, loaded.engine.identity, config.max_tokens),
+                indicators=[indicator.name for indicator in watchlist.indicators],
+                at_once=config.at_once,
+                part_rows=part_rows,
+            )
+        )
+
+
+async def _scored(rows: Sequence[Row], score: Scorer, indicators: Sequence[str]) -> list[dict[str, object]]:
     read = [_read(*row) for row in rows]
     jobs = [ScoreJob(item.pair, "", item.id) for item in read if isinstance(item, LabelledPair)]
     outcomes = iter(await score(jobs))
@@ -190,8 +209,13 @@ def _result(outcome: ScoredPair | ScopewatchError, indicators: Sequence[str]) ->
     }
 
 
+def _columns(indicators: Sequence[str]) -> dict[str, str]:
+    """What Arrow calls the type of each column of the result, by the column's name."""
+    return {"row": "int64", "id": "string", **_types(indicators)}
+
+
 def _types(indicators: Sequence[str]) -> dict[str, str]:
-    """Columns after `row` and `id`, and what Arrow calls their types."""
+    """What Arrow calls the types of the columns after `row` and `id`."""
     each = {"score": "float64", "flagged": "bool", "probability": "float64", "skipped_reason": "string"}
     return {
         "verdict": "string",
@@ -201,71 +225,3 @@ def _types(indicators: Sequence[str]) -> dict[str, str]:
         "response_tokens_dropped": "int32",
         "error": "string",
     }
-
-
-class _Parts:
-    """Finished parts of a result, as JSONL; all but the last have the same number of rows."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.done = len(list(folder.glob("part-*.jsonl")))
-
-    @classmethod
-    @contextmanager
-    def open(cls, folder: Path, made_of: dict[str, object]) -> Iterator["_Parts"]:
-        """Begins, or finds again, what is made of these things; no other process may meanwhile."""
-        folder.mkdir(exist_ok=True)
-        with (folder / _MADE_OF).open("a+", encoding="utf-8") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(f"{folder}: another scan is writing here; wait for it, or give another --out") from None
-            parts = cls(folder)
-            stream.seek(0)
-            known = json.load(stream) if parts.done else made_of
-            if other := sorted(key for key in known | made_of if known.get(key) != made_of.get(key)):
-                raise DataError(
-                    f"{folder}: was begun with another {', '.join(other)}; "
-                    "delete the folder to begin anew, or give another --out"
-                )
-            if not parts.done:
-                stream.truncate(0)
-                json.dump(made_of, stream)
-                stream.flush()
-            try:
-                yield parts
-            finally:
-                if not parts.done:
-                    shutil.rmtree(folder, ignore_errors=True)
-
-    def add(self, rows: Iterable[dict[str, object]]) -> None:
-        """Saves the next part, whole or not at all."""
-        file = self._folder / f"part-{self.done:08}.jsonl"
-        unfinished = file.with_suffix(".tmp")
-        with unfinished.open("w", encoding="utf-8") as stream:
-            stream.writelines(json_lines(rows))
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(file)
-        self.done += 1
-
-    def join(self, out: Path, origin: Origin, indicators: Sequence[str]) -> Scanned:
-        """Makes the result of the parts, then removes them."""
-        joined = self._folder / "joined"
-        rows = flagged = failed = 0
-        types = {"row": "int64", "id": "string", **_types(indicators)}
-        with row_writer(joined, out.suffix, types, asdict(origin)) as write:
-            saved = self._rows()
-            while group := list(islice(saved, _ROW_GROUP)):
-                write(group)
-                rows += len(group)
-                flagged += sum(row["verdict"] == "flag" for row in group)
-                failed += sum(row["error"] is not None for row in group)
-        joined.replace(out)
-        shutil.rmtree(self._folder)
-        return Scanned(rows, flagged, failed)
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for file in sorted(self._folder.glob("part-*.jsonl")):
-            with file.open(encoding="utf-8") as stream:
-                yield from map(json.loads, stream)

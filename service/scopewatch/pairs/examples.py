@@ -1,4 +1,4 @@
-"""Where in the text features fire: pairs are read again for the spans that pooling does not keep."""
+"""Where in the texts features fire: pairs are read again for the spans that pooling does not keep."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.types import Segment, TokenisedPair
 
 _AROUND_CHARS = 24
+"""How many characters of the text on either side an example shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +21,22 @@ class Example:
     id: str
     activation: float
     start: int
-    """Place of `token` in the segment's text, in code points."""
+    """Where the token begins in the segment's text, in code points."""
     before: str
     token: str
     after: str
 
 
-def strongest(
+def strongest_tokens(
     pairs: Sequence[LabelledPair], features: Sequence[Sequence[int]], dictionary: DictionaryEngine, segment: Segment
 ) -> dict[int, tuple[Example, ...]]:
-    """Of every feature its strongest token in each of the pairs that are read for it, strongest first.
+    """Each feature's strongest token in each of the pairs that are read for it, the strongest of these first.
 
     Args:
-        pairs: They can be read.
-        features: Of each pair, those for which it is read; where one does not fire there is no example.
-        dictionary: Reader and SAE.
-        segment: Which part of a pair; the prompt or the response.
+        pairs: Pairs that the reader can read.
+        features: The features that each pair is read for; where one does not fire there is no example.
+        dictionary: The reader and the SAE.
+        segment: The part of a pair that is looked at: the prompt or the response.
 
     Raises:
         EngineDied: The device is lost.

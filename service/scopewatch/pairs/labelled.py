@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scopewatch.errors import DataError
+from scopewatch.statistics.scores import Bool
 from scopewatch.types import Pair, Turn
 
 _SHOWN = 5
@@ -22,25 +22,26 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
-    """One line of a file."""
+    """The pair on one line of a file, and what the file says of it."""
 
     pair: Pair
     label: int | None
     """0, 1, or None where the file gives none."""
     line: int
     group: str = ""
-    """Of the file; where it gives none, made from the texts, so that copies of a pair stay together."""
+    """The group that the file gives; where it gives none, one made from the texts, so that copies stay together."""
     source: str = ""
-    """Of the file; the file's name where it gives none."""
+    """The source that the file gives; the file's name where it gives none."""
     id: str = ""
-    """Of the file; the line's number where it gives none."""
+    """The id that the file gives; the line's number where it gives none."""
     split: str = ""
     """`fit`, `held_out`, or empty where the file leaves it to the group's name."""
     file: str = field(default="", compare=False)
+    """The path of the file; empty where the pair is of none."""
 
     @property
     def place(self) -> str:
-        """Where a user finds it."""
+        """Where a user finds the pair: the file and the line."""
         return f"{self.file}:{self.line}" if self.file else f"{self.source}, line {self.line}"
 
 
@@ -48,7 +49,7 @@ def read_pairs(*files: Path) -> list[LabelledPair]:
     """Reads labelled files, one after the other.
 
     Raises:
-        DataError: With the first few lines that are wrong, or because there is nothing to learn from.
+        DataError: Lines are wrong, of which the first few are named, or all pairs have one label.
     """
     pairs = [pair for file in files for pair in _read(file, labelled=True)]
     if len({pair.label for pair in pairs}) < 2:
@@ -58,10 +59,10 @@ def read_pairs(*files: Path) -> list[LabelledPair]:
 
 
 def read_texts(file: Path) -> list[LabelledPair]:
-    """Reads a file whose labels do not matter; `label` is None where it has none.
+    """Reads a file whose labels do not matter; the label of a pair that has none is None.
 
     Raises:
-        DataError: With the first few lines that are wrong, or because it is empty.
+        DataError: Lines are wrong, of which the first few are named, or there are no pairs.
     """
     pairs = _read(file, labelled=False)
     if not pairs:
@@ -69,8 +70,8 @@ def read_texts(file: Path) -> list[LabelledPair]:
     return pairs
 
 
-def labels_of(pairs: Sequence[LabelledPair]) -> NDArray[np.bool_]:
-    """Shape (n,); every pair must have a label."""
+def labels_of(pairs: Sequence[LabelledPair]) -> Bool:
+    """Whether the label of each pair, which must have one, is 1; shape (n_pairs,)."""
     assert all(pair.label is not None for pair in pairs)
     return np.array([pair.label for pair in pairs], bool)
 
@@ -87,13 +88,13 @@ def fraction(group: str, salt: str) -> float:
 
 
 def parse_row(row: object, number: int, source: str, *, labelled: bool) -> LabelledPair:
-    """One pair from one row of a file.
+    """Makes a pair of one row of a file.
 
     Args:
-        row: What the row holds.
-        number: Its place in the file, counted from 1.
-        source: What it is called where it does not say.
-        labelled: Whether it needs a label.
+        row: What the row holds, as JSON has it.
+        number: The number of the row in the file, counted from 1.
+        source: The source of a row that names none.
+        labelled: Whether the row must have a label.
 
     Raises:
         ValueError: Names the field that is wrong.
@@ -103,15 +104,13 @@ def parse_row(row: object, number: int, source: str, *, labelled: bool) -> Label
     prompt, response = _text(row, "prompt"), _text(row, "response")
     if not response.strip():
         raise ValueError("response: expected text that is not empty")
-    label = row.get("label")
-    if (labelled or label is not None) and (isinstance(label, bool) or label not in (0, 1)):
-        raise ValueError(f"label: expected 0 or 1, {'but there is none' if label is None else f'not {label!r}'}")
+    label = _label(row, needed=labelled)
     if (split := _text(row, "split")) not in {"", "fit", "held_out"}:
         raise ValueError(f"split: expected fit or held_out, not {split!r}")
     texts = hashlib.sha256(json.dumps([prompt, response]).encode()).hexdigest()[:16]
     return LabelledPair(
         Pair(prompt, response, _history(row.get("history"))),
-        None if label is None else int(label),
+        label,
         number,
         group=_name(row, "group") or texts,
         source=_name(row, "source") or source,
@@ -143,10 +142,23 @@ def _read(file: Path, *, labelled: bool) -> list[LabelledPair]:
             except ValueError as error:
                 problems.append(f"{file}:{number}: {error}")
     if problems:
-        more = f"\nand {len(problems) - _SHOWN} more lines" if len(problems) > _SHOWN else ""
         hint = "" if pairs or ": not JSON: " not in problems[0] else "\nexpected JSONL: one JSON object on each line"
-        raise DataError("\n".join(problems[:_SHOWN]) + more + hint)
+        raise DataError(_first_few(problems) + hint)
     return pairs
+
+
+def _first_few(problems: Sequence[str]) -> str:
+    more = f"\nand {len(problems) - _SHOWN} more lines" if len(problems) > _SHOWN else ""
+    return "\n".join(problems[:_SHOWN]) + more
+
+
+def _label(row: dict[str, object], *, needed: bool) -> int | None:
+    label = row.get("label")
+    if label is None and not needed:
+        return None
+    if isinstance(label, bool) or label not in (0, 1):
+        raise ValueError(f"label: expected 0 or 1, {'but there is none' if label is None else f'not {label!r}'}")
+    return 1 if label == 1 else 0
 
 
 def _text(row: dict[str, object], name: str) -> str:
@@ -164,7 +176,7 @@ def _text(row: dict[str, object], name: str) -> str:
 
 
 def _name(row: dict[str, object], key: str) -> str:
-    """A name may be a number in the file."""
+    """A name of the row, which may be a number in the file."""
     value = row.get(key)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(row, key)
 

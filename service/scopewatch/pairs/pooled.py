@@ -1,14 +1,13 @@
-"""Pooled features of a data file on disk: pairs are read once, and every pooling of every feature is kept.
+"""The pooled features of pairs on disk: pairs are read once, and every pooling of every feature is kept.
 
-A shard holds so many pairs, in a folder named by what made it (engine, segment, poolings) and under the digest of their
-tokens. So what is interrupted goes on where it stopped, and another file, tokenizer or setting finds nothing of it.
+A shard holds 128 pairs, in a folder named by what made it (engine, segment, poolings) and under the digest of the
+pairs' tokens. So an interrupted command goes on where it stopped, and another file, tokenizer or setting finds nothing
+of it.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from tqdm import tqdm
 
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.errors import DataError, ScopewatchError
+from scopewatch.files import atomic_write
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.pipeline.scoring import pool
+from scopewatch.pipeline.pooling import pool
+from scopewatch.statistics.scores import Bool
 from scopewatch.types import Activations, Segment, TokenisedPair
 from scopewatch.watch.indicators import Pooling
 
@@ -48,23 +49,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PooledPairs:
-    """n pairs, pooled; made by `encode_pairs`."""
+    """The pooled features of n pairs, made by `encode_pairs`."""
 
     n_pairs: int
     d_sae: int
     poolings: tuple[Pooling, ...]
     tokens: NDArray[np.int32]
-    """Of the segment, that were read; shape (n,). A pair without any is 0 everywhere."""
-    truncated: NDArray[np.bool_]
-    """Whether the reader did not read the pair whole; shape (n,)."""
+    """How many tokens of each pair's segment were read, shape (n,); every feature of a pair without any is 0."""
+    truncated: Bool
+    """Whether the reader did not read the pair whole, shape (n,)."""
     dense_mean: Float32
-    """The reader's activations at the hookpoint, pooled over the segment's tokens; shape (n, d_in)."""
+    """The reader's activations at the hookpoint, averaged over the segment's tokens; shape (n, d_in)."""
     dense_max: Float32
-    """Likewise, component by component."""
+    """The largest of these activations, component by component; shape (n, d_in)."""
     shards: tuple[Path, ...]
+    """The files that hold the pooled values, in the order of the pairs."""
 
     def features(self, pooling: Pooling) -> csr_array:
-        """Every feature by one of the poolings, shape (n, d_sae), float32; only what is greater than 0 is stored.
+        """Every feature by one of the poolings, shape (n, d_sae), float32; only values greater than 0 are stored.
 
         Raises:
             DataError: A shard is gone or damaged.
@@ -94,22 +96,17 @@ def encode_pairs(
     """Reads pairs and pools every feature over one segment of each, as `pipeline.scoring.pool` does.
 
     Args:
-        pairs: At least one.
-        dictionary: Reader and SAE.
-        segment: Which part of a pair.
-        folder: Where shards are found and left; it is made if it is not there.
-        poolings: Which.
+        pairs: The pairs to read, at least one.
+        dictionary: The reader and the SAE.
+        segment: The part of a pair that is pooled.
+        folder: The folder in which shards are found and left; it is made if it is not there.
+        poolings: The poolings that are kept.
 
     Raises:
         DataError: A pair cannot be read, which names its line, or the folder cannot be written.
         EngineDied: The device is lost.
     """
-    made_by = [_SCHEMA, dictionary.digest, segment.name, [str(pooling) for pooling in poolings]]
-    home = folder / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
+    home = _home(folder, dictionary, segment, poolings)
     shards: list[Path] = []
     with tqdm(total=len(pairs), desc="reading", unit="pair", disable=None) as progress:
         for start in range(0, len(pairs), _SHARD_PAIRS):
@@ -129,6 +126,17 @@ def encode_pairs(
     )
 
 
+def _home(folder: Path, dictionary: DictionaryEngine, segment: Segment, poolings: Sequence[Pooling]) -> Path:
+    """The folder, made where it is not there, of the shards that this dictionary, segment and poolings make."""
+    made_by = [_SCHEMA, dictionary.digest, segment.name, [str(pooling) for pooling in poolings]]
+    home = folder / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return home
+
+
 def _shard(
     part: Sequence[LabelledPair],
     tokens: Sequence[TokenisedPair],
@@ -136,7 +144,7 @@ def _shard(
     segment: Segment,
     poolings: Sequence[Pooling],
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of a shard: per pair, and, pair after pair, the features that fired and their pooled values."""
+    """The arrays of a shard: some per pair, and, pair after pair, the features that fired and their pooled values."""
     counts: list[int] = []
     dense = np.zeros((2, len(part), dictionary.d_in), np.float32)
     indices: list[NDArray[np.int32]] = []
@@ -162,7 +170,7 @@ def _shard(
 
 
 def _pooled(fired: Activations, poolings: Sequence[Pooling]) -> tuple[NDArray[np.int32], Float32]:
-    """The features that fired, ascending, and of each pooling their values, shape (n_poolings, n_features)."""
+    """The features that fired, ascending, and their values by each pooling, shape (n_poolings, n_features)."""
     features, column = np.unique(fired.column, return_inverse=True)
     pooled = np.empty((len(poolings), len(features)), np.float32)
     step = max(1, _DENSE_ELEMENTS // max(1, fired.n_tokens))
@@ -201,15 +209,11 @@ def _is_whole(shard: Path) -> bool:
 
 
 def _write(shard: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """A reader sees all of it or nothing."""
-    part = shard.with_suffix(f".{os.getpid()}.part")
+    """Writes a shard whole or not at all."""
     try:
-        with part.open("wb") as stream:
+        with atomic_write(shard) as part, part.open("wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
-        part.replace(shard)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise _unwritable(shard.parent.parent, error) from None
 
 

@@ -1,47 +1,48 @@
-"""The online scorer over a list of pairs."""
+"""What the online scorer says of a list of pairs."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scopewatch.errors import DataError, ScopewatchError
 from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.statistics.scores import Bool, Scores
 from scopewatch.types import IndicatorScore, ScoredPair, ScoreJob
 
-Score = Callable[[Sequence[ScoreJob]], Awaitable[list[ScoredPair | ScopewatchError]]]
+Scorer = Callable[[Sequence[ScoreJob]], Awaitable[list[ScoredPair | ScopewatchError]]]
+"""The online scorer: pairs in, and for each of them what it says or why it cannot be scored."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What the online scorer says of n pairs; arrays have shape (n,)."""
+class IndicatorScores:
+    """What the online scorer says of n pairs by one indicator; arrays have shape (n,)."""
 
     indicator: str
     watchlist: str
     threshold: float
     calibrated: bool
     card_warning: str
-    scores: NDArray[np.float64]
-    flagged: NDArray[np.bool_]
-    probabilities: NDArray[np.float64] | None
-    """None where the indicator has no map to a probability."""
+    scores: Scores
+    flagged: Bool
+    probabilities: Scores | None
+    """None where the indicator maps its score to no probability."""
     truncated: int
-    """Pairs that did not fit the reader whole."""
+    """How many pairs did not fit the reader whole."""
 
 
 async def score_pairs(
-    pairs: Sequence[LabelledPair], indicator: str, watchlist: str, score: Score, at_once: int = 64
-) -> Scored:
-    """Scores pairs with the online scorer.
+    pairs: Sequence[LabelledPair], indicator: str, watchlist: str, score: Scorer, at_once: int = 64
+) -> IndicatorScores:
+    """Scores pairs by one indicator with the online scorer.
 
     Args:
-        pairs: At least one.
-        indicator: Name in the watchlist.
-        watchlist: Its name; empty for the default.
+        pairs: The pairs to score, at least one.
+        indicator: The name of the indicator.
+        watchlist: The name of its watchlist; empty for the default one.
         score: The online scorer.
-        at_once: Pairs it is given together.
+        at_once: How many pairs the scorer is given together.
 
     Raises:
         DataError: A pair cannot be scored, or the watchlist has no such indicator.
@@ -54,15 +55,18 @@ async def score_pairs(
         for item, outcome in zip(chunk, await score(jobs), strict=True):
             if isinstance(outcome, ScopewatchError):
                 raise DataError(f"{item.place}: {outcome}")
+            found.append(_score_by(indicator, outcome, item))
             name = outcome.watchlist
-            found.append(_of(outcome, indicator))
-            if found[-1].skipped_reason:
-                raise DataError(f"{item.place}: {indicator} cannot be scored: {found[-1].skipped_reason}; leave it out")
             truncated += outcome.coverage.truncated
+    return _joined(found, indicator, name, truncated)
+
+
+def _joined(found: Sequence[IndicatorScore], indicator: str, watchlist: str, truncated: int) -> IndicatorScores:
+    """The scores of all pairs in arrays."""
     probabilities = [part.probability for part in found if part.probability is not None]
-    return Scored(
+    return IndicatorScores(
         indicator=indicator,
-        watchlist=name,
+        watchlist=watchlist,
         threshold=found[0].threshold,
         calibrated=found[0].calibrated,
         card_warning=found[0].card_warning,
@@ -73,9 +77,12 @@ async def score_pairs(
     )
 
 
-def _of(outcome: ScoredPair, indicator: str) -> IndicatorScore:
+def _score_by(indicator: str, outcome: ScoredPair, pair: LabelledPair) -> IndicatorScore:
+    """What an indicator says of the pair, which it must have scored."""
     found = next((part for part in outcome.indicators if part.name == indicator), None)
     if found is None:
         known = ", ".join(part.name for part in outcome.indicators)
         raise DataError(f"indicator {indicator!r}: watchlist {outcome.watchlist} has {known}")
+    if found.skipped_reason:
+        raise DataError(f"{pair.place}: {indicator} cannot be scored: {found.skipped_reason}; leave it out")
     return found

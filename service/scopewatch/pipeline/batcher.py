@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.types import Activations, EncodedBatch
+from scopewatch.types import CoveredActivations, EncodedBatch
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ Encode = Callable[[Sequence[TokenIds]], Awaitable[EncodedBatch]]
 class Encoded:
     """One pair's activations and what they cost."""
 
-    activations: Activations
+    covered: CoveredActivations
     queue_s: float
     forward_s: float
     encode_s: float
@@ -185,7 +185,8 @@ class Batcher:
                     self._answer([entry], outcome)
                 elif not entry.future.done():
                     queue_s = started_s - entry.arrived_s
-                    entry.future.set_result(Encoded(outcome, queue_s, encoded.forward_s, encoded.encode_s))
+                    covered = CoveredActivations(outcome, encoded.table)
+                    entry.future.set_result(Encoded(covered, queue_s, encoded.forward_s, encoded.encode_s))
             tokens = sum(len(entry.ids) for entry in batch)
             self._learn_speed(tokens, self._clock() - started_s)
             self._metrics.batch_encoded(len(batch), tokens, encoded.reused_tokens)

@@ -3,17 +3,13 @@
 import asyncio
 import logging
 import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import RedisError
-
 from scopewatch.metrics import Metrics
+from scopewatch.pipeline.breaker import Breaker
 from scopewatch.pipeline.lru import Lru
-from scopewatch.pipeline.redis_client import MAX_CONNECTIONS
+from scopewatch.pipeline.redis_client import MAX_CONNECTIONS, RedisClient
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +18,8 @@ KEY_PREFIX = "scopewatch:1:"
 
 
 class Cache(Protocol):
+    """Values by key; it may forget any of them at any time."""
+
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values in the order of the keys; None for whatever is not to be had now. Counts all but hits."""
 
@@ -35,7 +33,7 @@ class LocalCache:
     """Least recently used values in this process.
 
     Args:
-        max_bytes: Bound on keys plus values; 0 keeps nothing.
+        max_bytes: Bound on the size of keys and values together; 0 keeps nothing.
         metrics: Counts misses and writes.
     """
 
@@ -57,62 +55,11 @@ class LocalCache:
         self._values.clear()
 
 
-class Breaker:
-    """Stops asking a dependency that failed `failures` times in a row; tries again after a growing pause."""
-
-    def __init__(
-        self,
-        *,
-        failures: int = 3,
-        first_pause_s: float = 0.5,
-        longest_pause_s: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._limit = failures
-        self._first_pause_s = first_pause_s
-        self._longest_pause_s = longest_pause_s
-        self._clock = clock
-        self._failures = 0
-        self._pause_s = first_pause_s
-        self._retry_at: float | None = None
-        self._on_trial = False
-
-    @property
-    def is_open(self) -> bool:
-        return self._retry_at is not None
-
-    def allows(self) -> bool:
-        """Whether to ask now. While open, lets one caller through per pause."""
-        if self._retry_at is None:
-            return True
-        if self._clock() < self._retry_at:
-            return False
-        self._retry_at = self._clock() + self._pause_s
-        self._on_trial = True
-        return True
-
-    def succeeded(self) -> None:
-        self._failures = 0
-        self._pause_s = self._first_pause_s
-        self._retry_at = None
-        self._on_trial = False
-
-    def failed(self) -> None:
-        self._failures += 1
-        if self._retry_at is None and self._failures >= self._limit:
-            self._retry_at = self._clock() + self._pause_s
-        elif self._on_trial:
-            # Calls that were under way when it opened fail without a trial, and say nothing new.
-            self._on_trial = False
-            self._pause_s = min(2 * self._pause_s, self._longest_pause_s)
-            self._retry_at = self._clock() + self._pause_s
-
-
 class RedisCache:
     """Values in Redis: one MGET per call under a short timeout, writes behind the reply.
 
     Args:
-        client: Standalone, sentinel-made or cluster client, without retries of its own.
+        client: The connection to Redis.
         timeout_s: Longest wait for one operation.
         ttl_s: Life of an entry, jittered by 10 percent so that entries do not expire together.
         metrics: Counts misses, errors, skips and writes.
@@ -122,7 +69,7 @@ class RedisCache:
 
     def __init__(
         self,
-        client: "Redis | RedisCluster",
+        client: RedisClient,
         *,
         timeout_s: float,
         ttl_s: int,
@@ -148,19 +95,14 @@ class RedisCache:
         names = [_name(key) for key in keys]
         try:
             async with asyncio.timeout(self._timeout_s), self._readers:
-                if isinstance(self._client, RedisCluster):
-                    values = await self._client.mget_nonatomic(names)
-                else:
-                    values = await self._client.mget(names)
-            if not isinstance(values, list) or len(values) != len(keys):
-                raise RedisError("MGET was answered with something else than a value for each key")
+                values = await self._client.get_many(names)
         except Exception as error:  # redis-py has several roots of errors, and no cache may fail a request
             self._failed(error)
             self._metrics.cache_read("error", len(keys))
             return nothing
         self._succeeded()
         self._metrics.cache_read("miss", values.count(None))
-        return [value if value is None or isinstance(value, bytes) else b"" for value in values]
+        return values
 
     def put_many(self, items: Mapping[bytes, bytes]) -> None:
         for item in items.items():
@@ -180,7 +122,7 @@ class RedisCache:
         await asyncio.gather(self._writer, return_exceptions=True)
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._client.aclose()
+                await self._client.close()
         except Exception as error:  # nothing is left to do
             log.debug("Redis connection did not close cleanly", extra={"error": type(error).__name__})
 
@@ -202,16 +144,16 @@ class RedisCache:
         try:
             # Writing may take longer than a reader would wait: nobody waits for it.
             async with asyncio.timeout(4 * self._timeout_s):
-                pipeline = self._client.pipeline(transaction=False)
-                for key, value in items:
-                    pipeline.set(_name(key), value, ex=max(1, round(self._ttl_s * random.uniform(0.9, 1.1))))  # noqa: S311 - jitter
-                await pipeline.execute()
+                await self._client.set_many([(_name(key), value, self._jittered_ttl_s()) for key, value in items])
         except Exception as error:  # likewise, or the writer would end
             self._failed(error)
             self._metrics.cache_written("error", len(items))
         else:
             self._succeeded()
             self._metrics.cache_written("ok", len(items))
+
+    def _jittered_ttl_s(self) -> int:
+        return max(1, round(self._ttl_s * random.uniform(0.9, 1.1)))  # noqa: S311 - it is no secret
 
     def _failed(self, error: Exception) -> None:
         was_open = self._breaker.is_open

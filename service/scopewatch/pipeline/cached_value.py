@@ -1,8 +1,13 @@
 """The bytes of a cached value and the key it lies under.
 
-A value is `magic | key digest | checksum | n_tokens, n_fired | token i32 | column i32 | value f32`, little-endian.
-Both digests are checked on reading: a cache that answers with another key's value, an old schema, or flipped bits
-is caught (the class of CVE-2023-28858) and counts as a miss.
+A value is, little-endian,
+
+    magic | key digest | checksum | n_tokens, n_fired, table bytes u32 | table | token i32 | column i32 | value f32
+
+and its table says which features it covers: for each run of columns of one producer the producer's 16 bytes, how many
+features u32 and their indices i32. So a value serves every watchlist whose features it covers, whatever else was
+watched when it was written. Both digests are checked on reading: a cache that answers with another key's value, an old
+schema, or flipped bits is caught (the class of CVE-2023-28858) and counts as a miss.
 """
 
 import hashlib
@@ -10,70 +15,129 @@ import hmac
 import json
 import struct
 from dataclasses import asdict
+from itertools import groupby
 
 import numpy as np
 
-from scopewatch.types import Activations, EngineIdentity, TokenisedPair
+from scopewatch.pipeline.lru import Lru
+from scopewatch.types import Activations, CoveredActivations, FeatureId, FeatureTable, ReaderIdentity, TokenisedPair
 
-SCHEMA = b"scw1"
-_HEADER = struct.Struct("<4s32s16sII")
+SCHEMA = b"scw2"
+_HEADER = struct.Struct("<4s32s16sIII")
+_SHAPE = struct.Struct("<III")
+_RUN = struct.Struct("<16sI")
+_DEPTH = ("digest", "layers_run", "layer_digests", "layers_total", "chat_template", "template_digest")
+"""What differs between readers that are loaded to different depths, or says nothing about token ids: each feature's
+producer stands for the layers below it."""
+_TABLES_BYTES = 4 << 20
+"""Size of the tables of other writers that are remembered; one of a thousand features takes 100 kB as objects."""
 
 
 class CorruptValue(ValueError):
     """Cached bytes that are not what this key's producer wrote."""
 
 
-class CacheKeys:
-    """Makes keys: HMAC-SHA256 over everything that produced a value.
+class CachedValues:
+    """Makes keys and values of the cache, and reads values back.
+
+    A key is HMAC-SHA256 over the reader and the token ids. It leaves out which features are watched, which the value
+    says, so that dropping a feature empties no cache.
 
     Args:
-        identity: Reader and SAEs as they run, digests included.
+        reader: The reader as it runs, digests included.
         secret: Stops others who can read the cache from guessing which texts were scored.
     """
 
-    def __init__(self, identity: EngineIdentity, secret: bytes) -> None:
-        canonical = json.dumps(asdict(identity), sort_keys=True, separators=(",", ":")).encode()
+    def __init__(self, reader: ReaderIdentity, secret: bytes) -> None:
+        decides = {name: value for name, value in asdict(reader).items() if name not in _DEPTH}
+        decides["embedding"] = reader.layer_digests[0] if reader.layer_digests else reader.digest
+        canonical = json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()
         self._producer = hashlib.sha256(SCHEMA + canonical).digest()
         self._secret = secret
+        self._tables = Lru[FeatureTable](_TABLES_BYTES, lambda table: 100 * len(table.features))
+        self._written: tuple[FeatureTable, bytes] = (FeatureTable(), b"")
 
     def key(self, tokens: TokenisedPair) -> bytes:
-        """32 bytes; equal token ids under an equal engine give an equal key."""
+        """32 bytes; equal token ids under an equal reader give an equal key."""
         message = self._producer + tokens.ids.astype("<i4").tobytes()
         return hmac.digest(self._secret, message, "sha256")
 
+    def dump(self, key: bytes, covered: CoveredActivations) -> bytes:
+        """The value to store under `key`."""
+        activations = covered.activations
+        if self._written[0] is not covered.table:
+            # The engine's table stays the same until the watchlists are replaced.
+            self._written = covered.table, _table_bytes(covered.table)
+            self._tables.put(self._written[1], covered.table)
+        table = self._written[1]
+        body = table + b"".join(
+            [
+                activations.token.astype("<i4").tobytes(),
+                activations.column.astype("<i4").tobytes(),
+                activations.value.astype("<f4").tobytes(),
+            ]
+        )
+        shape = activations.n_tokens, len(activations.token), len(table)
+        return _HEADER.pack(SCHEMA, key, _checksum(key, _SHAPE.pack(*shape) + body), *shape) + body
 
-def dump(key: bytes, activations: Activations) -> bytes:
-    """The value to store under `key`."""
-    body = (
-        activations.token.astype("<i4").tobytes()
-        + activations.column.astype("<i4").tobytes()
-        + activations.value.astype("<f4").tobytes()
-    )
-    shape = struct.pack("<II", activations.n_tokens, len(activations.token))
-    return _HEADER.pack(SCHEMA, key, _checksum(key, shape + body), activations.n_tokens, len(activations.token)) + body
+    def load(self, key: bytes, value: bytes, n_tokens: int) -> CoveredActivations:
+        """The inverse of `dump`.
+
+        Args:
+            key: The key that the value lay under.
+            value: What the cache held there.
+            n_tokens: How many tokens the pair has.
+
+        Raises:
+            CorruptValue: When the bytes were not written for this key by this schema, or do not fit the pair.
+        """
+        if len(value) < _HEADER.size:
+            raise CorruptValue("shorter than its header")
+        magic, stored_key, checksum, tokens, fired, size = _HEADER.unpack_from(value)
+        body = value[_HEADER.size :]
+        if magic != SCHEMA or not hmac.compare_digest(stored_key, key):
+            raise CorruptValue("written for another key or schema")
+        if tokens != n_tokens or len(body) != size + 12 * fired:
+            raise CorruptValue("of another shape")
+        if not hmac.compare_digest(checksum, _checksum(key, _SHAPE.pack(tokens, fired, size) + body)):
+            raise CorruptValue("changed since it was written")
+        table = self._table(body[:size])
+        token, column = (np.frombuffer(body, "<i4", fired, size + offset) for offset in (0, 4 * fired))
+        activations = np.frombuffer(body, "<f4", fired, size + 8 * fired)
+        n_features = len(table.features)
+        if fired and (column.max() >= n_features or token.max() >= n_tokens or min(token.min(), column.min()) < 0):
+            raise CorruptValue("indices out of range")
+        return CoveredActivations(Activations(tokens, token, column, activations), table)
+
+    def _table(self, data: bytes) -> FeatureTable:
+        """The same object for the same bytes, since others remember what they derive from a table."""
+        known = self._tables.get(data)
+        if known is None:
+            known = _read_table(data)
+            self._tables.put(data, known)
+        return known
 
 
-def load(key: bytes, value: bytes, n_tokens: int, n_features: int) -> Activations:
-    """The inverse of `dump`.
+def _table_bytes(table: FeatureTable) -> bytes:
+    parts: list[bytes] = []
+    for producer, run in groupby(table.features, key=lambda feature: feature.producer):
+        indices = np.array([feature.column for feature in run], "<i4")
+        parts += (_RUN.pack(producer, len(indices)), indices.tobytes())
+    return b"".join(parts)
 
-    Raises:
-        CorruptValue: When the bytes were not written for this key by this schema, or do not fit the pair.
-    """
-    if len(value) < _HEADER.size:
-        raise CorruptValue("shorter than its header")
-    magic, stored_key, checksum, tokens, fired = _HEADER.unpack_from(value)
-    body = value[_HEADER.size :]
-    if magic != SCHEMA or not hmac.compare_digest(stored_key, key):
-        raise CorruptValue("written for another key or schema")
-    if tokens != n_tokens or len(body) != 12 * fired:
-        raise CorruptValue("of another shape")
-    if not hmac.compare_digest(checksum, _checksum(key, struct.pack("<II", tokens, fired) + body)):
-        raise CorruptValue("changed since it was written")
-    token, column = (np.frombuffer(body, "<i4", fired, offset) for offset in (0, 4 * fired))
-    activations = np.frombuffer(body, "<f4", fired, 8 * fired)
-    if fired and (column.max() >= n_features or token.max() >= n_tokens or min(token.min(), column.min()) < 0):
-        raise CorruptValue("indices out of range")
-    return Activations(tokens, token, column, activations)
+
+def _read_table(data: bytes) -> FeatureTable:
+    features: list[FeatureId] = []
+    place = 0
+    while place < len(data):
+        try:
+            producer, count = _RUN.unpack_from(data, place)
+            indices = np.frombuffer(data, "<i4", count, place + _RUN.size)
+        except (struct.error, ValueError):
+            raise CorruptValue("its table of features is damaged") from None
+        features += [FeatureId(producer, index) for index in indices.tolist()]
+        place += _RUN.size + indices.nbytes
+    return FeatureTable(tuple(features))
 
 
 def _checksum(key: bytes, payload: bytes) -> bytes:

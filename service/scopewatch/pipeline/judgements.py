@@ -1,4 +1,4 @@
-"""What was judged lately, so that a pair that comes again is neither tokenised nor pooled nor rendered again.
+"""Judgements made lately, so that a pair that comes again is neither tokenised nor pooled again.
 
 The cache is still asked every time. A judgement is a pure function of the text, the watchlist and the cached value, so
 it stands for as long as the cache answers with the very bytes it was made from; whatever else the cache says, the pair
@@ -10,66 +10,66 @@ import os
 import struct
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scopewatch.pipeline.lru import Lru
-from scopewatch.types import Coverage, IndicatorScore, ScoreJob, Verdict
+from scopewatch.types import Judgement, ScoreJob
 
-_PART_BYTES = 160
-"""About what one feature's or one span's part in an indicator takes as an object."""
-_ENTRY_BYTES = 1024
-"""About what the rest of a judgement takes."""
+_PART_BYTES = 300
+"""About what one feature's or one span's part in an indicator takes: as an object, and serialised in a door."""
+_ENTRY_BYTES = 2048
+"""About what the rest of a judgement takes, with what doors and metrics derive from it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Remembered:
     """A judgement and what it was made from."""
 
     key: bytes
-    """Under which the cache keeps the activations."""
+    """The key under which the cache keeps the activations."""
     value: bytes
     """What the cache held there."""
-    verdict: Verdict
-    indicators: tuple[IndicatorScore, ...]
-    coverage: Coverage
-    body: bytes
-    """As `ScoredPair.body`."""
-    moves: NDArray[np.intp]
-    """As `Metrics.moves`."""
+    judgement: Judgement
 
 
-class Memory:
-    """The last judgements, by a digest of the text: neither the text nor its tokens are kept.
+class Judgements:
+    """The last judgements, by a digest of what made them: neither the text nor its tokens are kept.
 
     Args:
         max_bytes: Bound on what is kept, cached values included; 0 keeps nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._judged = Lru[Judged](max_bytes, _size)
+        self._remembered = Lru[Remembered](max_bytes, _size)
         self._keyed = hashlib.blake2b(digest_size=32, key=os.urandom(32))
 
-    def name(self, job: ScoreJob, watchlist: str) -> bytes:
-        """Names the judgement of a job: a keyed digest of everything the caller chose that decides it."""
+    def name(self, job: ScoreJob, watchlist_digest: bytes) -> bytes:
+        """Names the judgement of a job: a keyed digest of everything that decides it but the cached value.
+
+        Args:
+            job: The pair, and whether evidence is wanted.
+            watchlist_digest: The digest of the watchlist as it is bound to the engine; a name would not do, for it may
+                be given to another watchlist.
+        """
         pair = job.pair
-        texts = [watchlist, pair.prompt, pair.response]
+        texts = [pair.prompt, pair.response]
         for turn in pair.history:
             texts += (turn.role, turn.content)
         # Texts read from files may hold lone surrogates.
-        parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+        parts = [watchlist_digest, *(text.encode("utf-8", "surrogatepass") for text in texts)]
         shape = struct.pack(f"<?{len(parts)}Q", job.include_evidence, *map(len, parts))
         digest = self._keyed.copy()
         digest.update(b"".join((shape, *parts)))
         return digest.digest()
 
-    def get(self, name: bytes) -> Judged | None:
-        return self._judged.get(name)
+    def get(self, name: bytes) -> Remembered | None:
+        """The judgement of this name, if it is still kept."""
+        return self._remembered.get(name)
 
-    def put(self, name: bytes, judged: Judged) -> None:
-        self._judged.put(name, judged)
+    def put(self, name: bytes, remembered: Remembered) -> None:
+        """Keeps a judgement, and forgets those that were used longest ago until it fits."""
+        self._remembered.put(name, remembered)
 
 
-def _size(judged: Judged) -> int:
-    parts = sum(len(score.features) + len(score.evidence) for score in judged.indicators)
-    return len(judged.value) + len(judged.body) + judged.moves.nbytes + parts * _PART_BYTES + _ENTRY_BYTES
+def _size(remembered: Remembered) -> int:
+    scores = remembered.judgement.indicators
+    parts = sum(len(score.features) + len(score.evidence) for score in scores)
+    return len(remembered.value) + parts * _PART_BYTES + _ENTRY_BYTES

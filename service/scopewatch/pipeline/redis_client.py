@@ -1,6 +1,7 @@
-"""Connects to Redis as redis-py offers it: one server, a cluster, or a master that sentinels name."""
+"""The connection to Redis: one server, a cluster, or a master that sentinels name. Only this module knows redis-py."""
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -23,8 +24,51 @@ _EXAMPLES = {
 }
 
 
-def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float) -> "Redis | RedisCluster":
-    """A client that gives up after `timeout_s` and never retries: the cache's breaker does better.
+class RedisClient:
+    """What the cache asks of Redis. Every failure is an exception, of redis-py's several roots or of the network.
+
+    Args:
+        connection: A standalone, sentinel-made or cluster client of redis-py, without retries of its own.
+    """
+
+    def __init__(self, connection: "Redis | RedisCluster") -> None:
+        self._connection = connection
+
+    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """Values in the order of their names; None for those that Redis does not hold, empty for what is no text.
+
+        Raises:
+            Exception: Redis does not answer, or answers something else.
+        """
+        if isinstance(self._connection, RedisCluster):
+            values = await self._connection.mget_nonatomic(names)
+        else:
+            values = await self._connection.mget(names)
+        if not isinstance(values, list) or len(values) != len(names):
+            raise RedisError("MGET was answered with something else than a value for each key")
+        return [value if value is None or isinstance(value, bytes) else b"" for value in values]
+
+    async def set_many(self, items: Iterable[tuple[str, bytes, int]]) -> None:
+        """Stores values.
+
+        Args:
+            items: The name, value and life in seconds of each.
+
+        Raises:
+            Exception: Redis does not take one of them.
+        """
+        pipeline = self._connection.pipeline(transaction=False)
+        for name, value, ttl_s in items:
+            pipeline.set(name, value, ex=ttl_s)
+        await pipeline.execute()
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._connection.aclose()
+
+
+def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float) -> RedisClient:
+    """A client that gives up after `timeout_s` and never retries: the cache's breaker does better. Connects to nothing.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, with redis-py's options as a query; in sentinel mode it may list
@@ -46,7 +90,7 @@ def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float
         parts = _split(url)
         match mode:
             case "cluster":
-                return RedisCluster.from_url(url, **limits)
+                return RedisClient(RedisCluster.from_url(url, **limits))
             case "sentinel":
                 client = _master(parts, sentinel_service, limits)
             case _:
@@ -57,7 +101,7 @@ def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float
     except (ValueError, TypeError, RedisError, RedisClusterException):
         message = f"redis_url: not understood; in {mode} mode it looks like {_EXAMPLES[mode]}"
         raise ConfigError(f"{message}, with special characters percent-encoded") from None
-    return client
+    return RedisClient(client)
 
 
 def _split(url: str) -> SplitResult:

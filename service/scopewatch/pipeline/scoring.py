@@ -1,171 +1,25 @@
 """From sparse activations to a verdict with evidence: a pure function of the activations and the watchlist."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scopewatch.pipeline.compiled import CompiledCombination, CompiledIndicator, CompiledWatchlist
+from scopewatch.pipeline.pooling import Dense, pool
 from scopewatch.types import (
-    Activations,
+    CoveredActivations,
     Evidence,
     FeatureKey,
     FeatureScore,
     IndicatorScore,
-    Label,
+    Judgement,
     Segment,
     TokenisedPair,
     Verdict,
 )
-from scopewatch.watch.indicators import CombinedTerm, Indicator, Pooling, WatchedFeature
-from scopewatch.watch.watchlist import Watchlist
-
-Dense = NDArray[np.float64]
-"""Activations of some features on one segment's tokens, shape (n_tokens, n_features)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Term:
-    feature: FeatureKey
-    label: Label
-    pooling: str
-
-
-@dataclass(frozen=True, slots=True)
-class _CompiledIndicator:
-    """An indicator whose terms are grouped by pooling, so that each pooling runs once."""
-
-    source: Indicator
-    segment: Segment
-    terms: tuple[_Term, ...]
-    groups: tuple[tuple[Pooling, NDArray[np.intp], NDArray[np.intp]], ...]
-    """(pooling, term indices, slots of those terms)."""
-    slots: NDArray[np.intp]
-    """Of each term."""
-    weights: NDArray[np.float64]
-    card_warning: str
-
-
-@dataclass(frozen=True, slots=True)
-class _CompiledCombination:
-    """An indicator of other indicators' scores and of signals, which are columns of the engine's."""
-
-    source: Indicator
-    segment: Segment
-    terms: tuple[tuple[CombinedTerm, Label, int], ...]
-    """(term, the part's label, slot of a signal)."""
-    card_warning: str
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledWatchlist:
-    source: Watchlist
-    indicators: tuple[_CompiledIndicator | _CompiledCombination, ...]
-    slot_of: NDArray[np.intp]
-    """Place of each engine column among the features this watchlist reads, in the order of their names; -1 if not."""
-    features: tuple[FeatureKey, ...]
-    """Of each slot."""
-
-
-def compile_watchlist(
-    watchlist: Watchlist,
-    features: Sequence[FeatureKey],
-    labels: Mapping[FeatureKey, Label] | None = None,
-    card_warnings: Mapping[str, str] | None = None,
-) -> CompiledWatchlist:
-    """Binds a watchlist to the engine's columns.
-
-    Args:
-        watchlist: A valid watchlist.
-        features: The engine's watched features, in the order of `Activations.column`.
-        labels: Of features that the watchlist gives none; its own win.
-        card_warnings: From `Watchlist.card_problems`.
-    """
-    column_of = {feature: column for column, feature in enumerate(features)}
-    signals = {term.key for indicator in watchlist.indicators for term in indicator.combines if term.key}
-    by_name = tuple(sorted({*watchlist.features, *signals}, key=str))
-    slot_of = np.full(len(features), -1)
-    slot_of[[column_of[feature] for feature in by_name]] = np.arange(len(by_name))
-    slots = {feature: slot for slot, feature in enumerate(by_name)}
-    names = {one.name: Label(one.label, "watchlist" if one.label else "") for one in watchlist.indicators}
-    warnings = card_warnings or {}
-
-    def compiled(indicator: Indicator) -> _CompiledIndicator | _CompiledCombination:
-        warning = warnings.get(indicator.name, "")
-        if indicator.kind != "combination":
-            return _compile(indicator, slots, labels or {}, warning)
-        terms = tuple(
-            (term, names[term.indicator] if term.indicator else Label("", ""), slots[term.key] if term.key else -1)
-            for term in indicator.combines
-        )
-        return _CompiledCombination(indicator, indicator.read_segment, terms, warning)
-
-    return CompiledWatchlist(watchlist, tuple(map(compiled, watchlist.indicators)), slot_of, by_name)
-
-
-def _compile(
-    indicator: Indicator, slots: Mapping[FeatureKey, int], labels: Mapping[FeatureKey, Label], card_warning: str
-) -> _CompiledIndicator:
-    poolings = [feature.pooling or indicator.pooling for feature in indicator.features]
-    by_pooling: dict[Pooling, list[int]] = {}
-    for index, pooling in enumerate(poolings):
-        by_pooling.setdefault(pooling, []).append(index)
-    slot = np.array([slots[feature.key] for feature in indicator.features])
-    return _CompiledIndicator(
-        source=indicator,
-        segment=indicator.read_segment,
-        terms=tuple(
-            _Term(feature.key, _label(feature, labels), str(pooling))
-            for feature, pooling in zip(indicator.features, poolings, strict=True)
-        ),
-        groups=tuple((pooling, np.array(members), slot[members]) for pooling, members in by_pooling.items()),
-        slots=slot,
-        weights=np.array([feature.weight for feature in indicator.features], np.float64),
-        card_warning=card_warning,
-    )
-
-
-def _label(feature: WatchedFeature, labels: Mapping[FeatureKey, Label]) -> Label:
-    return Label(feature.label, "watchlist") if feature.label else labels.get(feature.key, Label("", ""))
-
-
-def pool(pooling: Pooling, dense: Dense) -> NDArray[np.float64]:
-    """Pools each column over the tokens; the formulas are in `indicators.Pooling`.
-
-    Args:
-        pooling: Which one.
-        dense: Shape (n_tokens, n_features), n_tokens at least 1; values at least 0, but of probes.
-
-    Returns:
-        Shape (n_features,).
-    """
-    n_tokens = len(dense)
-    match pooling.kind:
-        case "max":
-            pooled = dense.max(axis=0)
-        case "mean":
-            pooled = dense.mean(axis=0)
-        case "sum":
-            pooled = dense.sum(axis=0)
-        case "fraction_active":
-            pooled = (dense > 0).mean(axis=0)
-        case "rolling_mean_max":
-            window = min(pooling.window or 1, n_tokens)
-            totals = np.cumsum(np.vstack([np.zeros_like(dense[:1]), dense]), axis=0)
-            # A difference of running totals can leave -1e-17 where all is 0.
-            pooled = np.maximum((totals[window:] - totals[:-window]).max(axis=0) / window, 0.0)
-        case "k_of_n":
-            pooled = _kth_largest_in_a_window(dense, pooling.k or 1, min(pooling.n or n_tokens, n_tokens))
-    return np.asarray(pooled, np.float64)
-
-
-def _kth_largest_in_a_window(dense: Dense, k: int, n: int) -> NDArray[np.float64]:
-    if k > n:
-        return np.zeros(dense.shape[1])
-    windows = np.lib.stride_tricks.sliding_window_view(dense, n, axis=0)
-    kth = np.partition(windows, n - k, axis=-1)[..., n - k]
-    return np.asarray(kth.max(axis=0), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,46 +34,55 @@ class _SegmentView:
     """Shape (len(positions), len(features))."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    verdict: Verdict
-    indicators: tuple[IndicatorScore, ...]
-
-
 def judge(
-    watchlist: CompiledWatchlist, tokens: TokenisedPair, activations: Activations, *, max_evidence: int
+    watchlist: CompiledWatchlist, tokens: TokenisedPair, covered: CoveredActivations, *, max_evidence: int
 ) -> Judgement:
     """Scores every indicator of a watchlist on one pair.
 
     Args:
-        watchlist: Bound to the engine that made the activations.
+        watchlist: The watchlist, bound to an engine.
         tokens: The pair as it was read.
-        activations: What fired on those tokens.
-        max_evidence: Spans to return per indicator; 0 for none.
+        covered: What fired on those tokens, covering every feature of the watchlist.
+        max_evidence: How many spans to return per indicator; 0 for none.
     """
     views = {
-        segment: _view(watchlist, segment, tokens, activations)
+        segment: _view(watchlist, segment, tokens, covered)
         for segment in {indicator.segment for indicator in watchlist.indicators}
     }
     scores: dict[str, IndicatorScore] = {}
     for indicator in watchlist.indicators:
-        if isinstance(indicator, _CompiledIndicator):
+        if isinstance(indicator, CompiledIndicator):
             scores[indicator.source.name] = _score(indicator, views[indicator.segment], max_evidence)
     for indicator in watchlist.indicators:
-        if isinstance(indicator, _CompiledCombination):
+        if isinstance(indicator, CompiledCombination):
             scores[indicator.source.name] = _combine(indicator, views[indicator.segment], scores)
     in_order = tuple(scores[indicator.source.name] for indicator in watchlist.indicators)
     # An indicator of severity info is for the record: knowledge, say, is nothing to flag a pair for.
     flagged = any(score.flagged and score.severity != "info" for score in in_order)
-    return Judgement(Verdict.FLAG if flagged else Verdict.PASS, in_order)
+    return Judgement(
+        made_by=watchlist.made_by,
+        verdict=Verdict.FLAG if flagged else Verdict.PASS,
+        indicators=in_order,
+        coverage=tokens.coverage,
+        fired=_fired(tokens, covered),
+        table=covered.table,
+    )
 
 
-def _score(indicator: _CompiledIndicator, view: _SegmentView, max_evidence: int) -> IndicatorScore:
+def _fired(tokens: TokenisedPair, covered: CoveredActivations) -> NDArray[np.intp]:
+    """The columns that fired on the caller's text, ascending, each once."""
+    fires = np.zeros(len(covered.table.features), bool)
+    on_text = tokens.segments[covered.activations.token] != Segment.TEMPLATE
+    fires[covered.activations.column[on_text]] = True
+    return np.flatnonzero(fires)
+
+
+def _score(indicator: CompiledIndicator, view: _SegmentView, max_evidence: int) -> IndicatorScore:
     if not len(view.positions):
         return _skipped(indicator, "empty_segment")
     pooled = np.empty(len(indicator.terms))
-    for pooling, members, slots in indicator.groups:
-        pooled[members] = pool(pooling, view.dense[:, slots])
+    for group in indicator.groups:
+        pooled[group.terms] = pool(group.pooling, view.dense[:, group.slots])
     contributions = indicator.weights * pooled
     return _scored(
         indicator,
@@ -230,26 +93,27 @@ def _score(indicator: _CompiledIndicator, view: _SegmentView, max_evidence: int)
 
 
 def _combine(
-    indicator: _CompiledCombination, view: _SegmentView, scores: Mapping[str, IndicatorScore]
+    indicator: CompiledCombination, view: _SegmentView, scores: Mapping[str, IndicatorScore]
 ) -> IndicatorScore:
     if not len(view.positions):
         return _skipped(indicator, "empty_segment")
     features = []
-    for term, label, slot in indicator.terms:
-        part = scores[term.indicator] if term.indicator else None
-        if part and part.skipped_reason:
-            return _skipped(indicator, part.skipped_reason)
-        value = part.score if part else float(view.dense[:, slot].mean())
+    for part in indicator.parts:
+        term, label = part.term, part.label
+        score = scores[term.indicator] if term.indicator else None
+        if score and score.skipped_reason:
+            return _skipped(indicator, score.skipped_reason)
+        value = score.score if score else float(view.dense[:, part.slot].mean())
         features.append(
-            FeatureScore(term.name, label.text, "score" if part else "mean", value, term.weight * value, label.source)
+            FeatureScore(term.name, label.text, "score" if score else "mean", value, term.weight * value, label.source)
         )
-    total = indicator.source.bias + sum(part.contribution for part in features)
-    features.sort(key=lambda part: -abs(part.contribution))
+    total = indicator.source.bias + sum(feature.contribution for feature in features)
+    features.sort(key=lambda feature: -abs(feature.contribution))
     return _scored(indicator, total, features=tuple(features))
 
 
 def _scored(
-    indicator: _CompiledIndicator | _CompiledCombination,
+    indicator: CompiledIndicator | CompiledCombination,
     score: float,
     *,
     features: tuple[FeatureScore, ...],
@@ -272,7 +136,7 @@ def _scored(
     )
 
 
-def _skipped(indicator: _CompiledIndicator | _CompiledCombination, reason: str) -> IndicatorScore:
+def _skipped(indicator: CompiledIndicator | CompiledCombination, reason: str) -> IndicatorScore:
     source = indicator.source
     return IndicatorScore(
         name=source.name,
@@ -287,7 +151,7 @@ def _skipped(indicator: _CompiledIndicator | _CompiledCombination, reason: str) 
 
 
 def _features(
-    indicator: _CompiledIndicator, pooled: NDArray[np.float64], contributions: NDArray[np.float64]
+    indicator: CompiledIndicator, pooled: NDArray[np.float64], contributions: NDArray[np.float64]
 ) -> tuple[FeatureScore, ...]:
     """What each feature that contributed added, largest first."""
     order = np.argsort(-np.abs(contributions), kind="stable")
@@ -302,15 +166,19 @@ def _features(
 
 
 def _view(
-    watchlist: CompiledWatchlist, segment: Segment, tokens: TokenisedPair, activations: Activations
+    watchlist: CompiledWatchlist, segment: Segment, tokens: TokenisedPair, covered: CoveredActivations
 ) -> _SegmentView:
+    activations, slots = covered.activations, watchlist.slots_of(covered.table)
+    assert slots is not None, "whoever reads activations for a watchlist sees that they cover it"
     positions = np.flatnonzero(tokens.segments == segment)
     row_of = np.full(len(tokens.segments), -1)
     row_of[positions] = np.arange(len(positions))
-    row, slot = row_of[activations.token], watchlist.slot_of[activations.column]
+    row, slot = row_of[activations.token], slots[activations.column]
     mine = (row >= 0) & (slot >= 0)
     dense = np.zeros((len(positions), len(watchlist.features)))
     dense[row[mine], slot[mine]] = activations.value[mine]
+    for twin, original in watchlist.twins:
+        dense[:, twin] = dense[:, original]
     return _SegmentView(tokens, positions, watchlist.features, dense)
 
 
@@ -319,7 +187,7 @@ def _sigmoid(x: float) -> float:
 
 
 def _evidence(
-    indicator: _CompiledIndicator, contributions: NDArray[np.float64], view: _SegmentView, max_evidence: int
+    indicator: CompiledIndicator, contributions: NDArray[np.float64], view: _SegmentView, max_evidence: int
 ) -> tuple[Evidence, ...]:
     """Spans where features that raised the score fired, by weight times activation, strongest first.
 

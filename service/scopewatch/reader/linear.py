@@ -66,9 +66,13 @@ class PackedMlp(torch.nn.Module):
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether packed layers are faster in bfloat16 here than in float32; unpacked ones are hundreds of times slower."""
+    """Whether packed layers are faster in bfloat16 here than in float32; unpacked ones are hundreds of times slower.
+
+    The CPU must have the arithmetic, and oneDNN must be allowed to use it: `ONEDNN_MAX_CPU_ISA` may hide it.
+    """
     here = torch.cpu.get_capabilities()
-    return _can_pack() and bool(here.get("avx512_bf16") or here.get("amx_bf16"))
+    has_arithmetic = bool(here.get("avx512_bf16") or here.get("amx_bf16"))
+    return _can_pack() and has_arithmetic and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 def pack_linears(model: torch.nn.Module, activation: str = "") -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from scopewatch.errors import ConfigError, HubError, ReaderError
-from scopewatch.hub import snapshot
+from scopewatch.hub import InvalidModelConfig, snapshot
 from scopewatch.reader.attention import register_attention
 from scopewatch.reader.compiled_regions import compile_regions
 from scopewatch.reader.families import FAMILIES, Family
@@ -179,7 +178,7 @@ def _config(directory: Path) -> tuple[str, Any]:
     """The model type, and the configuration of the text model."""
     try:
         config: Any = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except (OSError, ValueError, KeyError, InvalidModelConfig) as error:
         told = " ".join(str(error).split())
         raise ReaderError(f"reader {directory}: config.json: {told}") from None
     if config.model_type not in FAMILIES:

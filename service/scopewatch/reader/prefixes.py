@@ -79,6 +79,11 @@ class Prefixes:
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()
         self._met: OrderedDict[bytes, None] = OrderedDict()
 
+    @property
+    def kept_bytes(self) -> int:
+        """Size of all blocks together."""
+        return self._bytes
+
     def open(self, ids: TokenIds) -> Reading:
         """Begins to read a text: the text with the digests of its beginnings."""
         keys = []

@@ -17,23 +17,24 @@ _AVERAGE_L0 = re.compile(r"(?:^|/)average_l0_(\d+)(?:/|$)")
 
 @dataclass(frozen=True, slots=True)
 class HubSae:
-    """An SAE on the Hugging Face hub; what is not known of it is empty or None."""
+    """An SAE on the Hugging Face hub. What is not known of it is empty or None."""
 
     repo: str
     """`owner/name`."""
     path: str = ""
-    """A folder or file in it; empty for the repository itself. `canonical` as last part is resolved by `locate`."""
+    """A folder or file in it; empty for the repository itself. `fetch` resolves a last part `canonical`."""
     revision: str = ""
     """Branch, tag or commit hash; empty for the main branch."""
     model: str = ""
     """Hub id of the model it was trained on."""
     format: str = ""
-    """What SAELens calls the loader, for instance gemma_2, gemma_3, sae_lens, llama_scope, qwen_scope."""
+    """SAELens' name of the loader, for instance gemma_2, gemma_3, sae_lens, llama_scope, qwen_scope."""
     declared_l0: float | None = None
+    """How many features fire per token on average, as its publisher says."""
     norm_factor: float | None = None
-    """What activations are multiplied by first, of the SAELens SAEs whose own files do not say."""
+    """The factor that activations are multiplied by first, for SAEs whose own files do not say it."""
     neuronpedia: str = ""
-    """Its source there, for instance gemma-2-2b/20-gemmascope-res-16k."""
+    """Its source on Neuronpedia, for instance gemma-2-2b/20-gemmascope-res-16k."""
 
     def __str__(self) -> str:
         return f"{self.repo}/{self.path}" if self.path else self.repo

@@ -1,139 +1,24 @@
-"""Figures, tables and pages of what was measured: SVG by matplotlib, one self-contained HTML page by jinja2."""
+"""One HTML page of what was measured, made by jinja2 and `page.html`: it needs nothing else to be read."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from scopewatch.errors import DataError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import SubFigure as Panel
-
-    from scopewatch.statistics.detection import Bin
-
-Bool = NDArray[np.bool_]
-Scores = NDArray[np.float64]
-Cell = str | int | float | None
-
-_INK = "#010203"
-"""What is drawn in this colour takes the colour of the text around it, in a light page and in a dark one."""
-# Apart for the colour-blind too (Okabe and Ito), and each legible on white and on black.
-_COLOURS = ("#0086d1", "#d55e00", "#009e73", "#cc79a7", "#c98f00", "#7f7f7f", "#8c6bd1", "#56b4e9")
-_GREY = "#999999"
-_DASHES = ("-", "--", "-.", ":")
-_PANEL = (4.2, 4.9)
-"""Inches."""
-_UPPER, _LOWER = (0.15, 0.4, 0.81, 0.58), (0.15, 0.1, 0.81, 0.15)
-"""Where a panel's axes are: left, bottom, width and height, as shares of it."""
-_BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.19)}
-_MOST_LARGE = 6
-_STYLE: dict[Any, object] = {
-    "axes.edgecolor": _INK,
-    "axes.facecolor": "none",
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 10,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "scopewatch",
-    "text.color": _INK,
-    "text.parse_math": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of text and numbers; rates and scores are shown with three decimals, None as a dash."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    note: str = ""
-    longest: int = 60
-    """Text is cut to so many characters."""
+from scopewatch.report.figures import Figure
+from scopewatch.report.tables import Table, numeric, shown
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """One of the numbers that matter most."""
+    """One of the numbers that matter most, which stand above the figures."""
 
     name: str
     value: str
     detail: str = ""
-    """Its interval or bound, or what it is of."""
+    """The number's interval or bound, or what it is a share of."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A drawing made here, never text of a file: its SVG goes into the page as it is."""
-
-    title: str
-    svg: str
-    caption: str = ""
-
-
-def roc(labels: Bool, detectors: Mapping[str, Scores], threshold: float | None = None) -> str:
-    """ROC curves as SVG.
-
-    Args:
-        labels: Shape (n,), of both kinds.
-        detectors: Scores of shape (n,) by name, the one that matters first.
-        threshold: Of the first; where it operates is marked.
-
-    Raises:
-        DataError: matplotlib is not installed.
-    """
-    return _svg(1, lambda panel: _draw_roc(panel, labels, detectors, threshold))
-
-
-def distributions(labels: Bool, scores: Scores, threshold: float) -> str:
-    """Histograms of the scores of both labels with the threshold, as SVG.
-
-    Args:
-        labels: Shape (n,), of both kinds.
-        scores: Shape (n,).
-        threshold: Above it a pair is flagged.
-
-    Raises:
-        DataError: matplotlib is not installed.
-    """
-    return _svg(1, lambda panel: _draw_distributions(panel, labels, scores, threshold))
-
-
-def reliability_diagram(bins: "Sequence[Bin]") -> str:
-    """Share of label 1 against the mean probability of each bin that holds pairs, as SVG.
-
-    Raises:
-        DataError: matplotlib is not installed.
-    """
-    return _svg(1, lambda panel: _draw_reliability(panel, bins))
-
-
-def plot(labels: Bool, detectors: Mapping[str, Scores], threshold: float) -> str:
-    """ROC curves, and the distributions of the first detector's scores, as one SVG file on white.
-
-    Raises:
-        DataError: matplotlib is not installed.
-    """
-
-    def draw(left: "Panel", right: "Panel") -> None:
-        _draw_roc(left, labels, detectors, threshold)
-        _draw_distributions(right, labels, next(iter(detectors.values())), threshold)
-
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + _svg(2, draw, background="white")
-
-
-def page(
+def html_page(
     title: str,
     lines: Sequence[str],
     tables: Sequence[Table],
@@ -143,11 +28,11 @@ def page(
     """One HTML page that needs nothing else: no script, no network, light or dark as its reader prefers.
 
     Args:
-        title: Heading.
-        lines: Paragraphs below it.
-        tables: What was measured.
-        figures: Drawings of it.
-        numbers: What matters most.
+        title: The heading.
+        lines: The paragraphs below the heading.
+        tables: The tables, below everything else.
+        figures: The drawings, above the tables.
+        numbers: The numbers that matter most, above the drawings.
     """
     import jinja2
 
@@ -157,131 +42,3 @@ def page(
     environment.filters |= {"shown": shown, "numeric": numeric}
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     return template.render(title=title, lines=lines, tables=tables, figures=figures, numbers=numbers)
-
-
-def as_text(table: Table) -> str:
-    """A table for the terminal: columns aligned, numbers to the right."""
-    rows = [list(table.columns), *([shown(cell, table.longest) for cell in row] for row in table.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = [">" if is_number else "<" for is_number in numeric(table)]
-    lines = [
-        "  ".join(["", *(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))])
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in [table.title, *lines, f"  {table.note}"] if line.strip())
-
-
-def numeric(table: Table) -> list[bool]:
-    """Which columns hold numbers."""
-    return [not any(isinstance(row[column], str) for row in table.rows) for column in range(len(table.columns))]
-
-
-def shown(cell: Cell, longest: int) -> str:
-    """A cell as people read it: text of files is cut, and cannot steer a terminal."""
-    match cell:
-        case None:
-            return "-"
-        case int():
-            return f"{cell:,}"
-        case float():
-            return f"{cell:.3f}"
-    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cell)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def need_matplotlib() -> None:
-    """Says at once what a figure would say only after all is measured.
-
-    Raises:
-        DataError: matplotlib is not installed.
-    """
-    try:
-        import_module("matplotlib")
-    except ImportError:
-        raise DataError("figures need matplotlib: pip install 'scopewatch[calibration]'") from None
-
-
-def _svg(panels: int, draw: "Callable[..., None]", background: str = "none") -> str:
-    """What `draw` draws into panels side by side; the same bytes for the same drawing."""
-    need_matplotlib()
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure as Canvas
-
-    file = StringIO()
-    unsigned: dict[str, Any] = {"metadata": dict.fromkeys(("Date", "Creator", "Format", "Type"))}
-    width, height = _PANEL
-    with rc_context(_STYLE):
-        canvas = Canvas(figsize=(panels * width, height), facecolor=background)
-        draw(*canvas.subfigures(1, panels, squeeze=False)[0])
-        canvas.savefig(file, format="svg", **unsigned)
-    drawn = file.getvalue()
-    # Nothing refers to the groups, whose names would repeat from figure to figure of a page.
-    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn[drawn.index("<svg") :])
-    return drawn.replace(_INK, "currentColor")
-
-
-def _draw_roc(panel: "Panel", labels: Bool, detectors: Mapping[str, Scores], threshold: float | None) -> None:
-    axes = panel.add_axes(_UPPER)
-    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
-    curves = []
-    for number, (name, scores) in enumerate(detectors.items()):
-        fpr, tpr = _curve(labels, scores)
-        curves += axes.plot(
-            fpr,
-            tpr,
-            color=_COLOURS[number % len(_COLOURS)],
-            linestyle=_DASHES[number % len(_DASHES)],
-            linewidth=1.3 if number else 2.4,
-            zorder=2 if number else 3,
-            label=f"{name} {np.trapezoid(tpr, fpr):.3f}",
-        )
-        if number == 0 and threshold is not None:
-            flagged = scores > threshold
-            axes.plot(flagged[~labels].mean(), flagged[labels].mean(), "o", color=_COLOURS[0], markersize=8, zorder=4)
-    axes.set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(0, 1), ylim=(0, 1.01))
-    # Of more, so large, the last would stand below the figure.
-    small: dict[str, Any] = {"fontsize": 8, "labelspacing": 0.2} if len(curves) > _MOST_LARGE else {}
-    axes.legend(handles=curves, **_BELOW, **small)
-
-
-def _curve(labels: Bool, scores: Scores) -> tuple[Scores, Scores]:
-    """False- and true-positive rate at every distinct score, from (0, 0) to (1, 1)."""
-    order = np.argsort(-scores, kind="stable")
-    last_of_each = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    positives = np.cumsum(labels[order])[last_of_each]
-    negatives = last_of_each + 1 - positives
-    return np.append(0.0, negatives / negatives[-1]), np.append(0.0, positives / positives[-1])
-
-
-def _draw_distributions(panel: "Panel", labels: Bool, scores: Scores, threshold: float) -> None:
-    """The outermost bars hold what lies beyond, so that one far score does not press the others together."""
-    axes = panel.add_axes(_UPPER)
-    low, high = np.quantile(scores, [0.005, 0.995])
-    low, high = min(low, threshold), max(high, threshold)
-    edges = np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)
-    for label in (0, 1):
-        mine = np.clip(scores[labels == label], edges[0], edges[-1])
-        axes.hist(
-            mine,
-            edges.tolist(),
-            weights=np.full(len(mine), 1 / len(mine)),
-            histtype="stepfilled",
-            color=_COLOURS[label],
-            alpha=0.55,
-            label=f"label {label} ({len(mine):,})",
-        )
-    axes.axvline(threshold, color=_INK, linewidth=1.2, linestyle="--", label=f"threshold {threshold:.4g}")
-    axes.set(xlabel="score", ylabel="share of the label's pairs", xlim=(edges[0], edges[-1]))
-    axes.legend(**_BELOW)
-
-
-def _draw_reliability(panel: "Panel", bins: "Sequence[Bin]") -> None:
-    axes = panel.add_axes(_UPPER)
-    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
-    stated, true = [found.mean_probability for found in bins], [found.share_positive for found in bins]
-    axes.plot(stated, true, "o-", color=_COLOURS[0], clip_on=False)
-    axes.set(xlabel="stated probability", ylabel="share of label 1", xlim=(0, 1.01), ylim=(0, 1.01))
-    below = panel.add_axes(_LOWER)
-    widths = [found.high - found.low for found in bins]
-    below.bar([found.low for found in bins], [found.n for found in bins], widths, align="edge", color=_COLOURS[0])
-    below.set(ylabel="pairs", xlim=(0, 1.01), xticks=[])

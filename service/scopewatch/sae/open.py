@@ -1,55 +1,48 @@
 """Opens an SAE as its publisher ships it; the format is recognised by what the files hold."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.formats.dictionary_learning import open_dictionary_learning
-from scopewatch.sae.formats.gemma_scope import open_gemma_scope
-from scopewatch.sae.formats.gemma_scope_2 import open_gemma_scope_2
-from scopewatch.sae.formats.llama_scope import open_llama_scope
-from scopewatch.sae.formats.openmoss import open_openmoss
-from scopewatch.sae.formats.saelens import open_saelens
-from scopewatch.sae.formats.sparsify import open_sparsify
-from scopewatch.sae.formats.torch_releases import open_goodfire, open_qresearch, open_qwen_scope
-from scopewatch.sae.release import Release
-from scopewatch.sae.tensors import TensorFile, open_npz, open_safetensors
+from scopewatch.sae.formats import Format, known_formats
+from scopewatch.sae.npz_file import open_npz
+from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.safetensors_file import open_safetensors
+from scopewatch.sae.tensors import TensorFile
 from scopewatch.sae.torch_file import open_torch
 from scopewatch.sae.weights import Sae
+from scopewatch.sources import SAE_WEIGHTS, FoundSae
 
-_READERS: dict[str, Callable[[Path], TensorFile]] = {
+_OPENERS: dict[str, Callable[[Path], TensorFile]] = {
     ".npz": open_npz,
     ".safetensors": open_safetensors,
     ".pt": open_torch,
     ".pth": open_torch,
 }
-# What publishers call the weights; a folder may hold other arrays beside them.
-_WEIGHTS = (
-    *("params.npz", "params.safetensors", "sae_weights.safetensors", "sae.safetensors", "ae.pt"),
-    "checkpoints/final.safetensors",
-)
 _LISTED = 12
+"""How many files or arrays a message names."""
 
 
-def open_sae(path: Path, *, norm_factor: float | None = None, k: int | None = None) -> Sae:
+def open_sae(sae: FoundSae | Path) -> Sae:
     """Opens a released SAE: its declarations and the table of its arrays.
 
     Args:
-        path: Its folder, or its weights file.
-        norm_factor: What activations are multiplied by, for the SAEs whose files ask for such a factor and lack it.
-        k: Features that fire per token, for the TopK SAEs whose files do not say.
+        sae: The SAE with what is said of it, or just its path: a folder, or a weights file.
 
     Raises:
         SaeError: Nothing there is an SAE of a known format, it cannot be read right, or what the caller says
             contradicts the files or is of no use; names file and mend.
     """
-    file = _weights_file(path)
-    if file.suffix not in _READERS:
-        raise SaeError(f"{file}: not the weights of an SAE; those end in {', '.join(_READERS)}")
-    release = Release(_READERS[file.suffix](file), norm_factor=norm_factor, k=k)
-    sae = _opener(release)(release).checked()
-    release.all_used()
-    return sae
+    found = FoundSae.of(sae)
+    weights = _weights_file(found.path)
+    if weights.suffix not in _OPENERS:
+        raise SaeError(f"{weights}: not the weights of an SAE; those end in {', '.join(_OPENERS)}")
+    files = SaeFiles(_OPENERS[weights.suffix](weights), norm_factor=found.norm_factor, k=found.k)
+    opened = _format_of(files).open(files)
+    opened = replace(opened, recipe=files.recipe).checked()
+    files.all_used()
+    return opened
 
 
 def _weights_file(path: Path) -> Path:
@@ -61,8 +54,8 @@ def _weights_file(path: Path) -> Path:
         there = sorted(path.iterdir())
     except OSError as error:
         raise SaeError(f"{path}: cannot be read: {error.strerror or error}") from None
-    named = [path / name for name in _WEIGHTS if (path / name).is_file()]
-    found = named or [file for file in there if file.suffix in _READERS and file.is_file()]
+    named = [path / name for name in SAE_WEIGHTS if (path / name).is_file()]
+    found = named or [file for file in there if file.suffix in _OPENERS and file.is_file()]
     if len(found) == 1:
         return found[0]
     listed = [entry.name + "/" * entry.is_dir() for entry in (found or there)]
@@ -71,39 +64,16 @@ def _weights_file(path: Path) -> Path:
         raise SaeError(f"{path}: holds several weights files, {shown}; name one of them")
     raise SaeError(
         f"{path}: holds no weights of an SAE, but {shown or 'nothing'}; "
-        f"expected one of {', '.join(_WEIGHTS)}, or a file ending in {', '.join(_READERS)}"
+        f"expected one of {', '.join(SAE_WEIGHTS)}, or a file ending in {', '.join(_OPENERS)}"
     )
 
 
-def _opener(release: Release) -> Callable[[Release], Sae]:
-    file, arrays = release.file, release.weights
-    beside = {entry.name for folder in (file.parent, file.parent.parent) for entry in folder.glob("*.json")}
-    for suffixes, needed, settings, opener in _FORMATS:
-        if file.suffix in suffixes and all(name in arrays for name in needed) and (not settings or settings in beside):
-            return opener
+def _format_of(files: SaeFiles) -> Format:
+    for known in known_formats():
+        if known.fits(files):
+            return known
     raise SaeError(
-        f"{file}: of no known SAE format; it holds {', '.join(sorted(arrays.tensors)[:_LISTED]) or 'no arrays'}, and "
-        f"beside it there is {', '.join(sorted(beside)[:_LISTED]) or 'no JSON file'}"
+        f"{files.file}: of no known SAE format; it holds "
+        f"{', '.join(sorted(files.weights.tensors)[:_LISTED]) or 'no arrays'}, and "
+        f"beside it there is {', '.join(sorted(files.beside)[:_LISTED]) or 'no JSON file'}"
     )
-
-
-def _refuse_temporal(release: Release) -> Sae:
-    raise SaeError(f"{release.file}: a temporal SAE reads the whole sequence; its features have no value of their own")
-
-
-_TORCH = {".pt", ".pth"}
-_FORMATS: tuple[tuple[set[str], tuple[str, ...], str, Callable[[Release], Sae]], ...] = (
-    ({".npz"}, (), "", open_gemma_scope),
-    ({".safetensors"}, ("w_enc",), "", open_gemma_scope_2),
-    ({".safetensors"}, ("encoder.weight", "W_dec"), "", open_sparsify),
-    ({".safetensors"}, ("encoder.weight",), "hyperparams.json", open_llama_scope),
-    ({".safetensors"}, ("encoder.weight",), "config.json", open_openmoss),
-    ({".safetensors"}, ("W_E",), "", open_openmoss),
-    ({".safetensors"}, ("D", "b"), "", _refuse_temporal),
-    ({".safetensors"}, ("W_dec",), "", open_saelens),
-    (_TORCH, ("encoder_linear.weight",), "", open_goodfire),
-    (_TORCH, (), "config.json", open_dictionary_learning),
-    (_TORCH, ("encoder.weight", "decoder.bias"), "", open_qresearch),
-    (_TORCH, ("W_enc", "W_dec"), "", open_qwen_scope),
-)
-"""What tells a format: endings, arrays, a file beside them; the first that fits."""

@@ -1,4 +1,4 @@
-"""Torch files (`.pt`, `.pth`): the one place in this room that uses torch, and only to read a file's table.
+"""Torch files (`.pt`, `.pth`): the one place in this room that uses torch, and only to read a file's table of arrays.
 
 `torch.load(weights_only=True)` under `FakeTensorMode` unpickles nothing but tensor descriptions and allocates nothing;
 each description carries the place of its bytes (`_checkpoint_offset`, documented with torch's serialisation), which
@@ -14,16 +14,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.tensors import Tensor, TensorFile, at_offset
+from scopewatch.sae.tensors import Tensor, TensorFile, at_offset, reading
 
 _MAX_TABLE_BYTES = 8 << 20
 
 
 def open_torch(file: Path) -> TensorFile:
-    """The tensors of a torch file that holds a dictionary of tensors.
+    """The table of the tensors in a torch file that holds a dictionary of tensors.
 
     Raises:
-        SaeError: Missing, damaged, of the format before torch 1.6, or holding anything but tensors and plain values.
+        SaeError: The file is missing or damaged, of the format before torch 1.6, or holds anything but tensors and
+            plain values.
     """
     places = _places(file)
     try:
@@ -43,9 +44,9 @@ def open_torch(file: Path) -> TensorFile:
 
 
 def _places(file: Path) -> dict[int, int]:
-    """Where each record's bytes begin, and how many there are."""
+    """How many bytes each record of the file has, by the place where they begin."""
     try:
-        with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
+        with reading(file), zipfile.ZipFile(file) as archive, file.open("rb") as stream:
             places = {}
             for entry in archive.infolist():
                 if entry.compress_type != zipfile.ZIP_STORED:
@@ -58,10 +59,6 @@ def _places(file: Path) -> dict[int, int]:
                 name, extra = (int.from_bytes(stream.read(2), "little") for _ in range(2))
                 places[entry.header_offset + 30 + name + extra] = entry.file_size
             return places
-    except FileNotFoundError:
-        raise SaeError(f"{file}: no such file") from None
-    except OSError as error:
-        raise SaeError(f"{file}: cannot be read: {error.strerror or error}") from None
     except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
         raise SaeError(
             f"{file}: not a complete torch file of version 1.6 or later ({error}); "

@@ -1,22 +1,21 @@
-"""Parts for cross-validation: never on both sides of one is a group."""
+"""Folds for cross-validation, which never have a group on both sides."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scopewatch.errors import DataError, TooLittleData
-from scopewatch.statistics.detection import Bool
+from scopewatch.statistics.scores import Bool, Rows
 
 try:
     from sklearn.model_selection import StratifiedGroupKFold
 except ImportError:
     raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
 
-Places = NDArray[np.intp]
-"""Shape (n,): the fold in which each pair is left out."""
-Folds = Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]
-"""Rows to fit and rows left out."""
+Places = Rows
+"""The number of the fold in which each pair is left out, shape (n_pairs,)."""
+Folds = Sequence[tuple[Rows, Rows]]
+"""For each fold, the rows that are fitted and the rows that are left out."""
 FOLDS = 5
 _LEAST_OF_A_SOURCE = 20
 
@@ -24,8 +23,14 @@ _LEAST_OF_A_SOURCE = 20
 def folds_of(labels: Bool, groups: Sequence[str], folds: int = FOLDS, fewest: int = 2) -> Places:
     """Parts pairs by group into folds that all have both labels, in about equal shares.
 
+    Args:
+        labels: The label of each pair.
+        groups: The group of each pair.
+        folds: The most folds that are made.
+        fewest: The fewest folds that will do.
+
     Raises:
-        TooLittleData: `fewest` folds cannot be made.
+        TooLittleData: Fewer than `fewest` folds can be made.
     """
     names = np.array(groups, dtype=object)
     positive, negative = len(set(names[labels])), len(set(names[~labels]))
@@ -45,29 +50,26 @@ def folds_of(labels: Bool, groups: Sequence[str], folds: int = FOLDS, fewest: in
 
 
 def grouped_folds(labels: Bool, groups: Sequence[str]) -> Folds:
-    """Rows to fit and rows left out, by `folds_of`.
+    """The folds of `folds_of` as rows to fit and rows left out.
 
     Raises:
-        TooLittleData: As there.
+        TooLittleData: There cannot be two folds.
     """
     place = folds_of(labels, groups)
     return [(np.flatnonzero(place != fold), np.flatnonzero(place == fold)) for fold in range(place.max() + 1)]
 
 
 def source_folds(labels: Bool, sources: Sequence[str], groups: Sequence[str]) -> Folds:
-    """Each source left out in turn that has enough of both labels: what does well then is what carries over.
+    """A fold for each source that has enough pairs of both labels: what does well on it is what carries over.
 
     A group that stands in several sources is never on both sides: its pairs elsewhere are not fitted.
 
     Raises:
-        TooLittleData: There are not two of them.
+        TooLittleData: There are not two such sources.
     """
     names = np.array(sources, dtype=object)
-    large = [
-        name
-        for name in sorted(set(sources))
-        if min(labels[names == name].sum(), (~labels[names == name]).sum()) >= _LEAST_OF_A_SOURCE
-    ]
+    rarer = {name: min(labels[names == name].sum(), (~labels[names == name]).sum()) for name in sorted(set(sources))}
+    large = [name for name, n in rarer.items() if n >= _LEAST_OF_A_SOURCE]
     if len(large) < 2:
         raise TooLittleData(
             f"{len(large)} sources have {_LEAST_OF_A_SOURCE} pairs to fit of either label; leaving one out needs two",

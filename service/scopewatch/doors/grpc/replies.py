@@ -1,22 +1,26 @@
 """From results to reply messages."""
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
-from scopewatch.doors.grpc.requests import Limits
+from scopewatch.doors.limits import Limits
+from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.types import (
     LABEL_NOTE,
-    Coverage,
     EngineIdentity,
     Evidence,
     FeatureKey,
     IndicatorScore,
+    Judgement,
+    Provenance,
     Relation,
+    SaeIdentity,
     ScoredPair,
     ScoreJob,
     Segment,
@@ -65,71 +69,75 @@ _NUMBERS = struct.Struct("<BdBd")
 _CALIBRATIONS = {True: pb.CALIBRATION_CALIBRATED, False: pb.CALIBRATION_UNCALIBRATED}
 
 
-def provenance(watchlist: Watchlist, identity: EngineIdentity, version: str) -> pb.Provenance:
-    """What produced a watchlist's numbers; the same for every reply, so made once."""
-    return pb.Provenance(
-        reader=identity.reader.name,
-        reader_revision=identity.reader.revision,
-        reader_digest=identity.reader.digest,
-        watchlist=watchlist.name,
-        watchlist_digest=watchlist.digest,
-        relation=_RELATIONS[watchlist.reader.relation],
-        version=version,
-    )
-
-
-def renderer(made_by: Mapping[str, pb.Provenance]) -> Callable[..., bytes]:
-    """Makes the part of a reply that a judgement decides; `score_reply` puts the rest to it.
+class Replies:
+    """Serialised replies. The part that a judgement decides is made once and kept for as long as the judgement lives.
 
     Args:
-        made_by: What produced the numbers, by watchlist name.
+        version: The version of scopewatch that replies name.
     """
 
-    @cache
-    def about(feature: FeatureKey | str, label: str, pooling: str, source: str) -> tuple[bytes, bytes]:
-        """What stands before and after a feature's numbers: the same in every reply, and most of a reply's cost."""
-        before = pb.FeatureScore(feature=str(feature), label=label, pooling=pooling).SerializeToString()
-        after = pb.FeatureScore(label_source=source).SerializeToString()
-        return _field(_FEATURES, len(before) + _NUMBERS.size + len(after)) + before, after
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self._bodies: WeakKeyDictionary[Judgement, bytes] = WeakKeyDictionary()
+        self._about = cache(_about)
 
-    def indicator(score: IndicatorScore) -> bytes:
-        parts = [_before_features(score).SerializeToString()]
-        for part in score.features:
-            before, after = about(part.feature, part.label, part.pooling, part.label_source)
-            parts += (before, _NUMBERS.pack(_POOLED, part.pooled, _CONTRIBUTION, part.contribution), after)
-        parts.append(_after_features(score).SerializeToString())
-        return b"".join(parts)
+    def score(self, job: ScoreJob, pair: ScoredPair) -> bytes:
+        """A serialised `ScoreResponse`. Messages merge by concatenation, so a judgement's part is put in as it is.
 
-    def render(watchlist: str, verdict: Verdict, indicators: Sequence[IndicatorScore], coverage: Coverage) -> bytes:
-        parts = [pb.ScoreResponse(verdict=_VERDICTS[verdict]).SerializeToString()]
-        for body in map(indicator, indicators):
+        https://protobuf.dev/programming-guides/encoding/#last-one-wins
+        """
+        body = self._bodies.get(pair.judgement)
+        if body is None:
+            body = self._bodies[pair.judgement] = self._body(pair.judgement)
+        own_id = job.request_id.encode()
+        times = _timings(pair.timings)
+        rest = (
+            _field(_REQUEST_ID, len(own_id)),
+            own_id,
+            _field(_TIMINGS, len(times)),
+            times,
+            _CACHED if pair.cached else b"",
+        )
+        return b"".join((body, *rest))
+
+    def _body(self, judgement: Judgement) -> bytes:
+        parts = [pb.ScoreResponse(verdict=_VERDICTS[judgement.verdict]).SerializeToString()]
+        for body in map(self._indicator, judgement.indicators):
             parts += (_field(_INDICATORS, len(body)), body)
         rest = pb.ScoreResponse(
-            coverage=_mirror(pb.Coverage, coverage),
-            provenance=made_by[watchlist],
-            label_note=LABEL_NOTE if _shows_an_index_label(indicators) else "",
+            coverage=_mirror(pb.Coverage, judgement.coverage),
+            provenance=_provenance(judgement.made_by, self._version),
+            label_note=LABEL_NOTE if _shows_an_index_label(judgement.indicators) else "",
         )
         parts.append(rest.SerializeToString())
         return b"".join(parts)
 
-    return render
+    def _indicator(self, score: IndicatorScore) -> bytes:
+        parts = [_before_features(score).SerializeToString()]
+        for part in score.features:
+            before, after = self._about(part.feature, part.label, part.pooling, part.label_source)
+            parts += (before, _NUMBERS.pack(_POOLED, part.pooled, _CONTRIBUTION, part.contribution), after)
+        parts.append(_after_features(score).SerializeToString())
+        return b"".join(parts)
 
 
-def score_reply(job: ScoreJob, pair: ScoredPair) -> bytes:
-    """A serialised `ScoreResponse`. Messages merge by concatenation, so the rendered part is made once.
+def _about(feature: FeatureKey | str, label: str, pooling: str, source: str) -> tuple[bytes, bytes]:
+    """What stands before and after a feature's numbers: the same in every reply, and most of a reply's cost."""
+    before = pb.FeatureScore(feature=str(feature), label=label, pooling=pooling).SerializeToString()
+    after = pb.FeatureScore(label_source=source).SerializeToString()
+    return _field(_FEATURES, len(before) + _NUMBERS.size + len(after)) + before, after
 
-    https://protobuf.dev/programming-guides/encoding/#last-one-wins
-    """
-    own_id = job.request_id.encode()
-    times = _timings(pair.timings)
-    rest = (
-        _field(_REQUEST_ID, len(own_id)),
-        own_id,
-        _field(_TIMINGS, len(times)),
-        times,
-        _CACHED if pair.cached else b"",
+
+def _provenance(made_by: Provenance, version: str) -> pb.Provenance:
+    return pb.Provenance(
+        reader=made_by.reader,
+        reader_revision=made_by.reader_revision,
+        reader_digest=made_by.reader_digest,
+        watchlist=made_by.watchlist,
+        watchlist_digest=made_by.watchlist_digest,
+        relation=_RELATIONS[made_by.relation],
+        version=version,
     )
-    return b"".join((pair.body, *rest))
 
 
 def _timings(timings: Timings) -> bytes:
@@ -193,39 +201,45 @@ def _evidence(span: Evidence) -> pb.Evidence:
     )
 
 
-def info_response(
-    identity: EngineIdentity, watchlists: Iterable[Watchlist], limits: Limits, version: str
-) -> pb.GetInfoResponse:
-    """What this process reads with, watches and accepts."""
+def info_response(watchlists: WatchlistSet, limits: Limits, version: str) -> pb.GetInfoResponse:
+    """What this process reads with, watches and accepts.
+
+    Args:
+        watchlists: The watchlists, and the reader and SAEs that they run on.
+        limits: What a request may hold.
+        version: The version of scopewatch.
+    """
+    engine = watchlists.engine
     return pb.GetInfoResponse(
         version=version,
-        reader=_mirror(pb.ReaderInfo, identity.reader),
-        saes=[
-            pb.SaeInfo(
-                name=sae.name,
-                format=sae.format,
-                architecture=sae.architecture,
-                hookpoint=sae.hookpoint,
-                d_in=sae.d_in,
-                d_sae=sae.d_sae,
-                digest=sae.digest,
-                watched_features=len(sae.watched),
-                neuronpedia=sae.neuronpedia,
-                repo=sae.repo,
-                revision=sae.revision,
-            )
-            for sae in identity.saes
-        ],
+        reader=_mirror(pb.ReaderInfo, engine.reader),
+        saes=[_sae_info(sae) for sae in engine.saes],
         watchlists=[
             pb.WatchlistInfo(
                 name=watchlist.name,
                 digest=watchlist.digest,
-                indicators=_indicator_infos(watchlist, identity),
+                indicators=_indicator_infos(watchlist, engine),
             )
-            for watchlist in watchlists
+            for watchlist in watchlists.sources
         ],
         limits=_mirror(pb.Limits, limits),
     )
+
+
+def _sae_info(sae: SaeIdentity) -> pb.SaeInfo:
+    named = (
+        "name",
+        "format",
+        "architecture",
+        "hookpoint",
+        "d_in",
+        "d_sae",
+        "digest",
+        "neuronpedia",
+        "repo",
+        "revision",
+    )
+    return pb.SaeInfo(watched_features=len(sae.watched), **{name: getattr(sae, name) for name in named})
 
 
 def _indicator_infos(watchlist: Watchlist, identity: EngineIdentity) -> list[pb.IndicatorInfo]:

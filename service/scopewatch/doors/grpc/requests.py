@@ -1,41 +1,23 @@
-"""From a request message to a job, and every way a request can be wrong."""
+"""From a request message to a job."""
 
 import uuid
-from dataclasses import dataclass
 
-from scopewatch.config import Config
+from scopewatch.doors.limits import Limits, check_job
 from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.types import Pair, ScoreJob, Turn
 from scopewatch.v1 import monitor_pb2 as pb
 
-MAX_VIOLATIONS = 10
-"""Fields named in one answer; more would not fit into the 8 KiB of trailing metadata that clients accept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may hold; GetInfo reports it."""
-
-    max_message_bytes: int
-    max_text_chars: int
-    max_batch_items: int
-    max_labels: int
-    max_label_chars: int
-    max_history_turns: int
-    max_tokens: int
-
-    @classmethod
-    def of(cls, config: Config, *, max_tokens: int) -> "Limits":
-        """The configured limits; `max_tokens` as far as the reader's context allows."""
-        names = set(cls.__dataclass_fields__) - {"max_tokens"}
-        return cls(max_tokens=max_tokens, **{name: getattr(config, name) for name in names})
-
 
 def to_job(request: pb.ScoreRequest, limits: Limits, deadline_s: float | None) -> ScoreJob:
-    """Validates one request.
+    """Reads and validates one request.
+
+    Args:
+        request: The message.
+        limits: What one request may hold.
+        deadline_s: When the caller stops waiting, on the clock of `time.monotonic`; None for never.
 
     Raises:
-        InvalidRequest: Names every field that is wrong, up to `MAX_VIOLATIONS`.
+        InvalidRequest: Names every field that is wrong.
     """
     # Protobuf decodes a text at every access.
     own_id, history = request.request_id, request.history
@@ -51,57 +33,34 @@ def to_job(request: pb.ScoreRequest, limits: Limits, deadline_s: float | None) -
         labels=dict(request.labels),
         deadline_s=deadline_s,
     )
-    if violations := _violations(job, own_id, len(history), limits):
-        if (more := len(violations) - MAX_VIOLATIONS) > 0:
-            violations[MAX_VIOLATIONS:] = [FieldViolation("request", f"{more} more mistakes are not listed")]
-        raise InvalidRequest(*violations)
+    check_job(job, own_id, len(history), limits)
     return job
 
 
-def check_batch(request: pb.BatchScoreRequest, limits: Limits) -> None:
-    """Checks what concerns the batch as a whole.
+def check_size(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest, limits: Limits) -> None:
+    """Checks what a message takes on the wire.
 
     Raises:
-        InvalidRequest: Empty, or more items than allowed.
+        InvalidRequest: Too much; it names the field that takes most of it.
     """
-    count = len(request.requests)
-    if not count:
-        raise InvalidRequest(FieldViolation("requests", "must hold at least one request"))
-    if count > limits.max_batch_items:
+    if (size := request.ByteSize()) > limits.max_message_bytes:
+        most = limits.max_message_bytes
         raise InvalidRequest(
-            FieldViolation("requests", f"holds {count} requests; at most {limits.max_batch_items} are allowed")
+            FieldViolation(
+                _largest_field(request),
+                f"the message takes {size} bytes, most of them here; at most {most} are allowed",
+            )
         )
 
 
-def _violations(job: ScoreJob, own_id: str, turns: int, limits: Limits) -> list[FieldViolation]:
-    """What is wrong with a job of which no more turns were read than are allowed, and which the caller named so."""
-    found: list[FieldViolation] = []
-    pair = job.pair
-    _check_text(found, "prompt", pair.prompt, limits)
-    _check_text(found, "response", pair.response, limits)
-    if not pair.response or pair.response.isspace():
-        found.append(FieldViolation("response", "is empty; there is nothing to score"))
-    _check_count(found, "history", turns, "turns", limits.max_history_turns)
-    for index, turn in enumerate(pair.history):
-        if not turn.role:
-            found.append(FieldViolation(f"history[{index}].role", "is empty; write user, assistant or system"))
-        _check_count(found, f"history[{index}].role", len(turn.role), "characters", limits.max_label_chars)
-        _check_text(found, f"history[{index}].content", turn.content, limits)
-    _check_count(found, "labels", len(job.labels), "entries", limits.max_labels)
-    for key, value in job.labels.items():
-        longest = max(len(key), len(value))
-        _check_count(found, f"labels[{key[:20]}]", longest, "characters", limits.max_label_chars)
-    _check_count(found, "request_id", len(own_id), "characters", limits.max_label_chars)
-    _check_count(found, "watchlist", len(job.watchlist), "characters", limits.max_label_chars)
-    return found
-
-
-def _check_text(found: list[FieldViolation], field: str, text: str, limits: Limits) -> None:
-    _check_count(found, field, len(text), "characters", limits.max_text_chars)
-    if (at := text.find("\0")) >= 0:
-        found.append(FieldViolation(field, f"holds a NUL character at offset {at}; remove it"))
-
-
-def _check_count(found: list[FieldViolation], field: str, count: int, unit: str, most: int) -> None:
-    if count > most:
-        found.append(FieldViolation(field, f"holds {count} {unit}; at most {most} are allowed"))
+def _largest_field(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest) -> str:
+    """Name of the field that makes a message too large."""
+    if not isinstance(request, pb.ScoreRequest):
+        return "requests"
+    sizes = {
+        "prompt": len(request.prompt.encode()),
+        "response": len(request.response.encode()),
+        "history": sum(turn.ByteSize() for turn in request.history),
+        "labels": sum(len((key + value).encode()) for key, value in request.labels.items()),
+    }
+    return max(sizes, key=lambda field: sizes[field])

@@ -1,33 +1,27 @@
 """MonitorService: parse, call the spine, reply."""
 
-import logging
 import time
-from collections.abc import Sequence
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+import scopewatch
+from scopewatch.doors.door import Spine
 from scopewatch.doors.grpc.malformed import Malformed
-from scopewatch.doors.grpc.replies import batch_reply, score_reply
-from scopewatch.doors.grpc.requests import Limits, check_batch, to_job
+from scopewatch.doors.grpc.replies import Replies, batch_reply, info_response
+from scopewatch.doors.grpc.requests import check_size, to_job
 from scopewatch.doors.grpc.status import PUSHBACK, pushback_ms, to_status
+from scopewatch.doors.limits import Limits, check_batch
 from scopewatch.errors import FieldViolation, InvalidRequest, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.types import ScoredPair, ScoreJob, Verdict
+from scopewatch.types import ScoredPair, ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.v1 import monitor_pb2_grpc
 
-log = logging.getLogger(__name__)
-verdict_log = logging.getLogger("scopewatch.verdicts")
-
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["MonitorService"].full_name
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-
-class Spine(Protocol):
-    async def score(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]: ...
 
 
 class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
@@ -39,25 +33,19 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._replies = Replies(scopewatch.__version__)
         self._refusal: NotReady | None = NotReady("warming up: the reader is being loaded")
 
-    def open(
-        self,
-        spine: Spine,
-        *,
-        limits: Limits,
-        info: pb.GetInfoResponse,
-    ) -> None:
+    def open(self, spine: Spine, limits: Limits) -> None:
         """Starts accepting pairs.
 
         Args:
-            spine: Scores them, and has `replies.renderer` make their bodies.
+            spine: Scores the pairs.
             limits: What a request may hold.
-            info: The answer to GetInfo.
         """
         self._spine = spine
         self._limits = limits
-        self._info = info
+        self._info = 0, pb.GetInfoResponse()
         self._refusal = None
 
     def close(self) -> None:
@@ -74,12 +62,12 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         (outcome,) = await self._spine.score([job])
         if isinstance(outcome, ScopewatchError):
             await abort(context, outcome)
-        return self._reply(job, outcome)
+        return self._replies.score(job, outcome)
 
     async def BatchScore(self, request: pb.BatchScoreRequest | Malformed, context: Context) -> bytes:
         try:
             self._admit(request)
-            check_batch(request, self._limits)  # type: ignore[arg-type]
+            check_batch(len(request.requests), self._limits)  # type: ignore[union-attr]
         except ScopewatchError as error:
             await abort(context, error)
         deadline_s = _deadline_s(context)
@@ -103,53 +91,25 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             self._admit(request)
         except ScopewatchError as error:
             await abort(context, error)
-        return self._info
+        watchlists = self._spine.watchlists
+        if self._info[0] != watchlists.version:
+            self._info = watchlists.version, info_response(watchlists, self._limits, scopewatch.__version__)
+        return self._info[1]
 
     def _admit(self, request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest | Malformed) -> None:
         if self._refusal:
             raise self._refusal
         if isinstance(request, Malformed):
             raise InvalidRequest(FieldViolation(request.field, request.description))
-        if (size := request.ByteSize()) > self._limits.max_message_bytes:
-            field, most = _largest_field(request), self._limits.max_message_bytes
-            raise InvalidRequest(
-                FieldViolation(field, f"the message takes {size} bytes, most of them here; at most {most} are allowed")
-            )
+        check_size(request, self._limits)
 
     def _result(self, job: ScoreJob, outcome: ScoredPair | ScopewatchError) -> bytes | status_pb2.Status:
-        return to_status(outcome) if isinstance(outcome, ScopewatchError) else self._reply(job, outcome)
-
-    def _reply(self, job: ScoreJob, pair: ScoredPair) -> bytes:
-        if pair.verdict is Verdict.FLAG:
-            flagged = [score.name for score in pair.indicators if score.flagged and score.severity != "info"]
-            verdict_log.info(
-                "flagged",
-                extra={
-                    "request_id": job.request_id,
-                    "watchlist": pair.watchlist,
-                    "indicators": flagged,
-                    "labels": dict(job.labels),
-                },
-            )
-        return score_reply(job, pair)
+        return to_status(outcome) if isinstance(outcome, ScopewatchError) else self._replies.score(job, outcome)
 
 
 def _deadline_s(context: Context) -> float | None:
     remaining_s = context.time_remaining()
     return None if remaining_s is None else time.monotonic() + remaining_s
-
-
-def _largest_field(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest) -> str:
-    """Name of the field that makes a message too large."""
-    if not isinstance(request, pb.ScoreRequest):
-        return "requests"
-    sizes = {
-        "prompt": len(request.prompt.encode()),
-        "response": len(request.response.encode()),
-        "history": sum(turn.ByteSize() for turn in request.history),
-        "labels": sum(len((key + value).encode()) for key, value in request.labels.items()),
-    }
-    return max(sizes, key=lambda field: sizes[field])
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:

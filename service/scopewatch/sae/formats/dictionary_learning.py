@@ -9,15 +9,18 @@ import re
 from dataclasses import dataclass, replace
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.release import Release, Settings
-from scopewatch.sae.weights import Contest, Gate, Sae
+from scopewatch.sae.encoder import Contest
+from scopewatch.sae.formats import Format
+from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.settings import Settings
+from scopewatch.sae.weights import Sae
 
 _SUBMODULE = re.compile(r"resid_post_layer_(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """A class of theirs: what its arrays are called here."""
+    """A class of that library: what its arrays are called here, and whether it subtracts b_dec."""
 
     architecture: str
     b_enc: str
@@ -45,13 +48,8 @@ _CLASSES = {
 }
 
 
-def open_dictionary_learning(release: Release) -> Sae:
-    """Opens a trained dictionary.
-
-    Raises:
-        SaeError: It cannot be read right.
-    """
-    arrays, config = release.weights, release.settings("config.json")
+def _open(files: SaeFiles) -> Sae:
+    arrays, config = files.weights, files.settings("config.json")
     trainer = config.nested("trainer")
     name = trainer.text("dict_class")
     if name not in _CLASSES:
@@ -71,45 +69,49 @@ def open_dictionary_learning(release: Release) -> Sae:
         b_dec=arrays[cls.b_dec],
         subtracts_b_dec=cls.subtracts_b_dec,
         gain_scale=1.0 if name == "AutoEncoder" else None,
-        files=(release.file, config.file),
+        files=(files.file, config.file),
         model=trainer.text("lm_name", ""),
     )
     trainer.agree("activation_dim", sae.d_in)
     trainer.agree("dict_size", sae.d_sae)
+    return _activated(sae, files, trainer, cls)
+
+
+def _activated(sae: Sae, files: SaeFiles, trainer: Settings, cls: _Class) -> Sae:
+    arrays = files.weights
     if cls.architecture == "gated":
-        return replace(sae, gate=Gate(arrays["r_mag"], arrays["mag_bias"]))
+        return replace(sae, r_mag=arrays["r_mag"], b_mag=arrays["mag_bias"])
     if cls.architecture == "jumprelu":
         return replace(sae, threshold=arrays["threshold"])
     if "k" not in cls.others:
         return sae
-    k = _k(release, trainer)
+    k = _k(files, trainer)
     if cls.architecture == "topk":
         return replace(sae, contest=Contest(group=sae.d_sae, winners=k), declared_l0=float(k))
-    return replace(sae, threshold=_estimated(release), declared_l0=float(k))
+    return replace(sae, threshold=_estimated(files), declared_l0=float(k))
 
 
-def _k(release: Release, trainer: Settings) -> int:
-    stored = release.weights.get("k")
+def _k(files: SaeFiles, trainer: Settings) -> int:
+    stored = files.weights.get("k")
     if stored is not None:
         trainer.agree("k", stored.integer())
-    k, _ = release.settle("k", stored.integer() if stored is not None else trainer.integer("k"), "")
-    return int(k)
+    return int(files.settle("k", stored.integer() if stored is not None else trainer.integer("k"), ""))
 
 
-def _estimated(release: Release) -> float:
-    """The threshold of a BatchTopK SAE."""
-    stored = release.weights.get("threshold")
+def _estimated(files: SaeFiles) -> float:
+    """The threshold of a BatchTopK SAE, as it was estimated in training."""
+    stored = files.weights.get("threshold")
     threshold = -1.0 if stored is None else stored.number()
     if not threshold >= 0:
         raise SaeError(
-            f"{release.file}: the threshold of this BatchTopK SAE was never estimated; it would let every positive "
+            f"{files.file}: the threshold of this BatchTopK SAE was never estimated; it would let every positive "
             "activation through"
         )
     return threshold
 
 
 def _hookpoint(trainer: Settings, buffer: Settings) -> str:
-    """The output of a layer; empty for other places, which the settings do not tell exactly."""
+    """The output of the layer that it reads; empty for other places, which the settings do not tell exactly."""
     if "layer" not in trainer or buffer.text("io", "out") != "out":
         return ""
     layer = trainer.integer("layer")
@@ -119,3 +121,6 @@ def _hookpoint(trainer: Settings, buffer: Settings) -> str:
     if int(submodule[1]) != layer:
         raise trainer.wrong("layer", f"{submodule[1]}, as in submodule_name {submodule[0]}")
     return f"layers.{layer}.resid_post"
+
+
+FORMATS = (Format("dictionary_learning", (".pt", ".pth"), _open, beside="config.json", ambiguity=1),)

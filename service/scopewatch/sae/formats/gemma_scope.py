@@ -5,10 +5,10 @@ folders say the rest: google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0
 """
 
 import re
-from collections.abc import Sequence
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.release import Release
+from scopewatch.sae.formats import Format
+from scopewatch.sae.sae_files import SaeFiles
 from scopewatch.sae.tensors import Tensor, TensorFile
 from scopewatch.sae.weights import Sae
 
@@ -27,16 +27,12 @@ _SITES = {
 }
 
 
-def open_gemma_scope(release: Release) -> Sae:
-    """Opens a `params.npz`.
-
-    Raises:
-        SaeError: It cannot be read right.
-    """
-    arrays = release.weights
+def _open(files: SaeFiles) -> Sae:
+    arrays = files.weights
     _refuse_scaling(arrays)
-    reads, writes, model = _place(release.parts)
-    l0 = nearest(_L0, release.parts)
+    named = files.nearest(_RELEASE)
+    reads, writes = _place(files, named["site"] if named else "res")
+    l0 = files.nearest(_L0)
     return Sae(
         format="gemma_scope",
         architecture="jumprelu_transcoder" if writes != reads else "jumprelu",
@@ -47,23 +43,18 @@ def open_gemma_scope(release: Release) -> Sae:
         threshold=not_negative(arrays["threshold"]),
         W_dec=arrays.get(_spelt("W_dec", arrays)),
         b_dec=arrays.get("b_dec"),
-        files=(release.file,),
-        model=model,
+        files=(files.file,),
+        model=f"google/gemma-2-{named['model'].removesuffix('-pt')}" if named else "",
         declared_l0=float(l0[1]) if l0 else None,
         unit_decoder=True,
     )
 
 
-def nearest(pattern: re.Pattern[str], parts: Sequence[str]) -> re.Match[str] | None:
-    """The match of the nearest name on a file's path, nearest first, that matches as a whole."""
-    return next((match for part in parts if (match := pattern.fullmatch(part))), None)
-
-
 def not_negative(threshold: Tensor) -> Tensor:
-    """A threshold below 0 would let negative activations through: `pre * (pre > threshold)`.
+    """This threshold, no element of which is below 0: `pre * (pre > threshold)` would let negative activations through.
 
     Raises:
-        SaeError: There is one.
+        SaeError: Some element is below 0.
     """
     if (threshold.expect(-1).read() < 0).any():
         raise SaeError(f"{threshold.file}: {threshold.name} is negative for some feature; no released SAE has that")
@@ -74,20 +65,21 @@ def _spelt(name: str, arrays: TensorFile) -> str:
     return name.lower() if name.lower() in arrays else name
 
 
-def _place(parts: Sequence[str]) -> tuple[str, str, str]:
-    """Where it reads, where its reconstruction belongs, and for which model, as far as the path says."""
-    release = nearest(_RELEASE, parts)
-    model = f"google/gemma-2-{release['model'].removesuffix('-pt')}" if release else ""
-    place = nearest(_PLACE, parts)
+def _place(files: SaeFiles, site: str) -> tuple[str, str]:
+    """Where the SAE reads and where its reconstruction belongs, as far as the path says."""
+    place = files.nearest(_PLACE)
     if place is None:
-        return "", "", model
+        return "", ""
     if place[1] is None:
         # The paper's tokens: trained on rows of the embedding matrix before Gemma scales them by sqrt(d_in).
-        return "embed", "embed", model
-    reads, writes = _SITES[release["site"] if release else "res"]
-    return f"layers.{place[1]}.{reads}", f"layers.{place[1]}.{writes}", model
+        return "embed", "embed"
+    reads, writes = _SITES[site]
+    return f"layers.{place[1]}.{reads}", f"layers.{place[1]}.{writes}"
 
 
 def _refuse_scaling(arrays: TensorFile) -> None:
     if "scaling_factor" in arrays and not (arrays["scaling_factor"].read() == 1).all():
         raise SaeError(f"{arrays.file}: scaling_factor is not 1; such an SAE was not fully folded and is refused")
+
+
+FORMATS = (Format("gemma_scope", (".npz",), _open),)

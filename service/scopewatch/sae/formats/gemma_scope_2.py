@@ -12,8 +12,10 @@ import re
 from dataclasses import dataclass
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.formats.gemma_scope import nearest, not_negative
-from scopewatch.sae.release import Release, Settings
+from scopewatch.sae.formats import Format
+from scopewatch.sae.formats.gemma_scope import not_negative
+from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.settings import Settings
 from scopewatch.sae.weights import Sae
 
 _KIND = re.compile(r"(resid_post|attn_out|mlp_out|transcoder)(?:_all)?|(crosscoder|clt)")
@@ -49,30 +51,25 @@ _LEVELS = {
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What the folders say; empty or None where they do not."""
+    """The facts that the folders of an SAE tell; empty or None where they do not."""
 
     kind: str = ""
     layer: int | None = None
     level: str = ""
 
     def site(self, end: int) -> str:
-        """Where it reads (0) or where its reconstruction belongs (1)."""
+        """Where the SAE reads (0) or where its reconstruction belongs (1)."""
         return f"layers.{self.layer}.{_SITES[self.kind][end]}" if self.kind and self.layer is not None else ""
 
 
-def open_gemma_scope_2(release: Release) -> Sae:
-    """Opens a `params.safetensors`, or one layer of a crosscoder or cross-layer transcoder, of which features can be
-    read but nothing reconstructed.
-
-    Raises:
-        SaeError: It cannot be read right, or its settings and its folders contradict each other.
-    """
-    arrays = release.weights
-    config = release.file.parent / "config.json"
-    settings = release.settings("config.json") if config.is_file() else Settings(config, {})
+def _open(files: SaeFiles) -> Sae:
+    """One layer of a crosscoder or cross-layer transcoder gives features, but nothing can be reconstructed of them."""
+    arrays = files.weights
+    config = files.file.parent / "config.json"
+    settings = files.settings("config.json") if config.is_file() else Settings(config, {})
     if settings.text("architecture", "jump_relu") != "jump_relu":
         raise settings.wrong("architecture", "jump_relu")
-    place = _place(release)
+    place = _place(files)
     decoder = arrays["w_dec"]
     many_layers = len(decoder.shape) == 3
     reads, writes = (_hook(settings, place, end, many_layers=many_layers) for end in (0, 1))
@@ -91,23 +88,23 @@ def open_gemma_scope_2(release: Release) -> Sae:
         W_dec=None if many_layers else decoder,
         b_dec=None if many_layers else arrays["b_dec"],
         W_skip=None if many_layers else skip,
-        files=(release.file, *([config] if settings.values else [])),
-        model=_model(release, settings),
-        declared_l0=settings.number("l0") if "l0" in settings else _declared_l0(release, place),
+        files=(files.file, *([config] if settings.values else [])),
+        model=_model(files, settings),
+        declared_l0=settings.number("l0") if "l0" in settings else _declared_l0(files, place),
         unit_decoder=True,
     )
 
 
-def _place(release: Release) -> _Place:
-    kind = nearest(_KIND, release.parts)
-    folder = nearest(_FOLDER, release.parts)
+def _place(files: SaeFiles) -> _Place:
+    kind = files.nearest(_KIND)
+    folder = files.nearest(_FOLDER)
     layers = [int(layer) for layer in folder["layers"].split("_")] if folder and folder["layers"] else []
-    part = _PART.fullmatch(release.file.name)
+    part = _PART.fullmatch(files.file.name)
     name = (kind[1] or kind[2]) if kind else ""
     level = folder["l0"] if folder else ""
     if part and layers:
         if int(part[1]) >= len(layers):
-            raise SaeError(f"{release.file}: layer {part[1]} of the {len(layers)} that its folder names; count from 0")
+            raise SaeError(f"{files.file}: layer {part[1]} of the {len(layers)} that its folder names; count from 0")
         return _Place(name, layers[int(part[1])], level)
     if part:
         return _Place(name, int(part[1]), level)
@@ -131,25 +128,28 @@ def _hook(settings: Settings, place: _Place, end: int, *, many_layers: bool) -> 
     return site
 
 
-def _model(release: Release, settings: Settings) -> str:
+def _model(files: SaeFiles, settings: Settings) -> str:
     if "model_name" in settings:
         # Some say gemma-v3-..., some leave the owner out; the smallest model has no -pt on the hub.
         model = settings.text("model_name").replace("-v3", "-3")
         model = model if "google" in model else f"google/{model}"
-    elif repo := nearest(_REPO, release.parts):
+    elif repo := files.nearest(_REPO):
         model = f"google/gemma-3-{repo['size']}-{repo['training']}"
     else:
         return ""
     return model.replace("-pt", "") if "270m" in model else model
 
 
-def _declared_l0(release: Release, place: _Place) -> float | None:
-    repo = nearest(_REPO, release.parts)
+def _declared_l0(files: SaeFiles, place: _Place) -> float | None:
+    repo = files.nearest(_REPO)
     if repo is None or not place.level:
         return None
     layers, first = _LEVELS[repo["size"]]
-    everywhere = any(part.endswith("_all") for part in release.parts)
+    everywhere = any(part.endswith("_all") for part in files.path_names)
     if everywhere or place.layer not in layers or place.kind in {"crosscoder", "clt"}:
         return None
     levels = first if place.layer == layers[0] else (20, 60, 150)
     return float(levels[("small", "medium", "big").index(place.level)])
+
+
+FORMATS = (Format("gemma_scope_2", (".safetensors",), _open, ("w_enc",)),)

@@ -16,20 +16,17 @@ import re
 from dataclasses import replace
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.formats.gemma_scope import nearest
-from scopewatch.sae.release import Release, Settings, read_settings
-from scopewatch.sae.weights import Contest, Sae
+from scopewatch.sae.encoder import Contest
+from scopewatch.sae.formats import Format
+from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.settings import Settings, read_settings
+from scopewatch.sae.weights import Sae
 
 _BASE = re.compile(r"(?:models--\w+--)?Llama3_1(?:-8B-)?Base-L\w+-\d+x")
 
 
-def open_llama_scope(release: Release) -> Sae:
-    """Opens a Llama Scope SAE or transcoder.
-
-    Raises:
-        SaeError: It cannot be read right.
-    """
-    arrays, settings = release.weights, _settings(release)
+def _open(files: SaeFiles) -> Sae:
+    arrays, settings = files.weights, _settings(files)
     arrays.only({"encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"})
     for name, only in (("use_glu_encoder", False), ("sparsity_include_decoder_norm", True)):
         if settings.flag(name, only) != only:
@@ -39,7 +36,7 @@ def open_llama_scope(release: Release) -> Sae:
     settings.agree("d_sae", W_enc.shape[1])
     reads = settings.text("hook_point_in")
     writes = settings.text("hook_point_out", reads)
-    s_in, s_out = _scales(release, settings, W_enc.shape[0])
+    s_in, s_out = _scales(files, settings, W_enc.shape[0])
     subtracts = settings.flag("apply_decoder_bias_to_pre_encoder")
     if subtracts and s_in != s_out:
         raise settings.wrong("apply_decoder_bias_to_pre_encoder", "false: b_dec belongs to another place")
@@ -56,8 +53,8 @@ def open_llama_scope(release: Release) -> Sae:
         scale_in=s_in,
         scale_out=s_out,
         gain_scale=1 / s_out,
-        files=(release.file, settings.file),
-        model="meta-llama/Llama-3.1-8B" if nearest(_BASE, release.parts) else "",
+        files=(files.file, settings.file),
+        model="meta-llama/Llama-3.1-8B" if files.nearest(_BASE) else "",
     )
     return _activated(sae, settings)
 
@@ -80,13 +77,13 @@ def _activated(sae: Sae, settings: Settings) -> Sae:
     return replace(sae, threshold=threshold)
 
 
-def _settings(release: Release) -> Settings:
-    """Beside the weights or, as released, above their `checkpoints` folder."""
-    beside = release.file.parent / "hyperparams.json"
-    return read_settings(beside if beside.is_file() else release.file.parent.parent / "hyperparams.json")
+def _settings(files: SaeFiles) -> Settings:
+    """The settings beside the weights or, as released, above their `checkpoints` folder."""
+    beside = files.file.parent / "hyperparams.json"
+    return read_settings(beside if beside.is_file() else files.file.parent.parent / "hyperparams.json")
 
 
-def _scales(release: Release, settings: Settings, d_in: int) -> tuple[float, float]:
+def _scales(files: SaeFiles, settings: Settings, d_in: int) -> tuple[float, float]:
     """s_in and s_out."""
     how = settings.text("norm_activation")
     if how in {"none", "inference"}:
@@ -99,5 +96,7 @@ def _scales(release: Release, settings: Settings, d_in: int) -> tuple[float, flo
     norm_in, norm_out = norms.number("in"), norms.number("out")
     if norm_in <= 0 or norm_out <= 0:
         raise norms.wrong("in" if norm_in <= 0 else "out", "a positive number")
-    s_in, _ = release.settle("norm_factor", math.sqrt(d_in) / norm_in, "")
-    return s_in, math.sqrt(d_in) / norm_out
+    return files.settle("norm_factor", math.sqrt(d_in) / norm_in, ""), math.sqrt(d_in) / norm_out
+
+
+FORMATS = (Format("llama_scope", (".safetensors",), _open, ("encoder.weight",), "hyperparams.json", ambiguity=1),)

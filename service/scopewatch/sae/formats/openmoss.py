@@ -19,21 +19,19 @@ from dataclasses import replace
 import numpy as np
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.release import Release, Settings
+from scopewatch.sae.encoder import Contest
+from scopewatch.sae.formats import Format
+from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.settings import Settings
 from scopewatch.sae.tensors import Tensor
-from scopewatch.sae.weights import Contest, Sae
+from scopewatch.sae.weights import Sae
 
 _SPELT = ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold")
 _NORM = "dataset_average_activation_norm."
 
 
-def open_openmoss(release: Release) -> Sae:
-    """Opens an SAE or transcoder of OpenMOSS.
-
-    Raises:
-        SaeError: It cannot be read right.
-    """
-    arrays, config = release.weights, release.settings("config.json")
+def _open(files: SaeFiles) -> Sae:
+    arrays, config = files.weights, files.settings("config.json")
     if config.text("sae_type", "sae") != "sae":
         raise config.wrong("sae_type", "sae: the others read several places or the whole sequence")
     for name in ("use_glu_encoder", "apply_decoder_bias_to_pre_encoder"):
@@ -41,12 +39,12 @@ def open_openmoss(release: Release) -> Sae:
             raise config.wrong(name, "false")
     reads = config.text("hook_point_in")
     writes = config.text("hook_point_out", reads)
-    W_enc, b_enc, W_dec, b_dec = _matrices(release, config)
+    W_enc, b_enc, W_dec, b_dec = _matrices(files, config)
     activation = config.text("act_fn").lower()
     thresholds = _SPELT if activation == "jumprelu" else ()
     arrays.only({t.name for t in (W_enc, b_enc, W_dec, b_dec) if t} | {*thresholds, _NORM + reads, _NORM + writes})
     config.agree("d_model", W_enc.expect(-1, -1).shape[0])
-    s_in, s_out, recipe = _scales(release, config, reads, writes, W_enc.shape[0])
+    s_in, s_out = _scales(files, config, reads, writes, W_enc.shape[0])
     sae = Sae(
         format="openmoss",
         architecture={"relu": "standard"}.get(activation, activation) + ("" if writes == reads else "_transcoder"),
@@ -60,13 +58,16 @@ def open_openmoss(release: Release) -> Sae:
         scale_out=s_out,
         gain_scale=1.0 if config.flag("sparsity_include_decoder_norm", True) else None,
         gain_only_decides=config.flag("sparsity_include_decoder_norm", True),
-        files=(release.file, config.file),
-        recipe=recipe,
+        files=(files.file, config.file),
     )
+    return _activated(sae, files, config, activation)
+
+
+def _activated(sae: Sae, files: SaeFiles, config: Settings, activation: str) -> Sae:
     if activation == "jumprelu":
-        threshold = next((arrays[name] for name in _SPELT if name in arrays), None)
+        threshold = next((files.weights[name] for name in _SPELT if name in files.weights), None)
         if threshold is None:
-            raise SaeError(f"{release.file}: no array {_SPELT[0]}, without which it would be plain ReLU")
+            raise SaeError(f"{files.file}: no array {_SPELT[0]}, without which it would be plain ReLU")
         with np.errstate(over="ignore"):
             return replace(sae, threshold=np.exp(threshold.expect(sae.d_sae).read()))
     if activation == "topk":
@@ -77,33 +78,33 @@ def open_openmoss(release: Release) -> Sae:
     raise config.wrong("act_fn", "relu, jumprelu or topk: others choose over a batch or over layers")
 
 
-def _matrices(release: Release, config: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Encoder, its bias, decoder, and its bias if there is one."""
-    arrays, has_b_dec = release.weights, config.flag("use_decoder_bias", True)
+def _matrices(files: SaeFiles, config: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The encoder and its bias, the decoder and its bias; None for a decoder bias that is not used."""
+    arrays, has_b_dec = files.weights, config.flag("use_decoder_bias", True)
     if "W_E" in arrays:
         return arrays["W_E"], arrays["b_E"], arrays["W_D"], arrays["b_D"] if has_b_dec else None
     b_dec = arrays["decoder.bias"] if has_b_dec else None
     return arrays["encoder.weight"].T, arrays["encoder.bias"], arrays["decoder.weight"].T, b_dec
 
 
-def _scales(release: Release, config: Settings, reads: str, writes: str, d_in: int) -> tuple[float, float, str]:
-    """s_in, s_out, and a recipe if they are the caller's."""
+def _scales(files: SaeFiles, config: Settings, reads: str, writes: str, d_in: int) -> tuple[float, float]:
+    """s_in and s_out."""
     how = config.text("norm_activation", "dataset-wise")
     if how == "inference":
-        return 1.0, 1.0, ""
+        return 1.0, 1.0
     if how != "dataset-wise":
         raise config.wrong("norm_activation", "dataset-wise or inference: other scalings depend on the batch")
-    s_in, s_out = (_scale(release.weights.get(_NORM + hook), d_in) for hook in (reads, writes))
-    factor, recipe = release.settle(
+    s_in, s_out = (_scale(files.weights.get(_NORM + hook), d_in) for hook in (reads, writes))
+    factor = files.settle(
         "norm_factor",
         s_in,
         f"lacks {_NORM}{reads}, on which its numbers depend; say sqrt(d_in) / mean ||x|| as norm_factor",
     )
     if s_out is None:
         if reads != writes:
-            raise SaeError(f"{release.file}: lacks {_NORM}{writes}, on which its reconstruction depends")
+            raise SaeError(f"{files.file}: lacks {_NORM}{writes}, on which its reconstruction depends")
         s_out = factor
-    return factor, s_out, recipe
+    return factor, s_out
 
 
 def _scale(norm: Tensor | None, d: int) -> float | None:
@@ -113,3 +114,9 @@ def _scale(norm: Tensor | None, d: int) -> float | None:
     if not value > 0:
         raise SaeError(f"{norm.file}: {norm.name} is {value:g}; expected the mean norm of activations")
     return math.sqrt(d) / value
+
+
+FORMATS = (
+    Format("openmoss", (".safetensors",), _open, ("encoder.weight",), "config.json", ambiguity=2),
+    Format("openmoss", (".safetensors",), _open, ("W_E",), ambiguity=2),
+)

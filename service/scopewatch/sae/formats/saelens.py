@@ -9,8 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.release import Release, Settings
-from scopewatch.sae.weights import Contest, Gate, Normalise, Sae
+from scopewatch.sae.encoder import Contest, Normalise
+from scopewatch.sae.formats import Format
+from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.settings import Settings
+from scopewatch.sae.tensors import TensorFile
+from scopewatch.sae.weights import Sae
 
 _ARRAYS = {
     "standard": {"b_enc"},
@@ -43,26 +47,11 @@ _HARMLESS = {
 }
 
 
-def open_saelens(release: Release) -> Sae:
-    """Opens an SAE or transcoder that SAELens saved.
-
-    Raises:
-        SaeError: It cannot be read right; the message says why.
-    """
-    arrays, cfg = release.weights, _current(release.settings("cfg.json"))
-    architecture = cfg.text("architecture")
-    if architecture not in _ARRAYS:
-        reason = _REFUSED.get(architecture, f"expected one of {', '.join(_ARRAYS)}")
-        raise SaeError(f"{cfg.file}: architecture {architecture!r} {reason}")
-    metadata = cfg.nested("metadata")
+def _open(files: SaeFiles) -> Sae:
+    arrays, cfg = files.weights, _current(files.settings("cfg.json"))
+    architecture, metadata = _architecture(cfg), cfg.nested("metadata")
     _refuse_other_readings(cfg, metadata)
-    arrays.only({"W_enc", "W_dec", "b_dec", "scaling_factor"} | _ARRAYS[architecture])
-    if "scaling_factor" in arrays and not (arrays["scaling_factor"].read() == 1).all():
-        raise SaeError(f"{arrays.file}: scaling_factor is not 1; SAELens 6 does not read such an SAE either")
-    W_enc, W_dec = arrays["W_enc"].expect(-1, -1), arrays["W_dec"].expect(-1, -1)
-    cfg.agree("d_in", W_enc.shape[0])
-    cfg.agree("d_sae", W_enc.shape[1])
-    cfg.agree("d_out", W_dec.shape[1])
+    _check_arrays(arrays, architecture, cfg)
     transcodes = architecture.endswith("transcoder")
     if transcodes and cfg.flag("apply_b_dec_to_input", False):
         raise cfg.wrong("apply_b_dec_to_input", "false: b_dec of a transcoder belongs to another place")
@@ -73,21 +62,22 @@ def open_saelens(release: Release) -> Sae:
         architecture=architecture,
         hookpoint=hookpoint,
         hookpoint_out=metadata.text("hf_hook_name_out", metadata.text("hook_name_out", "")) or hookpoint,
-        W_enc=W_enc,
+        W_enc=arrays["W_enc"],
         b_enc=arrays["b_gate" if gated else "b_enc"],
-        gate=Gate(arrays["r_mag"], arrays["b_mag"]) if gated else None,
+        r_mag=arrays["r_mag"] if gated else None,
+        b_mag=arrays["b_mag"] if gated else None,
         threshold=arrays["threshold"] if "threshold" in _ARRAYS[architecture] else 0.0,
-        W_dec=W_dec,
+        W_dec=arrays["W_dec"],
         b_dec=arrays["b_dec"],
         W_skip=arrays["W_skip"].T if "W_skip" in _ARRAYS[architecture] else None,
         subtracts_b_dec=not transcodes and cfg.flag("apply_b_dec_to_input", True),
-        files=(release.file, cfg.file),
+        files=(files.file, cfg.file),
         model=metadata.text("model_name", ""),
     )
-    sae = _normalised(sae, release, cfg, denormalises=not transcodes)
+    sae = _normalised(sae, files, cfg, denormalises=not transcodes)
     if architecture != "topk":
         return sae
-    k = int(release.settle("k", cfg.integer("k"), "")[0])
+    k = int(files.settle("k", cfg.integer("k"), ""))
     return replace(
         sae,
         contest=Contest(group=sae.d_sae, winners=k),
@@ -97,8 +87,27 @@ def open_saelens(release: Release) -> Sae:
     )
 
 
+def _architecture(cfg: Settings) -> str:
+    architecture = cfg.text("architecture")
+    if architecture not in _ARRAYS:
+        reason = _REFUSED.get(architecture, f"expected one of {', '.join(_ARRAYS)}")
+        raise SaeError(f"{cfg.file}: architecture {architecture!r} {reason}")
+    return architecture
+
+
+def _check_arrays(arrays: TensorFile, architecture: str, cfg: Settings) -> None:
+    """Refuses arrays that SAELens does not know, or that are not as large as the settings say."""
+    arrays.only({"W_enc", "W_dec", "b_dec", "scaling_factor"} | _ARRAYS[architecture])
+    if "scaling_factor" in arrays and not (arrays["scaling_factor"].read() == 1).all():
+        raise SaeError(f"{arrays.file}: scaling_factor is not 1; SAELens 6 does not read such an SAE either")
+    W_enc, W_dec = arrays["W_enc"].expect(-1, -1), arrays["W_dec"].expect(-1, -1)
+    cfg.agree("d_in", W_enc.shape[0])
+    cfg.agree("d_sae", W_enc.shape[1])
+    cfg.agree("d_out", W_dec.shape[1])
+
+
 def _current(cfg: Settings) -> Settings:
-    """Settings as version 6 writes them."""
+    """The settings as version 6 of SAELens writes them."""
     version = cfg.nested("metadata").text("sae_lens_version", cfg.text("sae_lens_version", "0"))
     if not version.partition(".")[0].isdecimal():
         raise cfg.wrong("sae_lens_version", "a version such as 6.54.12")
@@ -119,25 +128,25 @@ def _current(cfg: Settings) -> Settings:
     return Settings(cfg.file, {"architecture": "standard", **present, "metadata": about_the_model})
 
 
-def _normalised(sae: Sae, release: Release, cfg: Settings, *, denormalises: bool) -> Sae:
+def _normalised(sae: Sae, files: SaeFiles, cfg: Settings, *, denormalises: bool) -> Sae:
     how = cfg.text("normalize_activations", "none")
     if how in _PER_TOKEN:
         return replace(sae, normalise=_PER_TOKEN[how], denormalises=denormalises and how != "none")
     if how == "expected_average_only_in":
-        factor, recipe = release.settle(
+        factor = files.settle(
             "norm_factor",
             None,
             "was trained on activations multiplied by one factor, sqrt(d_in) / mean ||x||, which its files lack; say "
             "it as norm_factor (norm_scaling_factor in SAELens' list of releases)",
         )
-        return replace(sae, scale_in=factor, scale_out=factor, recipe=recipe)
+        return replace(sae, scale_in=factor, scale_out=factor)
     if how == "covariance_whitening":
         raise cfg.wrong("normalize_activations", "none: SAELens folds the whitening in when it saves, and here did not")
     raise cfg.wrong("normalize_activations", ", ".join([*_PER_TOKEN, "expected_average_only_in"]))
 
 
 def _refuse_other_readings(cfg: Settings, metadata: Settings) -> None:
-    """What would make the SAE read something else than its hookpoint's whole vectors."""
+    """Refuses settings that make the SAE read something else than its hookpoint's whole vectors."""
     for name in ("hook_head_index", "hook_head_index_out"):
         if name in metadata:
             raise metadata.wrong(name, "null: an SAE of one attention head is not supported")
@@ -155,3 +164,13 @@ def _refuse_other_readings(cfg: Settings, metadata: Settings) -> None:
             f"{cfg.file}: model_from_pretrained_kwargs asks for {', '.join(changes)}, which changes the activations "
             "that the SAE was trained on; the reader here is the model as it was published"
         )
+
+
+def _refuse_temporal(files: SaeFiles) -> Sae:
+    raise SaeError(f"{files.file}: a temporal SAE reads the whole sequence; its features have no value of their own")
+
+
+FORMATS = (
+    Format("saelens", (".safetensors",), _open, ("W_dec",), ambiguity=3),
+    Format("temporal", (".safetensors",), _refuse_temporal, ("D", "b"), ambiguity=2),
+)

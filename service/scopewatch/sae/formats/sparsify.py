@@ -7,21 +7,18 @@ fused_encoder.py).
 
 import re
 
-from scopewatch.sae.formats.gemma_scope import nearest
-from scopewatch.sae.release import Release
-from scopewatch.sae.weights import Contest, Sae
+from scopewatch.sae.encoder import Contest
+from scopewatch.sae.formats import Format
+from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.settings import Settings
+from scopewatch.sae.weights import Sae
 
 _MODULE = re.compile(r"(?:\w+\.)*(?:layers|h)\.\d+(?:\.\w+)*|(?:\w+\.)*embed_tokens")
 _SEED = re.compile(r"seed\d+")
 
 
-def open_sparsify(release: Release) -> Sae:
-    """Opens a sparsify SAE, transcoder or skip transcoder.
-
-    Raises:
-        SaeError: It cannot be read right.
-    """
-    arrays, cfg = release.weights, release.settings("cfg.json")
+def _open(files: SaeFiles) -> Sae:
+    arrays, cfg = files.weights, files.settings("cfg.json")
     arrays.only({"encoder.weight", "encoder.bias", "W_dec", "b_dec", "W_skip"})
     if cfg.flag("signed", False):
         raise cfg.wrong("signed", "false: features that fire below 0 are not supported")
@@ -34,16 +31,11 @@ def open_sparsify(release: Release) -> Sae:
         raise cfg.wrong("expansion_factor", f"what gives {d_sae} features of {d_in} inputs, as in the weights file")
     if cfg.flag("skip_connection", False) != ("W_skip" in arrays):
         raise cfg.wrong("skip_connection", f"{str('W_skip' in arrays).lower()}, as in the weights file")
-    k = int(release.settle("k", cfg.integer("k"), "")[0])
+    k = int(files.settle("k", cfg.integer("k"), ""))
     activation = cfg.text("activation", "topk")
-    if activation == "topk":
-        contest = Contest(group=d_sae, winners=k)
-    elif activation == "groupmax" and not d_sae % k:
-        contest = Contest(group=d_sae // k, winners=1)
-    else:
-        raise cfg.wrong("activation", f"topk, or groupmax with k a divisor of {d_sae}")
+    contest = _contest(activation, k, d_sae, cfg)
     transcodes = cfg.flag("transcode", False)
-    module = _module(release)
+    module = _module(files)
     return Sae(
         format="sparsify",
         architecture=activation + ("_skip" if "W_skip" in arrays else "") + ("_transcoder" if transcodes else ""),
@@ -56,13 +48,24 @@ def open_sparsify(release: Release) -> Sae:
         W_skip=arrays["W_skip"].T if "W_skip" in arrays else None,
         contest=contest,
         subtracts_b_dec=not transcodes,
-        files=(release.file, cfg.file),
+        files=(files.file, cfg.file),
         declared_l0=float(k),
         unit_decoder=cfg.flag("normalize_decoder", True) and not transcodes,
     )
 
 
-def _module(release: Release) -> str:
-    folders = [part for part in release.parts[1:3] if not _SEED.fullmatch(part)]
-    module = nearest(_MODULE, folders[:1])
-    return module[0] if module else ""
+def _contest(activation: str, k: int, d_sae: int, cfg: Settings) -> Contest:
+    if activation == "topk":
+        return Contest(group=d_sae, winners=k)
+    if activation == "groupmax" and not d_sae % k:
+        return Contest(group=d_sae // k, winners=1)
+    raise cfg.wrong("activation", f"topk, or groupmax with k a divisor of {d_sae}")
+
+
+def _module(files: SaeFiles) -> str:
+    """The module that the folder is named for; empty if it is named for none."""
+    folders = [name for name in files.path_names[1:3] if not _SEED.fullmatch(name)]
+    return folders[0] if folders and _MODULE.fullmatch(folders[0]) else ""
+
+
+FORMATS = (Format("sparsify", (".safetensors",), _open, ("encoder.weight", "W_dec")),)

@@ -6,11 +6,13 @@ b_dec; TopK, with k in the repository's name only. Formulas as SAELens 6.54 read
 """
 
 import re
+from functools import partial
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.formats.gemma_scope import nearest
-from scopewatch.sae.release import Release
-from scopewatch.sae.weights import Contest, Sae
+from scopewatch.sae.encoder import Contest
+from scopewatch.sae.formats import Format
+from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.weights import Sae
 
 _NAMED = re.compile(r"(?:models--(?P<owner>.+)--)?(?P<model>.+)-SAE-l(?P<layer>\d+)(?:\.pth?)?")
 _OWNERS = {"Llama": "meta-llama/", "DeepSeek": "deepseek-ai/"}
@@ -19,29 +21,12 @@ _L0 = re.compile(r"(?:.*[-_.])?L0_(\d+)")
 _QWEN_FILE = re.compile(r"layer(\d+)\.sae\.pt")
 
 
-def open_goodfire(release: Release) -> Sae:
-    """Opens a Goodfire SAE.
-
-    Raises:
-        SaeError: It cannot be read right.
-    """
-    return _linear(release, "goodfire", "_linear")
-
-
-def open_qresearch(release: Release) -> Sae:
-    """Opens a qresearch SAE.
-
-    Raises:
-        SaeError: It cannot be read right.
-    """
-    return _linear(release, "qresearch", "")
-
-
-def _linear(release: Release, name: str, suffix: str) -> Sae:
+def _open_linear(files: SaeFiles, *, name: str, suffix: str) -> Sae:
+    """Opens an SAE of two torch.nn.Linear: Goodfire's or qresearch's."""
     encoder, decoder = f"encoder{suffix}", f"decoder{suffix}"
-    arrays = release.weights
+    arrays = files.weights
     arrays.only({f"{part}.{array}" for part in (encoder, decoder) for array in ("weight", "bias")})
-    named = nearest(_NAMED, release.parts)
+    named = files.nearest(_NAMED)
     model = named["model"] if named else ""
     return Sae(
         format=name,
@@ -51,31 +36,26 @@ def _linear(release: Release, name: str, suffix: str) -> Sae:
         b_enc=arrays[f"{encoder}.bias"],
         W_dec=arrays[f"{decoder}.weight"].T,
         b_dec=arrays[f"{decoder}.bias"],
-        files=(release.file,),
+        files=(files.file,),
         model=next((owner for family, owner in _OWNERS.items() if model.startswith(family)), "") + model,
     )
 
 
-def open_qwen_scope(release: Release) -> Sae:
-    """Opens one layer of a Qwen-Scope release.
-
-    Raises:
-        SaeError: It cannot be read right, or k is nowhere said.
-    """
-    arrays = release.weights
+def _open_qwen_scope(files: SaeFiles) -> Sae:
+    arrays = files.weights
     arrays.only({"W_enc", "W_dec", "b_enc", "b_dec"})
     W_enc = arrays["W_enc"].T.expect(*arrays["b_dec"].shape, *arrays["b_enc"].shape)
-    repo = nearest(_QWEN_REPO, release.parts)
-    layer = nearest(_QWEN_FILE, release.parts)
-    stated = nearest(_L0, release.parts)
-    k, recipe = release.settle(
+    repo = files.nearest(_QWEN_REPO)
+    layer = files.nearest(_QWEN_FILE)
+    stated = files.nearest(_L0)
+    k = files.settle(
         "k",
         int(stated[1]) if stated else None,
         "a TopK SAE whose k is only in its repository's name (SAE-Res-...-L0_50 is k = 50); keep that folder name, or "
         "say k",
     )
     if k != int(k):
-        raise SaeError(f"{release.file}: k is {k:g}; expected a whole number")
+        raise SaeError(f"{files.file}: k is {k:g}; expected a whole number")
     return Sae(
         format="qwen_scope",
         architecture="topk",
@@ -85,8 +65,17 @@ def open_qwen_scope(release: Release) -> Sae:
         W_dec=arrays["W_dec"].T,
         b_dec=arrays["b_dec"],
         contest=Contest(group=W_enc.shape[1], winners=int(k)),
-        files=(release.file,),
+        files=(files.file,),
         model=f"Qwen/{repo['model']}" if repo else "",
         declared_l0=k,
-        recipe=recipe,
     )
+
+
+_TORCH = (".pt", ".pth")
+_goodfire = partial(_open_linear, name="goodfire", suffix="_linear")
+_qresearch = partial(_open_linear, name="qresearch", suffix="")
+FORMATS = (
+    Format("goodfire", _TORCH, _goodfire, ("encoder_linear.weight",)),
+    Format("qresearch", _TORCH, _qresearch, ("encoder.weight", "decoder.bias"), ambiguity=3),
+    Format("qwen_scope", _TORCH, _open_qwen_scope, ("W_enc", "W_dec"), ambiguity=3),
+)

@@ -1,0 +1,71 @@
+"""The recipe for the threshold of an indicator that is there, from traffic that is benign and not labelled."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scopewatch.calibration.card_making import benign_card, data_files, made_with
+from scopewatch.calibration.evidence import benign_threshold
+from scopewatch.calibration.outcome import Outcome
+from scopewatch.calibration.request import Request, score_all, today
+from scopewatch.config import Config
+from scopewatch.errors import ConfigError, DataError
+from scopewatch.pairs.labelled import groups_of, read_texts
+from scopewatch.sources import SaeSource
+from scopewatch.watch.cards import DataFile
+from scopewatch.watch.indicators import Indicator
+
+
+def set_benign_threshold(request: Request, config: Config) -> Outcome:
+    """Sets the threshold of an indicator of the request's watchlist by benign traffic.
+
+    Args:
+        request: What is asked for; its data need no labels.
+        config: Settings of the engine.
+
+    Raises:
+        ScopewatchError: There is no such indicator, it could not be written, or the data cannot bound it.
+    """
+    indicator, base, wanted = _indicator(request), request.base, request.wanted
+    reader, saes = base.absolute(base.reader), _saes(request, indicator)
+    request.rehearse_writing(indicator, reader, saes)
+    read = [read_texts(file) for file in request.data]
+    pairs, files = [pair for of_file in read for pair in of_file], data_files(request.data, read)
+    _refuse_fitted(indicator, files)
+    benign_threshold(np.zeros(len(pairs)), groups_of(pairs), wanted)
+    scored, running = score_all(pairs, [indicator.name], base, config)
+    scores = scored[indicator.name].scores
+    threshold = benign_threshold(scores, groups_of(pairs), wanted)
+    made = made_with(running, {sae.name: sae.digest for sae in running.saes})
+    fpr = float((scores > threshold.value).mean())
+    card = benign_card(threshold, wanted, files, made, fpr=fpr, date=today())
+    bounded = indicator.model_copy(update={"threshold": threshold.value, "card": card})
+    return Outcome(bounded, reader, saes, threshold, None)
+
+
+def _saes(request: Request, indicator: Indicator) -> dict[str, SaeSource]:
+    """The SAEs that the indicator, or what it combines, reads."""
+    base = request.base
+    combined = [part.indicator for part in indicator.combines if part.indicator]
+    own = dict.fromkeys(feature.key.sae for feature in indicator.features)
+    return request.saes_of(combined) | {name: base.absolute(base.saes[name]) for name in own}
+
+
+def _indicator(request: Request) -> Indicator:
+    base = request.base
+    there = next((indicator for indicator in base.indicators if indicator.name == request.indicator), None)
+    if not there:
+        known = ", ".join(indicator.name for indicator in base.indicators)
+        raise ConfigError(
+            f"--indicator: {base.file} has no {request.indicator!r}, whose threshold --benign sets ({known})"
+        )
+    return there
+
+
+def _refuse_fitted(indicator: Indicator, files: Sequence[DataFile]) -> None:
+    """Refuses files that the indicator was fitted on, whose benign pairs score lower than others."""
+    card = indicator.card
+    fitted = {file.sha256 for file in card.data} if card and card.beats_bag_of_words is not None else ()
+    for file in files:
+        if file.sha256 in fitted:
+            raise DataError(f"{file.name}: {indicator.name} was fitted on this file; its threshold needs other traffic")

@@ -1,0 +1,131 @@
+"""The recipe for a combination of SAE features, or a probe, from labelled pairs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from scopewatch.calibration.calibrate import Found, calibrate
+from scopewatch.calibration.card_making import labelled_card, made_with
+from scopewatch.calibration.evidence import assert_enough
+from scopewatch.calibration.outcome import Outcome
+from scopewatch.calibration.request import Request, today
+from scopewatch.calibration.simple_detectors import Probe
+from scopewatch.calibration.sparse_fit import Combination
+from scopewatch.config import Config
+from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
+from scopewatch.pairs.feature_words import word_labels
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.pooled import PooledPairs, encode_pairs
+from scopewatch.sae.pack import load_pack, write_probe
+from scopewatch.sources import ReaderSource, SaeSource
+from scopewatch.types import SaeIdentity, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The reader and the SAE that read the pairs."""
+
+    reader: ReaderSource
+    sae: SaeSource
+    sae_name: str
+    """The name that the SAE has in the watchlist."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a detector is made of, as an indicator says it."""
+
+    features: list[dict[str, Any]]
+    bias: float
+    saes: dict[str, SaeSource]
+    """The SAE or the probe that the features name."""
+    digests: dict[str, str]
+    """The digest of each of these, by name."""
+
+
+def calibrate_detector(
+    request: Request, sources: Sources, config: Config, *, work_dir: Path, describe: bool = True
+) -> Outcome:
+    """Calibrates an indicator of features, or a probe, whose file is written too.
+
+    Args:
+        request: What is asked for.
+        sources: The reader and the SAE.
+        config: Settings of the engine.
+        work_dir: The folder in which pooled features are found and left.
+        describe: Whether features get labels from the words on which they are strongest.
+
+    Raises:
+        ScopewatchError: The indicator could not be written, the data do not support it, or the reader failed.
+    """
+    wanted = request.wanted
+    pairs, files = request.labelled_pairs()
+    _rehearse(request, sources)
+    assert_enough(pairs, wanted)
+    dictionary = build_dictionary(sources.reader, sources.sae, config)
+    pooled = encode_pairs(pairs, dictionary, segment=_segment(request), folder=work_dir)
+    # On matrices so small, threads that wait for each other cost more than they do.
+    with threadpool_limits(limits=1, user_api="blas"):
+        found = calibrate(pairs, pooled, wanted)
+    if found.probe:
+        made = _probe(request, found.probe, dictionary.identity.saes[0])
+    else:
+        assert found.combination is not None
+        labels = _word_labels(request, pairs, pooled, found, dictionary) if describe else {}
+        made = _combination(found.combination, labels, sources, dictionary.identity.saes[0])
+    card = labelled_card(found.evidence, wanted, files, made_with(dictionary.identity, made.digests), date=today())
+    indicator = request.made_indicator(
+        card=card, kind=wanted.kind, features=made.features, bias=made.bias, **found.evidence.as_fields()
+    )
+    return Outcome(indicator, sources.reader, made.saes, found.evidence.threshold, found.evidence)
+
+
+def _rehearse(request: Request, sources: Sources) -> None:
+    """Finds out whether the indicator could be written."""
+    probe = f"{request.indicator}_probe", SaeSource(path=str(_probe_file(request)))
+    name, source = probe if request.wanted.kind == "probe" else (sources.sae_name, sources.sae)
+    feature = {"feature": f"{name}/0", "pooling": "mean"}
+    draft = request.made_indicator(threshold=0.0, kind=request.wanted.kind, features=[feature])
+    request.rehearse_writing(draft, sources.reader, {name: source})
+
+
+def _word_labels(
+    request: Request, pairs: list[LabelledPair], pooled: PooledPairs, found: Found, dictionary: DictionaryEngine
+) -> dict[int, str]:
+    assert found.combination is not None
+    features = sorted({term.feature for term in found.combination.terms})
+    return word_labels(pairs, pooled, found.parts.fit, features, dictionary=dictionary, segment=_segment(request))
+
+
+def _combination(combination: Combination, labels: dict[int, str], sources: Sources, running: SaeIdentity) -> _Made:
+    name = sources.sae_name
+    features = [
+        {
+            "feature": f"{name}/{term.feature}",
+            "weight": term.weight,
+            "pooling": term.pooling,
+            "label": labels.get(term.feature, ""),
+        }
+        for term in combination.terms
+    ]
+    return _Made(features, combination.bias, {name: sources.sae}, {name: running.digest})
+
+
+def _probe(request: Request, probe: Probe, running: SaeIdentity) -> _Made:
+    """Writes the probe's file beside the watchlist."""
+    name, file = f"{request.indicator}_probe", _probe_file(request)
+    direction, bias = probe.direction.astype(np.float32), np.array([probe.bias], np.float32)
+    write_probe(file, direction, bias, hookpoint=running.hookpoint, origin={"made_of": running.digest})
+    features = [{"feature": f"{name}/0", "pooling": "mean"}]
+    return _Made(features, 0.0, {name: SaeSource(path=str(file))}, {name: load_pack(file).digest})
+
+
+def _probe_file(request: Request) -> Path:
+    return request.out.absolute().with_name(f"{request.out.stem}.{request.indicator}.safetensors")
+
+
+def _segment(request: Request) -> Segment:
+    return Segment[request.segment.upper()]

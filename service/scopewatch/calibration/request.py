@@ -1,0 +1,122 @@
+"""An indicator that is to be calibrated: on which pairs, by what rules, and how it is written into a watchlist.
+
+Every recipe (`detector.py`, `combination.py`, `benign.py`) begins with a `Request`.
+"""
+
+import asyncio
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from scopewatch.app.load import load
+from scopewatch.app.spine import offline
+from scopewatch.calibration.card_making import data_files
+from scopewatch.calibration.wanted import Wanted
+from scopewatch.config import Config
+from scopewatch.errors import ConfigError
+from scopewatch.pairs.labelled import LabelledPair, read_pairs, read_texts
+from scopewatch.pairs.scored import IndicatorScores, score_pairs
+from scopewatch.sources import ReaderSource, SaeSource
+from scopewatch.types import EngineIdentity
+from scopewatch.watch.cards import DataFile
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.splice import write_indicator
+from scopewatch.watch.watchlist import Watchlist, load_watchlist
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be calibrated, and where the result is to stand."""
+
+    indicator: str
+    """The indicator's name."""
+    data: tuple[Path, ...]
+    """The files that hold the pairs."""
+    wanted: Wanted
+    base: Watchlist
+    """The watchlist whose reader, SAEs and indicators are used."""
+    out: Path
+    """The watchlist file that is made, or that the indicator is written into."""
+    watchlist_name: str
+    """The name of the watchlist, if it is made."""
+    segment: str = "response"
+    severity: str = "medium"
+    label: str = ""
+    """What the indicator means, for people."""
+    flip_labels: bool = False
+    """Whether the indicator is to fire where the files' label is 0."""
+
+    def labelled_pairs(self) -> tuple[list[LabelledPair], tuple[DataFile, ...]]:
+        """The labelled pairs of all files, and what a card says of the files.
+
+        Raises:
+            DataError: A line is wrong, or one of the labels is nowhere.
+        """
+        pairs = read_pairs(*self.data)
+        files = data_files(self.data, [read_texts(file) for file in self.data])
+        if self.flip_labels:
+            pairs = [replace(pair, label=1 - (pair.label or 0)) for pair in pairs]
+        return pairs, files
+
+    def made_indicator(self, **fields: object) -> Indicator:
+        """The indicator, given what calibration makes of its other fields.
+
+        Raises:
+            ConfigError: A field is wrong; named as the command's argument.
+        """
+        said = {"name": self.indicator, "label": self.label, "segment": self.segment, "severity": self.severity}
+        try:
+            return Indicator.model_validate(said | fields)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"]))
+            raise ConfigError(f"--{place}: {problem['msg'].removeprefix('Value error, ')}") from None
+
+    def rehearse_writing(self, draft: Indicator, reader: ReaderSource, saes: Mapping[str, SaeSource]) -> None:
+        """Refuses an indicator that could not be written, before the work of calibrating it.
+
+        Args:
+            draft: The indicator with any numbers.
+            reader: The reader that it is made for.
+            saes: The SAEs and probes that its features name.
+        """
+        write_indicator(self.out, draft, reader, saes, self.watchlist_name, rehearse=True)
+
+    def saes_of(self, combined: Sequence[str]) -> dict[str, SaeSource]:
+        """The SAEs of indicators that are combined, which have to stand in the file that is written, too.
+
+        Raises:
+            ConfigError: The file lacks one of these indicators or has another of that name, or would lose one.
+        """
+        if self.indicator in combined:
+            raise ConfigError(f"--indicator: {self.indicator} cannot be made of itself; give another name")
+        parts = [indicator for indicator in self.base.indicators if indicator.name in combined]
+        there = load_watchlist(self.out).indicators if self.out.exists() else ()
+        if lacking := [part.name for part in parts if part not in there]:
+            raise ConfigError(
+                f"--out: a combination stands beside its parts, and {self.out} has not the {', '.join(lacking)} of "
+                f"{self.base.file}; give --out {self.base.file} or a copy of it"
+            )
+        names = dict.fromkeys(feature.key.sae for part in parts for feature in part.features)
+        return {name: self.base.absolute(self.base.saes[name]) for name in names}
+
+
+def score_all(
+    pairs: Sequence[LabelledPair], names: Sequence[str], watchlist: Watchlist, config: Config
+) -> tuple[dict[str, IndicatorScores], EngineIdentity]:
+    """The online scorer's scores of pairs by some indicators of a watchlist, by name, and the engine that ran."""
+    loaded = load(config, [watchlist])
+
+    async def run() -> dict[str, IndicatorScores]:
+        async with offline(config, loaded) as monitor:
+            return {name: await score_pairs(pairs, name, "", monitor.score, config.at_once) for name in names}
+
+    return asyncio.run(run()), loaded.engine.identity
+
+
+def today() -> str:
+    """The day in UTC, as a card has it."""
+    return dt.datetime.now(tz=dt.UTC).date().isoformat()

@@ -1,0 +1,28 @@
+"""What a calibration is asked for."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["features", "probe", "combination"]
+Weights = Literal["free", "nonnegative"]
+"""Whether weights may be negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The kind of the detector, the bound on its false positives, and how it is fitted."""
+
+    kind: Kind = "features"
+    max_fpr: float = 0.01
+    """The highest false-positive rate that is wanted."""
+    confidence: float = 0.95
+    """How surely the false-positive rate is to be at most that."""
+    held_out: float = 0.5
+    """The share of the groups that measure the detector and do not fit it."""
+    terms: int | None = None
+    """The number of weighted features; None has cross-validation choose it."""
+    weights: Weights = "free"
+    across_sources: bool = False
+    """Whether cross-validation leaves out whole sources instead of groups."""
+    force: bool = False
+    """Whether to write what does not beat a bag of words, or whose bound is above `max_fpr`."""

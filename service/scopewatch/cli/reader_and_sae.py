@@ -1,0 +1,113 @@
+"""Arguments that say which reader and which SAE a command runs."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scopewatch.cli.argument_types import text
+from scopewatch.errors import ConfigError, SaeError
+
+if TYPE_CHECKING:
+    from scopewatch.sources import ReaderSource, SaeSource
+    from scopewatch.watch.watchlist import Watchlist
+
+SAE_HELP = "folder or file as published, owner/name/path on the hub, SAELENS_RELEASE:ID, or Neuronpedia model/source"
+_NEURONPEDIA_SOURCE = re.compile(r"[^/]+/(?:[0-9]+|e)-[^/]+")
+
+
+def add_reader_and_sae(parser: argparse._ActionsContainer) -> None:
+    """Adds the arguments of `reader_of` and `sae_of`."""
+    parser.add_argument("--reader", type=text, default="", help="reader directory or hub id")
+    parser.add_argument("--sae", type=text, default="", help=f"name in the watchlist, or {SAE_HELP}")
+    add_sae_options(parser)
+
+
+def add_work_dir(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument for the folder in which pooled features are kept."""
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=Path("~/.cache/scopewatch/calibration"),
+        help="where pooled features are kept, for the next run too",
+    )
+
+
+def reader_of(args: argparse.Namespace, base: "Watchlist") -> "ReaderSource":
+    """The reader that the arguments name, else that of the watchlist, with its path counted from the root."""
+    from scopewatch.sources import ReaderSource
+
+    if not args.reader:
+        return base.absolute(base.reader)
+    return ReaderSource.named(args.reader)
+
+
+def sae_of(args: argparse.Namespace, base: "Watchlist") -> "tuple[str, SaeSource]":
+    """The SAE that the arguments name, else that of the watchlist.
+
+    Returns:
+        The SAE's name in the watchlist, empty where it has none, and the SAE.
+
+    Raises:
+        ConfigError: The watchlist has several SAEs, or a reader was named without an SAE.
+    """
+    probes = {part.key.sae for entry in base.indicators if entry.kind == "probe" for part in entry.features}
+    known = {name: source for name, source in base.saes.items() if name not in probes}
+    if args.sae and args.sae not in known:
+        return "", sae_source(args)
+    if args.reader and not args.sae:
+        raise ConfigError("--reader: say with --sae which SAE was made for it")
+    if not args.sae and len(known) != 1:
+        raise ConfigError(f"--sae: {base.file} has {len(known)} SAEs ({', '.join(sorted(known))}); say which")
+    name = args.sae or next(iter(known))
+    return name, base.absolute(known[name])
+
+
+def add_sae(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `sae_source`."""
+    parser.add_argument("--sae", type=text, required=True, help=SAE_HELP)
+    add_sae_options(parser)
+
+
+def add_sae_options(parser: argparse._ActionsContainer) -> None:
+    """Adds arguments for what an SAE's files may leave unsaid."""
+    parser.add_argument("--revision", default="", help="branch, tag or commit on the hub")
+    parser.add_argument("--hookpoint", default="", help="such as layers.20.resid_post; default: what its files say")
+    parser.add_argument("--norm-factor", type=float, help="what activations are multiplied by, if its files lack it")
+    parser.add_argument("--k", type=int, help="features that fire per token, if a TopK SAE's files do not say")
+
+
+def sae_source(args: argparse.Namespace) -> "SaeSource":
+    """The SAE that the arguments of `add_sae` name.
+
+    Raises:
+        SaeError: The arguments contradict each other.
+    """
+    from pydantic import ValidationError
+
+    from scopewatch.sources import SaeSource
+
+    where = _place(args.sae)
+    try:
+        options = {name: getattr(args, name) for name in ("revision", "hookpoint", "norm_factor", "k")}
+        return SaeSource(**where, **options)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = str(problem["loc"][0]) if problem["loc"] else "sae"
+        raise SaeError(f"--{field.replace('_', '-')}: {problem['msg'].removeprefix('Value error, ')}") from None
+
+
+def _place(name: str) -> dict[str, str]:
+    """The field of an SAE's source that a name of one of the forms in `SAE_HELP` means."""
+    path = Path(name).expanduser()
+    release, _, sae_id = name.partition(":")
+    if path.exists() or name.startswith((".", "~", "/")):
+        return {"path": str(path)}
+    if sae_id:
+        return {"release": release, "id": sae_id}
+    if _NEURONPEDIA_SOURCE.fullmatch(name):
+        return {"neuronpedia": name}
+    if name.count("/") > 1 and not Path(path.parts[0]).exists():
+        return {"id": name}
+    # A mistyped path, more likely than a name on the hub.
+    return {"path": str(path)}

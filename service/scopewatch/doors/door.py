@@ -1,0 +1,52 @@
+"""What every way in has in common: it listens, opens before a spine, drains, closes."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from scopewatch.doors.limits import Limits
+from scopewatch.errors import ScopewatchError
+from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.types import ScoredPair, ScoreJob
+
+
+class Spine(Protocol):
+    """What a door asks of the inside."""
+
+    @property
+    def watchlists(self) -> WatchlistSet:
+        """The watchlists that the next call is judged by, and what they run on."""
+
+    async def score(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
+        """Scores jobs; each succeeds or fails alone, in the order given."""
+
+
+class Door(Protocol):
+    """One way for callers to come in. The methods are called once each, in this order."""
+
+    async def listen(self) -> str:
+        """Begins to listen, and refuses pairs until the door is open, so that whoever asks learns that it will be.
+
+        Returns:
+            The address it listens on.
+
+        Raises:
+            ConfigError: The address cannot be bound.
+        """
+
+    async def open(self, spine: Spine, limits: Limits) -> None:
+        """Takes pairs from now on, and says so to whoever asks whether the service is ready.
+
+        Args:
+            spine: Scores the pairs.
+            limits: What a request may hold.
+        """
+
+    async def drain(self) -> None:
+        """Says that the service is not ready, so that balancers look elsewhere; still takes pairs."""
+
+    async def close(self, grace_s: float) -> None:
+        """Refuses from now on, waits for running calls, and stops listening. Harmless when it never listened.
+
+        Args:
+            grace_s: How many seconds running calls have.
+        """

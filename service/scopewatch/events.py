@@ -1,0 +1,19 @@
+"""What has happened to a pair, for those who count it, log it or pass it on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from scopewatch.types import ScoredPair, ScoreJob
+
+
+@dataclass(frozen=True, slots=True)
+class PairScored:
+    """A pair got its verdict."""
+
+    job: ScoreJob
+    pair: ScoredPair
+
+
+PairsScored: TypeAlias = Callable[[Sequence[PairScored]], None]
+"""Is told of all pairs that one call scored together. Runs on the event loop, before the call is answered."""

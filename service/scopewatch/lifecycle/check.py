@@ -1,0 +1,110 @@
+"""What there is to say of a watchlist file: whether it is valid, and the evidence of each of its indicators."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scopewatch.app.load import load
+from scopewatch.config import Config
+from scopewatch.errors import SetupError
+from scopewatch.lifecycle.compare import evidence_line
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.watchlist import Watchlist, load_watchlist
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedIndicator:
+    """An indicator and its evidence."""
+
+    name: str
+    kind: str
+    terms: int
+    """How many features or other indicators it is made of."""
+    threshold: float
+    severity: str
+    calibrated: bool
+    evidence: str
+    """Its card in one line."""
+    card_problem: str
+    """Why its card does not fit what was loaded; empty where it does, or where nothing was loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedWatchlist:
+    """A file that is a watchlist, or the error that says why it is none."""
+
+    file: str
+    error: str = ""
+    indicators: tuple[CheckedIndicator, ...] = ()
+    name: str = ""
+    digest: str = ""
+    loaded: bool = False
+    """Whether the reader and the SAEs were loaded, to hold the cards against them."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether every indicator has a card, and one that fits."""
+        return all(indicator.calibrated and not indicator.card_problem for indicator in self.indicators)
+
+    def document(self) -> dict[str, Any]:
+        """What was found, as JSON can hold it."""
+        if self.error:
+            return {"file": self.file, "error": self.error, "indicators": []}
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """What was found, in lines for a terminal."""
+        if self.error:
+            return [self.error]
+        lines = [f"{self.file}: valid, {'reader and SAEs load, ' * self.loaded}watchlist {self.name}"]
+        for one in self.indicators:
+            kind = f"{one.kind} ({one.terms})"
+            lines.append(f"  {one.name}: {kind}, threshold {one.threshold:g}, severity {one.severity}")
+            lines.append(f"    {one.evidence}")
+            if one.card_problem:
+                lines.append(f"    card does not fit: {one.card_problem}")
+        return lines
+
+
+def check_watchlist(file: Path, load_with: Config | None = None) -> CheckedWatchlist:
+    """Validates a watchlist file, and finds the evidence of its indicators.
+
+    Args:
+        file: The file.
+        load_with: The settings to load its reader and SAEs with; None leaves them alone.
+    """
+    problems: dict[str, str] = {}
+    try:
+        watchlist = load_watchlist(file)
+        if load_with:
+            problems = _card_problems(watchlist, load_with)
+    except SetupError as error:
+        return CheckedWatchlist(str(file), error=str(error))
+    return CheckedWatchlist(
+        file=str(file),
+        indicators=tuple(_checked(one, problems.get(one.name, "")) for one in watchlist.indicators),
+        name=watchlist.name,
+        digest=watchlist.digest,
+        loaded=load_with is not None,
+    )
+
+
+def _checked(indicator: Indicator, card_problem: str) -> CheckedIndicator:
+    return CheckedIndicator(
+        name=indicator.name,
+        kind=indicator.kind,
+        terms=len(indicator.features or indicator.combines),
+        threshold=indicator.threshold,
+        severity=indicator.severity,
+        calibrated=indicator.calibrated,
+        evidence=evidence_line(indicator.card),
+        card_problem=card_problem,
+    )
+
+
+def _card_problems(watchlist: Watchlist, config: Config) -> dict[str, str]:
+    """Why cards do not fit what the watchlist loads, by indicator."""
+    # Each watchlist is loaded alone, since two may want different readers; a card that does not fit is reported here,
+    # not refused.
+    loaded = load(config.model_copy(update={"strict_cards": False}), [watchlist])
+    return watchlist.card_problems(loaded.engine.identity)

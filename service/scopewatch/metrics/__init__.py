@@ -1,0 +1,5 @@
+"""Every Prometheus instrument; only this room knows prometheus_client."""
+
+from scopewatch.metrics.instruments import Metrics
+
+__all__ = ["Metrics"]

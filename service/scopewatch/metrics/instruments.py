@@ -1,0 +1,173 @@
+"""Every Prometheus instrument, declared once and passed in. No label carries text, an id or a caller's label."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from scopewatch.errors import ConfigError
+from scopewatch.events import PairScored
+from scopewatch.metrics.pair_counts import SECONDS, PairCounts
+from scopewatch.metrics.series import Bound
+from scopewatch.types import EngineIdentity
+from scopewatch.watch.watchlist import Watchlist
+
+_TOKENS = tuple(2**power for power in range(3, 18))
+_RPC = ("grpc_type", "grpc_service", "grpc_method")
+
+
+class Metrics:
+    """All instruments of one process.
+
+    Args:
+        registry: Where the instruments are collected; by default, one of their own.
+        max_feature_series: How many features get a series of their own.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None, *, max_feature_series: int = 200) -> None:
+        self._registry = registry = registry or CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        self._pair_counts = PairCounts(registry, max_feature_series=max_feature_series)
+
+        def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
+            return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"scopewatch_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(f"scopewatch_{name}", text, buckets=buckets, registry=registry)
+
+        def rpc(name: str, text: str, *labels: str) -> Bound[Counter]:
+            return Bound(Counter(f"grpc_server_{name}", text, (*_RPC, *labels), registry=registry))
+
+        self._failed = counter("failed_pairs_total", "Pairs that got an error instead of a verdict.", "reason")
+        self._batch_pairs = histogram("batch_pairs", "Pairs in one engine batch.", _TOKENS[:9])
+        self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", _TOKENS)
+        self._reused_tokens = Counter(
+            "scopewatch_reused_tokens_total",
+            "Tokens of batches that were known and not computed again.",
+            registry=registry,
+        )
+        self.queue_tokens = gauge("queue_tokens", "Tokens that wait for the engine.")
+        self._dropped = counter("queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason")
+        self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result")
+        self._cache_writes = counter("cache_writes_total", "Cache writes.", "result")
+        self.cache_breaker_open = gauge("cache_breaker_open", "1 while the cache is not asked because it failed.")
+        self.ready = gauge("ready", "1 while the service accepts pairs.")
+        self._startup = gauge("startup_seconds", "What each part of the start took, one after another.", "part")
+        self._build = Info("scopewatch_build", "Versions.", registry=registry)
+        self._reader = Info("scopewatch_reader", "The reader as it runs.", registry=registry)
+        self._sae = gauge("sae_info", "SAEs in use.", "sae", "hookpoint", "architecture", "digest")
+        self._watchlist = gauge("watchlist_info", "Watchlists loaded.", "watchlist", "digest")
+        self._uncalibrated = gauge(
+            "uncalibrated_indicators", "Indicators whose threshold was not measured on what runs.", "watchlist"
+        )
+        self._misfits = gauge(
+            "card_mismatches",
+            "Indicators whose card was made with another reader, SAE, dtype or template.",
+            "watchlist",
+        )
+        self._rpc_started = rpc("started_total", "RPCs started.")
+        self._rpc_handled = rpc("handled_total", "RPCs completed.", "grpc_code")
+        self._rpc_seconds = Bound(
+            Histogram("grpc_server_handling_seconds", "RPC latency.", _RPC, buckets=SECONDS, registry=registry)
+        )
+        self._rpc_received = rpc("msg_received_total", "RPC messages received.")
+        self._rpc_sent = rpc("msg_sent_total", "RPC messages sent.")
+
+    def serve(self, address: str) -> tuple[WSGIServer, str]:
+        """Exports the instruments over HTTP, from a thread of its own.
+
+        Args:
+            address: `host:port`; port 0 picks a free one.
+
+        Returns:
+            The server, which has to be shut down and closed, and the address it listens on.
+
+        Raises:
+            ConfigError: The address cannot be bound.
+        """
+        host, _, port = address.rpartition(":")
+        try:
+            httpd, _ = start_http_server(int(port), addr=host.strip("[]"), registry=self._registry)
+        except OSError as error:
+            raise ConfigError(f"metrics_address {address}: {error.strerror or error}") from None
+        return httpd, f"{host}:{httpd.server_port}"
+
+    def describe(self, engine: EngineIdentity, watchlists: Iterable[Watchlist], versions: Mapping[str, str]) -> None:
+        """Publishes what runs, in place of what ran before. Counters go on; new series start at 0.
+
+        Args:
+            engine: The reader and the SAEs.
+            watchlists: The watchlists that are loaded.
+            versions: Versions of the program and of libraries, by name.
+        """
+        self._build.info(dict(versions))
+        reader = engine.reader
+        self._reader.info(
+            {
+                "reader": reader.name,
+                "revision": reader.revision,
+                "digest": reader.digest[:12],
+                "dtype": reader.dtype,
+                "device": reader.device,
+                "attention": reader.attention,
+            }
+        )
+        for gone in (self._sae, self._watchlist, self._uncalibrated, self._misfits):
+            gone.clear()
+        for sae in engine.saes:
+            self._sae.labels(sae.name, sae.hookpoint, sae.architecture, sae.digest[:12]).set(1)
+        watchlists = list(watchlists)
+        self._pair_counts.describe(engine, watchlists)
+        for watchlist in watchlists:
+            self._watchlist.labels(watchlist.name, watchlist.digest[:12]).set(1)
+            misfits = len(watchlist.card_problems(engine))
+            without = sum(not indicator.calibrated for indicator in watchlist.indicators)
+            self._uncalibrated.labels(watchlist.name).set(without + misfits)
+            self._misfits.labels(watchlist.name).set(misfits)
+
+    def pairs_scored(self, scored: Sequence[PairScored]) -> None:
+        """Counts pairs with their tokens, stages, indicators and the features that fired on them."""
+        self._pair_counts.count(scored)
+
+    def started(self, parts_s: Mapping[str, float]) -> None:
+        """Publishes what each part of the start took."""
+        for part, seconds in parts_s.items():
+            self._startup.labels(part).set(seconds)
+
+    def pair_failed(self, reason: str) -> None:
+        self._failed[reason,].inc()
+
+    def batch_encoded(self, pairs: int, tokens: int, reused_tokens: int) -> None:
+        self._batch_pairs.observe(pairs)
+        self._batch_tokens.observe(tokens)
+        self._reused_tokens.inc(reused_tokens)
+
+    def queue_dropped(self, reason: str) -> None:
+        self._dropped[reason,].inc()
+
+    def cache_read(self, result: str, count: int = 1) -> None:
+        """`hit`, `miss`, `error` (timeout or connection), `corrupt`, or `skipped` by the breaker."""
+        if count:
+            self._cache_reads[result,].inc(count)
+
+    def cache_written(self, result: str, count: int = 1) -> None:
+        """`ok`, `error`, `skipped` by the breaker, or `dropped` because the write queue was full."""
+        if count:
+            self._cache_writes[result,].inc(count)
+
+    def rpc_started(self, kind: str, service: str, method: str) -> None:
+        self._rpc_started[kind, service, method].inc()
+        self._rpc_received[kind, service, method].inc()
+
+    def rpc_handled(self, kind: str, service: str, method: str, code: str, seconds: float) -> None:
+        self._rpc_handled[kind, service, method, code].inc()
+        self._rpc_seconds[kind, service, method].observe(seconds)
+        if code == "OK":
+            self._rpc_sent[kind, service, method].inc()

@@ -1,0 +1,161 @@
+"""What a scored pair counts: its verdict, tokens, stages, indicators and the features that fired on it."""
+
+from collections import Counter as Tally
+from collections.abc import Iterable, Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter
+
+from scopewatch.events import PairScored
+from scopewatch.metrics.series import Bound, Counts, FiredFeatures, Histograms
+from scopewatch.types import HEAD, Coverage, EngineIdentity, FeatureId, FeatureTable, Judgement, Timings
+from scopewatch.watch.indicators import PROBE
+from scopewatch.watch.watchlist import Watchlist
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+"""Bounds of histograms of durations."""
+# fmt: off
+_SCORES = (
+    -100, -30, -10, -5, -3, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 30, 100, 300, 1000,
+)
+# fmt: on
+_STAGES = {name.removesuffix("_s"): name for name in Timings.__dataclass_fields__}
+OTHER_FEATURES = "other"
+"""The label of the features beyond `max_feature_series`."""
+
+
+class PairCounts:
+    """Listens to scored pairs.
+
+    Args:
+        registry: Where the instruments are collected.
+        max_feature_series: How many features get a series of their own.
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, max_feature_series: int) -> None:
+        self._max_feature_series = max_feature_series
+
+        def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
+            return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
+
+        self._counts = Counts()
+        self._pairs = counter("pairs_total", "Pairs scored.", "watchlist", "verdict")
+        self._skipped = counter(
+            "skipped_indicators_total", "Indicators not scored.", "watchlist", "indicator", "reason"
+        )
+        self._truncated = counter("truncated_pairs_total", "Pairs cut to fit the reader.", "segment")
+        self._scores = Histograms(
+            registry, self._counts, "indicator_score", "Indicator scores.", _SCORES, "watchlist", "indicator"
+        )
+        self._flags = counter("indicator_flags_total", "Indicators flagged.", "watchlist", "indicator", "severity")
+        self._fired = FiredFeatures(registry, self._counts)
+        self._tokens = counter("tokens_total", "Tokens read, by segment.", "segment")
+        self._stages = Histograms(registry, self._counts, "stage_seconds", "Time per stage and pair.", SECONDS, "stage")
+        for stage in _STAGES:
+            self._stages.start(stage)
+        self._series: dict[FeatureId, list[int]] = {}
+        """Where each watched feature is counted; in several places if several SAE names have it."""
+        self._places: WeakKeyDictionary[FeatureTable, NDArray[np.intp]] = WeakKeyDictionary()
+        self._moved: WeakKeyDictionary[Judgement, NDArray[np.intp]] = WeakKeyDictionary()
+
+    def describe(self, engine: EngineIdentity, watchlists: Iterable[Watchlist]) -> None:
+        """Starts every series of these watchlists at 0, so that rates have a first point; what is counted stays."""
+        # Probes and the reader's head have a value on every token; that they do is no news.
+        dense = {HEAD, *(sae.name for sae in engine.saes if sae.architecture == PROBE)}
+        self._series = {}
+        for feature, made_by in zip(engine.features, engine.feature_ids, strict=True):
+            if feature.sae not in dense:
+                self._series.setdefault(made_by, []).append(self._fired.place(self._series_name(str(feature))))
+        self._places.clear()
+        self._moved.clear()
+        for watchlist in watchlists:
+            for verdict in ("pass", "flag"):
+                self._pairs[watchlist.name, verdict]
+            for indicator in watchlist.indicators:
+                self._scores.start(watchlist.name, indicator.name)
+                self._flags[watchlist.name, indicator.name, indicator.severity]
+
+    def count(self, scored: Sequence[PairScored]) -> None:
+        """Counts pairs.
+
+        Args:
+            scored: At least one.
+        """
+        judgements = [event.pair.judgement for event in scored]
+        self._counts.add(np.concatenate([self._moves(judgement) for judgement in judgements]))
+        for (watchlist, verdict), times in Tally((one.made_by.watchlist, one.verdict) for one in judgements).items():
+            self._pairs[watchlist, verdict].inc(times)
+        for timings, times in Tally(event.pair.timings for event in scored).items():
+            self._count_stages(timings, times)
+        self._count_indicators(judgements)
+        self._count_tokens([one.coverage for one in judgements])
+
+    def _series_name(self, feature: str) -> str:
+        """The feature's own name, or that of all that are one too many."""
+        own = len(self._fired) - (OTHER_FEATURES in self._fired)
+        return feature if feature in self._fired or own < self._max_feature_series else OTHER_FEATURES
+
+    def _moves(self, judgement: Judgement) -> NDArray[np.intp]:
+        """Indices of all that a judgement counts: found once, since most pairs move a hundred series."""
+        moved = self._moved.get(judgement)
+        if moved is None:
+            watchlist = judgement.made_by.watchlist
+            scored = [
+                self._scores.place(score.score, watchlist, score.name)
+                for score in judgement.indicators
+                if not score.skipped_reason
+            ]
+            fired = np.unique(self._places_of(judgement.table)[judgement.fired])
+            moved = self._moved[judgement] = np.concatenate([fired[fired >= 0], np.array(scored, np.intp)])
+        return moved
+
+    def _places_of(self, table: FeatureTable) -> NDArray[np.intp]:
+        """Where each column is counted, shape (n_columns, most places); -1 for nowhere."""
+        places = self._places.get(table)
+        if places is None:
+            series = [self._series.get(feature, []) for feature in table.features]
+            places = np.full((len(series), max(map(len, series), default=0)), -1)
+            for column, found in enumerate(series):
+                places[column, : len(found)] = found
+            self._places[table] = places
+        return places
+
+    def _count_stages(self, timings: Timings, times: int) -> None:
+        for stage, name in _STAGES.items():
+            if seconds := getattr(timings, name):
+                self._stages.observe(seconds, times, stage)
+
+    def _count_indicators(self, judgements: Sequence[Judgement]) -> None:
+        skipped: Tally[tuple[str, str, str]] = Tally()
+        flagged: Tally[tuple[str, str, str]] = Tally()
+        for judgement in judgements:
+            watchlist = judgement.made_by.watchlist
+            for score in judgement.indicators:
+                if score.skipped_reason:
+                    skipped[watchlist, score.name, score.skipped_reason] += 1
+                elif score.flagged:
+                    flagged[watchlist, score.name, score.severity] += 1
+        for metric, counts in ((self._skipped, skipped), (self._flags, flagged)):
+            for labels, count in counts.items():
+                metric[labels].inc(count)
+
+    def _count_tokens(self, coverages: Sequence[Coverage]) -> None:
+        tokens = prompt = response = history = 0
+        for coverage in coverages:
+            tokens += coverage.tokens
+            prompt += coverage.prompt_tokens
+            response += coverage.response_tokens
+            history += coverage.history_tokens
+            if coverage.truncated:
+                self._count_truncation(coverage)
+        template = tokens - prompt - response - history
+        counts = {"prompt": prompt, "response": response, "history": history, "template": template}
+        for segment, count in counts.items():
+            self._tokens[segment,].inc(count)
+
+    def _count_truncation(self, coverage: Coverage) -> None:
+        for segment in ("prompt", "response", "history"):
+            if getattr(coverage, f"{segment}_tokens_dropped"):
+                self._truncated[segment,].inc()

@@ -1,0 +1,47 @@
+"""From a feature's activations on the tokens of a segment to one number; the formulas are in `indicators.Pooling`."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scopewatch.watch.indicators import Pooling
+
+Dense = NDArray[np.float64]
+"""Activations of some features on one segment's tokens, shape (n_tokens, n_features)."""
+
+
+def pool(pooling: Pooling, dense: Dense) -> NDArray[np.float64]:
+    """Pools each column over the tokens.
+
+    Args:
+        pooling: The kind of pooling and its window, if it has one.
+        dense: Shape (n_tokens, n_features), n_tokens at least 1; values at least 0, except those of probes.
+
+    Returns:
+        Shape (n_features,).
+    """
+    n_tokens = len(dense)
+    match pooling.kind:
+        case "max":
+            pooled = dense.max(axis=0)
+        case "mean":
+            pooled = dense.mean(axis=0)
+        case "sum":
+            pooled = dense.sum(axis=0)
+        case "fraction_active":
+            pooled = (dense > 0).mean(axis=0)
+        case "rolling_mean_max":
+            window = min(pooling.window or 1, n_tokens)
+            totals = np.cumsum(np.vstack([np.zeros_like(dense[:1]), dense]), axis=0)
+            # A difference of running totals can leave -1e-17 where all is 0.
+            pooled = np.maximum((totals[window:] - totals[:-window]).max(axis=0) / window, 0.0)
+        case "k_of_n":
+            pooled = _kth_largest_in_a_window(dense, pooling.k or 1, min(pooling.n or n_tokens, n_tokens))
+    return np.asarray(pooled, np.float64)
+
+
+def _kth_largest_in_a_window(dense: Dense, k: int, n: int) -> NDArray[np.float64]:
+    if k > n:
+        return np.zeros(dense.shape[1])
+    windows = np.lib.stride_tricks.sliding_window_view(dense, n, axis=0)
+    kth = np.partition(windows, n - k, axis=-1)[..., n - k]
+    return np.asarray(kth.max(axis=0), np.float64)

@@ -1,0 +1,72 @@
+"""All watchlists that run together: one version of them, which is replaced as a whole."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from scopewatch.errors import FieldViolation, UnknownWatchlist
+from scopewatch.pipeline.compiled import CompiledWatchlist
+from scopewatch.types import EngineIdentity
+from scopewatch.watch.watchlist import Watchlist
+
+
+@dataclass(frozen=True, slots=True)
+class WatchlistSet:
+    """The watchlists of a process and what they run on."""
+
+    version: int
+    """Counted from 1, one more with every replacement."""
+    engine: EngineIdentity
+    """The reader and the SAEs, with every watched feature."""
+    by_name: Mapping[str, CompiledWatchlist]
+    """The first is the default."""
+
+    @property
+    def sources(self) -> list[Watchlist]:
+        """The watchlists as their files say."""
+        return [watchlist.source for watchlist in self.by_name.values()]
+
+    def named(self, name: str) -> CompiledWatchlist:
+        """The watchlist of this name; the default one for an empty name.
+
+        Raises:
+            UnknownWatchlist: There is none.
+        """
+        watchlist = self.by_name.get(name) if name else next(iter(self.by_name.values()))
+        if watchlist is None:
+            known = ", ".join(self.by_name)
+            raise UnknownWatchlist(
+                FieldViolation("watchlist", f"no watchlist of this name is loaded; there are: {known}")
+            )
+        return watchlist
+
+
+class RunningSet:
+    """A version of the watchlists, and how many calls began with it and are not answered yet.
+
+    Args:
+        watchlists: The version.
+    """
+
+    def __init__(self, watchlists: WatchlistSet) -> None:
+        self.watchlists = watchlists
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def call(self) -> Iterator[WatchlistSet]:
+        """Counts a call for as long as the block runs, and gives the watchlists that it is judged by."""
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield self.watchlists
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def answered(self) -> None:
+        """Waits until no call is running that began with these watchlists."""
+        await self._idle.wait()

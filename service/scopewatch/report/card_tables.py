@@ -1,0 +1,51 @@
+"""Tables of what an indicator's card says."""
+
+from scopewatch.report.tables import Cell, Table
+from scopewatch.watch.cards import Card, MadeWith
+
+_LONGEST_SAID = 1000
+"""The most characters that are shown of what a card says."""
+
+
+def card_tables(card: Card | None) -> list[Table]:
+    """The tables of what the indicator's card says; none without a card."""
+    if card is None:
+        return []
+    return [Table("Its card", ("", ""), _said(card), longest=_LONGEST_SAID), _measured(card)]
+
+
+def _said(card: Card) -> list[tuple[Cell, ...]]:
+    """What the card says, row by row; rows without a value are left out."""
+    said: dict[str, Cell] = {
+        "calibrated on": card.calibrated_on,
+        "date": card.date,
+        "pairs": card.n,
+        "false-positive rate asked for": card.max_fpr,
+        "confidence": card.confidence,
+        "beats a bag of words": None if card.beats_bag_of_words is None else "yes" if card.beats_bag_of_words else "no",
+        "leaks": "; ".join(card.leaks) or None,
+        "note": card.note or None,
+        **_made_with(card.made_with),
+    }
+    return [(name, value) for name, value in said.items() if value is not None]
+
+
+def _measured(card: Card) -> Table:
+    columns = ("data", "pairs", "label 1", "AUROC", "low", "high", "TPR", "FPR", "FPR at most", "ECE")
+    rows = [
+        (m.data, m.n, m.n_positive, m.auroc, m.auroc_low, m.auroc_high, m.tpr, m.fpr, m.fpr_upper, m.ece)
+        for m in card.measurements
+    ]
+    return Table("What its card measured", columns, rows)
+
+
+def _made_with(made: MadeWith | None) -> dict[str, Cell]:
+    if made is None:
+        return {}
+    return {
+        "scopewatch": made.scopewatch,
+        "reader": f"{made.reader} {made.reader_revision}".strip(),
+        "reader digest": made.reader_digest,
+        "dtype": made.dtype,
+        "SAEs": ", ".join(f"{name} {digest[:12]}" for name, digest in made.saes.items()) or None,
+    }

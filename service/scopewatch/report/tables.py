@@ -1,0 +1,48 @@
+"""Tables of what was measured, as people read them on a terminal and on a page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text and numbers; rates and scores are shown with three decimals, and None as a dash."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    longest: int = 60
+    """The most characters of a text that are shown."""
+
+
+def table_as_text(table: Table) -> str:
+    """The table for a terminal: columns are aligned, and numbers stand to the right."""
+    rows = [list(table.columns), *([shown(cell, table.longest) for cell in row] for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = [">" if is_number else "<" for is_number in numeric(table)]
+    lines = [
+        "  ".join(["", *(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))])
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in [table.title, *lines, f"  {table.note}"] if line.strip())
+
+
+def numeric(table: Table) -> list[bool]:
+    """Whether each column holds numbers only."""
+    return [not any(isinstance(row[column], str) for row in table.rows) for column in range(len(table.columns))]
+
+
+def shown(cell: Cell, longest: int) -> str:
+    """The cell as people read it: text of files is cut to the longest allowed, and cannot steer a terminal."""
+    match cell:
+        case None:
+            return "-"
+        case int():
+            return f"{cell:,}"
+        case float():
+            return f"{cell:.3f}"
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cell)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
