@@ -1,4 +1,4 @@
-"""Servers for tests: in a process of their own, or whole in the test's event loop with a gate before the engine."""
+"""Servers for tests: in a process of their own, or whole in the test's event loop, with a gate before the engine."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ NO_RETRIES = [("grpc.enable_retries", 0), ("grpc.max_send_message_length", -1), 
 
 
 def metric(address: str, name: str, **labels: str) -> float:
-    """Sum of a metric's samples that carry these labels, as the metrics endpoint shows them."""
+    """The sum of a metric's samples that carry these labels, as the metrics endpoint shows them."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as page:
         families = list(text_string_to_metric_families(page.read().decode()))
     return sum(
@@ -46,7 +46,7 @@ def metric(address: str, name: str, **labels: str) -> float:
 
 
 def violations(error: grpc.RpcError) -> dict[str, str]:
-    """Fields that an INVALID_ARGUMENT names, with what is said of them."""
+    """The fields that an INVALID_ARGUMENT names, with what it says of each."""
     status = rpc_status.from_call(error)
     found = error_details_pb2.BadRequest()
     assert any(detail.Unpack(found) for detail in status.details)
@@ -79,9 +79,9 @@ class ServerProcess:
     """`scopewatch serve`, or a script that calls it, in a process of its own; its log is kept.
 
     Args:
-        flags: After `serve` and the free ports.
-        script: Runs instead of `-m scopewatch`.
-        environment: Beside the caller's, from which SCOPEWATCH_ variables are taken out.
+        flags: Arguments that follow `serve` and the free ports on the command line.
+        script: A script that runs instead of `-m scopewatch`.
+        environment: Variables added to those of this process, from which SCOPEWATCH_ ones are taken out.
     """
 
     def __init__(self, *flags: str, script: Path | None = None, **environment: str) -> None:
@@ -104,12 +104,12 @@ class ServerProcess:
             self.log.append(line)
 
     def events(self, name: str) -> list[dict[str, object]]:
-        """Log lines of one event so far."""
+        """The log lines of one event so far."""
         parsed = [json.loads(line) for line in self.log if line.startswith("{")]
         return [line for line in parsed if line["event"] == name]
 
     def wait_for(self, name: str, timeout_s: float = 200.0) -> dict[str, object]:
-        """The first log line of an event."""
+        """Waits for the first log line of an event; its fields."""
         deadline_s = time.monotonic() + timeout_s
         while not self.events(name):
             over = self.process.poll() is not None or time.monotonic() > deadline_s
@@ -129,7 +129,7 @@ class ServerProcess:
         return metric(self.metrics_address, name, **labels)
 
     def wait(self, timeout_s: float = 60.0) -> int:
-        """Exit code, once the process has left and its whole log is read."""
+        """The exit code, once the process has left and its whole log is read."""
         code = self.process.wait(timeout=timeout_s)
         self._reading.join()
         assert self.process.stderr
@@ -140,13 +140,13 @@ class ServerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leaves no process behind a test that failed."""
+        """Leaves no process behind when a test failed."""
         if self.process.poll() is None:
             self.process.kill()
             self.wait()
 
     def stop(self) -> int:
-        """Ends the process as Kubernetes would; its exit code."""
+        """Ends the process as Kubernetes would; the exit code."""
         self.process.terminate()
         try:
             return self.wait()
@@ -157,7 +157,7 @@ class ServerProcess:
 
 
 class Gate:
-    """Stands before the real engine of servers that are started later: lets batches pass, or holds them.
+    """Stands before the real engine of servers that are started later, and lets batches pass or holds them.
 
     Args:
         monkeypatch: Puts the real engine back at the end of the test.
@@ -167,7 +167,7 @@ class Gate:
         self._open = threading.Event()
         self._open.set()
         self.batches: list[list[list[int]]] = []
-        """Token ids of every batch that reached the engine, held ones included."""
+        """The token ids of every batch that reached the engine, held ones included."""
         real = scopewatch.app.load.load
 
         def load(config: Config) -> Loaded:
