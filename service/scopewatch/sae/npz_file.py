@@ -47,11 +47,12 @@ def _data(file: Path, member: str, skip: int) -> Iterator[IO[bytes]]:
 
 
 def _tensor(archive: zipfile.ZipFile, member: str, file: Path) -> Tensor:
+    """The array of one member, whose size has to be what its header promises."""
     name = member.removesuffix(".npy")
     with archive.open(member) as stream:
         try:
             shape, fortran_order, dtype = _header(stream)
-        # numpy reads a header as Python source.
+        # numpy reads a header as Python source, so that a damaged one raises what a tokenizer raises.
         except (ValueError, SyntaxError, TokenError, RecursionError) as error:
             raise SaeError(f"{file}: {name} is not an npy array ({error})") from None
         start = stream.tell()

@@ -46,6 +46,7 @@ def open_sae(sae: FoundSae | Path) -> Sae:
 
 
 def _weights_file(path: Path) -> Path:
+    """The weights file that a path names, or that the folder of that path holds."""
     try:
         if not path.exists():
             raise SaeError(f"{path}: no such file or folder")
@@ -69,6 +70,7 @@ def _weights_file(path: Path) -> Path:
 
 
 def _format_of(files: SaeFiles) -> Format:
+    """The first format that fits an SAE's files."""
     for known in known_formats():
         if known.fits(files):
             return known

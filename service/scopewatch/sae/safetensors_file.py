@@ -49,6 +49,7 @@ def _assert_no_gaps(file: Path, places: list[tuple[int, int, str]], data_bytes: 
 
 
 def _tensor(name: str, entry: dict[str, Any], data_start: int, file: Path) -> Tensor:
+    """The array of one entry of the header, whose size has to be what the entry promises."""
     begin, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
     if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *shape)) or begin > end:

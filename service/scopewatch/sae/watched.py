@@ -58,7 +58,7 @@ def load_watched(sae: FoundSae | Path, features: Sequence[int], *, packs: PackFo
         try:
             write_pack(watched, pack)
         except SaeError as error:
-            # A read-only file system: the next start reads the SAE again, and that is all.
+            # On a read-only file system the next start reads the SAE again, and that is all.
             log.warning("no watch pack written", extra={"reason": str(error)})
     return watched
 
@@ -86,7 +86,7 @@ def _pack_of(sae: Sae, features: Sequence[int], packs: PackFolder) -> Path | Non
     """
     if sae.contest or sae.files[0].stat().st_size < packs.smallest_bytes:
         return None
-    # The time of change is one that copying tools cannot set.
+    # ctime is there since copying tools, which set the time of modification, cannot set it.
     told = [(file.absolute(), file.stat()) for file in sae.files]
     files = [(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for path, stat in told]
     made_of = [SCHEMA, files, sorted(set(features)), sae.recipe, sae.format, sae.architecture, sae.hookpoint]

@@ -203,7 +203,7 @@ class Sae:
         """b_enc, less what subtracting b_dec first would take away."""
         b_enc = _of(self.b_enc, columns).astype(np.float64)
         if self.subtracts_b_dec and self.b_dec:
-            # In float64: a small difference of large numbers.
+            # In float64, since this is a small difference of large numbers.
             b_dec = self.b_dec.read().astype(np.float64)
             for start in range(0, len(columns), _BLOCK):
                 b_enc[start : start + _BLOCK] -= b_dec @ W_enc[:, start : start + _BLOCK]

@@ -60,7 +60,7 @@ def _open(files: SaeFiles) -> Sae:
     encoder, decoder = arrays[W_enc].expect(-1, -1), arrays[W_dec].expect(-1, -1)
     sae = Sae(
         format="dictionary_learning",
-        # At inference one threshold for all, estimated in training, stands in for the choice over a batch.
+        # At inference, one threshold for all features, estimated in training, stands in for the choice over a batch.
         architecture="jumprelu" if cls.architecture == "batchtopk" else cls.architecture,
         hookpoint=_hookpoint(trainer, config.nested("buffer")),
         W_enc=encoder.T if cls.linear else encoder,
@@ -78,6 +78,7 @@ def _open(files: SaeFiles) -> Sae:
 
 
 def _activated(sae: Sae, files: SaeFiles, trainer: Settings, cls: _Class) -> Sae:
+    """The SAE with what its class lets decide which features fire."""
     arrays = files.weights
     if cls.architecture == "gated":
         return replace(sae, r_mag=arrays["r_mag"], b_mag=arrays["mag_bias"])

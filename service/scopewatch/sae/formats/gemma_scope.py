@@ -12,7 +12,7 @@ from scopewatch.sae.sae_files import SaeFiles
 from scopewatch.sae.tensors import Tensor, TensorFile
 from scopewatch.sae.weights import Sae
 
-# A folder of that name, or the same as the hub's local cache writes it.
+# The repository's name as a folder has it, or as the hub's local cache writes it.
 _RELEASE = re.compile(
     r"(?:models--google--)?gemma-scope-(?P<model>(?:2b|9b|27b)-(?:pt|it))-(?P<site>res|mlp|att|transcoders)"
 )
@@ -22,7 +22,7 @@ _SITES = {
     "res": ("resid_post", "resid_post"),
     "mlp": ("mlp_out", "mlp_out"),
     "att": ("attn_z", "attn_z"),
-    # RMS-normalised without the norm's gain: paper, appendix B.
+    # Their input is RMS-normalised without the norm's gain (paper, appendix B).
     "transcoders": ("mlp_in_unit", "mlp_out"),
 }
 
@@ -71,7 +71,7 @@ def _place(files: SaeFiles, site: str) -> tuple[str, str]:
     if place is None:
         return "", ""
     if place[1] is None:
-        # The paper's tokens: trained on rows of the embedding matrix before Gemma scales them by sqrt(d_in).
+        # SAEs of the embedding were trained on rows of its matrix, before Gemma scales them by sqrt(d_in).
         return "embed", "embed"
     reads, writes = _SITES[site]
     return f"layers.{place[1]}.{reads}", f"layers.{place[1]}.{writes}"

@@ -25,10 +25,10 @@ _PART = re.compile(r"params_layer_(\d+)\.safetensors")
 _HOOK = re.compile(r"(?:\w+\.)*?layers\.(\d+)\.(\w+(?:\.\w+)*)")
 _SITES = {
     "resid_post": ("resid_post", "resid_post"),
-    # Despite the name: the input of o_proj.
+    # Despite its name, attn_out reads the input of o_proj.
     "attn_out": ("attn_z", "attn_z"),
     "mlp_out": ("mlp_out", "mlp_out"),
-    # With the norm's gain, unlike Gemma Scope's first transcoders.
+    # Their input has the norm's gain, unlike that of Gemma Scope's first transcoders.
     "transcoder": ("mlp_in", "mlp_out"),
     "clt": ("mlp_in", "mlp_out"),
     "crosscoder": ("resid_post", "resid_post"),
@@ -39,7 +39,8 @@ _MODULES = {
     "post_feedforward_layernorm.output": "mlp_out",
     "pre_feedforward_layernorm.output": "mlp_in",
 }
-# Layers with three levels of L0, and the levels at the first of them; 20, 60 and 150 at the others.
+# By model: the layers that have three levels of L0, and the levels at the first of them; at the others they are 20, 60
+# and 150.
 _LEVELS = {
     "270m": ((5, 9, 12, 15), (18, 55, 135)),
     "1b": ((7, 13, 17, 22), (18, 54, 132)),
@@ -112,7 +113,10 @@ def _place(files: SaeFiles) -> _Place:
 
 
 def _hook(settings: Settings, place: _Place, end: int, *, many_layers: bool) -> str:
-    """The hookpoint of one end; the settings of a file with many layers are shared by all, so only folders name one."""
+    """Where the SAE reads (end 0) or where its reconstruction belongs (end 1), by the settings and the folders.
+
+    The layers of a crosscoder share their settings, so that only the folders name the hookpoint of one.
+    """
     name = ("hf_hook_point_in", "hf_hook_point_out")[end]
     from_folders = place.site(end)
     if many_layers or name not in settings:
@@ -130,7 +134,7 @@ def _hook(settings: Settings, place: _Place, end: int, *, many_layers: bool) -> 
 
 def _model(files: SaeFiles, settings: Settings) -> str:
     if "model_name" in settings:
-        # Some say gemma-v3-..., some leave the owner out; the smallest model has no -pt on the hub.
+        # Some settings say gemma-v3-..., some leave the owner out; the smallest model has no -pt on the hub.
         model = settings.text("model_name").replace("-v3", "-3")
         model = model if "google" in model else f"google/{model}"
     elif repo := files.nearest(_REPO):

@@ -60,6 +60,7 @@ def _open(files: SaeFiles) -> Sae:
 
 
 def _activated(sae: Sae, settings: Settings) -> Sae:
+    """The SAE with the activation function that its settings name."""
     activation = settings.text("act_fn").lower()
     if activation not in {"jumprelu", "topk", "relu"}:
         raise settings.wrong("act_fn", "jumprelu, topk or relu")
@@ -73,7 +74,7 @@ def _activated(sae: Sae, settings: Settings) -> Sae:
     if activation == "topk" and threshold == 0:
         contest = Contest(sae.d_sae, settings.integer("top_k"))
         return replace(sae, architecture=sae.architecture.replace("jumprelu", "topk"), contest=contest)
-    # Trained as TopK, and the threshold chosen so that as many fire on average.
+    # It was trained as TopK, and the threshold was then chosen so that as many features fire on average.
     return replace(sae, threshold=threshold)
 
 
@@ -84,7 +85,7 @@ def _settings(files: SaeFiles) -> Settings:
 
 
 def _scales(files: SaeFiles, settings: Settings, d_in: int) -> tuple[float, float]:
-    """s_in and s_out."""
+    """s_in and s_out of the formula above."""
     how = settings.text("norm_activation")
     if how in {"none", "inference"}:
         return 1.0, 1.0

@@ -64,6 +64,7 @@ def _open(files: SaeFiles) -> Sae:
 
 
 def _activated(sae: Sae, files: SaeFiles, config: Settings, activation: str) -> Sae:
+    """The SAE with its activation function."""
     if activation == "jumprelu":
         threshold = next((files.weights[name] for name in _SPELT if name in files.weights), None)
         if threshold is None:
@@ -88,7 +89,7 @@ def _matrices(files: SaeFiles, config: Settings) -> tuple[Tensor, Tensor, Tensor
 
 
 def _scales(files: SaeFiles, config: Settings, reads: str, writes: str, d_in: int) -> tuple[float, float]:
-    """s_in and s_out."""
+    """s_in and s_out of the formula above."""
     how = config.text("norm_activation", "dataset-wise")
     if how == "inference":
         return 1.0, 1.0

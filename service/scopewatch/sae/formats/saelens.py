@@ -81,13 +81,14 @@ def _open(files: SaeFiles) -> Sae:
     return replace(
         sae,
         contest=Contest(group=sae.d_sae, winners=k),
-        # Of the decoder after folding, which is 1 / scale_in of that in the file.
+        # The norm meant is that of the decoder after folding, 1 / scale_in of the norm in the file.
         gain_scale=1 / sae.scale_in if cfg.flag("rescale_acts_by_decoder_norm", False) else None,
         declared_l0=float(k),
     )
 
 
 def _architecture(cfg: Settings) -> str:
+    """The architecture, if it is one whose features have a value of their own on each token."""
     architecture = cfg.text("architecture")
     if architecture not in _ARRAYS:
         reason = _REFUSED.get(architecture, f"expected one of {', '.join(_ARRAYS)}")
@@ -129,6 +130,7 @@ def _current(cfg: Settings) -> Settings:
 
 
 def _normalised(sae: Sae, files: SaeFiles, cfg: Settings, *, denormalises: bool) -> Sae:
+    """The SAE with the normalisation that its settings ask for."""
     how = cfg.text("normalize_activations", "none")
     if how in _PER_TOKEN:
         return replace(sae, normalise=_PER_TOKEN[how], denormalises=denormalises and how != "none")
@@ -155,7 +157,7 @@ def _refuse_other_readings(cfg: Settings, metadata: Settings) -> None:
         raise metadata.wrong("seqpos_slice", "null: the SAE was trained on some token positions only")
     reshapes = cfg.text("reshape_activations", "none")
     hook = metadata.text("hook_name", "")
-    # The heads side by side, as the input of o_proj has them anyway.
+    # hook_z puts the heads side by side, as the input of o_proj has them anyway.
     if reshapes not in {"none", "hook_z"} or (reshapes == "hook_z" and hook and not hook.endswith("_z")):
         raise cfg.wrong("reshape_activations", "none, or hook_z for an SAE of attn.hook_z")
     loading = metadata.nested("model_from_pretrained_kwargs").values
