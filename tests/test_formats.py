@@ -1,5 +1,6 @@
 """Every released SAE format: the numbers are the publisher's own, and what cannot be right is refused."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from released import RELEASES, Released
+from scopewatch.acceptance.slabs import slabs_of
 from scopewatch.engine.encoder import HookpointEncoder, denormalised
 from scopewatch.errors import SaeError
 from scopewatch.reader.hookpoints import parse_hookpoint
+from scopewatch.sae import formats
 from scopewatch.sae.encoder import Contest
 from scopewatch.sae.open import open_sae
+from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.safetensors_file import open_safetensors
 from scopewatch.sae.weights import Sae
 
 WATCHED = [41, 3, 17, 60]
@@ -80,7 +85,7 @@ def test_reconstructions_are_the_publishers(tmp_path: Path, name: str) -> None:
     sae = open_sae(theirs.found)
     x = activations(sae.d_in)
     y = torch.from_numpy(sae.b_out())
-    for slab in sae.slabs(tmp_path, width=8):
+    for slab in slabs_of(sae, tmp_path, width=8):
         y = y + HookpointEncoder([slab.encoder])(x) @ torch.from_numpy(slab.W_dec)
     if sae.denormalises:
         y = denormalised(y, x, sae.normalise)
@@ -97,7 +102,7 @@ def test_a_layer_of_many_reconstructs_nothing(tmp_path: Path, name: str) -> None
     sae = open_sae(RELEASES[name](tmp_path).path)
 
     with pytest.raises(SaeError, match="holds no decoder of its own"):
-        next(sae.slabs(tmp_path))
+        next(slabs_of(sae, tmp_path))
 
 
 # What the files and folders say.
@@ -334,8 +339,59 @@ def test_a_feature_without_decoder_is_silent(tmp_path: Path, name: str) -> None:
     save_file(held, file)
     sae = open_sae(theirs.path)
     found = encode(sae, activations(sae.d_in))
-    (slab,) = sae.slabs(tmp_path)
+    (slab,) = slabs_of(sae, tmp_path)
 
     assert found.isfinite().all()
     assert not found[..., 41].any()
     assert np.isfinite(slab.W_dec).all()
+
+
+def test_a_format_is_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module in the folder of formats is all that a new format needs: it is found, and opens what it knows."""
+    (tmp_path / "house_style.py").write_text(NEW_FORMAT)
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    file = tmp_path / "anything.safetensors"
+    save_file({"house": torch.arange(12.0).reshape(4, 3)}, file)
+    sae = open_sae(file)
+
+    assert (sae.format, sae.d_in, sae.d_sae) == ("house_style", 4, 3)
+    monkeypatch.delitem(sys.modules, f"{formats.__name__}.house_style")
+    monkeypatch.setattr(formats, "__path__", formats.__path__[:-1])
+    with pytest.raises(SaeError, match="of no known SAE format; it holds house, and beside it there is no JSON file"):
+        open_sae(file)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "beside", "meant"),
+    [
+        ("encoder.weight W_dec", "cfg.json config.json hyperparams.json", "sparsify"),
+        ("encoder.weight decoder.weight", "config.json hyperparams.json", "llama_scope"),
+        ("encoder.weight decoder.weight", "config.json", "openmoss"),
+        ("W_E W_D", "config.json", "openmoss"),
+        ("w_enc w_dec", "config.json", "gemma_scope_2"),
+        ("W_enc W_dec D b", "cfg.json", "temporal"),
+        ("W_enc W_dec", "cfg.json config.json", "saelens"),
+    ],
+)
+def test_of_formats_that_fit_the_surest_is_meant(arrays: str, beside: str, meant: str, tmp_path: Path) -> None:
+    """Settings of another library that lie beside an SAE, or above it, do not change what its arrays say it is."""
+    for name in beside.split():
+        (tmp_path / name).write_text("{}")
+    file = tmp_path / "a.safetensors"
+    save_file({name: torch.zeros(2) for name in arrays.split()}, file)
+    files = SaeFiles(open_safetensors(file))
+
+    assert next(known.name for known in formats.known_formats() if known.fits(files)) == meant
+
+
+NEW_FORMAT = """
+from scopewatch.sae.formats import Format
+from scopewatch.sae.weights import Sae
+
+
+def _open(files):
+    return Sae("house_style", "standard", "", files.weights["house"], None, (files.file,))
+
+
+FORMATS = (Format("house_style", (".safetensors",), _open, ("house",)),)
+"""

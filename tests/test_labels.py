@@ -23,7 +23,8 @@ from scopewatch.client import AsyncClient
 from scopewatch.config import Config
 from scopewatch.errors import LabelError
 from scopewatch.types import LABEL_NOTE, EngineIdentity, FeatureKey, Label
-from scopewatch.watch.labels import MAX_LINE_BYTES, Imported, LabelledFeature, import_file, open_labels
+from scopewatch.watch.label_export import MAX_LINE_BYTES
+from scopewatch.watch.labels import Imported, LabelledFeature, import_file, open_labels
 from servers import config, serving
 
 MODEL, SOURCE = "gemma-2-2b", "20-gemmascope-res-16k"

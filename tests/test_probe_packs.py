@@ -12,15 +12,14 @@ import yaml
 from numpy.typing import NDArray
 from transformers import Gemma2ForCausalLM
 
-from conftest import HIDDEN, House
+from conftest import HIDDEN, House, covered, engine_identity
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.engine.build import Engine, build_engine
 from scopewatch.engine.choices import SaeChoice, choices
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import NoSuchFeature, SaeError
-from scopewatch.pipeline.cached_value import dump
-from scopewatch.pipeline.cached_value import load as load_value
+from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import load_reader
 from scopewatch.reader.prefixes import BLOCK
@@ -36,6 +35,8 @@ LAYER = 1
 FEATURES = [3, 11, 40]
 Ids = NDArray[np.int32]
 Dense = NDArray[np.float64]
+
+IDENTITY = engine_identity(some=(0, 1, 2, 3, 4))
 
 
 def numbers(n: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -138,7 +139,8 @@ def test_what_a_probe_gives_can_be_cached(house: House, tmp_path: Path) -> None:
     assert isinstance(encoded, Activations)
     key = bytes(32)
 
-    again = load_value(key, dump(key, encoded), encoded.n_tokens, 5)
+    values = CachedValues(IDENTITY.reader, b"")
+    again = values.load(key, values.dump(key, covered(encoded, IDENTITY)), encoded.n_tokens).activations
 
     assert encoded.value.min() < 0
     np.testing.assert_array_equal(dense(encoded, 5), dense(again, 5))

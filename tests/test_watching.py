@@ -16,8 +16,9 @@ from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.watching import load_sae
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import SaeError, WatchlistError
-from scopewatch.sae.pack import load_watched, write_pack
+from scopewatch.sae.pack import write_pack
 from scopewatch.sae.tensors import Tensor
+from scopewatch.sae.watched import load_watched
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import ENTROPY, HEAD, LOGPROB, Activations, EncodedBatch, EngineIdentity, FeatureId
 from test_dictionary import save_saelens
@@ -47,7 +48,7 @@ def encode(engine: Engine) -> EncodedBatch:
 
 
 def assert_same(expected: EncodedBatch, actual: EncodedBatch) -> None:
-    assert expected.table == actual.table
+    assert expected.table.features == actual.table.features
     assert sum(len(one.value) for one in expected.activations if isinstance(one, Activations))
     for one, other in zip(expected.activations, actual.activations, strict=True):
         assert isinstance(one, Activations)
@@ -115,13 +116,11 @@ def test_every_release_can_be_extended(house: House, tmp_path: Path, release: st
     extended = load_sae(whole([60, 7, 11]), config, [first])
 
     assert fresh.identity == extended.identity
-    for name in ("W_enc", "b_enc", "threshold", "watched"):
+    assert fresh.watched.encoder.arrays.keys() == extended.watched.encoder.arrays.keys()
+    for name in (*fresh.watched.encoder.arrays, "watched"):
         one, other = getattr(fresh.watched.encoder, name), getattr(extended.watched.encoder, name)
         np.testing.assert_array_equal(one, other)
         assert one.flags.c_contiguous == other.flags.c_contiguous
-    if magnitude := fresh.watched.encoder.magnitude:
-        np.testing.assert_array_equal(magnitude.scale, extended.watched.encoder.magnitude.scale)
-        np.testing.assert_array_equal(magnitude.offset, extended.watched.encoder.magnitude.offset)
 
 
 def test_beginnings_read_before_have_no_old_columns(house: House) -> None:
@@ -202,7 +201,8 @@ def test_until_it_is_installed_nothing_changes(house: House) -> None:
     assert_same(before, encode(engine))
     engine.install(watching)
     assert watching.identity is engine.identity
-    assert watching.table == encode(engine).table == engine.identity.table
+    assert watching.table is encode(engine).table
+    assert watching.table.features == engine.identity.feature_ids
 
 
 async def test_the_set_changes_between_two_batches(house: House) -> None:
@@ -211,7 +211,7 @@ async def test_the_set_changes_between_two_batches(house: House) -> None:
     worker = Worker(engine.runner, lambda _: None)
     ids = [random_ids(np.random.default_rng(1), 30)]
     try:
-        old = engine.identity.table
+        old = engine.identity.feature_ids
         watching = engine.prepare(asked(house, {"mid": [3], "late": [7]}), head=False)
         before = await worker.encode(ids)
         await worker.run(lambda: engine.install(watching))
@@ -219,8 +219,8 @@ async def test_the_set_changes_between_two_batches(house: House) -> None:
     finally:
         worker.stop()
 
-    assert (old, watching.table) == (before.table, after.table)
-    assert old != watching.table
+    assert old == before.table.features != after.table.features
+    assert watching.table is after.table
 
 
 # What cannot be watched without a restart.
@@ -299,22 +299,22 @@ def identity(house: House, wanted: Wanted, *, head: bool = False, **files: Path)
 
 def test_a_feature_is_the_same_whatever_else_is_watched(house: House) -> None:
     """Neither other features, a deeper reader, the SAE's name nor the head change what a feature is known by."""
-    small = identity(house, {"mid": [3]}).table.features
-    large = identity(house, {"late": [7, 1], "renamed": [2, 3]}, head=True, renamed=house.saes["mid"]).table.features
+    small = identity(house, {"mid": [3]}).feature_ids
+    large = identity(house, {"late": [7, 1], "renamed": [2, 3]}, head=True, renamed=house.saes["mid"]).feature_ids
 
     assert 16 == len(small[0].producer)
-    assert [1, 7, 2, 3, LOGPROB.index, ENTROPY.index] == [feature.index for feature in large]
+    assert [1, 7, 2, 3, LOGPROB.index, ENTROPY.index] == [feature.column for feature in large]
     assert small[0] == large[3]
     assert 3 == len({feature.producer for feature in large})
 
 
 def test_what_changes_numbers_changes_the_feature(house: House, tmp_path: Path) -> None:
     """Another SAE, another hookpoint or other weights up to there are another feature; deeper weights are not."""
-    table = identity(house, {"mid": [3]}).table
+    table = identity(house, {"mid": [3]}).feature_ids
     other_sae = save_sae(tmp_path, 1, seed=9)
     moved = SaeChoice("mid", SaeSource(path=str(house.saes["mid"]), hookpoint="layers.0"), {3: ""})
 
-    tables = [table, identity(house, {"x": [3]}, x=other_sae).table, build(house, [moved]).identity.table]
+    tables = [table, identity(house, {"x": [3]}, x=other_sae).feature_ids, build(house, [moved]).identity.feature_ids]
 
     assert 3 == len(set(tables))
 
@@ -326,8 +326,8 @@ def test_without_layer_digests_the_readers_own_is_used(house: House) -> None:
     deeper = replace(whole, reader=replace(whole.reader, layer_digests=(), digest="0" * 64))
 
     # No deeper layer is loaded than the one that is watched.
-    assert whole.table == without.table
-    assert whole.table != deeper.table
+    assert whole.feature_ids == without.feature_ids
+    assert whole.feature_ids != deeper.feature_ids
 
 
 def test_the_embedding_is_before_the_first_layer(house: House, tmp_path: Path) -> None:
@@ -335,14 +335,14 @@ def test_the_embedding_is_before_the_first_layer(house: House, tmp_path: Path) -
     choice = SaeChoice("mid", SaeSource(path=str(house.saes["mid"]), hookpoint="embed"), {3: ""})
     late = asked(house, {"late": [7]})
 
-    assert build(house, [choice]).identity.table.features[0] == build(house, [*late, choice]).identity.table.features[1]
+    assert build(house, [choice]).identity.feature_ids[0] == build(house, [*late, choice]).identity.feature_ids[1]
 
 
 def test_the_heads_features_are_of_the_whole_reader(house: House) -> None:
     """The two numbers of the head are known by all of the reader's weights."""
     one = identity(house, {"mid": [3]}, head=True)
 
-    assert (LOGPROB.index, ENTROPY.index) == tuple(feature.index for feature in one.table.features[1:])
-    assert isinstance(one.table.features[1], FeatureId)
+    assert (LOGPROB.index, ENTROPY.index) == tuple(feature.column for feature in one.feature_ids[1:])
+    assert isinstance(one.feature_ids[1], FeatureId)
     assert HEAD == LOGPROB.sae
-    assert one.table.features[1].producer == one.table.features[2].producer != one.table.features[0].producer
+    assert one.feature_ids[1].producer == one.feature_ids[2].producer != one.feature_ids[0].producer

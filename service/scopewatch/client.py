@@ -10,7 +10,7 @@ field, Overloaded says when to come back, DeadlineExpired, NotReady, EngineError
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, TypedDict, Unpack
 
 import grpc
@@ -88,6 +88,22 @@ def request(**fields: Unpack[ScoreFields]) -> pb.ScoreRequest:
         labels=labels,
         include_evidence=fields.get("include_evidence", False),
     )
+
+
+def in_batches(requests: Sequence[pb.ScoreRequest], limits: pb.Limits) -> Iterator[list[pb.ScoreRequest]]:
+    """The requests in batches whose messages a server with these limits accepts."""
+    batch: list[pb.ScoreRequest] = []
+    size = 0
+    for request in requests:
+        # A request in a message is preceded by the field's tag and its length.
+        cost = request.ByteSize() + 8
+        if batch and (len(batch) == limits.max_batch_items or size + cost > limits.max_message_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(request)
+        size += cost
+    if batch:
+        yield batch
 
 
 def to_dict(reply: Any) -> dict[str, Any]:

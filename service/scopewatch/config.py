@@ -30,7 +30,7 @@ BUNDLED_WATCHLIST = Path(__file__).parent / "demo" / "watchlist.yaml"
 
 
 class Config(BaseModel):
-    """One immutable record, read once. Flag `--max-tokens` is variable `SCOPEWATCH_MAX_TOKENS`."""
+    """The settings, an immutable record that is read once. Flag `--max-tokens` is variable `SCOPEWATCH_MAX_TOKENS`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
@@ -96,7 +96,7 @@ class Config(BaseModel):
 
     @property
     def at_once(self) -> int:
-        """Pairs of a file that can wait together: the queue never refuses them, however long they are."""
+        """How many pairs of a file can wait together: the queue never refuses so many, however long they are."""
         return min(256, self.max_queue_tokens // self.max_tokens)
 
     @field_validator("grpc_address", "metrics_address")
@@ -122,27 +122,13 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
     """Builds the configuration.
 
     Args:
-        flags: Values from the command line; they win over the environment.
-        environ: Environment; the process's own by default.
+        flags: Values from the command line, by the setting's name; they win over the environment.
+        environ: The environment; the process's own by default.
 
     Raises:
         ConfigError: Names every wrong setting and its source.
     """
-    environ = os.environ if environ is None else environ
-    raw: dict[str, Any] = {}
-    source: dict[str, str] = {}
-    wrong: list[str] = []
-    for variable, value in environ.items():
-        if not variable.startswith(ENV_PREFIX):
-            continue
-        name = variable.removeprefix(ENV_PREFIX).lower()
-        if name not in Config.model_fields:
-            close = difflib.get_close_matches(name, Config.model_fields, n=1)
-            hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
-            wrong.append(f"{variable}: no such setting{hint}")
-            continue
-        raw[name] = [file for file in value.split(os.pathsep) if file] if name == "watchlist" else value
-        source[name] = variable
+    raw, source, wrong = _of_environment(os.environ if environ is None else environ)
     for name, value in (flags or {}).items():
         raw[name] = value
         source[name] = "--" + name.replace("_", "-")
@@ -170,3 +156,22 @@ def server_environment(settings: Mapping[str, object]) -> dict[str, str]:
 def _as_variable(value: object) -> str:
     """A setting as `load_config` reads it from a variable."""
     return os.pathsep.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _of_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """The settings that the environment holds, the variable of each, and what is wrong: variables of no setting."""
+    raw: dict[str, Any] = {}
+    source: dict[str, str] = {}
+    wrong: list[str] = []
+    for variable, value in environ.items():
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if name not in Config.model_fields:
+            close = difflib.get_close_matches(name, Config.model_fields, n=1)
+            hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
+            wrong.append(f"{variable}: no such setting{hint}")
+            continue
+        raw[name] = [file for file in value.split(os.pathsep) if file] if name == "watchlist" else value
+        source[name] = variable
+    return raw, source, wrong

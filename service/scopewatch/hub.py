@@ -1,8 +1,8 @@
 """The one door to the Hugging Face hub and its local cache.
 
-HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to huggingface_hub. It draws the progress on a
-terminal and goes on with a transfer that breaks; of a process that ends, whole files are kept and the others begin
-anew. Unless downloads are allowed, nothing here touches the network.
+HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to huggingface_hub. That library draws the
+progress of downloads on a terminal, and goes on with a transfer that breaks. If the process ends during a download, the
+files that are whole are kept and the others begin anew. Unless downloads are allowed, nothing here touches the network.
 """
 
 import errno
@@ -62,7 +62,7 @@ class Snapshot:
 
 
 def snapshot(repo: str, *, revision: str, patterns: Sequence[str], allow_download: bool) -> Snapshot:
-    """Files of a repository: those in the local cache, and if downloads are allowed those that it lacks.
+    """Files of a repository: those in the local cache and, if downloads are allowed, those that the cache lacks.
 
     Args:
         repo: `owner/name`.
@@ -72,7 +72,7 @@ def snapshot(repo: str, *, revision: str, patterns: Sequence[str], allow_downloa
         allow_download: Whether the network may be used.
 
     Raises:
-        HubError: Files that match are neither in the cache nor to be had.
+        HubError: Files that match are not in the cache and cannot be had.
     """
     _check(repo, revision, *patterns)
     if allow_download:
@@ -127,7 +127,7 @@ def listing(repo: str, *, revision: str, folder: str, allow_download: bool) -> l
 
 
 def recorded_sha256(file: Path) -> str:
-    """SHA-256 that the hub gave for a file of a snapshot; empty if it gave none (small files) or is not known."""
+    """SHA-256 that the hub gave for a file of a snapshot; empty for small files, which have none, and for others."""
     # The cache links a snapshot's files to blobs/{etag}, and a large file's etag is its SHA-256. The link is read
     # once only: blobs may be links too.
     blob = file.readlink() if file.is_symlink() else Path()
@@ -145,7 +145,7 @@ def _at(repo: str, revision: str) -> str:
 
 
 def _told(repo: str, revision: str, error: Exception) -> HubError:
-    """What went wrong, in one line that names the repository and the mend."""
+    """The error that says what went wrong, in one line that names the repository and the mend."""
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     cache = constants.HF_HUB_CACHE

@@ -6,9 +6,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from scopewatch.events import PairScored
-from scopewatch.types import Verdict
+if TYPE_CHECKING:
+    # `scopewatch --help` waits for no numpy.
+    from scopewatch.events import PairScored
 
 verdict_log = logging.getLogger("scopewatch.verdicts")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -39,11 +41,11 @@ def _plain(value: object) -> object:
     return f"({', '.join(f'{k} {v}' for k, v in value.items())})" if isinstance(value, Mapping) else value
 
 
-def log_flags(scored: Sequence[PairScored]) -> None:
+def log_flags(scored: "Sequence[PairScored]") -> None:
     """Logs a line for each pair that was flagged: ids and names, never text."""
     for event in scored:
         job, pair = event.job, event.pair
-        if pair.verdict is Verdict.FLAG:
+        if pair.verdict == "flag":
             flagged = [score.name for score in pair.indicators if score.flagged and score.severity != "info"]
             verdict_log.info(
                 "flagged",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from scopewatch.acceptance.reconstruction import InputAndTarget, slab_width_of
+from scopewatch.acceptance.slabs import slabs_of
 from scopewatch.reader.families import UNIT
 from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint
 from scopewatch.sae.encoder import Contest, Normalise
@@ -209,7 +210,7 @@ def order_of(sae: Sae, folder: Path, device: torch.device) -> FeatureOrder:
 
     Args:
         sae: An SAE with a decoder.
-        folder: Where `Sae.slabs` may write uncompressed copies.
+        folder: Where `slabs_of` may write uncompressed copies.
         device: The device that computes.
     """
     whole = sae.d_in * sae.d_sae <= _MATCHED_ELEMENTS
@@ -218,7 +219,7 @@ def order_of(sae: Sae, folder: Path, device: torch.device) -> FeatureOrder:
     best = torch.full((len(features),), -2.0, device=device)
     row = torch.zeros(len(features), dtype=torch.long, device=device)
     column = torch.zeros(sae.d_sae if whole else 0, dtype=torch.long, device=device)
-    for slab in replace(sae, contest=None).slabs(folder, min(1024, slab_width_of(sae))):
+    for slab in slabs_of(replace(sae, contest=None), folder, min(1024, slab_width_of(sae))):
         cosines = columns @ _unit(torch.from_numpy(slab.W_dec).nan_to_num().to(device)).T
         here, where = cosines.max(dim=1)
         row = torch.where(here > best, where + slab.start, row)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from scopewatch.acceptance.slabs import slabs_of
 from scopewatch.engine.encoder import HookpointEncoder, denormalised
 from scopewatch.errors import SaeError
 from scopewatch.sae.encoder import Encoder
@@ -135,7 +136,7 @@ def measure_reconstruction(
     Args:
         sae: An SAE with a decoder.
         samples: Activations, all on one device; the device must have room for three more arrays of their size.
-        folder: Where `Sae.slabs` may write uncompressed copies.
+        folder: Where `slabs_of` may write uncompressed copies.
         slab_width: The number of features read at once; 0 for as many as fill 16 MiB.
 
     Raises:
@@ -149,11 +150,11 @@ def measure_reconstruction(
     topk = sae.contest is not None and sae.contest.group == sae.d_sae
     dictionary = replace(sae, contest=None) if topk else sae
     if topk and sae.contest:
-        for slab in dictionary.slabs(folder, width):
+        for slab in slabs_of(dictionary, folder, width):
             pre_of = _pre_activations(slab.encoder).to(device)
             for tally in tallies:
                 tally.hold_contest(pre_of, sae.contest.winners)
-    for slab in dictionary.slabs(folder, width):
+    for slab in slabs_of(dictionary, folder, width):
         W_dec = torch.from_numpy(np.where(np.isfinite(slab.decoder_norms)[:, None], slab.W_dec, 0)).to(device)
         encode = _winners(slab.encoder, device) if topk else _all_firing(slab.encoder, device)
         for tally in tallies:
@@ -166,7 +167,7 @@ def measure_geometry(sae: Sae, folder: Path, *, in_place: bool) -> Geometry:
 
     Args:
         sae: An SAE with a decoder.
-        folder: Where `Sae.slabs` may write uncompressed copies.
+        folder: Where `slabs_of` may write uncompressed copies.
         in_place: Whether the SAE writes where it reads, so that encoder and decoder can be compared.
 
     Raises:
@@ -174,7 +175,7 @@ def measure_geometry(sae: Sae, folder: Path, *, in_place: bool) -> Geometry:
     """
     norms = []
     cosines = []
-    for slab in replace(sae, contest=None).slabs(folder, slab_width_of(sae)):
+    for slab in slabs_of(replace(sae, contest=None), folder, slab_width_of(sae)):
         norms.append(slab.decoder_norms)
         if in_place:
             whole = np.isfinite(slab.decoder_norms)

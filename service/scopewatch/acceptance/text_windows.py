@@ -10,7 +10,6 @@ Wonderful Wizard of Oz, Treasure Island.
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from scopewatch.engine.passes import Passes, untouched
 from scopewatch.errors import DataError, ReaderError
-from scopewatch.reader.hookpoints import Hookpoint, tap
+from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader
+from scopewatch.reader.prefixes import Reading
 
 BUNDLED = Path(__file__).with_name("ordinary.txt.gz")
 WINDOW_TOKENS = 512
@@ -137,15 +138,12 @@ def activations(
     Raises:
         SaeError: The reader has no such hookpoint.
     """
-    caught: dict[Hookpoint, torch.Tensor] = {}
+    passes = Passes(reader)
+    taps = dict.fromkeys(hookpoints, untouched)
     found: dict[Hookpoint, list[torch.Tensor]] = {hookpoint: [] for hookpoint in hookpoints}
-    handles = [tap(reader, hookpoint, partial(caught.__setitem__, hookpoint)) for hookpoint in found]
-    try:
-        for window in windows:
-            reader.model(input_ids=torch.from_numpy(window.ids[None]).to(reader.device), use_cache=False)
-            for hookpoint, parts in found.items():
-                parts.append(caught[hookpoint][0, torch.from_numpy(window.counted).to(reader.device)].float())
-    finally:
-        for handle in handles:
-            handle.remove()
+    for window in windows:
+        row = passes.read([Reading(window.ids.astype(np.int32), ())], taps)
+        counted = passes.on_device(np.flatnonzero(window.counted))
+        for hookpoint, parts in found.items():
+            parts.append(row.tapped[hookpoint][counted].float())
     return {hookpoint: torch.cat(parts) for hookpoint, parts in found.items()}

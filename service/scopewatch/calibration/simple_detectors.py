@@ -18,7 +18,7 @@ from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.pooled import PooledPairs
 from scopewatch.statistics.folds import FOLDS, Places, folds_of
 from scopewatch.statistics.ranking import auroc
-from scopewatch.statistics.scores import Bool, Scores
+from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.watch.indicators import Probability
 
 try:
@@ -110,7 +110,7 @@ def difference_of_means(means: NDArray[np.float32], labels: Bool) -> Direction:
     return Direction(direction, float(-direction @ (positive + negative) / 2))
 
 
-def random_columns(features: csr_array, count: int, seed: int) -> NDArray[np.intp]:
+def random_columns(features: csr_array, count: int, seed: int) -> Rows:
     """Features drawn at random from those that fire in at least 1 % of the pairs: what choosing well is compared with.
 
     Args:

@@ -16,6 +16,7 @@ from scopewatch.files import write_text
 if TYPE_CHECKING:
     from scopewatch.calibration.outcome import Outcome
     from scopewatch.calibration.request import Request
+    from scopewatch.watch.watchlist import Watchlist
 
 _MOST_TERMS = 512
 
@@ -93,16 +94,19 @@ def _add_writing(group: argparse._ArgumentGroup) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from scopewatch.watch.splice import write_indicator
+    from scopewatch.watch.watchlist import load_watchlist
 
     config = settings(args)
     logs.configure("warning", "text")
     if args.benign and args.combine:
         raise ConfigError("--benign sets the threshold of an indicator that is there; leave --combine out")
     _check_places(args)
-    request = _request(args)
+    name = _watchlist_name(args)
+    base = load_watchlist(args.watchlist or (args.out if args.out.exists() else BUNDLED_WATCHLIST))
+    request = _request(args, base, name)
     outcome = _calibrate(args, request, config)
     page = outcome.page() if args.html else ""
-    written = write_indicator(args.out, outcome.indicator, outcome.reader, outcome.saes, name=request.watchlist_name)
+    written = write_indicator(args.out, outcome.indicator, outcome.reader, outcome.saes, name=name)
     if args.html:
         write_text(args.html, page)
     if args.json:
@@ -112,13 +116,10 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _request(args: argparse.Namespace) -> "Request":
+def _request(args: argparse.Namespace, base: "Watchlist", watchlist_name: str) -> "Request":
     from scopewatch.calibration.request import Request
     from scopewatch.calibration.wanted import Wanted
-    from scopewatch.watch.watchlist import load_watchlist
 
-    name = _watchlist_name(args)
-    base = load_watchlist(args.watchlist or (args.out if args.out.exists() else BUNDLED_WATCHLIST))
     options = ("max_fpr", "confidence", "held_out", "terms", "weights", "across_sources", "force")
     wanted = Wanted(
         kind="combination" if args.combine else args.kind, **{option: getattr(args, option) for option in options}
@@ -129,7 +130,7 @@ def _request(args: argparse.Namespace) -> "Request":
         wanted=wanted,
         base=base,
         out=args.out,
-        watchlist_name=name,
+        watchlist_name=watchlist_name,
         segment=args.segment,
         severity=args.severity,
         label=args.label,

@@ -51,15 +51,20 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from scopewatch.contrast.page import as_page, as_text
-    from scopewatch.types import LABEL_NOTE
-
     config = settings(args)
     logs.configure("warning", "text")
     check_written(args.html)
     corpora = _corpora(args)
     found = _contrast(args, config, corpora)
-    names = (corpora.name_a, corpora.name_b)
+    _show(args, found, (corpora.name_a, corpora.name_b))
+    return 0
+
+
+def _show(args: argparse.Namespace, found: "Contrast", names: tuple[str, str]) -> None:
+    """Writes the page that the arguments ask for, and prints."""
+    from scopewatch.contrast.page import as_page, as_text
+    from scopewatch.types import LABEL_NOTE
+
     if args.html:
         write_text(args.html, as_page(found, *names))
     if args.json:
@@ -67,7 +72,6 @@ def _run(args: argparse.Namespace) -> int:
         print(json.dumps({"files": files} | asdict(found) | {"label_note": LABEL_NOTE}, ensure_ascii=False))
     else:
         print(as_text(found, *names))
-    return 0
 
 
 def _corpora(args: argparse.Namespace) -> "Corpora":

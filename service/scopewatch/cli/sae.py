@@ -42,8 +42,8 @@ def _add_inspect(command: AddCommand) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
+    from scopewatch.acceptance.inspection import inspect
     from scopewatch.releases.find import find_sae
-    from scopewatch.sae.description import inspect
 
     source, config = sae_source(args), settings(args)
     logs.configure("warning", "text")

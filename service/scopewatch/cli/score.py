@@ -3,17 +3,12 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scopewatch.cli.argument_types import text
 from scopewatch.cli.settings import AddCommand
 from scopewatch.errors import DataError, ScopewatchError
-
-if TYPE_CHECKING:
-    from scopewatch.client import pb
 
 
 def add(command: AddCommand) -> None:
@@ -30,7 +25,7 @@ def add(command: AddCommand) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from scopewatch.client import Client, request, to_dict
+    from scopewatch.client import Client, in_batches, request, to_dict
     from scopewatch.demo.show import describe
 
     pairs = list(_pairs_to_score(args))
@@ -39,8 +34,8 @@ def _run(args: argparse.Namespace) -> int:
         requests = [
             request(prompt=p, response=r, watchlist=args.watchlist, include_evidence=args.evidence) for p, r in pairs
         ]
-        limits = client.info().limits
-        outcomes = chain.from_iterable(client.score_batch(batch) for batch in _batches(requests, limits))
+        batches = in_batches(requests, client.info().limits)
+        outcomes = chain.from_iterable(client.score_batch(batch) for batch in batches)
         for (prompt, response), outcome in zip(pairs, outcomes, strict=True):
             if isinstance(outcome, ScopewatchError):
                 failed = True
@@ -77,19 +72,3 @@ def _pair(file: Path, number: int, line: str) -> tuple[str, str]:
             f"{file}:{number}: expected an object with the text response and, if there is one, the text prompt"
         ) from None
     return prompt, response
-
-
-def _batches(requests: "Sequence[pb.ScoreRequest]", limits: "pb.Limits") -> "Iterator[list[pb.ScoreRequest]]":
-    """The requests in batches whose messages the server accepts."""
-    batch: list[pb.ScoreRequest] = []
-    size = 0
-    for request in requests:
-        # A request in a message is preceded by the field's tag and its length.
-        cost = request.ByteSize() + 8
-        if batch and (len(batch) == limits.max_batch_items or size + cost > limits.max_message_bytes):
-            yield batch
-            batch, size = [], 0
-        batch.append(request)
-        size += cost
-    if batch:
-        yield batch

@@ -32,7 +32,6 @@ def add(command: AddCommand) -> None:
     check.add_argument("file", type=Path, nargs="+", help="watchlist files")
     check.add_argument("--load", action="store_true", help="load reader and SAEs, and hold the cards against them")
     check.add_argument("--strict", action="store_true", help="exit with 1 when an indicator has no card that fits")
-
     add_settings(check, ENGINE_SETTINGS)
 
     diff = action("diff", "Show what changed from one watchlist to another; exit with 1 if anything did.")

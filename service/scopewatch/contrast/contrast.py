@@ -67,7 +67,7 @@ class _Shown:
     findings: list[_Finding]
     columns: NDArray[np.float32]
     """The pooled values of each feature, shape (n_pairs, n_shown)."""
-    of_groups: NDArray[np.float64]
+    of_groups: Scores
     """The values of each feature by group, as the design has them, shape (n_groups, n_shown)."""
     examples: Mapping[int, tuple[Example, ...]]
     labels: Mapping[FeatureKey, Label]

@@ -162,8 +162,8 @@ def load_found(
     """Loads a reader by the settings; see `load_reader`.
 
     Args:
-        directory: Where `find_reader` found it.
-        source: How it was asked for.
+        directory: The reader's directory, from `find_reader`.
+        source: Where the reader is, as it was asked for.
         config: Settings.
         deepest_layer: Deepest watched layer.
         head: Whether to load all layers and the output head.
@@ -185,7 +185,7 @@ def load_tokeniser(directory: Path, reader: Reader, config: Config) -> tuple[Tok
     """A reader's tokeniser, and the most tokens it reads of one pair.
 
     Raises:
-        ReaderError: It is not usable, or belongs to another model.
+        ReaderError: The tokenizer is not usable, or belongs to another model.
     """
     max_tokens = min(config.max_tokens, reader.context)
     tokeniser = Tokeniser(directory, max_tokens=max_tokens)

@@ -13,7 +13,7 @@ import torch
 
 from scopewatch.config import Config
 from scopewatch.engine.build import assert_fits, identity_of, load_found, load_tokeniser, set_threads
-from scopewatch.engine.passes import ROW_TOKENS, Passes, halved, in_rows
+from scopewatch.engine.passes import ROW_TOKENS, Passes, halved, in_rows, untouched
 from scopewatch.engine.slabs import Dictionary
 from scopewatch.errors import EngineError, SaeError
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
@@ -116,7 +116,7 @@ class DictionaryEngine:
         """Encodes one segment of each pair, some thousand tokens at a time.
 
         Args:
-            pairs: As `tokeniser` gives them.
+            pairs: The pairs, as `tokeniser` gives them.
             segment: The segment whose tokens are encoded.
             features: Whether what fires is wanted; without it, only the residual is told.
 
@@ -141,7 +141,7 @@ class DictionaryEngine:
 
     def _forward(self, row: Sequence[TokenisedPair], segment: Segment) -> list[torch.Tensor | EngineError]:
         readings = [Reading(pair.ids, ()) for pair in row]
-        found = self._passes.read(readings, {self._hookpoint: lambda activations: activations}).tapped[self._hookpoint]
+        found = self._passes.read(readings, {self._hookpoint: untouched}).tapped[self._hookpoint]
         inside = [pair.segments == segment for pair in row]
         wanted = self._passes.on_device(np.flatnonzero(np.concatenate(inside)))
         residual = found[wanted].float()
@@ -220,7 +220,7 @@ def _failed(_pair: TokenisedPair, failure: Exception) -> torch.Tensor | EngineEr
 def _parted(
     fired: Activations, residuals: Sequence[torch.Tensor | EngineError], positions: Sequence[Indices]
 ) -> Iterator[SegmentActivations | EngineError]:
-    """What fired on all residuals together, parted into that of each."""
+    """Parts what fired on the residuals of all pairs together into what fired on each pair's."""
     start = 0
     for residual, where in zip(residuals, positions, strict=True):
         if isinstance(residual, EngineError):

@@ -98,7 +98,7 @@ def normalised(x: torch.Tensor, how: Normalise) -> torch.Tensor:
 
     Args:
         x: Shape (..., d_in), float32.
-        how: Which formula.
+        how: Which formula they are normalised by.
     """
     match how:
         case "none":

@@ -83,6 +83,11 @@ class Passes:
         return host
 
 
+def untouched(activations: torch.Tensor) -> torch.Tensor:
+    """The tap that gives a hookpoint's activations as they are."""
+    return activations
+
+
 def _keep(tapped: dict[Hookpoint, torch.Tensor], hookpoint: Hookpoint, make: Tap) -> Callable[[torch.Tensor], None]:
     def receive(activations: torch.Tensor) -> None:
         tapped[hookpoint] = make(activations)[0]

@@ -64,7 +64,7 @@ class Watching:
     encoders: tuple[PlacedEncoder, ...]
     """In the order of the columns."""
     saes: tuple[LoadedSae, ...]
-    """What the encoders are of, in the same order."""
+    """The SAEs that the encoders belong to, in the same order."""
 
 
 def watching_of(reader: ReaderIdentity, saes: Sequence[LoadedSae], *, head: bool) -> Watching:

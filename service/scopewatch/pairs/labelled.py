@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scopewatch.errors import DataError
+from scopewatch.statistics.scores import Bool
 from scopewatch.types import Pair, Turn
 
 _SHOWN = 5
@@ -70,7 +70,7 @@ def read_texts(file: Path) -> list[LabelledPair]:
     return pairs
 
 
-def labels_of(pairs: Sequence[LabelledPair]) -> NDArray[np.bool_]:
+def labels_of(pairs: Sequence[LabelledPair]) -> Bool:
     """Whether the label of each pair, which must have one, is 1; shape (n_pairs,)."""
     assert all(pair.label is not None for pair in pairs)
     return np.array([pair.label for pair in pairs], bool)

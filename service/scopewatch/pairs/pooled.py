@@ -23,6 +23,7 @@ from scopewatch.errors import DataError, ScopewatchError
 from scopewatch.files import atomic_write
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pipeline.pooling import pool
+from scopewatch.statistics.scores import Bool
 from scopewatch.types import Activations, Segment, TokenisedPair
 from scopewatch.watch.indicators import Pooling
 
@@ -55,7 +56,7 @@ class PooledPairs:
     poolings: tuple[Pooling, ...]
     tokens: NDArray[np.int32]
     """How many tokens of each pair's segment were read, shape (n,); every feature of a pair without any is 0."""
-    truncated: NDArray[np.bool_]
+    truncated: Bool
     """Whether the reader did not read the pair whole, shape (n,)."""
     dense_mean: Float32
     """The reader's activations at the hookpoint, averaged over the segment's tokens; shape (n, d_in)."""

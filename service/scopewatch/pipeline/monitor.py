@@ -1,15 +1,14 @@
 """The spine: each pair is tokenised, its activations are looked up or computed, and a watchlist judges them.
 
-A pair passes three stages, each of which knows all that the one before it knows: `_Asked`, `_Tokenised`, `_Read`. A
+A pair passes three stages, each of which knows all that the one before it knows: `Asked`, `Tokenised`, `Read`. A
 pair that was judged lately goes from the first to its answer, if the cache still holds what it was judged by.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,88 +19,17 @@ from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import Cache
 from scopewatch.pipeline.cached_value import CachedValues, CorruptValue
-from scopewatch.pipeline.compiled import CompiledWatchlist
 from scopewatch.pipeline.judgements import Judgements, Remembered
 from scopewatch.pipeline.scoring import judge
-from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import CoveredActivations, Judgement, Pair, ScoredPair, ScoreJob, Timings, TokenisedPair
+from scopewatch.pipeline.stages import Asked, Judged, Read, Tokenised
+from scopewatch.pipeline.watchlist_set import RunningSet, WatchlistSet
+from scopewatch.types import Pair, ScoredPair, ScoreJob, Timings, TokenisedPair
 
 log = logging.getLogger(__name__)
 
 Tokenise = Callable[[Sequence[Pair]], Awaitable[list[TokenisedPair | ScopewatchError]]]
 Submit = Callable[[NDArray[np.int32], float | None, int], Awaitable[Encoded]]
 Outcome = ScoredPair | ScopewatchError
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A job whose watchlist is known."""
-
-    place: int
-    """The job's place among those of the call."""
-    job: ScoreJob
-    watchlist: CompiledWatchlist
-    name: bytes
-    """The name of its judgement; empty where judgements are not remembered."""
-    remembered: Remembered | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Tokenised:
-    """A job whose pair was tokenised."""
-
-    asked: _Asked
-    tokens: TokenisedPair
-    key: bytes
-    """The key of its activations in the cache."""
-    tokenise_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A job whose activations are known."""
-
-    tokenised: _Tokenised
-    covered: CoveredActivations
-    value: bytes
-    """The activations as the cache holds them."""
-    cached: bool
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A job that has its judgement."""
-
-    asked: _Asked
-    judgement: Judgement
-    cached: bool
-    timings: Timings
-    """All but the total."""
-
-
-class _Running:
-    """A version of the watchlists, and how many calls began with it and are not answered yet."""
-
-    def __init__(self, watchlists: WatchlistSet) -> None:
-        self.watchlists = watchlists
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @contextmanager
-    def call(self) -> Iterator[WatchlistSet]:
-        self._calls += 1
-        self._idle.clear()
-        try:
-            yield self.watchlists
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
-
-    async def answered(self) -> None:
-        await self._idle.wait()
 
 
 class Monitor:
@@ -136,7 +64,7 @@ class Monitor:
         self._submit = submit
         self._cache = cache
         self._values = values
-        self._running = _Running(watchlists)
+        self._running = RunningSet(watchlists)
         self._metrics = metrics
         self._max_evidence = max_evidence
         self._judgements = judgements
@@ -149,7 +77,7 @@ class Monitor:
 
     async def replace(self, watchlists: WatchlistSet) -> None:
         """Judges every call from now on by other watchlists, and waits for those that began before."""
-        before, self._running = self._running, _Running(watchlists)
+        before, self._running = self._running, RunningSet(watchlists)
         await before.answered()
 
     async def score(self, jobs: Sequence[ScoreJob]) -> list[Outcome]:
@@ -170,8 +98,8 @@ class Monitor:
 
     def _ask(
         self, jobs: Sequence[ScoreJob], watchlists: WatchlistSet, failed: dict[int, ScopewatchError]
-    ) -> list[_Asked]:
-        asked: list[_Asked] = []
+    ) -> list[Asked]:
+        asked: list[Asked] = []
         for place, job in enumerate(jobs):
             try:
                 watchlist = watchlists.named(job.watchlist)
@@ -182,10 +110,10 @@ class Monitor:
             if self._judgements:
                 name = self._judgements.name(job, watchlist.digest)
                 remembered = self._judgements.get(name)
-            asked.append(_Asked(place, job, watchlist, name, remembered))
+            asked.append(Asked(place, job, watchlist, name, remembered))
         return asked
 
-    async def _judge_all(self, asked: Sequence[_Asked], failed: dict[int, ScopewatchError]) -> list[_Judged]:
+    async def _judge_all(self, asked: Sequence[Asked], failed: dict[int, ScopewatchError]) -> list[Judged]:
         """Recalls or makes the judgement of each; errors go into `failed`, by place."""
         tokenised = await self._tokenise([one for one in asked if not one.remembered], failed)
         keys = {one.place: one.remembered.key for one in asked if one.remembered}
@@ -193,11 +121,11 @@ class Monitor:
         clock = _Stopwatch()
         values = dict(zip(keys, await self._cache.get_many(list(keys.values())) if keys else (), strict=True))
         looked_up = Timings(cache_s=clock.lap())
-        recalled: list[_Judged] = []
-        forgotten: list[_Asked] = []
+        recalled: list[Judged] = []
+        forgotten: list[Asked] = []
         for one in asked:
             if one.remembered and values[one.place] == one.remembered.value:
-                recalled.append(_Judged(one, one.remembered.judgement, cached=True, timings=looked_up))
+                recalled.append(Judged(one, one.remembered.judgement, cached=True, timings=looked_up))
             elif one.remembered:
                 forgotten.append(one)
         self._metrics.cache_read("hit", len(recalled))
@@ -205,31 +133,31 @@ class Monitor:
         tokenised.sort(key=lambda one: one.asked.place)
         return recalled + await self._judge_each(tokenised, values, looked_up.cache_s, failed)
 
-    async def _tokenise(self, asked: Sequence[_Asked], failed: dict[int, ScopewatchError]) -> list[_Tokenised]:
+    async def _tokenise(self, asked: Sequence[Asked], failed: dict[int, ScopewatchError]) -> list[Tokenised]:
         if not asked:
             return []
         clock = _Stopwatch()
         outcomes = await self._tokenise_pairs([one.job.pair for one in asked])
         tokenise_s = clock.lap()
-        tokenised: list[_Tokenised] = []
+        tokenised: list[Tokenised] = []
         for one, tokens in zip(asked, outcomes, strict=True):
             if isinstance(tokens, ScopewatchError):
                 failed[one.place] = tokens
             else:
-                tokenised.append(_Tokenised(one, tokens, self._values.key(tokens), tokenise_s))
+                tokenised.append(Tokenised(one, tokens, self._values.key(tokens), tokenise_s))
         return tokenised
 
     async def _judge_each(
         self,
-        tokenised: Sequence[_Tokenised],
+        tokenised: Sequence[Tokenised],
         values: Mapping[int, bytes | None],
         cache_s: float,
         failed: dict[int, ScopewatchError],
-    ) -> list[_Judged]:
+    ) -> list[Judged]:
         """Judges pairs one by one as their activations come, while the engine reads those behind them."""
         known = {one.asked.place: self._unpack(one, values[one.asked.place], cache_s) for one in tokenised}
         reading = self._encode_missing([one for one in tokenised if not known[one.asked.place]], cache_s)
-        judged: list[_Judged] = []
+        judged: list[Judged] = []
         try:
             for number, one in enumerate(tokenised):
                 if number:
@@ -246,7 +174,7 @@ class Monitor:
                 task.cancel()
         return judged
 
-    def _unpack(self, tokenised: _Tokenised, value: bytes | None, cache_s: float) -> _Read | None:
+    def _unpack(self, tokenised: Tokenised, value: bytes | None, cache_s: float) -> Read | None:
         """The activations that the cache held; None where it held none, or too few for the watchlist."""
         if value is None:
             return None
@@ -262,13 +190,13 @@ class Monitor:
             return None
         self._metrics.cache_read("hit")
         timings = Timings(tokenise_s=tokenised.tokenise_s, cache_s=cache_s)
-        return _Read(tokenised, covered, value, cached=True, timings=timings)
+        return Read(tokenised, covered, value, cached=True, timings=timings)
 
     def _encode_missing(
-        self, tokenised: Sequence[_Tokenised], cache_s: float
-    ) -> dict[int, asyncio.Task[_Read | ScopewatchError]]:
+        self, tokenised: Sequence[Tokenised], cache_s: float
+    ) -> dict[int, asyncio.Task[Read | ScopewatchError]]:
         """Begins to compute activations; tasks by the jobs' places."""
-        tasks: dict[int, asyncio.Task[_Read | ScopewatchError]] = {}
+        tasks: dict[int, asyncio.Task[Read | ScopewatchError]] = {}
         # What a pair waits for in its own call, so that the batcher can let other calls in between.
         ahead_tokens = 0
         for one in tokenised:
@@ -276,7 +204,7 @@ class Monitor:
             ahead_tokens += len(one.tokens.ids)
         return tasks
 
-    async def _encode(self, tokenised: _Tokenised, ahead_tokens: int, cache_s: float) -> _Read | ScopewatchError:
+    async def _encode(self, tokenised: Tokenised, ahead_tokens: int, cache_s: float) -> Read | ScopewatchError:
         asked = tokenised.asked
         try:
             encoded = await self._submit(tokenised.tokens.ids, asked.job.deadline_s, ahead_tokens)
@@ -290,16 +218,16 @@ class Monitor:
         value = self._values.dump(tokenised.key, encoded.covered)
         self._cache.put_many({tokenised.key: value})
         timings = Timings(tokenised.tokenise_s, cache_s, encoded.queue_s, encoded.forward_s, encoded.encode_s)
-        return _Read(tokenised, encoded.covered, value, cached=False, timings=timings)
+        return Read(tokenised, encoded.covered, value, cached=False, timings=timings)
 
-    def _judge(self, read: _Read) -> _Judged:
+    def _judge(self, read: Read) -> Judged:
         clock = _Stopwatch()
         asked = read.tokenised.asked
         max_evidence = self._max_evidence if asked.job.include_evidence else 0
         judgement = judge(asked.watchlist, read.tokenised.tokens, read.covered, max_evidence=max_evidence)
         if self._judgements:
             self._judgements.put(asked.name, Remembered(read.tokenised.key, read.value, judgement))
-        return _Judged(asked, judgement, read.cached, replace(read.timings, score_s=clock.lap()))
+        return Judged(asked, judgement, read.cached, replace(read.timings, score_s=clock.lap()))
 
     def _tell(self, jobs: Sequence[ScoreJob], outcomes: Sequence[Outcome]) -> None:
         scored: list[PairScored] = []

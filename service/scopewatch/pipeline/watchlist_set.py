@@ -1,6 +1,8 @@
 """All watchlists that run together: one version of them, which is replaced as a whole."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from scopewatch.errors import FieldViolation, UnknownWatchlist
@@ -38,3 +40,33 @@ class WatchlistSet:
                 FieldViolation("watchlist", f"no watchlist of this name is loaded; there are: {known}")
             )
         return watchlist
+
+
+class RunningSet:
+    """A version of the watchlists, and how many calls began with it and are not answered yet.
+
+    Args:
+        watchlists: The version.
+    """
+
+    def __init__(self, watchlists: WatchlistSet) -> None:
+        self.watchlists = watchlists
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def call(self) -> Iterator[WatchlistSet]:
+        """Counts a call for as long as the block runs, and gives the watchlists that it is judged by."""
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield self.watchlists
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def answered(self) -> None:
+        """Waits until no call is running that began with these watchlists."""
+        await self._idle.wait()

@@ -70,7 +70,7 @@ def parse_hookpoint(text: str) -> Hookpoint:
     same named site in every family.
 
     Raises:
-        SaeError: It is none of these.
+        SaeError: The text is none of these.
     """
     site: str | None = None
     if text == EMBED:
@@ -174,7 +174,7 @@ def width(reader: Reader, hookpoint: Hookpoint) -> int:
     """Length of the vectors at a hookpoint, measured with a forward pass of two tokens, on whatever thread.
 
     Raises:
-        SaeError: As for `tap`.
+        SaeError: The reader has no such hookpoint, or no vector per token there.
     """
     widths: list[int] = []
     ids = torch.zeros((1, 2), dtype=torch.long, device=reader.device)

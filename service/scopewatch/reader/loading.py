@@ -60,7 +60,7 @@ def find_reader(source: ReaderSource, *, allow_download: bool) -> Path:
     """The directory of a reader: the given one, or the local snapshot of a hub id.
 
     Raises:
-        ReaderError: It is not there, or lacks a file.
+        ReaderError: The directory is not there, or lacks a file.
     """
     path = Path(source.path)
     if source.id:

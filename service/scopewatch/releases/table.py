@@ -28,11 +28,11 @@ class HubSae:
     model: str = ""
     """Hub id of the model it was trained on."""
     format: str = ""
-    """What SAELens calls the loader, for instance gemma_2, gemma_3, sae_lens, llama_scope, qwen_scope."""
+    """SAELens' name of the loader, for instance gemma_2, gemma_3, sae_lens, llama_scope, qwen_scope."""
     declared_l0: float | None = None
     """How many features fire per token on average, as its publisher says."""
     norm_factor: float | None = None
-    """What activations are multiplied by first, of the SAELens SAEs whose own files do not say."""
+    """The factor that activations are multiplied by first, for SAEs whose own files do not say it."""
     neuronpedia: str = ""
     """Its source on Neuronpedia, for instance gemma-2-2b/20-gemmascope-res-16k."""
 

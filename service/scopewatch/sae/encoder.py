@@ -1,4 +1,4 @@
-"""What the engine is given of an SAE: the encoder of the watched features, and what is known of the SAE."""
+"""The encoder of an SAE's watched features, as the engine takes it, and what is known of the SAE."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Literal
 from scopewatch.types import Float32, Indices
 
 Normalise = Literal["none", "layer_norm", "root_d"]
-"""What is done to each activation vector first.
+"""How each activation vector is normalised before anything else is done to it.
 
 layer_norm: `(x - mean) / (std + 1e-5)`, std unbiased, no affine. root_d: `x * sqrt(d_in) / ||x||` (SAELens'
 `constant_norm_rescale`).

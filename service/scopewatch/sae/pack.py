@@ -40,7 +40,7 @@ def write_pack(watched: WatchedSae, file: Path) -> None:
     """Writes a pack, whole or not at all; its folder is made if there is none.
 
     Raises:
-        SaeError: It cannot be written, or the SAE's features compete, so that every column is needed.
+        SaeError: The pack cannot be written, or the SAE's features compete, so that every column is needed.
     """
     if watched.encoder.contest:
         raise SaeError(f"{file}: features of a {watched.architecture} SAE compete with all others; there is no part")
@@ -102,7 +102,7 @@ def load_pack(file: Path) -> WatchedSae:
     """Reads a whole pack.
 
     Raises:
-        SaeError: It is damaged, was changed, or is of another schema.
+        SaeError: The pack is damaged, was changed, or is of another schema.
     """
     opened = open_safetensors(file)
     try:

@@ -189,7 +189,7 @@ class TensorFile:
     file: Path
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What a safetensors file says beside its arrays."""
+    """The texts that a safetensors file holds beside its arrays."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors

@@ -37,7 +37,7 @@ def load_watched(sae: FoundSae | Path, features: Sequence[int], *, packs: PackFo
     Args:
         sae: An SAE as `open_sae` takes it, or a watch pack.
         features: Indices, in any order.
-        packs: None for neither finding nor leaving packs.
+        packs: The folder of packs; None for neither finding nor leaving any.
 
     Raises:
         NoSuchFeature: An index is out of range, or not in the pack.

@@ -18,7 +18,7 @@ A gated SAE (arXiv 2404.16014) has two arrays more: its gate is open where `x @ 
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,20 +35,20 @@ _BLOCK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Sae:
-    """A released SAE, opened; the formula is in the module's docstring."""
+    """An opened SAE; the formula is in the module's docstring."""
 
     format: str
     """For instance gemma_scope, saelens, sparsify."""
     architecture: str
     """standard, jumprelu, gated, topk or groupmax; transcoders and crosscoders say so with a suffix."""
     hookpoint: str
-    """Where it reads, in any spelling `parse_hookpoint` knows; empty when the files do not say."""
+    """Where the SAE reads, in any spelling that `parse_hookpoint` knows; empty when the files do not say."""
     W_enc: Tensor
     """Shape (d_in, d_sae)."""
     b_enc: Tensor | None
     """Shape (d_sae,); None for 0."""
     files: tuple[Path, ...]
-    """Everything its numbers come from; the weights first."""
+    """Every file that the numbers come from; the weights first."""
     W_dec: Tensor | None = None
     """Shape (d_sae, d_out); None where the file holds no decoder for one place (a cross-layer transcoder)."""
     b_dec: Tensor | None = None
@@ -69,14 +69,15 @@ class Sae:
     scale_in: float = 1.0
     scale_out: float = 1.0
     gain_scale: float | None = None
-    """None: no gain."""
+    """Factor of the gain; None for no gain."""
     gain_only_decides: bool = False
     """Whether the gain decides what fires, but is no part of what features are worth."""
     hookpoint_out: str = ""
-    """Where the reconstruction belongs; empty for where it reads."""
+    """Where the reconstruction belongs; empty for where the SAE reads."""
     model: str = ""
-    """The model it was made for, as its publisher writes it."""
+    """The model that the SAE was made for, as its publisher writes it."""
     declared_l0: float | None = None
+    """How many features fire per token on average, as the publisher says."""
     unit_decoder: bool = False
     """Whether the publisher promises decoder rows of norm 1."""
     recipe: str = ""
@@ -168,42 +169,11 @@ class Sae:
         columns = np.concatenate([np.arange(g * group, (g + 1) * group) for g in np.unique(wanted // group)])
         return self._fold(columns, np.searchsorted(columns, wanted))
 
-    def slabs(self, folder: Path, width: int = 8192) -> Iterator["Slab"]:
-        """The whole dictionary in order, `width` features at a time.
-
-        Features that compete are never parted: TopK gives one slab, groupmax whole groups.
-
-        Args:
-            folder: Room for uncompressed copies of arrays that cannot be sought in.
-            width: Features per slab.
-
-        Raises:
-            SaeError: There is no decoder, or an array is damaged.
-        """
-        if self.W_dec is None:
-            raise SaeError(f"{self.W_enc.file}: holds no decoder of its own, so there is nothing to reconstruct")
-        if self.contest:
-            width = -(-width // self.contest.group) * self.contest.group
-        on_disk = self.on_disk(folder)
-        for start in range(0, self.d_sae, width):
-            yield on_disk.slab(start, min(start + width, self.d_sae))
-
     def b_out(self) -> Float32:
         """The reconstruction where nothing fires, shape (d_out,)."""
         if self.b_dec is None:
             return np.zeros(self.d_out, np.float32)
         return np.asarray(self.b_dec.read() / self.scale_out, np.float32)
-
-    def slab(self, start: int, stop: int) -> "Slab":
-        """Features `start` to `stop`; quick only where the arrays can be sought in, see `slabs`."""
-        assert self.W_dec is not None
-        encoder = self._fold(np.arange(start, stop), np.arange(stop - start))
-        W_dec = self.W_dec.rows(np.arange(start, stop))
-        norms = _norms(W_dec)
-        worth: Float64 | float = 1 / self.scale_out
-        if self.gain_scale is not None and not self.gain_only_decides:
-            worth = _inverse(self.gain_scale * self.scale_out * norms)[:, None]
-        return Slab(start, encoder, (W_dec * worth).astype(np.float32), norms)
 
     @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused by _assert_finite
     def _fold(self, columns: Indices, watched: Indices) -> Encoder:
@@ -246,7 +216,7 @@ class Sae:
             offset = _of(self.b_mag, columns) - boost * _of(self.b_enc, columns)
             return boost.astype(np.float32), offset.astype(np.float32)
         if self.gain_only_decides:
-            return _inverse(gain).astype(np.float32), np.zeros(len(columns), np.float32)
+            return inverse(gain).astype(np.float32), np.zeros(len(columns), np.float32)
         return None, None
 
     def _assert_finite(self, encoder: Encoder) -> None:
@@ -260,24 +230,11 @@ class Sae:
     def _decoder_norms(self, columns: Indices) -> Float64:
         assert self.W_dec is not None
         if len(columns) <= _BLOCK:
-            return _norms(self.W_dec.rows(columns))
+            return row_norms(self.W_dec.rows(columns))
         starts = range(int(columns[0]), int(columns[-1]) + 1, _BLOCK)
-        blocks = [_norms(self.W_dec.rows(np.arange(s, min(s + _BLOCK, self.d_sae)))) for s in starts]
+        blocks = [row_norms(self.W_dec.rows(np.arange(s, min(s + _BLOCK, self.d_sae)))) for s in starts]
         norms: Float64 = np.concatenate(blocks)[columns - columns[0]]
         return norms
-
-
-@dataclass(frozen=True, slots=True)
-class Slab:
-    """Neighbouring features of a dictionary, n of them, with encoder and decoder."""
-
-    start: int
-    """Index of the first feature."""
-    encoder: Encoder
-    W_dec: Float32
-    """Shape (n, d_out): what an activation of 1 adds to the reconstruction."""
-    decoder_norms: Float64
-    """Shape (n,): norms of the rows in the file."""
 
 
 def _of(vector: Tensor | Float32 | float | None, columns: Indices) -> Float32:
@@ -289,10 +246,11 @@ def _of(vector: Tensor | Float32 | float | None, columns: Indices) -> Float32:
     return np.full(len(columns), vector or 0.0, np.float32)
 
 
-def _norms(rows: Float32) -> Float64:
+def row_norms(rows: Float32) -> Float64:
+    """The Euclidean norm of each row, computed in float64."""
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64)), np.float64)
 
 
-def _inverse(norms: Float64) -> Float64:
+def inverse(norms: Float64) -> Float64:
     """1 / norms, and 0 for features whose decoder is 0: they are never worth anything."""
     return np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)

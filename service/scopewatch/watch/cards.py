@@ -1,4 +1,4 @@
-"""Cards: the evidence for an indicator's threshold, as it stands in a watchlist."""
+"""Cards: the evidence for an indicator's threshold, as a watchlist holds it."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -21,7 +21,7 @@ class Measurement(Strict):
     """0 where the pairs have no labels: benign traffic, of which only the false positives can be known."""
     auroc: Rate | None = None
     auroc_low: Rate | None = None
-    """Ends of the 95 % interval, by a bootstrap over groups."""
+    """Lower end of the AUROC's 95 % interval, by a bootstrap over groups; `auroc_high` is the upper."""
     auroc_high: Rate | None = None
     tpr: Rate | None = None
     fpr: Rate | None = None
@@ -43,16 +43,16 @@ class DataFile(Strict):
 
 
 class MadeWith(Strict):
-    """What ran when the numbers were made: with anything else they are others."""
+    """What ran when a card's numbers were made; with anything else the numbers would be others."""
 
     scopewatch: str
     reader: str
     reader_revision: str = ""
     reader_digest: Sha256
-    """Of the layers that ran."""
+    """Digest of the reader's layers that ran."""
     dtype: str
     template_digest: str = ""
-    """Of the chat template; empty where none was used."""
+    """Digest of the chat template; empty where none was used."""
     saes: dict[str, str] = Field(default_factory=dict)
     """Digest of each SAE or probe, by its name in the watchlist."""
 
@@ -67,12 +67,12 @@ class Card(Strict):
     max_fpr: Rate | None = None
     """The false-positive rate that was asked for."""
     confidence: Rate | None = None
-    """Of `fpr_upper`."""
+    """The confidence of the bound `fpr_upper`."""
     measurements: tuple[Measurement, ...] = Field(min_length=1)
     beats_bag_of_words: bool | None = None
     """Whether its AUROC on held-out pairs is above that of a bag of words; None where there are no labels."""
     leaks: tuple[str, ...] = ()
-    """What of the data gives the label away without any reading."""
+    """Properties of the data that give the label away without any reading."""
     made_with: MadeWith | None = None
     note: str = ""
 
@@ -82,11 +82,11 @@ class Card(Strict):
         return str(value)
 
     def problem(self, saes: Iterable[str], running: EngineIdentity) -> str:
-        """Why it does not speak for what runs; empty when it does.
+        """Why the card does not speak for what runs; empty when it does.
 
         Args:
-            saes: Names of those its indicator reads.
-            running: What runs.
+            saes: Names of the SAEs that the card's indicator reads.
+            running: The reader and the SAEs that run.
         """
         made, reader = self.made_with, running.reader
         if made is None:

@@ -1,4 +1,4 @@
-"""Indicators, as they stand in a watchlist: what they are made of and how that becomes a score."""
+"""Indicators, as a watchlist holds them: the features they are made of, and how those become a score."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -20,9 +20,9 @@ _POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "k_of_n": (frozenset({"k"}), frozenset({"n"})),
 }
 PROBE = "probe"
-"""Architecture of a file of dense directions."""
+"""What a file of dense directions has for an architecture, where an SAE has jumprelu or topk."""
 _PROBE_POOLINGS = ("max", "mean", "sum")
-"""The others ask whether a feature fires at all, and a probe has a value everywhere."""
+"""Poolings of probes; the others ask whether a feature fires at all, and a probe has a value everywhere."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -76,7 +76,8 @@ PoolingField = Annotated[Pooling, BeforeValidator(_pooling_from_word)]
 
 class WatchedFeature(Strict):
     feature: str
-    """`{sae}/{index}`, the SAE a name under `saes` or a Neuronpedia source such as gemma-2-2b/20-gemmascope-res-16k."""
+    """`{sae}/{index}`; the SAE is a name under `saes`, or a Neuronpedia source such as
+    gemma-2-2b/20-gemmascope-res-16k."""
     weight: Weight = 1.0
     pooling: PoolingField | None = None
     label: str = Field("", max_length=200)
@@ -133,7 +134,7 @@ class CombinedTerm(Strict):
 
     @property
     def key(self) -> FeatureKey | None:
-        """The engine's column of a signal."""
+        """The feature that stands for a signal among what the engine computes; None for an indicator."""
         return {"mean_logprob": LOGPROB, "mean_entropy": ENTROPY}[self.signal] if self.signal else None
 
 
@@ -141,10 +142,10 @@ class Indicator(Strict):
     name: Name
     label: str = Field("", max_length=200)
     kind: Literal["features", "probe", "combination"] = "features"
-    """Of SAE features, of dense probe directions, or of other indicators' scores."""
+    """Whether it is made of SAE features, of dense probe directions, or of other indicators' scores."""
     segment: Literal["prompt", "response", "history"] = "response"
     severity: Literal["info", "low", "medium", "high"] = "medium"
-    """`info` is for the record: it never makes the verdict FLAG."""
+    """How grave a flag is; `info` is for the record and never makes the verdict FLAG."""
     pooling: PoolingField = Pooling(kind="max")
     features: tuple[WatchedFeature, ...] = Field((), max_length=4096, validate_default=True)
     combines: tuple[CombinedTerm, ...] = Field((), max_length=64, validate_default=True)
@@ -152,7 +153,7 @@ class Indicator(Strict):
     threshold: Finite
     probability: Probability | None = None
     card: Annotated[Card | None, BeforeValidator(lambda card: None if card == "uncalibrated" else card)] = None
-    """None is written `uncalibrated`, or left out."""
+    """The evidence for the threshold; None is written `uncalibrated`, or left out."""
 
     @field_validator("pooling")
     @classmethod

@@ -1,29 +1,22 @@
 """What features are said to mean: Neuronpedia's exports in a local SQLite index with full-text search.
 
-An export is JSON lines, usually gzipped: `v1/{model}/{source}/{explanations|features}/batch-{n}.jsonl.gz` in the bucket
-`neuronpedia-datasets`. The columns are those of `export-data.py` in hijohnnylin/neuronpedia; which of them may be null
-is in its `schema.prisma`. A feature can have several explanations, and all are kept.
+A feature can have several explanations, and all are kept.
 """
 
-import gzip
 import re
 import sqlite3
-import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing import Literal
 
 from scopewatch.errors import LabelError
 from scopewatch.types import EngineIdentity, FeatureKey, Label
+from scopewatch.watch.label_export import ExportedRow, read_export
 
-MAX_LINE_BYTES = 4 << 20
-"""Of one row; a feature's, with its vector and histograms, takes some 100 kB."""
 _MAX_SHOWN_CHARS = 200
-"""Of a label in a reply, as in a watchlist."""
+"""Longest label in a reply; it is the same in a watchlist."""
 _APPLICATION_ID = int.from_bytes(b"swlb")
 _VERSION = 1
 _SCHEMA = f"""
@@ -50,18 +43,16 @@ CREATE TRIGGER explanation_words AFTER INSERT ON explanations BEGIN
     INSERT INTO words (rowid, text) VALUES (new.id, new.text);
 END
 """  # noqa: S608 - nothing of it comes from outside
-_REFUSED_MODEL, _REFUSED_SOURCE = "gemma-2-2b", "gemmascope-transcoder-16k"
 _ID = re.compile(r"(?P<source>[^/]+/[^/]+)/(?P<number>0|[1-9][0-9]{0,8})\Z")
-_Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Rows read of one export file."""
+    """How many rows of one export file were read."""
 
     explanations: int
     new_explanations: int
-    """Those that the index did not have."""
+    """Explanations that the index did not have."""
     features: int
 
 
@@ -82,44 +73,33 @@ def import_file(index: Path, file: Path) -> Imported:
     """Reads one export file into an index, which is made if there is none: all of the file, or nothing.
 
     Args:
-        index: The SQLite file.
+        index: The SQLite file of the index.
         file: JSON lines, gzipped or not; its rows say whether they are explanations or features.
 
     Raises:
-        LabelError: Names the file, and the line if it is one.
+        LabelError: A file cannot be used, or a row is wrong; names the file, and the line if it is one.
     """
-    explanations = new = features = number = 0
+    explanations = new = features = 0
     with _database(index, "rwc") as database:
         database.execute("BEGIN IMMEDIATE")
         _create_if_empty(database, index)
-        for number, line in _lines(file):
-            try:
-                row = _Row.model_validate_json(line)
-            except ValidationError as error:
-                raise LabelError(f"{file}:{number}: {_problem(error)}") from None
-            feature = (f"{row.model}/{row.source}", int(row.index))
+        for row in read_export(file):
             if row.explains:
                 explanations += 1
-                new += _add_explanation(database, feature, row)
+                new += _add_explanation(database, row)
             else:
                 features += 1
-                database.execute(
-                    "INSERT INTO features (source, number, max_act, frac_nonzero) VALUES (?, ?, ?, ?) ON CONFLICT DO"
-                    " UPDATE SET max_act = excluded.max_act, frac_nonzero = excluded.frac_nonzero",
-                    (*feature, row.max_act_approx, row.frac_nonzero),
-                )
-        if not number:
-            raise LabelError(f"{file}: holds no rows")
+                _add_statistics(database, row)
         database.execute("COMMIT")
     return Imported(explanations, new, features)
 
 
 @contextmanager
 def open_labels(index: Path) -> Iterator["LabelIndex"]:
-    """An index to read from.
+    """Opens an index to read from.
 
     Raises:
-        LabelError: It is not there, or not an index of this version.
+        LabelError: The file is not there, or not an index of this version.
     """
     with _database(index, "ro") as database:
         _check(database, index)
@@ -141,7 +121,7 @@ class LabelIndex:
             limit: Most features returned.
 
         Raises:
-            LabelError: There is no word in the query, or nothing of the source in the index.
+            LabelError: There is no word in the query, or the index has nothing of the source.
         """
         words = [word for word in query.replace("\0", " ").split() if any(map(str.isalnum, word))]
         if not words:
@@ -160,13 +140,13 @@ class LabelIndex:
         return [self._labelled(*row) for row in found.fetchall()]
 
     def show(self, feature: str) -> LabelledFeature:
-        """One feature.
+        """What the index knows of one feature.
 
         Args:
             feature: `{model}/{source}/{index}`.
 
         Raises:
-            LabelError: That is no such name, or the index does not have the feature.
+            LabelError: The text is no such name, or the index does not have the feature.
         """
         name = _ID.match(feature)
         if not name:
@@ -209,82 +189,28 @@ class LabelIndex:
             raise LabelError(f"{source}: nothing of it is in the index (there: {', '.join(known) or 'nothing'})")
 
 
-class _Row(BaseModel):
-    """One row of an export, as far as it is kept."""
-
-    model_config = ConfigDict(frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False)
-
-    model: _Part = Field(alias="modelId")
-    source: _Part = Field(alias="layer")
-    index: str = Field(pattern="^(0|[1-9][0-9]{0,8})$")
-    description: str = ""
-    method: str | None = Field(None, alias="typeName")
-    explainer: str | None = Field(None, alias="explanationModelName")
-    max_act_approx: float | None = Field(None, alias="maxActApprox")
-    frac_nonzero: float | None = None
-
-    @property
-    def explains(self) -> bool:
-        return "description" in self.model_fields_set
-
-    @model_validator(mode="after")
-    def _is_of_use(self) -> Self:
-        if not self.explains and not {"max_act_approx", "frac_nonzero"} <= self.model_fields_set:
-            raise ValueError(
-                "neither an explanation (with description) nor a feature (with maxActApprox, frac_nonzero)"
-            )
-        if self.model == _REFUSED_MODEL and self.source.endswith(_REFUSED_SOURCE):
-            # apps/inference/scripts/gemma_transcoder_hook_check.py in hijohnnylin/neuronpedia.
-            raise ValueError(
-                f"labels of {self.model}/{self.source} are refused: they were made from the raw residual stream, which "
-                "these transcoders do not read; its activations are off by a factor of 12 in the median"
-            )
-        return self
-
-
-def _add_explanation(database: sqlite3.Connection, feature: tuple[str, int], row: _Row) -> int:
-    """The number of explanations added, 0 or 1."""
-    database.execute("INSERT OR IGNORE INTO features (source, number) VALUES (?, ?)", feature)
-    if not (text := _one_line(row.description)):
+def _add_explanation(database: sqlite3.Connection, row: ExportedRow) -> int:
+    """Adds an explanation, and gives how many the index did not have: 0 or 1."""
+    database.execute("INSERT OR IGNORE INTO features (source, number) VALUES (?, ?)", row.feature)
+    if not row.description:
         return 0
     return database.execute(
         "INSERT OR IGNORE INTO explanations (feature, text, method, model)"
         " SELECT id, ?, ?, ? FROM features WHERE source = ? AND number = ?",
-        (text, _one_line(row.method or ""), _one_line(row.explainer or ""), *feature),
+        (row.description, row.method or "", row.explainer or "", *row.feature),
     ).rowcount
+
+
+def _add_statistics(database: sqlite3.Connection, row: ExportedRow) -> None:
+    database.execute(
+        "INSERT INTO features (source, number, max_act, frac_nonzero) VALUES (?, ?, ?, ?) ON CONFLICT DO"
+        " UPDATE SET max_act = excluded.max_act, frac_nonzero = excluded.frac_nonzero",
+        (*row.feature, row.max_act_approx, row.frac_nonzero),
+    )
 
 
 def _attribution(method: str, model: str) -> str:
     return f"neuronpedia: {', '.join(filter(None, (method, model))) or 'unsigned'}"
-
-
-def _one_line(text: str) -> str:
-    """Without control and direction characters, which could make a terminal show something else."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-
-
-def _problem(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
-
-
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines of a file, gzipped or not, with their numbers; never more than one of them in memory."""
-    number = 0
-    try:
-        with file.open("rb") as raw:
-            gzipped = raw.peek(2)[:2] == b"\x1f\x8b"
-            stream = gzip.GzipFile(fileobj=raw) if gzipped else raw
-            while line := stream.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise LabelError(f"{file}:{number}: longer than {MAX_LINE_BYTES} bytes; no row of an export is")
-                yield number, line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise LabelError(f"{file}:{number + 1}: damaged gzip data: {error}") from None
-    except OSError as error:
-        raise LabelError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 @contextmanager

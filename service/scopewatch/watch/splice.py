@@ -4,11 +4,8 @@ The indicator's lines are put into the text, of which nothing else changes. Wher
 written `[...]`, the file is written anew from what ruamel.yaml keeps of it: comments, quotes, anchors.
 """
 
-import os
-import shutil
 import textwrap
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -18,6 +15,7 @@ import yaml
 from pydantic import BaseModel
 
 from scopewatch.errors import DataError, WatchlistError
+from scopewatch.files import atomic_write, unwritable
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
@@ -31,7 +29,7 @@ except ImportError:
 _WIDTH = 120
 _UNBROKEN = 1 << 20
 Edit = tuple[int, int, str]
-"""Of a text: what is from one place to another becomes this."""
+"""A change of a text: what stands from one place to another becomes the new text."""
 
 
 def write_indicator(
@@ -47,11 +45,12 @@ def write_indicator(
 
     Args:
         file: The watchlist; where it is a link, what it points to is written.
-        indicator: It.
-        reader: The reader; the file's own must be the same.
-        saes: SAEs and probes its features name.
-        name: Of the watchlist, if it is made. Paths count from the working directory.
-        rehearse: Only find out whether it could be written.
+        indicator: The indicator to add.
+        reader: The reader that the indicator was calibrated with; the file's own must be the same. Its path, like those
+            of `saes`, counts from the working directory.
+        saes: The SAEs and probes that the indicator's features name, by name.
+        name: The name of the watchlist, if the file is made.
+        rehearse: Whether only to find out if the file could be written.
 
     Returns:
         The watchlist as it is written.
@@ -59,7 +58,7 @@ def write_indicator(
     Raises:
         WatchlistError: The file is wrong, has another reader, or calls another SAE by a name of `saes`; or the
             indicator does not fit into it.
-        DataError: It cannot be written.
+        DataError: The file cannot be written.
     """
     folder = file.absolute().parent
     reader = _from(folder, reader)
@@ -71,44 +70,51 @@ def write_indicator(
         raw += "" if raw.endswith("\n") else "\n"
         texts = [_spliced(raw, indicator, saes), _dumped(raw, indicator, saes)]
     else:
-        document = {"version": 1, "name": name, "reader": _flow(_plain(reader))}
-        added = {sae: _flow(_plain(source)) for sae, source in saes.items()}
-        texts = [_yaml(CommentedMap({**document, "saes": added, "indicators": [_entry(indicator)]}))]
-    target = file.resolve()
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        texts = [_new(name, indicator, reader, saes)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = _written(part, texts, there, indicator)
-        if not rehearse:
-            if there:
-                shutil.copymode(target, part)
-            part.replace(target)
+        with atomic_write(file, rehearse=rehearse) as part:
+            written = _write_first_true(part, texts, there, indicator, shown=file)
     except OSError as error:
-        raise DataError(f"{file}: cannot be written: {error.strerror or error}") from None
-    except WatchlistError as error:
-        raise WatchlistError(str(error).replace(str(part), str(file))) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
+        raise DataError(unwritable(file, error)) from None
     return replace(written, file=file)
 
 
-def _written(part: Path, texts: list[str], there: Watchlist | None, indicator: Indicator) -> Watchlist:
-    """Writes the first text that says what it should: what would not load must not take the place of what does."""
+def _write_first_true(
+    part: Path, texts: list[str], there: Watchlist | None, indicator: Indicator, *, shown: Path
+) -> Watchlist:
+    """Writes the first text that says what it should: what would not load must not take the place of what does.
+
+    Args:
+        part: The file to write, beside the watchlist.
+        texts: Texts of the watchlist with the indicator; the last is the surest.
+        there: The watchlist as it was, if there was one.
+        indicator: The indicator that is added.
+        shown: The file that messages name.
+
+    Raises:
+        WatchlistError: The last text does not load, or none says what it should.
+    """
     others = {other.name: other for other in there.indicators} if there else {}
     wanted = tuple({**others, indicator.name: indicator}.values())
     for text in texts:
-        with part.open("w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        part.write_bytes(text.encode())
         try:
             written = load_watchlist(part)
-        except WatchlistError:
+        except WatchlistError as error:
             if text is texts[-1]:
-                raise
+                raise WatchlistError(str(error).replace(str(part), str(shown))) from None
         else:
             if written.indicators == wanted and (there is None or written.reader == there.reader):
                 return written
-    raise WatchlistError(f"{part}: cannot be added to; give another --out")
+    raise WatchlistError(f"{shown}: cannot be added to; give another --out")
+
+
+def _new(name: str, indicator: Indicator, reader: ReaderSource, saes: Mapping[str, SaeSource]) -> str:
+    """The text of a watchlist that holds the indicator alone."""
+    document = {"version": 1, "name": name, "reader": _flow(_plain(reader))}
+    added = {sae: _flow(_plain(source)) for sae, source in saes.items()}
+    return _yaml(CommentedMap({**document, "saes": added, "indicators": [_entry(indicator)]}))
 
 
 def _spliced(raw: str, indicator: Indicator, saes: Mapping[str, SaeSource]) -> str:
@@ -116,7 +122,6 @@ def _spliced(raw: str, indicator: Indicator, saes: Mapping[str, SaeSource]) -> s
     whole: Any = yaml.compose(raw, yaml.SafeLoader)
     document: dict[str, Any] = {key.value: value for key, value in whole.value}
     entries: Any = document["indicators"]
-    known: Any = document.get("saes")
     named = [{key.value: value.value for key, value in entry.value}.get("name") for entry in entries.value]
     lines = textwrap.indent(_yaml([_entry(indicator)]), " " * entries.start_mark.column)
     if indicator.name in named:
@@ -126,25 +131,38 @@ def _spliced(raw: str, indicator: Indicator, saes: Mapping[str, SaeSource]) -> s
     else:
         end = _end(raw, entries)
         edits = [(end, end, lines)]
-    there = {key.value for key, _ in known.value} if known else set()
-    added = {sae: _flow(_plain(source)) for sae, source in saes.items() if sae not in there}
-    if added and known is None:
-        start = raw.rfind("indicators", 0, entries.start_mark.index)
-        edits.append((start, start, _yaml({"saes": added})))
-    elif added and known.flow_style:
-        brace = known.end_mark.index - 1
-        inside = _yaml(_flow(added)).strip()[1:-1]
-        edits.append((brace, brace, f", {inside}" if there else inside))
-    elif added:
-        end = _end(raw, known)
-        edits.append((end, end, textwrap.indent(_yaml(added), " " * known.start_mark.column)))
+    edits += _sae_edits(raw, document.get("saes"), entries, saes)
     for start, end, text in sorted(edits, reverse=True):
         raw = raw[:start] + (text.replace("\n", "\r\n") if "\r\n" in raw else text) + raw[end:]
     return raw
 
 
+def _sae_edits(raw: str, known: Any, entries: yaml.Node, saes: Mapping[str, SaeSource]) -> list[Edit]:
+    """What adds those SAEs to a text that its `saes` lack.
+
+    Args:
+        raw: The text.
+        known: The node of `saes`; None if the text has none.
+        entries: The node of `indicators`.
+        saes: The SAEs that the indicator names.
+    """
+    there = {key.value for key, _ in known.value} if known else set()
+    added = {sae: _flow(_plain(source)) for sae, source in saes.items() if sae not in there}
+    if not added:
+        return []
+    if known is None:
+        start = raw.rfind("indicators", 0, entries.start_mark.index)
+        return [(start, start, _yaml({"saes": added}))]
+    if known.flow_style:
+        brace = known.end_mark.index - 1
+        inside = _yaml(_flow(added)).strip()[1:-1]
+        return [(brace, brace, f", {inside}" if there else inside)]
+    end = _end(raw, known)
+    return [(end, end, textwrap.indent(_yaml(added), " " * known.start_mark.column))]
+
+
 def _end(raw: str, node: yaml.Node) -> int:
-    """Where the line after the node begins."""
+    """The place in the text where the line after the node begins."""
     last = node
     while isinstance(last, yaml.CollectionNode) and last.value and not last.flow_style:
         last = last.value[-1][1] if isinstance(last, yaml.MappingNode) else last.value[-1]
@@ -205,7 +223,7 @@ def _from(folder: Path, source: Any) -> Any:
 
 
 def _entry(indicator: Indicator) -> CommentedMap:
-    """One line for a feature, as people write it."""
+    """The indicator for YAML, with one line for a feature, as people write it."""
     plain = _plain(indicator)
     plain["features"] = [_flow(feature) for feature in plain.get("features", [])]
     plain["combines"] = [_flow(part) for part in plain.get("combines", [])]
@@ -217,7 +235,7 @@ def _entry(indicator: Indicator) -> CommentedMap:
 
 
 def _plain(model: BaseModel) -> dict[str, Any]:
-    """What differs from the defaults, in the order of the fields; a pooling without arguments as a word."""
+    """The fields that differ from their defaults, in their order; a pooling without arguments is a word."""
 
     def words(value: Any) -> Any:
         if isinstance(value, dict):

@@ -58,7 +58,7 @@ class _Document(Strict):
     name: Name
     reader: ReaderSource
     saes: dict[SaeName, SaeSource] = Field(default_factory=dict)
-    """SAEs, and files of probes."""
+    """SAEs and files of probes, by the names that features use."""
     indicators: tuple[Indicator, ...] = Field(min_length=1, max_length=256)
 
 
@@ -69,7 +69,7 @@ class Watchlist:
     name: str
     reader: ReaderSource
     saes: dict[str, SaeSource]
-    """By name; a Neuronpedia source that features name directly is here too."""
+    """SAEs and files of probes by name; a Neuronpedia source that features name directly is here too."""
     indicators: tuple[Indicator, ...]
     file: Path
     digest: str
@@ -127,7 +127,7 @@ class Watchlist:
         return {name: problem for name, problem in told.items() if problem}
 
     def resolve(self, path: str) -> Path:
-        """A path of the file, relative to the file's folder unless absolute."""
+        """A path that stands in the watchlist, which counts from the watchlist's folder unless it is absolute."""
         return self.file.parent / Path(path).expanduser()
 
     def absolute(self, source: Source) -> Source:
@@ -142,15 +142,37 @@ def load_watchlist(file: Path) -> Watchlist:
     Raises:
         WatchlistError: With one `file:line: field: problem` line for every mistake.
     """
+    raw = _read(file)
+    document, lines = _checked(raw.decode(), file)
+    sources = {term.key.sae for indicator in document.indicators for term in indicator.features}
+    named_directly = {source: SaeSource(neuronpedia=source) for source in sorted(sources - document.saes.keys())}
+    return Watchlist(
+        name=document.name,
+        reader=document.reader,
+        saes=document.saes | named_directly,
+        indicators=document.indicators,
+        file=file,
+        digest=hashlib.sha256(raw).hexdigest(),
+        _lines=lines,
+    )
+
+
+def _read(file: Path) -> bytes:
+    """The file's bytes, which are UTF-8."""
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise WatchlistError(f"{file}: larger than {MAX_FILE_BYTES} bytes; a watchlist is a small file")
         raw = file.read_bytes()
-        text = raw.decode()
+        raw.decode()
     except OSError as error:
         raise WatchlistError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise WatchlistError(f"{file}: not UTF-8 at byte {error.start}") from None
+    return raw
+
+
+def _checked(text: str, file: Path) -> tuple[_Document, Lines]:
+    """The document that a text is, without a mistake, and the line of each of its values."""
     value, lines, mistakes = parse_yaml(text, file)
     if not isinstance(value, dict):
         raise WatchlistError(f"{file}:1: a watchlist is a mapping with version, name, reader, saes and indicators")
@@ -165,20 +187,11 @@ def load_watchlist(file: Path) -> Watchlist:
     if mistakes or document is None:
         ordered = sorted({(lines.of(place), lines.name(place), message) for place, message in mistakes})
         raise WatchlistError("\n".join(f"{file}:{line}: {name}: {message}" for line, name, message in ordered))
-    sources = {term.key.sae for indicator in document.indicators for term in indicator.features}
-    named_directly = {source: SaeSource(neuronpedia=source) for source in sorted(sources - document.saes.keys())}
-    return Watchlist(
-        name=document.name,
-        reader=document.reader,
-        saes=document.saes | named_directly,
-        indicators=document.indicators,
-        file=file,
-        digest=hashlib.sha256(raw).hexdigest(),
-        _lines=lines,
-    )
+    return document, lines
 
 
 def _repeated_names(value: dict[str, Any]) -> list[Mistake]:
+    """Mistakes of indicators that have the name of an earlier one."""
     indicators = value.get("indicators")
     seen: set[str] = set()
     mistakes: list[Mistake] = []
@@ -192,7 +205,7 @@ def _repeated_names(value: dict[str, Any]) -> list[Mistake]:
 
 
 def _unknown_parts(value: dict[str, Any]) -> list[Mistake]:
-    """Combinations of what is no other indicator, or is a combination itself."""
+    """Mistakes of combinations that name no other indicator, or one that is a combination itself."""
     indicators = value.get("indicators")
     known = [entry for entry in indicators if isinstance(entry, dict)] if isinstance(indicators, list) else []
     plain = {str(entry.get("name")) for entry in known if entry.get("kind") != "combination"}
@@ -209,6 +222,7 @@ def _unknown_parts(value: dict[str, Any]) -> list[Mistake]:
 
 
 def _mistakes(error: ValidationError) -> list[Mistake]:
+    """The places and the plain words of what pydantic found wrong."""
     found = [(tuple(problem["loc"]), problem["type"], _plain(problem["msg"])) for problem in error.errors()]
     # A list whose items are all wrong is also called too short; only the items are news.
     return [

@@ -1,4 +1,4 @@
-"""YAML that knows on which line each of its values stands."""
+"""Reading YAML so that the line of each value is known."""
 
 import re
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ class Lines:
         return self._of[known]
 
     def name(self, location: Location) -> str:
-        """`indicators[0].features[2].weight`."""
+        """The path of a value in words, such as `indicators[0].features[2].weight`."""
         parts = self._known(location)
         dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
         return dotted.removeprefix(".") or "the file"
 
     def _known(self, location: Location) -> Location:
-        """The path without the parts that pydantic adds for unions; a missing key at its end stays."""
+        """A path without the parts that pydantic adds to it for unions; a missing key at its end stays."""
         known: Location = ()
         for part in location:
             if (*known, part) in self._of:
@@ -49,10 +49,10 @@ class Lines:
 
 
 def parse_yaml(text: str, file: Path) -> tuple[Any, Lines, list[Mistake]]:
-    """YAML to plain values, the line of each, and the mistakes that do not stop the parser (a key that stands twice).
+    """Plain values, the line of each, and the mistakes that do not stop the parser (a key that stands twice).
 
     Raises:
-        WatchlistError: It is not YAML, or a kind of it that is refused: other keys than text, endless anchors.
+        WatchlistError: The text is not YAML, or of a kind that is refused: keys other than text, endless anchors.
     """
     lines: dict[Location, int] = {(): 1}
     mistakes: list[Mistake] = []
@@ -74,7 +74,7 @@ def parse_yaml(text: str, file: Path) -> tuple[Any, Lines, list[Mistake]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Says where a value stands that looks like a number or a date and is none."""
+    """A loader whose errors say where a value stands that looks like a number or a date and is none."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:

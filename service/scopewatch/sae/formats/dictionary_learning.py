@@ -74,6 +74,11 @@ def _open(files: SaeFiles) -> Sae:
     )
     trainer.agree("activation_dim", sae.d_in)
     trainer.agree("dict_size", sae.d_sae)
+    return _activated(sae, files, trainer, cls)
+
+
+def _activated(sae: Sae, files: SaeFiles, trainer: Settings, cls: _Class) -> Sae:
+    arrays = files.weights
     if cls.architecture == "gated":
         return replace(sae, r_mag=arrays["r_mag"], b_mag=arrays["mag_bias"])
     if cls.architecture == "jumprelu":
@@ -118,4 +123,4 @@ def _hookpoint(trainer: Settings, buffer: Settings) -> str:
     return f"layers.{layer}.resid_post"
 
 
-FORMATS = (Format("dictionary_learning", endings=(".pt", ".pth"), open=_open, beside="config.json", ambiguity=1),)
+FORMATS = (Format("dictionary_learning", (".pt", ".pth"), _open, beside="config.json", ambiguity=1),)

@@ -82,4 +82,4 @@ def _refuse_scaling(arrays: TensorFile) -> None:
         raise SaeError(f"{arrays.file}: scaling_factor is not 1; such an SAE was not fully folded and is refused")
 
 
-FORMATS = (Format("gemma_scope", endings=(".npz",), open=_open),)
+FORMATS = (Format("gemma_scope", (".npz",), _open),)

@@ -51,7 +51,7 @@ _LEVELS = {
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What the folders say of an SAE; empty or None where they do not."""
+    """The facts that the folders of an SAE tell; empty or None where they do not."""
 
     kind: str = ""
     layer: int | None = None
@@ -63,7 +63,7 @@ class _Place:
 
 
 def _open(files: SaeFiles) -> Sae:
-    """Of one layer of a crosscoder or cross-layer transcoder, features can be read but nothing reconstructed."""
+    """One layer of a crosscoder or cross-layer transcoder gives features, but nothing can be reconstructed of them."""
     arrays = files.weights
     config = files.file.parent / "config.json"
     settings = files.settings("config.json") if config.is_file() else Settings(config, {})
@@ -152,4 +152,4 @@ def _declared_l0(files: SaeFiles, place: _Place) -> float | None:
     return float(levels[("small", "medium", "big").index(place.level)])
 
 
-FORMATS = (Format("gemma_scope_2", endings=(".safetensors",), open=_open, arrays=("w_enc",)),)
+FORMATS = (Format("gemma_scope_2", (".safetensors",), _open, ("w_enc",)),)

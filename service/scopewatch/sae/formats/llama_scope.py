@@ -99,13 +99,4 @@ def _scales(files: SaeFiles, settings: Settings, d_in: int) -> tuple[float, floa
     return files.settle("norm_factor", math.sqrt(d_in) / norm_in, ""), math.sqrt(d_in) / norm_out
 
 
-FORMATS = (
-    Format(
-        "llama_scope",
-        endings=(".safetensors",),
-        open=_open,
-        arrays=("encoder.weight",),
-        beside="hyperparams.json",
-        ambiguity=1,
-    ),
-)
+FORMATS = (Format("llama_scope", (".safetensors",), _open, ("encoder.weight",), "hyperparams.json", ambiguity=1),)

@@ -117,13 +117,6 @@ def _scale(norm: Tensor | None, d: int) -> float | None:
 
 
 FORMATS = (
-    Format(
-        "openmoss",
-        endings=(".safetensors",),
-        open=_open,
-        arrays=("encoder.weight",),
-        beside="config.json",
-        ambiguity=2,
-    ),
-    Format("openmoss", endings=(".safetensors",), open=_open, arrays=("W_E",), ambiguity=2),
+    Format("openmoss", (".safetensors",), _open, ("encoder.weight",), "config.json", ambiguity=2),
+    Format("openmoss", (".safetensors",), _open, ("W_E",), ambiguity=2),
 )

@@ -13,6 +13,7 @@ from scopewatch.sae.encoder import Contest, Normalise
 from scopewatch.sae.formats import Format
 from scopewatch.sae.sae_files import SaeFiles
 from scopewatch.sae.settings import Settings
+from scopewatch.sae.tensors import TensorFile
 from scopewatch.sae.weights import Sae
 
 _ARRAYS = {
@@ -48,19 +49,9 @@ _HARMLESS = {
 
 def _open(files: SaeFiles) -> Sae:
     arrays, cfg = files.weights, _current(files.settings("cfg.json"))
-    architecture = cfg.text("architecture")
-    if architecture not in _ARRAYS:
-        reason = _REFUSED.get(architecture, f"expected one of {', '.join(_ARRAYS)}")
-        raise SaeError(f"{cfg.file}: architecture {architecture!r} {reason}")
-    metadata = cfg.nested("metadata")
+    architecture, metadata = _architecture(cfg), cfg.nested("metadata")
     _refuse_other_readings(cfg, metadata)
-    arrays.only({"W_enc", "W_dec", "b_dec", "scaling_factor"} | _ARRAYS[architecture])
-    if "scaling_factor" in arrays and not (arrays["scaling_factor"].read() == 1).all():
-        raise SaeError(f"{arrays.file}: scaling_factor is not 1; SAELens 6 does not read such an SAE either")
-    W_enc, W_dec = arrays["W_enc"].expect(-1, -1), arrays["W_dec"].expect(-1, -1)
-    cfg.agree("d_in", W_enc.shape[0])
-    cfg.agree("d_sae", W_enc.shape[1])
-    cfg.agree("d_out", W_dec.shape[1])
+    _check_arrays(arrays, architecture, cfg)
     transcodes = architecture.endswith("transcoder")
     if transcodes and cfg.flag("apply_b_dec_to_input", False):
         raise cfg.wrong("apply_b_dec_to_input", "false: b_dec of a transcoder belongs to another place")
@@ -71,12 +62,12 @@ def _open(files: SaeFiles) -> Sae:
         architecture=architecture,
         hookpoint=hookpoint,
         hookpoint_out=metadata.text("hf_hook_name_out", metadata.text("hook_name_out", "")) or hookpoint,
-        W_enc=W_enc,
+        W_enc=arrays["W_enc"],
         b_enc=arrays["b_gate" if gated else "b_enc"],
         r_mag=arrays["r_mag"] if gated else None,
         b_mag=arrays["b_mag"] if gated else None,
         threshold=arrays["threshold"] if "threshold" in _ARRAYS[architecture] else 0.0,
-        W_dec=W_dec,
+        W_dec=arrays["W_dec"],
         b_dec=arrays["b_dec"],
         W_skip=arrays["W_skip"].T if "W_skip" in _ARRAYS[architecture] else None,
         subtracts_b_dec=not transcodes and cfg.flag("apply_b_dec_to_input", True),
@@ -94,6 +85,25 @@ def _open(files: SaeFiles) -> Sae:
         gain_scale=1 / sae.scale_in if cfg.flag("rescale_acts_by_decoder_norm", False) else None,
         declared_l0=float(k),
     )
+
+
+def _architecture(cfg: Settings) -> str:
+    architecture = cfg.text("architecture")
+    if architecture not in _ARRAYS:
+        reason = _REFUSED.get(architecture, f"expected one of {', '.join(_ARRAYS)}")
+        raise SaeError(f"{cfg.file}: architecture {architecture!r} {reason}")
+    return architecture
+
+
+def _check_arrays(arrays: TensorFile, architecture: str, cfg: Settings) -> None:
+    """Refuses arrays that SAELens does not know, or that are not as large as the settings say."""
+    arrays.only({"W_enc", "W_dec", "b_dec", "scaling_factor"} | _ARRAYS[architecture])
+    if "scaling_factor" in arrays and not (arrays["scaling_factor"].read() == 1).all():
+        raise SaeError(f"{arrays.file}: scaling_factor is not 1; SAELens 6 does not read such an SAE either")
+    W_enc, W_dec = arrays["W_enc"].expect(-1, -1), arrays["W_dec"].expect(-1, -1)
+    cfg.agree("d_in", W_enc.shape[0])
+    cfg.agree("d_sae", W_enc.shape[1])
+    cfg.agree("d_out", W_dec.shape[1])
 
 
 def _current(cfg: Settings) -> Settings:
@@ -161,6 +171,6 @@ def _refuse_temporal(files: SaeFiles) -> Sae:
 
 
 FORMATS = (
-    Format("saelens", endings=(".safetensors",), open=_open, arrays=("W_dec",), ambiguity=3),
-    Format("temporal", endings=(".safetensors",), open=_refuse_temporal, arrays=("D", "b"), ambiguity=2),
+    Format("saelens", (".safetensors",), _open, ("W_dec",), ambiguity=3),
+    Format("temporal", (".safetensors",), _refuse_temporal, ("D", "b"), ambiguity=2),
 )

@@ -10,6 +10,7 @@ import re
 from scopewatch.sae.encoder import Contest
 from scopewatch.sae.formats import Format
 from scopewatch.sae.sae_files import SaeFiles
+from scopewatch.sae.settings import Settings
 from scopewatch.sae.weights import Sae
 
 _MODULE = re.compile(r"(?:\w+\.)*(?:layers|h)\.\d+(?:\.\w+)*|(?:\w+\.)*embed_tokens")
@@ -32,12 +33,7 @@ def _open(files: SaeFiles) -> Sae:
         raise cfg.wrong("skip_connection", f"{str('W_skip' in arrays).lower()}, as in the weights file")
     k = int(files.settle("k", cfg.integer("k"), ""))
     activation = cfg.text("activation", "topk")
-    if activation == "topk":
-        contest = Contest(group=d_sae, winners=k)
-    elif activation == "groupmax" and not d_sae % k:
-        contest = Contest(group=d_sae // k, winners=1)
-    else:
-        raise cfg.wrong("activation", f"topk, or groupmax with k a divisor of {d_sae}")
+    contest = _contest(activation, k, d_sae, cfg)
     transcodes = cfg.flag("transcode", False)
     module = _module(files)
     return Sae(
@@ -58,10 +54,18 @@ def _open(files: SaeFiles) -> Sae:
     )
 
 
+def _contest(activation: str, k: int, d_sae: int, cfg: Settings) -> Contest:
+    if activation == "topk":
+        return Contest(group=d_sae, winners=k)
+    if activation == "groupmax" and not d_sae % k:
+        return Contest(group=d_sae // k, winners=1)
+    raise cfg.wrong("activation", f"topk, or groupmax with k a divisor of {d_sae}")
+
+
 def _module(files: SaeFiles) -> str:
     """The module that the folder is named for; empty if it is named for none."""
     folders = [name for name in files.path_names[1:3] if not _SEED.fullmatch(name)]
     return folders[0] if folders and _MODULE.fullmatch(folders[0]) else ""
 
 
-FORMATS = (Format("sparsify", endings=(".safetensors",), open=_open, arrays=("encoder.weight", "W_dec")),)
+FORMATS = (Format("sparsify", (".safetensors",), _open, ("encoder.weight", "W_dec")),)

@@ -72,19 +72,10 @@ def _open_qwen_scope(files: SaeFiles) -> Sae:
 
 
 _TORCH = (".pt", ".pth")
+_goodfire = partial(_open_linear, name="goodfire", suffix="_linear")
+_qresearch = partial(_open_linear, name="qresearch", suffix="")
 FORMATS = (
-    Format(
-        "goodfire",
-        endings=_TORCH,
-        open=partial(_open_linear, name="goodfire", suffix="_linear"),
-        arrays=("encoder_linear.weight",),
-    ),
-    Format(
-        "qresearch",
-        endings=_TORCH,
-        open=partial(_open_linear, name="qresearch", suffix=""),
-        arrays=("encoder.weight", "decoder.bias"),
-        ambiguity=3,
-    ),
-    Format("qwen_scope", endings=_TORCH, open=_open_qwen_scope, arrays=("W_enc", "W_dec"), ambiguity=3),
+    Format("goodfire", _TORCH, _goodfire, ("encoder_linear.weight",)),
+    Format("qresearch", _TORCH, _qresearch, ("encoder.weight", "decoder.bias"), ambiguity=3),
+    Format("qwen_scope", _TORCH, _open_qwen_scope, ("W_enc", "W_dec"), ambiguity=3),
 )

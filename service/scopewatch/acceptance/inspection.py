@@ -1,4 +1,4 @@
-"""What an SAE's files say of themselves, without reading the dictionary."""
+"""What an SAE is, as its files say, without reading the dictionary."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class Inspection:
     digests: Mapping[str, str]
     """SHA-256 of each file."""
     packed_features: tuple[int, ...] | None = None
-    """The features a watch pack holds."""
+    """Indices of the features that a watch pack holds."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Hub repository and commit."""
 
