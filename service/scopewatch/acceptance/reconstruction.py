@@ -22,8 +22,8 @@ _SLAB_ELEMENTS = 4 << 20
 _BLOCK_TOKENS = 1024
 
 _Encode = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""Makes of activations, shape (tokens, d_in), what the n features of a slab are worth, shape (tokens, n). For TopK it also
-takes the least pre-activation among each token's winners, shape (tokens, 1).
+"""Encodes activations, shape (tokens, d_in), with the n features of a slab: what they are worth, shape (tokens, n). For
+TopK it also takes the least pre-activation among each token's winners, shape (tokens, 1).
 """
 
 
