@@ -51,7 +51,7 @@ def engine_of(config: Config) -> Engine:
 
 
 def token_batches(pairs: Sequence[TokenIds], budget: int) -> Iterator[list[TokenIds]]:
-    """As the batcher makes them when all wait: the oldest that fit the token budget."""
+    """The batches that the service makes when all pairs wait: each time the oldest that fit the token budget."""
     batch: list[TokenIds] = []
     for ids in pairs:
         if batch and sum(map(len, batch)) + len(ids) > budget:
@@ -187,7 +187,7 @@ def expert(subject: Subject, device: torch.device, *, by_length: bool = False) -
 
     Args:
         subject: What is measured.
-        device: Where.
+        device: The device that computes.
         by_length: Pairs are sorted before they are batched, which needs them all to be there at once.
     """
     model: Any = AutoModel.from_pretrained(

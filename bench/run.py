@@ -57,7 +57,7 @@ _SHAPES = {
     "gemma-2-9b": (gemma2_9b, (20, 31)),
 }
 _SUBJECTS = {"cpu": {"bundled": 64, "gemma-3-270m": 16}, "cuda": {"bundled": 512, "gemma-2-2b": 512, "gemma-2-9b": 512}}
-"""By device: what is measured, and in rounds of how many pairs."""
+"""The subjects that are measured on each kind of device, and the number of pairs in a round of each."""
 
 
 def arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""From documents to batches: the training mix, and packing into windows in which every document opens with BOS."""
+"""Makes batches of documents: the training mix, and packing into windows in which every document opens with BOS."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ _SLAB_ELEMENTS = 4 << 20
 _BLOCK_TOKENS = 1024
 
 _Encode = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""From activations, shape (tokens, d_in), and for TopK the least pre-activation among each token's winners, shape
-(tokens, 1), to what the features of a slab are worth, shape (tokens, n).
+"""Encodes activations, shape (tokens, d_in), with the n features of a slab: what they are worth, shape (tokens, n). For
+TopK it also takes the least pre-activation among each token's winners, shape (tokens, 1).
 """
 
 

@@ -59,7 +59,7 @@ class _EngineFigures:
     random_pairs: RandomPairs
     """Makes pairs with the engine's tokeniser."""
     rates: dict[int, _Rates]
-    """By length of the pairs in tokens, ascending."""
+    """How fast pairs of each length are read, by the length in tokens, ascending."""
 
     def tokens_per_s(self, size: int) -> float:
         """The engine's rate in full batches of pairs of `size` tokens."""
