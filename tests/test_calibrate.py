@@ -288,6 +288,27 @@ class TestBound:
         assert violations <= 20  # the 99.9 % quantile of Binomial(200, 0.05)
         assert naive > 40
 
+    @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+    @pytest.mark.parametrize("centre", [-4.0, 0.0, 4.0])
+    @pytest.mark.parametrize(("max_fpr", "force"), [(0.1, False), (0.001, True)], ids=["bounded", "forced"])
+    def test_a_device_that_rounds_otherwise_flags_nobody_else(
+        self, scale: float, centre: float, max_fpr: float, force: bool
+    ) -> None:
+        """Benign scores up to a millionth higher, of their size or of 1, exceed the threshold no more often than told.
+
+        Nor is there more room than that between it and the score that set it.
+        """
+        scores = scale * np.random.default_rng(6).normal(centre, size=60)
+        groups = [str(index) for index in range(len(scores))]
+        found = benign_threshold(scores, groups, Wanted(max_fpr=max_fpr, force=force))
+        room = 1e-6 * np.maximum(1, np.abs(scores))
+        below = scores <= found.value
+        setter = int(np.flatnonzero(below)[scores[below].argmax()])
+
+        assert (scores > found.value).sum() == found.exceeding
+        assert (scores + 0.9 * room > found.value).sum() == found.exceeding
+        assert found.value <= scores[setter] + 1.1 * room[setter]
+
 
 class TestCombination:
     def test_cross_validation_ranks_anew_in_every_fold(self) -> None:

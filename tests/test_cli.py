@@ -188,7 +188,7 @@ def test_score_reads_a_file(run: Terminal, server: ServerProcess, tmp_path: Path
     """Every line of a file is scored, in order, though there are more than the server takes at once."""
     responses = [f"{n} may rain \u2028 line \x85 separators" for n in range(20)]
     file = jsonl(tmp_path / "pairs.jsonl", *({"prompt": PROMPT, "response": text, "label": 1} for text in responses))
-    file.write_text(file.read_text() + "\n\n  \n")
+    file.write_text(file.read_text(encoding="utf-8") + "\n\n  \n", encoding="utf-8")
     out, _ = run("score", "--address", server.grpc_address, "--timeout-s", 120, "--file", file, "--json")
     with Client(server.grpc_address, timeout_s=120) as client:
         expected = [client.score(prompt=PROMPT, response=text).indicators[0].score for text in responses]

@@ -26,7 +26,7 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = "1.37"
 GPU = "nvidia.com/gpu"
 DNS_PORT = 53
-README = (DEPLOY / "README.md").read_text()
+README = (DEPLOY / "README.md").read_text(encoding="utf-8")
 
 
 class Manifests:
@@ -85,10 +85,16 @@ def _expanded(text: str, environment: dict[str, str]) -> str:
 def base_from_files() -> Manifests:
     """The base as Kustomize would render it, without Kustomize: its files, and the ConfigMap made of settings.env."""
     folder = DEPLOY / "base"
-    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    objects = [o for name in kustomization["resources"] for o in yaml.safe_load_all((folder / name).read_text())]
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    objects = [
+        o
+        for name in kustomization["resources"]
+        for o in yaml.safe_load_all((folder / name).read_text(encoding="utf-8"))
+    ]
     for generator in kustomization["configMapGenerator"]:
-        lines = [line for name in generator["envs"] for line in (folder / name).read_text().splitlines()]
+        lines = [
+            line for name in generator["envs"] for line in (folder / name).read_text(encoding="utf-8").splitlines()
+        ]
         data = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
         objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data})
     return Manifests(objects)
@@ -118,7 +124,7 @@ def base() -> Manifests:
 def test_kustomizations_list_exactly_their_files() -> None:
     """No manifest lies in a folder without being applied, and none is applied that is missing."""
     for file in DEPLOY.rglob("kustomization.yaml"):
-        kustomization = yaml.safe_load(file.read_text())
+        kustomization = yaml.safe_load(file.read_text(encoding="utf-8"))
         listed = kustomization.get("resources", []) + kustomization.get("components", [])
         listed += [patch["path"] for patch in kustomization.get("patches", [])]
         listed += [
@@ -378,7 +384,7 @@ def _answers(client: "redis.Redis") -> bool:
 
 def dockerfile() -> list[tuple[str, str]]:
     """Instructions and their arguments, continuation lines joined, arguments of FROM filled in."""
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", " ", text).splitlines()
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines if line.strip())]
 
@@ -421,7 +427,7 @@ def test_image_does_not_run_as_root(base: Manifests) -> None:
 def test_image_starts_the_program_without_a_shell() -> None:
     """Signals reach the program: entry point and command are in exec form, and together a `serve` it parses."""
     entry, command = (json.loads(rest) for word, rest in last_stage() if word in {"ENTRYPOINT", "CMD"})
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     assert list(scripts) == entry
     assert "_serve" == _parser().parse_args(command).run.__name__
 
@@ -443,16 +449,20 @@ def test_image_stays_offline_and_writes_only_to_tmp() -> None:
 def test_image_says_which_version_it_is() -> None:
     """The image's label, the package and the changelog agree on the version."""
     labels = " ".join(rest for word, rest in last_stage() if word == "LABEL")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert f'image.version="{project["version"]}"' in labels
     assert f'image.licenses="{project["license"]}"' in labels
     assert project["version"] == scopewatch.__version__
-    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_build_context_holds_what_is_copied() -> None:
     """Everything the build copies is in the checkout, and .dockerignore lets in exactly that."""
-    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    ignored = [
+        line
+        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
     assert "*" == ignored[0]
     assert {line[1:] for line in ignored if line.startswith("!")} == set(copied())
     assert [] == [source for source in copied() if not (ROOT / source).exists()]
@@ -460,5 +470,5 @@ def test_build_context_holds_what_is_copied() -> None:
 
 def test_constraints_leave_the_build_of_torch_open() -> None:
     """One constraints file serves CPU and CUDA images: torch is pinned to a release, without a build suffix."""
-    (pin,) = re.findall(r"^torch==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    (pin,) = re.findall(r"^torch==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert "" == pin.partition("+")[2]

@@ -10,7 +10,7 @@ from scopewatch.config import Config
 from scopewatch.metrics import Metrics
 from servers import ServerProcess
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def shown_default(name: str) -> str:

@@ -99,20 +99,27 @@ class Case:
 LETTERS = {"prompt": "P", "response": "R", "history": "01"}
 
 
+MOST_TOKENS = 7
+"""Tokens of one segment, or one history turn, in drawn pairs."""
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Pairs of up to some thirty tokens, template tokens anywhere, few and uneven activations."""
+    """Pairs of up to some thirty tokens, template tokens anywhere, few and uneven activations.
+
+    A few large numbers are drawn and taken apart, which takes a fraction of the time that many small ones take.
+    """
     layout = "T"
     for letter in "01PR":
-        tokens = st.lists(
-            st.sampled_from([letter, letter, letter, "T"]), min_size=draw(st.sampled_from([0, 3])), max_size=7
-        )
-        layout += "".join(draw(tokens)) + "T"
-    places = [(token, column) for token in range(len(layout)) for column in range(len(FEATURES))]
-    rows = st.tuples(st.sampled_from(places), st.integers(1, 1 << 18))
+        length, kinds = draw(st.integers(0, MOST_TOKENS)), draw(st.integers(0, 4**MOST_TOKENS - 1))
+        layout += "".join("T" if kinds >> 2 * i & 3 == 3 else letter for i in range(length)) + "T"
+    places = len(layout) * len(FEATURES)
     fewest = draw(st.sampled_from([0, 10, 20]))
-    fired = draw(st.lists(rows, min_size=fewest, max_size=30, unique_by=lambda row: row[0]))
-    return Case(layout, tuple((token, column, size / 4096) for (token, column), size in fired))
+    # Three bytes a row: where, and how strongly, in steps of 1/1024 up to 64.
+    drawn = draw(st.binary(min_size=3 * fewest, max_size=3 * 30))
+    rows = [(drawn[i] % places, int.from_bytes(drawn[i + 1 : i + 3])) for i in range(0, len(drawn) - 2, 3)]
+    fired = dict(reversed(rows))
+    return Case(layout, tuple((*divmod(place, len(FEATURES)), (size + 1) / 1024) for place, size in fired.items()))
 
 
 @st.composite

@@ -128,10 +128,14 @@ def test_every_feature_says_where_it_was_published(file: Path) -> None:
 def test_nothing_is_claimed(file: Path) -> None:
     """No indicator is calibrated or can flag a pair, and each line with a threshold calls it a placeholder."""
     watchlist = load_watchlist(file)
-    thresholds = [line for line in file.read_text().splitlines() if line.strip().startswith("threshold:")]
+    thresholds = [
+        line for line in file.read_text(encoding="utf-8").splitlines() if line.strip().startswith("threshold:")
+    ]
 
     assert {(False, "info", None)} == {(i.calibrated, i.severity, i.probability) for i in watchlist.indicators}
-    assert len(watchlist.indicators) == len(thresholds) == file.read_text().count("card: uncalibrated\n")
+    assert (
+        len(watchlist.indicators) == len(thresholds) == file.read_text(encoding="utf-8").count("card: uncalibrated\n")
+    )
     assert all("# a placeholder" in line for line in thresholds)
 
 
@@ -192,7 +196,9 @@ def test_feminine_and_masculine_are_not_swapped() -> None:
 
 def test_the_readme_lists_every_file_with_its_number_of_features() -> None:
     """The table beside the files names each of them and counts its features and SAEs rightly."""
-    rows = dict(re.findall(r"^\| `([\w.-]+\.yaml)` \|(.*)\|$", (FOLDER / "README.md").read_text(), re.MULTILINE))
+    rows = dict(
+        re.findall(r"^\| `([\w.-]+\.yaml)` \|(.*)\|$", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
 
     assert {file.name for file in FILES} == set(rows)
     for file in FILES:

@@ -25,11 +25,11 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_regenerated_stubs_equal_the_committed_ones(generated: Path) -> None:
     """Compiling the protos again changes no committed file; if this fails, run `make stubs`."""
-    made = {path.relative_to(generated): path.read_text() for path in generated.rglob("*.py*")}
+    made = {path.relative_to(generated): path.read_text(encoding="utf-8") for path in generated.rglob("*.py*")}
 
     assert len(made) == 3 * len(PROTOS)
     for path, expected in made.items():
-        assert expected == (ROOT / "service" / path).read_text()
+        assert expected == (ROOT / "service" / path).read_text(encoding="utf-8")
 
 
 def test_no_stub_is_left_over(generated: Path) -> None:
