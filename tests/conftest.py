@@ -40,20 +40,17 @@ from tokenizers import (
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from scopewatch.config import ENV_PREFIX
+from scopewatch.identity import EngineIdentity, FeatureTable, ReaderIdentity, SaeIdentity
 from scopewatch.metrics import Metrics
 from scopewatch.sources import ReaderSource
 from scopewatch.types import (
     Activations,
     Coverage,
     CoveredActivations,
-    EngineIdentity,
-    FeatureTable,
     IndicatorScore,
     Judgement,
     Provenance,
-    ReaderIdentity,
     Relation,
-    SaeIdentity,
     ScoredPair,
     Timings,
     Verdict,

@@ -7,6 +7,7 @@ import numpy as np
 
 from conftest import activations, engine_identity, watchlist_of
 from scopewatch.errors import ScopewatchError
+from scopewatch.identity import EngineIdentity, FeatureTable
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import Cache
@@ -14,16 +15,7 @@ from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import (
-    Activations,
-    Coverage,
-    CoveredActivations,
-    EngineIdentity,
-    FeatureTable,
-    Pair,
-    Segment,
-    TokenisedPair,
-)
+from scopewatch.types import Activations, Coverage, CoveredActivations, Pair, Segment, TokenisedPair
 from scopewatch.watch.watchlist import Watchlist
 
 IDENTITY = engine_identity(early=(1, 4), late=(0,))

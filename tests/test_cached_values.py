@@ -8,17 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import activations, engine_identity, table_of
+from scopewatch.identity import EngineIdentity, FeatureId, FeatureTable
 from scopewatch.pipeline import cached_value as cached
 from scopewatch.pipeline.cached_value import CachedValues, CorruptValue
-from scopewatch.types import (
-    Activations,
-    Coverage,
-    CoveredActivations,
-    EngineIdentity,
-    FeatureId,
-    FeatureTable,
-    TokenisedPair,
-)
+from scopewatch.types import Activations, Coverage, CoveredActivations, TokenisedPair
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(32)

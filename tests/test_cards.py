@@ -19,9 +19,9 @@ from scopewatch.config import Config
 from scopewatch.engine.build import build_engine
 from scopewatch.engine.choices import choices
 from scopewatch.errors import WatchlistError
+from scopewatch.identity import EngineIdentity
 from scopewatch.sae.pack import write_probe
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import EngineIdentity
 from scopewatch.watch.cards import Card
 from servers import LocalServer, config, serving
 

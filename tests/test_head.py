@@ -18,6 +18,7 @@ from scopewatch.engine.build import Engine, build_engine
 from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import EngineError, ReaderError
+from scopewatch.identity import ENTROPY, LOGPROB
 from scopewatch.reader import head as head_module
 from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Hookpoint
@@ -25,7 +26,7 @@ from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.reader.prefixes import BLOCK
 from scopewatch.sae.encoder import Encoder
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import ENTROPY, LOGPROB, Activations, Pair, TokenisedPair
+from scopewatch.types import Activations, Pair, TokenisedPair
 
 NATS = 1e-4
 """Most that a prediction may be off."""

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from conftest import engine_identity, judgement, need, scored_pair, watchlist_of
 from scopewatch.errors import DeadlineExpired, EngineError, FieldViolation, InvalidRequest, Overloaded, UnknownWatchlist
 from scopewatch.events import PairScored
+from scopewatch.identity import FeatureTable
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
@@ -22,17 +23,7 @@ from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.scoring import judge
-from scopewatch.types import (
-    CoveredActivations,
-    FeatureTable,
-    IndicatorScore,
-    Pair,
-    ScoredPair,
-    ScoreJob,
-    Timings,
-    Turn,
-    Verdict,
-)
+from scopewatch.types import CoveredActivations, IndicatorScore, Pair, ScoredPair, ScoreJob, Timings, Turn, Verdict
 from scopewatch.watch.indicators import PROBE
 from spine import IDENTITY, TABLE, VALUES, WATCHLISTS, FakeReader, build_monitor, fire, read
 

@@ -14,10 +14,10 @@ from huggingface_hub import hf_hub_download
 from hub_server import Hub, Repo, hub_server, use
 from scopewatch.errors import HubError, SaeError
 from scopewatch.hub import snapshot
+from scopewatch.identity import FeatureKey
 from scopewatch.releases.fetch import FetchedSae, fetch
 from scopewatch.releases.names import from_hub_id, from_neuronpedia, from_release, recognise
 from scopewatch.releases.table import HubSae, places, releases, sources
-from scopewatch.types import FeatureKey
 from scopewatch.watch.indicators import WatchedFeature
 
 SCOPE = "google/gemma-scope-2b-pt-res"

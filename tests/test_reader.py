@@ -19,10 +19,10 @@ from scopewatch.engine.build import Engine, build_engine
 from scopewatch.engine.choices import SaeChoice, choices
 from scopewatch.engine.token_activations import token_activations
 from scopewatch.errors import ConfigError, ReaderError, SaeError, SetupError, WatchlistError
+from scopewatch.identity import FeatureKey
 from scopewatch.reader.linear import multiplies_bfloat16
 from scopewatch.reader.loading import Reader, find_reader, load_reader
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import FeatureKey
 from scopewatch.watch.watchlist import load_watchlist
 
 WEIGHTS = "model.safetensors"

@@ -11,13 +11,14 @@ from conftest import engine_identity, table_of, watchlist_of
 from scopewatch.doors.grpc.service import MonitorService
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import NotReady, UnknownWatchlist
+from scopewatch.identity import EngineIdentity
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import EngineIdentity, Pair, ScoredPair, ScoreJob
+from scopewatch.types import Pair, ScoredPair, ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.watch.watchlist import Watchlist
 from spine import IDENTITY, WATCHLISTS, FakeReader, build_monitor, watchlist_set

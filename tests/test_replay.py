@@ -16,6 +16,7 @@ from scopewatch.errors import (
     NotReady,
     ScopewatchError,
 )
+from scopewatch.identity import FeatureKey
 from scopewatch.lifecycle.replay import (
     Deciding,
     Failure,
@@ -27,17 +28,7 @@ from scopewatch.lifecycle.replay import (
     replay,
 )
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.types import (
-    Coverage,
-    Evidence,
-    FeatureKey,
-    IndicatorScore,
-    Pair,
-    ScoredPair,
-    ScoreJob,
-    Segment,
-    Verdict,
-)
+from scopewatch.types import Coverage, Evidence, IndicatorScore, Pair, ScoredPair, ScoreJob, Segment, Verdict
 
 
 def scored(

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from conftest import engine_identity, judgement, watchlist_of
 from scopewatch.doors.grpc.replies import Replies, batch_reply, info_response
 from scopewatch.doors.limits import Limits
+from scopewatch.identity import FeatureKey
 from scopewatch.types import (
     LABEL_NOTE,
     Coverage,
     Evidence,
-    FeatureKey,
     FeatureScore,
     IndicatorScore,
     Pair,

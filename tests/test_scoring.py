@@ -12,17 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import activations, covered, engine_identity, watchlist_of
+from scopewatch.identity import EngineIdentity, FeatureId, FeatureKey, FeatureTable
 from scopewatch.pipeline import scoring
 from scopewatch.pipeline.compiled import CompiledWatchlist, compile_watchlist
 from scopewatch.types import (
     Activations,
     Coverage,
     CoveredActivations,
-    EngineIdentity,
-    FeatureId,
-    FeatureKey,
     FeatureScore,
-    FeatureTable,
     IndicatorScore,
     Judgement,
     Label,

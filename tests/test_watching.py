@@ -16,11 +16,12 @@ from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.watching import load_sae
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import SaeError, WatchlistError
+from scopewatch.identity import ENTROPY, HEAD, LOGPROB, EngineIdentity, FeatureId
 from scopewatch.sae.pack import write_pack
 from scopewatch.sae.tensors import Tensor
 from scopewatch.sae.watched import load_watched
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import ENTROPY, HEAD, LOGPROB, Activations, EncodedBatch, EngineIdentity, FeatureId
+from scopewatch.types import Activations, EncodedBatch
 from test_dictionary import save_saelens
 from test_runner import random_ids
 

@@ -1,15 +1,13 @@
 """Values that cross module borders. Immutable, named, with units and shapes."""
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from scopewatch.identity import FeatureKey, FeatureTable
 
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
@@ -92,44 +90,6 @@ class TokenisedPair:
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureKey:
-    """One watched feature: which SAE (its name in the watchlists, or its Neuronpedia source) and which column of it."""
-
-    sae: str
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.sae}/{self.index}"
-
-
-class FeatureId(NamedTuple):
-    """One feature by what makes its numbers, whatever watchlists call its SAE."""
-
-    producer: bytes
-    """16 bytes: a digest of the SAE, its hookpoint and the reader's layers up to there."""
-    column: int
-    """The feature's index in that SAE."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class FeatureTable:
-    """Which feature each column of some activations belongs to.
-
-    Tables are compared by identity: what is derived from one is remembered for as long as it lives.
-    """
-
-    features: tuple[FeatureId, ...] = ()
-
-
-HEAD = "reader:head"
-"""In place of an SAE's name, which has no colon: numbers of the reader's own predictions."""
-LOGPROB = FeatureKey(HEAD, 0)
-"""Log-probability of a token given those before it, in nats; 0 for a text's first."""
-ENTROPY = FeatureKey(HEAD, 1)
-"""Entropy of the distribution it was expected from, in nats; 0 for a text's first."""
-
-
-@dataclass(frozen=True, slots=True)
 class Activations:
     """Sparse activations of the watched features on one pair: what the engine gives and the cache keeps.
 
@@ -163,7 +123,7 @@ class EncodedBatch:
     encode_s: float
     reused_tokens: int = 0
     """Tokens that were not computed, since the same beginning had been before."""
-    table: FeatureTable = FeatureTable()
+    table: FeatureTable = field(default_factory=FeatureTable)
     """The features that the columns of these activations belong to."""
 
 
@@ -294,84 +254,6 @@ class ScoredPair:
     def watchlist(self) -> str:
         """The name of the watchlist that judged."""
         return self.judgement.made_by.watchlist
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderIdentity:
-    """The reader as it runs."""
-
-    name: str
-    revision: str
-    model_type: str
-    digest: str
-    """SHA-256 over the configuration and the weights that are loaded."""
-    layers_run: int
-    layers_total: int
-    dtype: str
-    device: str
-    attention: str
-    chat_template: bool
-    template_digest: str = ""
-    """SHA-256 of the chat template; empty where none is used."""
-    layer_digests: tuple[str, ...] = ()
-    """What `digest` would be with only the embedding loaded, then with layer 0, with layers 0 and 1, and so on."""
-
-
-@dataclass(frozen=True, slots=True)
-class SaeIdentity:
-    name: str
-    format: str
-    architecture: str
-    hookpoint: str
-    d_in: int
-    d_sae: int
-    digest: str
-    watched: tuple[int, ...]
-    """Watched feature indices, ascending."""
-    neuronpedia: str = ""
-    """`{model}/{source}` of the SAE's pages on Neuronpedia, for instance gemma-2-2b/20-gemmascope-res-16k; empty if it
-    has none."""
-    repo: str = ""
-    """Hub repository it came from; empty for local files."""
-    revision: str = ""
-    """Commit of that repository."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineIdentity:
-    """The reader and the SAEs as they run."""
-
-    reader: ReaderIdentity
-    saes: tuple[SaeIdentity, ...]
-    head: bool = False
-    """Whether the reader runs whole, with its head."""
-
-    @property
-    def features(self) -> tuple[FeatureKey, ...]:
-        """Watched features in the order of the engine's columns."""
-        own = tuple(FeatureKey(sae.name, index) for sae in self.saes for index in sae.watched)
-        return (*own, LOGPROB, ENTROPY) if self.head else own
-
-    @property
-    def feature_ids(self) -> tuple[FeatureId, ...]:
-        """The same features by what makes their numbers."""
-        own = [FeatureId(_producer(self.reader, sae), index) for sae in self.saes for index in sae.watched]
-        if self.head:
-            head = _digest(HEAD, self.reader.digest)
-            own += [FeatureId(head, signal.index) for signal in (LOGPROB, ENTROPY)]
-        return tuple(own)
-
-
-def _producer(reader: ReaderIdentity, sae: SaeIdentity) -> bytes:
-    layer = re.match(r"layers\.([0-9]+)\.", sae.hookpoint)
-    # What comes before layer 0 is the embedding, the first of the digests.
-    depth = int(layer[1]) + 1 if layer else 0
-    layers = reader.layer_digests[depth] if depth < len(reader.layer_digests) else reader.digest
-    return _digest(layers, sae.hookpoint, sae.digest)
-
-
-def _digest(*parts: str) -> bytes:
-    return hashlib.sha256(json.dumps(parts).encode()).digest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

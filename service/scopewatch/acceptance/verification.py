@@ -46,10 +46,10 @@ from scopewatch.acceptance.reconstruction import (
 )
 from scopewatch.acceptance.text_windows import Window, activations
 from scopewatch.errors import ReaderError, SaeError
+from scopewatch.identity import ReaderIdentity
 from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint, hookpoint_of, parse_hookpoint, sites, width
 from scopewatch.reader.loading import Reader
 from scopewatch.sae.weights import Sae
-from scopewatch.types import ReaderIdentity
 
 _SEARCH_BYTES = 256 << 20
 """The most memory for the activations of alternatives that are measured together."""

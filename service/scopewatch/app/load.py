@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from scopewatch.config import Config
 from scopewatch.errors import WatchlistError
+from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.logs import Laps
-from scopewatch.types import EngineIdentity, FeatureKey, Label
+from scopewatch.types import Label
 from scopewatch.watch.labels import open_labels
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 

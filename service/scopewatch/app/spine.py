@@ -17,6 +17,7 @@ from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import EngineDied, EngineError, ScopewatchError, WatchlistError
 from scopewatch.events import PairsScored
+from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Batcher
 from scopewatch.pipeline.cache import Cache, LocalCache, RedisCache
@@ -26,7 +27,7 @@ from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.redis_client import redis_client
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import EngineIdentity, FeatureKey, Label, Pair, ScoredPair, ScoreJob, TokenisedPair
+from scopewatch.types import Label, Pair, ScoredPair, ScoreJob, TokenisedPair
 from scopewatch.watch.watchlist import Watchlist
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import numpy as np
 import scopewatch
 from scopewatch.calibration.evidence import HeldOutEvidence
 from scopewatch.calibration.wanted import Wanted
+from scopewatch.identity import EngineIdentity
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.statistics.bounds import Threshold
 from scopewatch.statistics.ranking import auroc, auroc_interval
-from scopewatch.types import EngineIdentity
 from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
 
 

@@ -16,12 +16,13 @@ from scopewatch.calibration.simple_detectors import Probe
 from scopewatch.calibration.sparse_fit import Combination
 from scopewatch.config import Config
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
+from scopewatch.identity import SaeIdentity
 from scopewatch.pairs.feature_words import word_labels
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.sae.pack import load_pack, write_probe
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import SaeIdentity, Segment
+from scopewatch.types import Segment
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from scopewatch.calibration.card_making import data_files
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError
+from scopewatch.identity import EngineIdentity
 from scopewatch.pairs.labelled import LabelledPair, read_pairs, read_texts
 from scopewatch.pairs.scored import IndicatorScores, score_pairs
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import EngineIdentity
 from scopewatch.watch.cards import DataFile
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.splice import write_indicator

@@ -25,7 +25,7 @@ from scopewatch.capacity.service_cost import CallTimes, measure_service
 from scopewatch.config import Config
 from scopewatch.engine.build import Engine
 from scopewatch.errors import ConfigError
-from scopewatch.types import EngineIdentity
+from scopewatch.identity import EngineIdentity
 
 LENGTHS = (16, 64, 128, 256, 512, 1024, 2048)
 """Lengths of the measured pairs, in tokens: those of these that are read whole, and the longest length that is read."""

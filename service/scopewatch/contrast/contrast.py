@@ -17,13 +17,14 @@ from scopewatch.contrast.designs import LEAST, Design, Independent, Paired, Side
 from scopewatch.contrast.results import Contrast, Corpus, Difference, Wanted
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.errors import TooLittleData
+from scopewatch.identity import EngineIdentity, FeatureKey, SaeIdentity
 from scopewatch.pairs.examples import Example, strongest_tokens
 from scopewatch.pairs.labelled import LabelledPair, groups_of
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.statistics.rank_tests import benjamini_hochberg
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Scores
-from scopewatch.types import EngineIdentity, FeatureKey, Label, SaeIdentity
+from scopewatch.types import Label
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array, csr_array

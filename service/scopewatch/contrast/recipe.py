@@ -10,9 +10,10 @@ from scopewatch.contrast.corpora import Corpora
 from scopewatch.contrast.results import Contrast, Wanted
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import ConfigError
+from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.pairs.pooled import POOLINGS
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import EngineIdentity, FeatureKey, Label
+from scopewatch.types import Label
 from scopewatch.watch.indicators import Pooling
 from scopewatch.watch.labels import open_labels
 from scopewatch.watch.watchlist import Watchlist

@@ -13,12 +13,12 @@ from scopewatch.engine.passes import ROW_TOKENS
 from scopewatch.engine.runner import Runner
 from scopewatch.engine.watching import LoadedSae, Watching, load_sae, watching_of
 from scopewatch.errors import ReaderError, SaeError, WatchlistError
+from scopewatch.identity import EngineIdentity, ReaderIdentity
 from scopewatch.logs import Laps
 from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, width
 from scopewatch.reader.loading import Reader, find_reader, load_reader
 from scopewatch.reader.text import Tokeniser
 from scopewatch.sources import ReaderSource
-from scopewatch.types import EngineIdentity, ReaderIdentity
 
 
 @dataclass(slots=True)

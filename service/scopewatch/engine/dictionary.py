@@ -16,6 +16,7 @@ from scopewatch.engine.build import assert_fits, identity_of, load_found, load_t
 from scopewatch.engine.passes import ROW_TOKENS, Passes, halved, in_rows, untouched
 from scopewatch.engine.slabs import Dictionary
 from scopewatch.errors import EngineError, SaeError
+from scopewatch.identity import EngineIdentity, SaeIdentity
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
 from scopewatch.reader.loading import Reader, find_reader
 from scopewatch.reader.prefixes import Reading
@@ -26,7 +27,7 @@ from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import is_pack
 from scopewatch.sae.weights import Sae
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import Activations, EngineIdentity, Float32, Indices, SaeIdentity, Segment, TokenisedPair
+from scopewatch.types import Activations, Float32, Indices, Segment, TokenisedPair
 
 _SCHEMA = 1
 _ROW_TOKENS = 8192

@@ -12,13 +12,14 @@ import torch
 from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.engine.passes import Passes, Row, Tap, halved, in_rows
 from scopewatch.errors import EngineError
+from scopewatch.identity import FeatureTable
 from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import PackedText
 from scopewatch.reader.prefixes import Block, Prefixes, Reading, joined
 from scopewatch.sae.encoder import Encoder
-from scopewatch.types import Activations, EncodedBatch, FeatureTable, Float32, Int32, TokenIds
+from scopewatch.types import Activations, EncodedBatch, Float32, Int32, TokenIds
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,13 @@ import numpy as np
 from scopewatch.config import Config
 from scopewatch.engine.choices import SaeChoice, asked_by
 from scopewatch.engine.runner import PlacedEncoder
+from scopewatch.identity import EngineIdentity, FeatureTable, ReaderIdentity, SaeIdentity
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
 from scopewatch.releases.find import find_sae
 from scopewatch.sae.encoder import WatchedSae
 from scopewatch.sae.watched import PackFolder, load_watched
 from scopewatch.sources import SaeSource
-from scopewatch.types import EngineIdentity, FeatureTable, Indices, ReaderIdentity, SaeIdentity
+from scopewatch.types import Indices
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,13 @@ from scopewatch.app.load import Loaded, load
 from scopewatch.app.spine import offline
 from scopewatch.config import Config
 from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest, ScopewatchError
+from scopewatch.identity import EngineIdentity
 from scopewatch.lifecycle.parts import Parts, Scanned, parts_of
 from scopewatch.lifecycle.rows import Row, check_format, read_rows
 from scopewatch.lifecycle.until_signal import until_signal
 from scopewatch.pairs.labelled import LabelledPair, parse_row
 from scopewatch.pairs.scored import Scorer
-from scopewatch.types import EngineIdentity, ScoredPair, ScoreJob
+from scopewatch.types import ScoredPair, ScoreJob
 from scopewatch.watch.watchlist import Watchlist
 
 _COLUMNS = ("id", "prompt", "response", "history")

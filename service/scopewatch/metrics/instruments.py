@@ -10,9 +10,9 @@ from prometheus_client.process_collector import ProcessCollector
 
 from scopewatch.errors import ConfigError
 from scopewatch.events import PairScored
+from scopewatch.identity import EngineIdentity
 from scopewatch.metrics.pair_counts import SECONDS, PairCounts
 from scopewatch.metrics.series import Bound
-from scopewatch.types import EngineIdentity
 from scopewatch.watch.watchlist import Watchlist
 
 _TOKENS = tuple(2**power for power in range(3, 18))

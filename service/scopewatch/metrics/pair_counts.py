@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter
 
 from scopewatch.events import PairScored
+from scopewatch.identity import HEAD, EngineIdentity, FeatureId, FeatureTable
 from scopewatch.metrics.series import Bound, Counts, FiredFeatures, Histograms
-from scopewatch.types import HEAD, Coverage, EngineIdentity, FeatureId, FeatureTable, Judgement, Timings
+from scopewatch.types import Coverage, Judgement, Timings
 from scopewatch.watch.indicators import PROBE
 from scopewatch.watch.watchlist import Watchlist
 

@@ -19,8 +19,9 @@ from itertools import groupby
 
 import numpy as np
 
+from scopewatch.identity import FeatureId, FeatureTable, ReaderIdentity
 from scopewatch.pipeline.lru import Lru
-from scopewatch.types import Activations, CoveredActivations, FeatureId, FeatureTable, ReaderIdentity, TokenisedPair
+from scopewatch.types import Activations, CoveredActivations, TokenisedPair
 
 SCHEMA = b"scw2"
 _HEADER = struct.Struct("<4s32s16sIII")

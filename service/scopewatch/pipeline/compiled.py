@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from scopewatch.types import EngineIdentity, FeatureId, FeatureKey, FeatureTable, Label, Provenance, Segment
+from scopewatch.identity import EngineIdentity, FeatureId, FeatureKey, FeatureTable
+from scopewatch.types import Label, Provenance, Segment
 from scopewatch.watch.indicators import CombinedTerm, Indicator, Pooling, WatchedFeature
 from scopewatch.watch.watchlist import Watchlist
 

@@ -7,12 +7,12 @@ from math import exp
 import numpy as np
 from numpy.typing import NDArray
 
+from scopewatch.identity import FeatureKey
 from scopewatch.pipeline.compiled import CompiledCombination, CompiledIndicator, CompiledWatchlist
 from scopewatch.pipeline.pooling import Dense, pool
 from scopewatch.types import (
     CoveredActivations,
     Evidence,
-    FeatureKey,
     FeatureScore,
     IndicatorScore,
     Judgement,

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from scopewatch.errors import FieldViolation, UnknownWatchlist
+from scopewatch.identity import EngineIdentity
 from scopewatch.pipeline.compiled import CompiledWatchlist
-from scopewatch.types import EngineIdentity
 from scopewatch.watch.watchlist import Watchlist
 
 

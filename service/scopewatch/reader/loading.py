@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from scopewatch.errors import ConfigError, HubError, ReaderError
 from scopewatch.hub import InvalidModelConfig, snapshot
+from scopewatch.identity import ReaderIdentity
 from scopewatch.reader.attention import register_attention
 from scopewatch.reader.compiled_regions import compile_regions
 from scopewatch.reader.families import FAMILIES, Family
@@ -22,7 +23,6 @@ from scopewatch.reader.head import Head
 from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
 from scopewatch.reader.weight_files import OWN_HEAD, digests, text_weights
 from scopewatch.sources import ReaderSource
-from scopewatch.types import ReaderIdentity
 
 log = logging.getLogger(__name__)
 

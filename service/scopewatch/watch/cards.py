@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from scopewatch.identity import EngineIdentity
 from scopewatch.sources import Strict
-from scopewatch.types import EngineIdentity
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -5,8 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from scopewatch.identity import ENTROPY, LOGPROB, FeatureKey
 from scopewatch.sources import SOURCE, Name, Strict
-from scopewatch.types import ENTROPY, LOGPROB, FeatureKey, Segment
+from scopewatch.types import Segment
 from scopewatch.watch.cards import Card
 
 _FEATURE = re.compile(rf"(?P<sae>[A-Za-z][A-Za-z0-9_.-]{{0,63}}|{SOURCE})/(?P<index>0|[1-9][0-9]{{0,8}})\Z")

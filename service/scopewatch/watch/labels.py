@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from scopewatch.errors import LabelError
-from scopewatch.types import EngineIdentity, FeatureKey, Label
+from scopewatch.identity import EngineIdentity, FeatureKey
+from scopewatch.types import Label
 from scopewatch.watch.label_export import ExportedRow, read_export
 
 _MAX_SHOWN_CHARS = 200

@@ -43,8 +43,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from scopewatch.errors import WatchlistError
+from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Strict
-from scopewatch.types import EngineIdentity, FeatureKey
 from scopewatch.watch.indicators import PROBE, Indicator
 from scopewatch.watch.yaml_lines import Lines, Location, Mistake, parse_yaml
 

@@ -10,17 +10,15 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from scopewatch.doors.limits import Limits
+from scopewatch.identity import EngineIdentity, FeatureKey, SaeIdentity
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.types import (
     LABEL_NOTE,
-    EngineIdentity,
     Evidence,
-    FeatureKey,
     IndicatorScore,
     Judgement,
     Provenance,
     Relation,
-    SaeIdentity,
     ScoredPair,
     ScoreJob,
     Segment,
