@@ -20,7 +20,7 @@
             ├── TooLittleData   not enough of it for what is asked
             └── Unsupported     it does not support an indicator; says what was measured
 
-InvalidRequest is the caller's fault, SetupError the operator's, the others ours. `rpc.status` maps each to a
+InvalidRequest is the caller's fault, SetupError the operator's, the others ours. `doors.grpc.status` maps each to a
 gRPC status; a test walks the tree through that table.
 """
 
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 
 class ScopewatchError(Exception):
-    """Base of all errors raised on purpose. `str(error)` is safe to show: it holds no request text."""
+    """The base of all errors that are raised on purpose. `str(error)` is safe to show: it holds no request text."""
 
     @property
     def reason(self) -> str:
@@ -64,7 +64,7 @@ class Overloaded(ScopewatchError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        """Estimate of when there will be room."""
+        """An estimate of the seconds until there will be room."""
 
 
 class DeadlineExpired(ScopewatchError):
@@ -125,9 +125,9 @@ class TooLittleData(DataError):
     def __init__(self, message: str, *, n: int, needed: int) -> None:
         super().__init__(message)
         self.n = n
-        """Pairs there are."""
+        """The number of pairs that there are."""
         self.needed = needed
-        """Pairs that would do."""
+        """The number of pairs that would do."""
 
 
 class Unsupported(DataError):

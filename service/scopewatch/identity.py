@@ -47,7 +47,7 @@ ENTROPY = FeatureKey(HEAD, 1)
 
 @dataclass(frozen=True, slots=True)
 class ReaderIdentity:
-    """The reader as it runs."""
+    """The reader as it runs, with everything that decides its activations."""
 
     name: str
     revision: str

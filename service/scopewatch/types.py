@@ -1,4 +1,4 @@
-"""Values that cross module borders. Immutable, named, with units and shapes."""
+"""Values that cross the borders of rooms. They are immutable, named, and have units and shapes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ TokenIds = Int32
 
 
 class Segment(IntEnum):
-    """Part of the conversation a token belongs to; TEMPLATE covers BOS, special and separator tokens."""
+    """The part of the conversation that a token belongs to; TEMPLATE covers BOS, special and separator tokens."""
 
     TEMPLATE = 0
     PROMPT = 1
@@ -30,6 +30,8 @@ class Segment(IntEnum):
 
 
 class Verdict(StrEnum):
+    """What a watchlist says of a pair as a whole: FLAG if one of its indicators is flagged, else PASS."""
+
     PASS = "pass"  # noqa: S105 - not a password
     FLAG = "flag"
 
@@ -43,13 +45,15 @@ class Relation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
+    """One message of the conversation before the prompt."""
+
     role: str
     content: str
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What a caller wants scored."""
+    """A prompt and its response, as a caller wants them scored."""
 
     prompt: str
     response: str
@@ -70,6 +74,7 @@ class Coverage:
 
     @property
     def truncated(self) -> bool:
+        """Whether a token of the caller's text was dropped."""
         return bool(self.prompt_tokens_dropped or self.response_tokens_dropped or self.history_tokens_dropped)
 
 
@@ -79,13 +84,13 @@ class TokenisedPair:
 
     ids: TokenIds
     segments: Int8
-    """`Segment` of each token."""
+    """The `Segment` that each token belongs to."""
     turns: Int32
-    """Index into the history for HISTORY tokens, else 0."""
+    """The index of the turn in the history for HISTORY tokens, 0 for all others."""
     starts: Int32
-    """First code point of the token in its segment's text; 0 for TEMPLATE."""
+    """The first code point of each token in its segment's text; 0 for TEMPLATE tokens."""
     ends: Int32
-    """One past the last code point; 0 for TEMPLATE."""
+    """One past the last code point of each token; 0 for TEMPLATE tokens."""
     coverage: Coverage
 
 
@@ -93,14 +98,15 @@ class TokenisedPair:
 class Activations:
     """Sparse activations of the watched features on one pair: what the engine gives and the cache keeps.
 
-    The three arrays have shape (n_fired,), ordered by token, then column. Values are finite and greater than 0, but for
-    those of probes and of the reader's head.
+    The three arrays have shape (n_fired,) and are ordered by token, then by column. Values are finite and, except those
+    of probes and of the reader's head, greater than 0.
     """
 
     n_tokens: int
     token: Int32
+    """The index of the token in the pair."""
     column: Int32
-    """Index into the features of a `FeatureTable`, which stands beside the activations."""
+    """The index of the feature in a `FeatureTable`, which stands beside the activations."""
     value: Float32
 
 
@@ -118,18 +124,18 @@ class EncodedBatch:
     """The engine's answer for one batch."""
 
     activations: list[Activations | Exception]
-    """In the order of the input; an exception where the reader failed on that pair alone."""
+    """The activations of each pair, in the order of the input; an exception where the reader failed on that pair."""
     forward_s: float
     encode_s: float
     reused_tokens: int = 0
-    """Tokens that were not computed, since the same beginning had been before."""
+    """The number of tokens that were not computed, since the same beginning had been read before."""
     table: FeatureTable = field(default_factory=FeatureTable)
     """The features that the columns of these activations belong to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds per stage; 0 where a stage did not run."""
+    """The seconds that each stage took; 0 where a stage did not run."""
 
     tokenise_s: float = 0.0
     cache_s: float = 0.0
@@ -153,7 +159,7 @@ LABEL_NOTE = (
     "A label from Neuronpedia is a machine-written description, not evidence: features picked by such labels averaged "
     "AUROC .70, features picked on labelled data .92 (AxBench, arXiv 2501.17148)."
 )
-"""Stands wherever labels of the index are shown."""
+"""The sentence that stands wherever labels of the index are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,18 +167,18 @@ class FeatureScore:
     """What one term added to an indicator's score."""
 
     feature: FeatureKey | str
-    """Of a combination, the name of the other indicator or of the reader's signal."""
+    """The feature; in a combination, the name of the other indicator or of the reader's signal."""
     label: str
     pooling: str
     pooled: float
     contribution: float
     label_source: str = ""
-    """As in `Label.source`."""
+    """Who says what the feature means, as in `Label.source`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A span of the caller's own text, in Unicode code points."""
+    """A span of the caller's own text on which a feature fired, in Unicode code points."""
 
     start: int
     end: int
@@ -184,19 +190,22 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class IndicatorScore:
+    """What one indicator says of a pair, and why."""
+
     name: str
     score: float
     threshold: float
     flagged: bool
     severity: str
     calibrated: bool
-    """Whether its card, if it has one, speaks for what runs."""
+    """Whether the indicator has a card, and the card speaks for what runs."""
     probability: float | None = None
     card_warning: str = ""
-    """Why it does not."""
+    """Why the indicator's card does not speak for what runs; empty if it does, or if there is no card."""
     features: tuple[FeatureScore, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     skipped_reason: str = ""
+    """Why the indicator was not scored; empty if it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,14 +249,17 @@ class ScoredPair:
 
     @property
     def verdict(self) -> Verdict:
+        """The judgement's verdict."""
         return self.judgement.verdict
 
     @property
     def indicators(self) -> tuple[IndicatorScore, ...]:
+        """The judgement's indicators, in the order of the watchlist."""
         return self.judgement.indicators
 
     @property
     def coverage(self) -> Coverage:
+        """How much of the pair was read."""
         return self.judgement.coverage
 
     @property
@@ -258,10 +270,11 @@ class ScoredPair:
 
 @dataclass(frozen=True, slots=True)
 class ScoreJob:
-    """One pair on its way through the pipeline."""
+    """One pair on its way through the pipeline, with what its caller wants of it."""
 
     pair: Pair
     watchlist: str
+    """The name of the watchlist that is to judge; empty for the default one."""
     request_id: str
     include_evidence: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)

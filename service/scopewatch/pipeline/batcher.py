@@ -8,22 +8,18 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from itertools import count
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.types import CoveredActivations, EncodedBatch
+from scopewatch.types import CoveredActivations, EncodedBatch, TokenIds
 
 log = logging.getLogger(__name__)
 
-TokenIds = NDArray[np.int32]
 Encode = Callable[[Sequence[TokenIds]], Awaitable[EncodedBatch]]
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One pair's activations and what they cost."""
+    """The activations of one pair, and what they cost in seconds."""
 
     covered: CoveredActivations
     queue_s: float
@@ -33,9 +29,12 @@ class Encoded:
 
 @dataclass(slots=True, order=True)
 class _Entry:
+    """A pair that waits for the engine."""
+
     turn: tuple[int, int]
-    """Tokens taken before it came plus those ahead of it in its own call, then order of arrival: a large call lets
-    others in between its pairs, and no stream of others holds up a pair for longer than its call would take alone."""
+    """The number of tokens that the engine had taken when the pair came, plus those ahead of it in its own call; then
+    the order of arrival. So a large call lets others in between its pairs, and no stream of other calls holds up a pair
+    for longer than its own call would take alone."""
     ids: TokenIds = field(compare=False)
     deadline_s: float | None = field(compare=False)
     future: asyncio.Future[Encoded] = field(compare=False)
@@ -49,11 +48,11 @@ class Batcher:
     part-filled one gains more by waiting for company than by being early. Pairs take turns by call, see `_Entry.turn`.
 
     Args:
-        encode: The engine: token ids of a batch in, activations out in the same order.
-        max_batch_tokens: Tokens in one batch; a longer single pair still gets a batch of its own.
-        max_queue_tokens: Bound of the queue; beyond it `submit` raises Overloaded.
-        metrics: Queue depth, batch sizes, drops.
-        clock: Seconds, monotonic; that of `deadline_s`.
+        encode: The engine: takes the token ids of a batch, gives its activations in the same order.
+        max_batch_tokens: The most tokens in one batch; a longer single pair still gets a batch of its own.
+        max_queue_tokens: The most tokens that may wait; beyond it `submit` raises Overloaded.
+        metrics: Counts the tokens that wait, the sizes of batches, and the pairs that are dropped.
+        clock: Tells the time in seconds, monotonic; deadlines are on this clock.
     """
 
     def __init__(
@@ -84,9 +83,9 @@ class Batcher:
         """Waits for a pair's activations.
 
         Args:
-            ids: Its tokens.
-            deadline_s: When its caller stops waiting.
-            ahead_tokens: Tokens of the pairs before it in the same call.
+            ids: The token ids of the pair, shape (n_tokens,).
+            deadline_s: When the caller stops waiting, on the batcher's clock; None for never.
+            ahead_tokens: The number of tokens of the pairs before this one in the same call.
 
         Raises:
             Overloaded: The queue is full.
