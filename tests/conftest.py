@@ -282,7 +282,9 @@ class RedisServer:
             "127.0.0.1",
             *self._arguments,
         ]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # As bytes: in a locale without UTF-8 Python refuses letters that the test asks for.
+        encoded = [argument.encode() for argument in command]
+        self._process = subprocess.Popen(encoded, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(lambda: _accepts(self.port), "redis-server did not start")
 
     def kill(self) -> None:

@@ -230,7 +230,7 @@ async def serving(settings: Config, gate: Gate | None = None) -> AsyncIterator[L
     finally:
         if gate:
             gate.open()
-        server._stopping.set()
+        server.stop()
         code = await running
         log.removeHandler(listener)
         log.setLevel(level)

@@ -3,6 +3,7 @@
 import gc
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from transformers import Gemma2ForCausalLM
 from conftest import HIDDEN, House, sae_arrays, save_sae
 from released import RELEASES, Released
 from scopewatch.config import Config
-from scopewatch.engine import dictionary, slabs
+from scopewatch.engine import slabs
 from scopewatch.engine.build import build_engine
 from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.dictionary import DictionaryEngine, SegmentActivations, build_dictionary
-from scopewatch.engine.slabs import Dictionary
+from scopewatch.engine.slabs import Dictionary, Portions
 from scopewatch.errors import EngineError, SaeError
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import write_pack
@@ -60,16 +61,14 @@ def saved(kind: str, folder: Path) -> Path:
     return save_saelens(folder / kind, kind, **({"k": 5} if kind == "topk" else {}))
 
 
-def small_tiles(monkeypatch: pytest.MonkeyPatch, *, kept_bytes: int) -> None:
-    """Slabs of 7 features, tiles of a few tokens."""
-    monkeypatch.setattr(slabs, "_SLAB", 7)
-    monkeypatch.setattr(slabs, "_TILE_ELEMENTS", {"cpu": 40})
-    monkeypatch.setattr(slabs, "_CONTEST_ELEMENTS", 3 * D_SAE)
-    monkeypatch.setattr(slabs, "_KEPT_BYTES", kept_bytes)
+TILE_ELEMENTS = 40
+SMALL = Portions(slab=7, tile_elements=TILE_ELEMENTS, contest_elements=3 * D_SAE, kept_bytes=0)
+"""Slabs of 7 features, tiles of a few tokens, and a dictionary that is read again each time."""
 
 
-def build(house: House, sae: Path, **settings: object) -> DictionaryEngine:
-    return build_dictionary(ReaderSource(path=str(house.reader)), SaeSource(path=str(sae)), Config(**settings))
+def build(house: House, sae: Path, portions: Portions | None = None, **settings: object) -> DictionaryEngine:
+    reader = ReaderSource(path=str(house.reader))
+    return build_dictionary(reader, SaeSource(path=str(sae)), Config(**settings), portions)
 
 
 def tokens_of(engine: DictionaryEngine, pairs: list[Pair]) -> list[TokenisedPair]:
@@ -89,11 +88,8 @@ def in_order(fired: Activations) -> bool:
 
 
 @pytest.mark.parametrize("write", RELEASES.values(), ids=RELEASES)
-def test_what_fires_is_what_the_publisher_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], Released]
-) -> None:
+def test_what_fires_is_what_the_publisher_says(tmp_path: Path, write: Callable[[Path], Released]) -> None:
     """Tile by tile, every feature of every released layout fires where its publisher's library says, as strongly."""
-    small_tiles(monkeypatch, kept_bytes=0)
     theirs = write(tmp_path)
     sae = open_sae(theirs.found)
     x = 1.0 + 2.5 * torch.randn(41, sae.d_in, generator=torch.Generator().manual_seed(7))
@@ -101,9 +97,8 @@ def test_what_fires_is_what_the_publisher_says(
     more, less = (theirs.encode(x.double() * (1 + sign * 1e-5)).numpy() > 0 for sign in (1, -1))
 
     with torch.inference_mode():
-        fired = Dictionary(sae, CPU).fired(x)
-        monkeypatch.setattr(slabs, "_KEPT_BYTES", 1 << 20)
-        kept = Dictionary(sae, CPU).fired(x)
+        fired = Dictionary(sae, CPU, SMALL).fired(x)
+        kept = Dictionary(sae, CPU, replace(SMALL, kept_bytes=1 << 20)).fired(x)
 
     np.testing.assert_array_equal(dense(fired), dense(kept))
     firm, actual = more == less, dense(fired)
@@ -123,14 +118,10 @@ def online(house: House, sae: Path, pairs: list[TokenisedPair], segment: Segment
 
 @pytest.mark.parametrize("segment", [Segment.RESPONSE, Segment.PROMPT, Segment.HISTORY])
 @pytest.mark.parametrize("kind", ["jumprelu", "topk", "gated"])
-def test_offline_and_online_are_one(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, segment: Segment
-) -> None:
+def test_offline_and_online_are_one(house: House, tmp_path: Path, kind: str, segment: Segment) -> None:
     """On every segment the features are those the serving engine finds, whatever the rows, batches and tiles."""
-    small_tiles(monkeypatch, kept_bytes=0)
-    monkeypatch.setattr(dictionary, "_BATCH_TOKENS", 70)
     sae = saved(kind, tmp_path)
-    engine = build(house, sae, max_batch_tokens=40, max_tokens=40)
+    engine = build(house, sae, replace(SMALL, batch_tokens=70), max_batch_tokens=40, max_tokens=40)
     pairs = tokens_of(engine, PAIRS)
 
     found = list(engine.encode(pairs, segment))
@@ -156,15 +147,14 @@ def test_the_residual_is_the_readers(house: House) -> None:
 
 def test_nothing_grows_with_tokens_and_width(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """No table that exists is larger than a tile, and together they are all tokens by all features."""
-    small_tiles(monkeypatch, kept_bytes=0)
     sizes: list[int] = []
     nonzero = slabs._nonzero
     monkeypatch.setattr(slabs, "_nonzero", lambda tile, *place: (sizes.append(tile.numel()), nonzero(tile, *place))[1])
-    engine = build(house, house.saes["mid"])
+    engine = build(house, house.saes["mid"], SMALL)
 
     found = list(engine.encode(tokens_of(engine, PAIRS), Segment.RESPONSE))
 
-    assert 40 >= max(sizes)
+    assert max(sizes) <= TILE_ELEMENTS
     assert sum(len(one.positions) for one in found) * 64 == sum(sizes)
 
 
@@ -267,9 +257,8 @@ def test_what_is_uncompressed_is_removed(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
 ) -> None:
     """Uncompressed copies are gone when the dictionary is, and at once where it stays in memory."""
-    small_tiles(monkeypatch, kept_bytes=kept_bytes)
     monkeypatch.setattr(slabs.tempfile, "tempdir", str(tmp_path))
-    whole = Dictionary(open_sae(house.saes["mid"]), CPU)
+    whole = Dictionary(open_sae(house.saes["mid"]), CPU, replace(SMALL, kept_bytes=kept_bytes))
     assert (kept_bytes == 0) == bool(list(tmp_path.iterdir()))
 
     del whole

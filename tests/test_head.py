@@ -13,13 +13,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from conftest import House
 from families import FAMILIES, HIDDEN, LAYERS, VOCABULARY, load_untouched, save_weights
-from scopewatch.config import Config
+from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.engine.build import Engine, build_engine
 from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import EngineError, ReaderError
 from scopewatch.identity import ENTROPY, LOGPROB
-from scopewatch.reader import head as head_module
 from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader, load_reader
@@ -30,7 +29,7 @@ from scopewatch.types import Activations, Pair, TokenisedPair
 
 NATS = 1e-4
 """Most that a prediction may be off."""
-DEMO = Path(head_module.__file__).parents[1] / "demo" / "reader"
+DEMO = BUNDLED_WATCHLIST.parent / "reader"
 LENGTHS = (41, 1, 23, 2, 70)
 Ids = NDArray[np.int32]
 Dense = NDArray[np.float64]
@@ -198,16 +197,14 @@ def test_predictions_stand_behind_the_watched_features(house: House) -> None:
 
 @pytest.mark.parametrize(("tokens", "rows"), [(1, 7), (39, 512), (64, 100)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_pieces_make_the_whole(tokens: int, rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_make_the_whole(tokens: int, rows: int, dtype: torch.dtype) -> None:
     """However few logits exist at once, and of whatever type the weights: the float64 formula on the same numbers."""
-    monkeypatch.setattr(head_module, "_TOKENS", tokens)
-    monkeypatch.setattr(head_module, "_SLICE", rows)
     torch.manual_seed(0)
     weight, states = torch.randn(VOCABULARY, 24, dtype=dtype), torch.randn(40, 24, dtype=dtype)
     ids = np.arange(40) * 11
     capped = 5 * torch.tanh(states.double() @ weight.double().T / 5)
 
-    told = Head(weight, 5.0)(states, torch.from_numpy(ids))
+    told = Head(weight, 5.0, tokens=tokens, rows=rows)(states, torch.from_numpy(ids))
 
     assert torch.float32 == told.dtype
     np.testing.assert_allclose(told.numpy(), formula(capped, ids), rtol=0, atol=1e-5)
@@ -262,7 +259,7 @@ def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
     reader = load(directory)
 
     assert reader.head is not None
-    assert reader.model.get_input_embeddings().weight is reader.head._weight
+    assert reader.model.get_input_embeddings().weight is reader.head.weight
 
 
 def test_no_head_is_loaded_unless_asked_for(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ async def test_nothing_is_served_before_the_reader_is_loaded(house: House, monke
             reply = await stub.Score(pb.ScoreRequest(response="a"), timeout=60)
     finally:
         loading.set()
-        server._stopping.set()
+        server.stop()
         code = await running
 
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE

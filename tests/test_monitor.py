@@ -46,9 +46,14 @@ def cache(metrics: Metrics) -> LocalCache:
 
 
 @pytest.fixture(params=[0, 1 << 20], ids=["forgetful", "remembering"])
-def monitor(request: pytest.FixtureRequest, cache: LocalCache, metrics: Metrics, reader: FakeReader) -> Monitor:
+def judgements(request: pytest.FixtureRequest) -> Judgements | None:
     """Every promise holds whether judgements are remembered or not."""
-    return build_monitor(cache, metrics, reader, judgements=Judgements(request.param) if request.param else None)
+    return Judgements(request.param) if request.param else None
+
+
+@pytest.fixture
+def monitor(cache: LocalCache, metrics: Metrics, reader: FakeReader, judgements: Judgements | None) -> Monitor:
+    return build_monitor(cache, metrics, reader, judgements=judgements)
 
 
 async def score(monitor: Monitor, *jobs: ScoreJob) -> list[ScoredPair]:
@@ -174,7 +179,9 @@ class TestManyPairs:
         assert reader.asked == texts[::2] + texts[1::2]
         assert [outcome.indicators for outcome in mixed[::2]] == [outcome.indicators for outcome in first]
 
-    async def test_a_caller_who_leaves_takes_their_pairs_along(self, monitor: Monitor, reader: FakeReader) -> None:
+    async def test_a_caller_who_leaves_takes_their_pairs_along(
+        self, cache: LocalCache, metrics: Metrics, reader: FakeReader, judgements: Judgements | None
+    ) -> None:
         """Cancelling a request cancels its waits for the engine."""
         left = asyncio.Event()
 
@@ -184,7 +191,7 @@ class TestManyPairs:
             finally:
                 left.set()
 
-        monitor._submit = wait_for_ever  # type: ignore[assignment]
+        monitor = build_monitor(cache, metrics, reader, submit=wait_for_ever, judgements=judgements)
         task = asyncio.create_task(monitor.score([job()]))
         await asyncio.sleep(0.01)
         task.cancel()

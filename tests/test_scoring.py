@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import activations, covered, engine_identity, watchlist_of
@@ -111,12 +111,15 @@ def cases(draw: st.DrawFn) -> Case:
         length, kinds = draw(st.integers(0, MOST_TOKENS)), draw(st.integers(0, 4**MOST_TOKENS - 1))
         layout += "".join("T" if kinds >> 2 * i & 3 == 3 else letter for i in range(length)) + "T"
     places = len(layout) * len(FEATURES)
-    fewest = draw(st.sampled_from([0, 10, 20]))
-    # Three bytes a row: where, and how strongly, in steps of 1/1024 up to 64.
-    drawn = draw(st.binary(min_size=3 * fewest, max_size=3 * 30))
-    rows = [(drawn[i] % places, int.from_bytes(drawn[i + 1 : i + 3])) for i in range(0, len(drawn) - 2, 3)]
+    fewest = draw(st.sampled_from([0, 15, 40]))
+    # Two bytes a row: where, and how strongly, from 1/256 to 248. With so few strengths some are equal.
+    drawn = draw(st.binary(min_size=2 * fewest, max_size=2 * 60))
+    rows = [
+        (place % places, (16 + byte % 16) / 16 * 2.0 ** (byte // 16 - 8))
+        for place, byte in zip(drawn[::2], drawn[1::2], strict=False)
+    ]
     fired = dict(reversed(rows))
-    return Case(layout, tuple((*divmod(place, len(FEATURES)), (size + 1) / 1024) for place, size in fired.items()))
+    return Case(layout, tuple((*divmod(place, len(FEATURES)), strength) for place, strength in fired.items()))
 
 
 @st.composite
@@ -153,6 +156,7 @@ def by_hand(pooling: dict[str, Any], values: list[float]) -> float:
     raise AssertionError(pooling)
 
 
+@settings(max_examples=200)
 @given(cases(), poolings(), st.sampled_from(list(LETTERS)), st.integers(0, 3))
 def test_each_pooling_is_its_formula(case: Case, pooling: dict[str, Any], segment: str, column: int) -> None:
     """A feature of weight 1 scores what its pooling's formula gives for the segment's tokens."""
@@ -394,6 +398,14 @@ def test_neighbouring_tokens_merge_and_turns_split() -> None:
         (0, 9, 12, 2.5),
         (1, 0, 6, 2.0),
     ]
+
+
+def test_equally_strong_evidence_is_in_the_order_of_the_text() -> None:
+    """Of two spans as strong as each other the earlier comes first, and on one token that of the first feature."""
+    indicator = {"features": [term(2), term(3)]}
+    found = score(indicator, "RRRRR", (0, 1, 2.0), (2, 0, 2.0), (4, 1, 2.0), (4, 0, 2.0))
+    shown = [(span.start, str(span.feature)) for span in found.evidence]
+    assert shown == [(0, "res/3"), (6, "res/2"), (12, "res/2"), (12, "res/3")]
 
 
 def test_a_feature_that_lowers_the_score_is_no_evidence() -> None:

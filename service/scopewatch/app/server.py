@@ -29,13 +29,14 @@ _DEAD_GRACE_S = 0.5
 
 def process_start_s() -> float:
     """When this process began, on the monotonic clock; where there is no /proc, by the CPU time it has used."""
-    now_s = time.monotonic()
     try:
         # Field 22 counts clock ticks since boot; a name that may hold anything is field 2 (proc_pid_stat(5)).
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:
-        return now_s - time.process_time()
-    return now_s - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+        return time.monotonic() - time.process_time()
+    # The clocks are read one right after the other: what passes between them would move the beginning.
+    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    return ticks / os.sysconf("SC_CLK_TCK") - since_boot_s
 
 
 class Server:
@@ -66,7 +67,7 @@ class Server:
         """
         self._laps.end("imports")
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stopping.set)
+            self._loop.add_signal_handler(number, self.stop)
         async with AsyncExitStack() as started:
             started.push_async_callback(self._door.close, 0)
             addresses = {"grpc_address": await self._door.listen()}
@@ -89,6 +90,10 @@ class Server:
             await self._drain()
         log.info("stopped")
         return 1 if self._death else 0
+
+    def stop(self) -> None:
+        """Drains and ends, as on SIGTERM; `run` returns when that is done. Call it on the server's event loop."""
+        self._stopping.set()
 
     def _say_serving(self, loaded: Loaded, addresses: dict[str, str]) -> None:
         parts_s = self._laps.seconds
@@ -143,4 +148,4 @@ class Server:
 
     def _engine_died(self, death: EngineDied) -> None:
         self._death = death
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._loop.call_soon_threadsafe(self.stop)

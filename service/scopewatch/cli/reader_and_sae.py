@@ -39,7 +39,8 @@ def reader_of(args: argparse.Namespace, base: "Watchlist") -> "ReaderSource":
 
     if not args.reader:
         return base.absolute(base.reader)
-    return ReaderSource.named(args.reader)
+    named = ReaderSource.named(args.reader)
+    return named.model_copy(update={"path": str(Path(named.path).absolute())}) if named.path else named
 
 
 def sae_of(args: argparse.Namespace, base: "Watchlist") -> "tuple[str, SaeSource]":

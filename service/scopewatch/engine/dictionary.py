@@ -14,7 +14,7 @@ import torch
 from scopewatch.config import Config
 from scopewatch.engine.build import assert_fits, identity_of, load_found, load_tokeniser, set_threads
 from scopewatch.engine.passes import ROW_TOKENS, Passes, halved, in_rows, untouched
-from scopewatch.engine.slabs import Dictionary
+from scopewatch.engine.slabs import Dictionary, Portions
 from scopewatch.errors import EngineError, SaeError
 from scopewatch.identity import EngineIdentity, SaeIdentity
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
@@ -32,7 +32,6 @@ from scopewatch.types import Activations, Float32, Indices, Segment, TokenisedPa
 _SCHEMA = 1
 _ROW_TOKENS = 8192
 """Tokens of one forward pass where nothing else is said; the service measures what a GPU holds, this does not."""
-_BATCH_TOKENS = 16_384
 _BATCH_BYTES = 128 << 20
 """Activations that are encoded together: the dictionary is gone through once for them."""
 _SILENCE = Activations(0, np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
@@ -72,13 +71,21 @@ class DictionaryEngine:
         whole: The SAE.
         max_tokens: The most tokens read of one pair.
         row_tokens: The most tokens of one forward pass; a longer single text still gets one.
+        portions: How much is worked on at once.
 
     Raises:
         SaeError: The SAE does not fit the reader, or an array of it is damaged.
     """
 
     def __init__(
-        self, reader: Reader, tokeniser: Tokeniser, whole: WholeSae, *, max_tokens: int, row_tokens: int = _ROW_TOKENS
+        self,
+        reader: Reader,
+        tokeniser: Tokeniser,
+        whole: WholeSae,
+        *,
+        max_tokens: int,
+        row_tokens: int = _ROW_TOKENS,
+        portions: Portions | None = None,
     ) -> None:
         try:
             assert_fits(reader, whole.hookpoint, whole.sae.d_in)
@@ -90,9 +97,10 @@ class DictionaryEngine:
         self._reader = reader
         self._passes = Passes(reader)
         self._hookpoint = whole.hookpoint
-        self._dictionary = Dictionary(whole.sae, reader.device)
+        portions = portions or Portions()
+        self._dictionary = Dictionary(whole.sae, reader.device, portions)
         self._row_tokens = min(ROW_TOKENS[reader.device.type], row_tokens)
-        self._batch_tokens = min(_BATCH_TOKENS, max(1024, _BATCH_BYTES // (4 * self.d_in)))
+        self._batch_tokens = min(portions.batch_tokens, max(1024, _BATCH_BYTES // (4 * self.d_in)))
 
     @property
     def d_in(self) -> int:
@@ -152,13 +160,16 @@ class DictionaryEngine:
         return list(torch.split(residual, [int(tokens.sum()) for tokens in inside]))
 
 
-def build_dictionary(reader: ReaderSource, sae: SaeSource, config: Config) -> DictionaryEngine:
+def build_dictionary(
+    reader: ReaderSource, sae: SaeSource, config: Config, portions: Portions | None = None
+) -> DictionaryEngine:
     """Loads a reader down to where an SAE reads, and opens the SAE.
 
     Args:
         reader: Where the reader is.
         sae: Where the SAE is; a path counts from the working directory.
         config: Settings.
+        portions: How much is worked on at once.
 
     Raises:
         SetupError: A file or setting is wrong; the message names it.
@@ -169,7 +180,7 @@ def build_dictionary(reader: ReaderSource, sae: SaeSource, config: Config) -> Di
     loaded = load_found(directory, reader, config, deepest_layer=whole.hookpoint.layer)
     tokeniser, max_tokens = load_tokeniser(directory, loaded, config)
     row_tokens = config.max_batch_tokens or _ROW_TOKENS
-    return DictionaryEngine(loaded, tokeniser, whole, max_tokens=max_tokens, row_tokens=row_tokens)
+    return DictionaryEngine(loaded, tokeniser, whole, max_tokens=max_tokens, row_tokens=row_tokens, portions=portions)
 
 
 def open_whole(source: SaeSource, config: Config) -> WholeSae:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,24 @@ from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.sae.weights import Sae
 from scopewatch.types import Activations, Float32, Int32
 
-_SLAB = 2048
-"""Features whose columns are multiplied at once."""
 _TILE_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 25}
-"""On a CPU, what its caches hold."""
-_CONTEST_ELEMENTS = 16 << 20
-"""Where a whole dictionary competes, a tile is all of it by few tokens."""
-_KEPT_BYTES = 512 << 20
-"""An encoder up to this size stays in memory; on a GPU, one up to a quarter of what is free."""
+"""The size of a tile by device; on a CPU, what its caches hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portions:
+    """How much is worked on at once. It decides the time and the memory that the work takes, and no number."""
+
+    batch_tokens: int = 16_384
+    """The most tokens whose activations are encoded together: the dictionary is gone through once for them."""
+    slab: int = 2048
+    """The number of features whose columns are multiplied at once."""
+    tile_elements: int | None = None
+    """The size of a tile of tokens x features; None for what suits the device."""
+    contest_elements: int = 16 << 20
+    """The size of a tile where a whole dictionary competes: all of it by few tokens."""
+    kept_bytes: int = 512 << 20
+    """An encoder up to this size stays in memory; on a GPU, one up to a quarter of what is free."""
 
 
 class Dictionary:
@@ -33,20 +44,23 @@ class Dictionary:
     Args:
         sae: The opened SAE; a decoder is not needed.
         device: Where its encoder is multiplied.
+        portions: How much of it is worked on at once.
 
     Raises:
         SaeError: An array is damaged, or there is no room to uncompress it.
     """
 
-    def __init__(self, sae: Sae, device: torch.device) -> None:
+    def __init__(self, sae: Sae, device: torch.device, portions: Portions | None = None) -> None:
+        portions = portions or Portions()
         folder = Path(tempfile.mkdtemp(prefix="scopewatch-"))
         scratch = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._sae = sae.on_disk(folder)
         self._device = device
         group = sae.contest.group if sae.contest else 1
-        self._width = min(-(-_SLAB // group) * group, sae.d_sae)
-        self._tile = _CONTEST_ELEMENTS if group == sae.d_sae else _TILE_ELEMENTS[device.type]
-        room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else _KEPT_BYTES
+        self._width = min(-(-portions.slab // group) * group, sae.d_sae)
+        elements = portions.tile_elements or _TILE_ELEMENTS[device.type]
+        self._tile = portions.contest_elements if group == sae.d_sae else elements
+        room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else portions.kept_bytes
         self._kept: list[tuple[int, HookpointEncoder]] = []
         if 4 * sae.d_in * sae.d_sae <= room:
             self._kept = list(self._slabs())

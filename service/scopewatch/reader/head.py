@@ -14,11 +14,17 @@ class Head:
     Args:
         weight: Shape (vocabulary, d); the embedding matrix itself where the reader ties the two.
         softcap: c in c tanh(logit / c); None for plain logits.
+        tokens: How many tokens' logits exist at once.
+        rows: How many rows of the weights are multiplied at a time on a CPU.
     """
 
-    def __init__(self, weight: torch.Tensor, softcap: float | None) -> None:
-        self._weight = weight
+    def __init__(
+        self, weight: torch.Tensor, softcap: float | None, *, tokens: int = _TOKENS, rows: int = _SLICE
+    ) -> None:
+        self.weight = weight
         self._softcap = softcap
+        self._tokens = tokens
+        self._rows = rows
 
     def __call__(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Log-probability of tokens and entropy of the distributions they were expected from, in nats.
@@ -30,7 +36,7 @@ class Head:
         Returns:
             One row for each token, shape (n, 2), float32.
         """
-        chunks = zip(torch.split(states, _TOKENS), torch.split(ids, _TOKENS), strict=True)
+        chunks = zip(torch.split(states, self._tokens), torch.split(ids, self._tokens), strict=True)
         return torch.cat([self._predictions(*chunk) for chunk in chunks])
 
     def _predictions(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -45,6 +51,6 @@ class Head:
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         """Logits of shape (n, vocabulary), in float32: bfloat16 would round a logit of 20 by up to 0.06."""
         if states.is_cuda and states.dtype == torch.bfloat16:
-            return torch.mm(states, self._weight.T, out_dtype=torch.float32)
+            return torch.mm(states, self.weight.T, out_dtype=torch.float32)
         wide = states.float()
-        return torch.cat([wide @ rows.float().T for rows in torch.split(self._weight, _SLICE)], dim=1)
+        return torch.cat([wide @ rows.float().T for rows in torch.split(self.weight, self._rows)], dim=1)
