@@ -117,20 +117,26 @@ class _Stage:
         """The caller's environment without anything that changes what the program says."""
         unwanted = ("SCOPEWATCH_", "HF_", "LC_", "LANG", "TZ", "XDG_", "MPL", "PYTHONWARNINGS", "FORCE_COLOR", "GRPC_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
-        return kept | {
-            # The program that runs is the one that was imported here, whatever is installed beside it.
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(_PACKAGE.parent), os.environ.get("PYTHONPATH")))),
-            # Some commands start servers that hear of no SCOPEWATCH_ variable.
-            "CUDA_VISIBLE_DEVICES": "",
-            "HOME": str(self.folder / "home"),
-            "LC_ALL": "C.UTF-8",
-            "TZ": "UTC",
-            "COLUMNS": "200",
-            "NO_COLOR": "1",
-            "PYTHONUTF8": "1",
-            "HF_HUB_OFFLINE": "1",
-            "SCOPEWATCH_DEVICE": "cpu",
-        }
+        # Two commands run at a time, and threads that wait for each other cost more than they do.
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        return (
+            threads
+            | kept
+            | {
+                # The program that runs is the one that was imported here, whatever is installed beside it.
+                "PYTHONPATH": os.pathsep.join(filter(None, (str(_PACKAGE.parent), os.environ.get("PYTHONPATH")))),
+                # Some commands start servers that hear of no SCOPEWATCH_ variable.
+                "CUDA_VISIBLE_DEVICES": "",
+                "HOME": str(self.folder / "home"),
+                "LC_ALL": "C.UTF-8",
+                "TZ": "UTC",
+                "COLUMNS": "200",
+                "NO_COLOR": "1",
+                "PYTHONUTF8": "1",
+                "HF_HUB_OFFLINE": "1",
+                "SCOPEWATCH_DEVICE": "cpu",
+            }
+        )
 
     def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
         """Starts the program in the folder; its output is read by the caller."""
@@ -149,11 +155,11 @@ class _Stage:
         self, *arguments: str, stdin: str = "", environment: Mapping[str, str] | None = None
     ) -> dict[str, Document]:
         """Runs a command to its end; what it was, its exit code, and what it printed."""
-        process = self.start(*arguments, environment=environment)
-        try:
-            out, err = process.communicate(stdin, timeout=_COMMAND_S)
-        finally:
-            process.kill()
+        with self.start(*arguments, environment=environment) as process:
+            try:
+                out, err = process.communicate(stdin, timeout=_COMMAND_S)
+            finally:
+                process.kill()
         told = {
             "arguments": [self.clean(argument) for argument in arguments],
             "exit_code": process.returncode,
@@ -462,7 +468,7 @@ class _Server:
             if ended:
                 break
             time.sleep(0.02)
-        self._process.kill()
+        self._leave()
         raise RuntimeError("the server did not start:\n" + "".join(self._lines))
 
     def stop(self) -> dict[str, Document]:
@@ -471,15 +477,23 @@ class _Server:
         try:
             code = self._process.wait(timeout=60)
         finally:
-            self._process.kill()
-        self._reading.join(timeout=60)
-        assert self._process.stdout
+            out = self._leave()
         told = [self._stage.tell(_parsed(line.rstrip("\n"))) for line in self._lines]
         for event in told:
             if isinstance(event, dict) and event.get("event") == "serving":
                 event["start_s"] = "<seconds>"
                 event["start_parts_s"] = list(event["start_parts_s"])
-        return {"exit_code": code, "log": told, "stdout": self._process.stdout.read()}
+        return {"exit_code": code, "log": told, "stdout": out}
+
+    def _leave(self) -> str:
+        """Leaves no process and no open pipe behind; what the server printed."""
+        self._process.kill()
+        self._process.wait(timeout=60)
+        self._reading.join(timeout=60)
+        assert self._process.stdout
+        # Leaving it closes its pipes.
+        with self._process:
+            return self._process.stdout.read()
 
 
 class _Caller:
@@ -878,8 +892,8 @@ def _ask_for_help(stage: _Stage, record: dict[str, dict[str, Document]]) -> None
     waiting: list[tuple[str, ...]] = [()]
     while waiting:
         command = waiting.pop()
-        process = stage.start(*command, "--help")
-        out, err = process.communicate(timeout=_COMMAND_S)
+        with stage.start(*command, "--help") as process:
+            out, err = process.communicate(timeout=_COMMAND_S)
         listed = re.search(r"^  (?:COMMAND|ACTION)\n((?:    .*\n)+)", out, re.MULTILINE)
         names = re.findall(r"^    ([a-z][a-z-]*)(?: |$)", listed[1], re.MULTILINE) if listed else []
         waiting += [(*command, name) for name in names]
