@@ -421,7 +421,9 @@ class TestCommand:
         """Others in the file stay as they are, comments too; one of the same name gives way."""
         out = folder / "grown.yaml"
         assert run("calibrate", data, *CALIBRATE, "--out", out)[0] == 0
-        out.write_text(out.read_text().replace("indicators:", "# Ours; ask Mia before changing.\nindicators:"))
+        out.write_text(
+            out.read_text(encoding="utf-8").replace("indicators:", "# Ours; ask Mia before changing.\nindicators:")
+        )
         before = load_watchlist(out).indicators[0]
         again = ("--indicator", "second", "--max-fpr", "0.3", "--force", "--terms", "2")
         assert run("calibrate", data, *again, "--out", out)[0] == 0
@@ -429,7 +431,7 @@ class TestCommand:
         first, second = load_watchlist(out).indicators
         assert first == before
         assert (second.name, second.severity, len(second.features)) == ("second", "info", 1)
-        assert "# Ours; ask Mia before changing." in out.read_text()
+        assert "# Ours; ask Mia before changing." in out.read_text(encoding="utf-8")
 
     def test_a_probe_is_scored_by_the_engine(self, run: Callable, data: Path, folder: Path) -> None:
         """The online scorer gives a written probe the AUROC it was measured with, on the held-out pairs."""
@@ -505,7 +507,7 @@ class TestCommand:
         """The page shows every detector and the card."""
         page, out = folder / "report.html", folder / "page.yaml"
         assert run("calibrate", data, *CALIBRATE, "--out", out, "--html", page)[0] == 0
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         assert all(word in text for word in ("bag_of_words", "random_features", "<svg", "hedging"))
 
     @pytest.mark.parametrize(

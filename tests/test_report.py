@@ -473,7 +473,7 @@ def test_the_command_writes_what_it_prints(run: Terminal, tmp_path: Path) -> Non
     assert 5 == len(found["baselines"])
     assert found["ece"] is not None
     assert "from the 48 pairs of --train" in found["baselines_fitted_on"]
-    assert f"{found['auroc']:.3f}" in Tags(html.read_text()).text
+    assert f"{found['auroc']:.3f}" in Tags(html.read_text(encoding="utf-8")).text
     assert ET.parse(svg).getroot().tag.endswith("svg")
 
 
@@ -570,7 +570,7 @@ def browse(tmp_path: Path) -> Callable[..., str]:
 
     def call(html: str, *options: str) -> str:
         file = tmp_path / "page.html"
-        file.write_text(html)
+        file.write_text(html, encoding="utf-8")
         command = [program, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
         done = subprocess.run([*command, *options, file.as_uri()], capture_output=True, text=True, check=True)
         return done.stdout

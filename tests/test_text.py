@@ -525,9 +525,9 @@ def test_the_unknown_token_is_scored(tmp_path: Path) -> None:
     """A character the vocabulary lacks is text: its token counts as part of the response."""
     gemma_tokenizer(tmp_path, chat=True)
     file = tmp_path / "tokenizer.json"
-    state = file.read_text()
+    state = file.read_text(encoding="utf-8")
     assert '"byte_fallback": true' in state
-    file.write_text(state.replace('"byte_fallback": true', '"byte_fallback": false'))
+    file.write_text(state.replace('"byte_fallback": true', '"byte_fallback": false'), encoding="utf-8")
     tokeniser = Tokeniser(tmp_path, max_tokens=PLENTY)
 
     (tokens,) = tokeniser.tokenise([Pair("hello", "hello 你好 hello")])
