@@ -42,6 +42,9 @@ indicators:
     card: uncalibrated
 # The end.
 """
+ONE_LINE = OURS[: OURS.index("indicators:")] + (
+    "indicators: [{name: first, label: 'kept', features: [{feature: res/1}], threshold: 0.5}]\n"
+)
 
 
 def indicator(name: str = "new", sae: str = "res", **fields: object) -> Indicator:
@@ -117,14 +120,26 @@ class TestAddition:
 
     def test_a_list_in_one_line_is_written_anew(self, tmp_path: Path) -> None:
         """Indicators in brackets are kept, and comments and quotes with them."""
-        text = OURS[: OURS.index("indicators:")] + (
-            "indicators: [{name: first, label: 'kept', features: [{feature: res/1}], threshold: 0.5}]\n"
-        )
-        file = ours(tmp_path, text)
+        file = ours(tmp_path, ONE_LINE)
         write_indicator(file, indicator(), READER, res(tmp_path), "unused")
         assert [each.name for each in load_watchlist(file).indicators] == ["first", "new"]
         assert "# Ours; ask Mia before changing." in file.read_text()
         assert "'kept'" in file.read_text()
+
+    @pytest.mark.parametrize("word", ["no", "on", "True", "null", "Yes", "OFF"])
+    @pytest.mark.parametrize("layout", ["new file", "spliced", "written anew"])
+    def test_words_that_yaml_takes_for_something_else_stay_words(self, tmp_path: Path, word: str, layout: str) -> None:
+        """An indicator, an SAE, a label and a watchlist may be called `no` or `null`, as any other name."""
+        made = indicator(word, sae=word, label=word)
+        file = tmp_path / "new.yaml"
+        if layout != "new file":
+            file = ours(tmp_path, OURS if layout == "spliced" else ONE_LINE)
+        saes = {word: SaeSource(path=str(tmp_path / "sae"))}
+        written = write_indicator(file, made, READER, saes, word)
+
+        assert written.indicators[-1] == made == load_watchlist(file).indicators[-1]
+        assert word in written.saes
+        assert layout != "new file" or written.name == word
 
 
 class TestReplacement:

@@ -23,6 +23,7 @@ from scopewatch.watch.watchlist import Watchlist, load_watchlist
 try:
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 except ImportError:
     raise DataError("calibrate needs ruamel.yaml: pip install 'scopewatch[calibration]'") from None
 
@@ -112,8 +113,8 @@ def _write_first_true(
 
 def _new(name: str, indicator: Indicator, reader: ReaderSource, saes: Mapping[str, SaeSource]) -> str:
     """The text of a watchlist that holds the indicator alone."""
-    document = {"version": 1, "name": name, "reader": _flow(_plain(reader))}
-    added = {sae: _flow(_plain(source)) for sae, source in saes.items()}
+    document = {"version": 1, "name": _text(name), "reader": _flow(_plain(reader))}
+    added = {_text(sae): _flow(_plain(source)) for sae, source in saes.items()}
     return _yaml(CommentedMap({**document, "saes": added, "indicators": [_entry(indicator)]}))
 
 
@@ -147,7 +148,7 @@ def _sae_edits(raw: str, known: Any, entries: yaml.Node, saes: Mapping[str, SaeS
         saes: The SAEs that the indicator names.
     """
     there = {key.value for key, _ in known.value} if known else set()
-    added = {sae: _flow(_plain(source)) for sae, source in saes.items() if sae not in there}
+    added = {_text(sae): _flow(_plain(source)) for sae, source in saes.items() if sae not in there}
     if not added:
         return []
     if known is None:
@@ -178,7 +179,7 @@ def _dumped(raw: str, indicator: Indicator, saes: Mapping[str, SaeSource]) -> st
     if document.get("saes") is None:
         document["saes"] = CommentedMap()
     for sae, source in saes.items():
-        document["saes"].setdefault(sae, _flow(_plain(source)))
+        document["saes"].setdefault(_text(sae), _flow(_plain(source)))
     entries = document["indicators"]
     place = next((i for i, other in enumerate(entries) if other["name"] == indicator.name), len(entries))
     entries[place : place + 1] = [_entry(indicator)]
@@ -240,10 +241,19 @@ def _plain(model: BaseModel) -> dict[str, Any]:
     def words(value: Any) -> Any:
         if isinstance(value, dict):
             return value["kind"] if value.keys() == {"kind"} else {key: words(part) for key, part in value.items()}
-        return [words(part) for part in value] if isinstance(value, list) else value
+        if isinstance(value, list):
+            return [words(part) for part in value]
+        return _text(value) if isinstance(value, str) else value
 
     plain: dict[str, Any] = words(model.model_dump(mode="json", exclude_defaults=True))
     return plain
+
+
+def _text(value: str) -> str:
+    """A text that is read as one: ruamel.yaml writes YAML 1.2, and watchlists are read as 1.1, where `no` is false."""
+    loader: Any = yaml.SafeLoader("")
+    read_as = loader.resolve(yaml.ScalarNode, value, (True, False))
+    return value if read_as == "tag:yaml.org,2002:str" else DoubleQuotedScalarString(value)
 
 
 def _flow(value: dict[str, Any]) -> CommentedMap:
