@@ -40,7 +40,7 @@ from tokenizers import (
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from scopewatch.config import ENV_PREFIX
-from scopewatch.identity import EngineIdentity, FeatureTable, ReaderIdentity, SaeIdentity
+from scopewatch.identity import EngineIdentity, FeatureTable, ReaderIdentity, Relation, SaeIdentity
 from scopewatch.metrics import Metrics
 from scopewatch.sources import ReaderSource
 from scopewatch.types import (
@@ -50,7 +50,6 @@ from scopewatch.types import (
     IndicatorScore,
     Judgement,
     Provenance,
-    Relation,
     ScoredPair,
     Timings,
     Verdict,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from conftest import engine_identity, judgement, watchlist_of
 from scopewatch.doors.grpc.replies import Replies, batch_reply, info_response
 from scopewatch.doors.limits import Limits
-from scopewatch.identity import FeatureKey
+from scopewatch.identity import FeatureKey, Relation
 from scopewatch.types import (
     LABEL_NOTE,
     Coverage,
@@ -24,7 +24,6 @@ from scopewatch.types import (
     IndicatorScore,
     Pair,
     Provenance,
-    Relation,
     ScoredPair,
     ScoreJob,
     Segment,

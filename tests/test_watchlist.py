@@ -13,9 +13,9 @@ import yaml
 from conftest import engine_identity, watchlist_document
 from scopewatch.engine.choices import choices
 from scopewatch.errors import WatchlistError
-from scopewatch.identity import ENTROPY, LOGPROB, EngineIdentity, FeatureKey
+from scopewatch.identity import ENTROPY, LOGPROB, EngineIdentity, FeatureKey, Relation
 from scopewatch.sources import SaeSource
-from scopewatch.types import Relation, Segment
+from scopewatch.types import Segment
 from scopewatch.watch import watchlist as watchlist_module
 from scopewatch.watch.indicators import PROBE, Pooling
 from scopewatch.watch.watchlist import MAX_FILE_BYTES, Watchlist, load_watchlist

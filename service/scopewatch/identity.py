@@ -4,7 +4,15 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
+
+
+class Relation(StrEnum):
+    """Whether the reader wrote the response itself or reads another model's text."""
+
+    SAME_MODEL = "same_model"
+    READER_MODEL = "reader_model"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from scopewatch.types import Relation
+from scopewatch.identity import Relation
 
 NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 """What a watchlist, an indicator or an SAE may be called."""

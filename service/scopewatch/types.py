@@ -7,7 +7,7 @@ from enum import IntEnum, StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from scopewatch.identity import FeatureKey, FeatureTable
+from scopewatch.identity import FeatureKey, FeatureTable, Relation
 
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
@@ -34,13 +34,6 @@ class Verdict(StrEnum):
 
     PASS = "pass"  # noqa: S105 - not a password
     FLAG = "flag"
-
-
-class Relation(StrEnum):
-    """Whether the reader wrote the response itself or reads another model's text."""
-
-    SAME_MODEL = "same_model"
-    READER_MODEL = "reader_model"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from scopewatch.doors.limits import Limits
-from scopewatch.identity import EngineIdentity, FeatureKey, SaeIdentity
+from scopewatch.identity import EngineIdentity, FeatureKey, Relation, SaeIdentity
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.types import (
     LABEL_NOTE,
@@ -18,7 +18,6 @@ from scopewatch.types import (
     IndicatorScore,
     Judgement,
     Provenance,
-    Relation,
     ScoredPair,
     ScoreJob,
     Segment,
