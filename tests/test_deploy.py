@@ -224,7 +224,7 @@ def test_redis_url_leads_to_the_redis_service(manifests: Manifests) -> None:
 
 def test_command_line_is_one_the_program_has(manifests: Manifests) -> None:
     """The container's arguments are a `serve` that the program parses."""
-    assert "_serve" == _parser().parse_args(manifests.program["args"]).run.__name__
+    assert "scopewatch.cli.serve" == _parser().parse_args(manifests.program["args"]).run.__module__
 
 
 def test_service_links_are_off(manifests: Manifests) -> None:
@@ -429,7 +429,7 @@ def test_image_starts_the_program_without_a_shell() -> None:
     entry, command = (json.loads(rest) for word, rest in last_stage() if word in {"ENTRYPOINT", "CMD"})
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     assert list(scripts) == entry
-    assert "_serve" == _parser().parse_args(command).run.__name__
+    assert "scopewatch.cli.serve" == _parser().parse_args(command).run.__module__
 
 
 def test_image_listens_outside_the_container() -> None:

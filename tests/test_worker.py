@@ -14,6 +14,7 @@ import pytest
 from conftest import wait_until
 from scopewatch.engine.worker import Batch, Run, Worker
 from scopewatch.errors import EngineDied
+from scopewatch.identity import FeatureTable
 from scopewatch.types import EncodedBatch
 
 
@@ -21,9 +22,12 @@ def batch(mark: int) -> Batch:
     return [np.array([mark], np.int32)]
 
 
+NO_FEATURES = FeatureTable()
+
+
 def answer_to(given: Batch) -> EncodedBatch:
     """A batch's answer; `reused_tokens` repeats the mark, to tell answers apart."""
-    return EncodedBatch([], forward_s=0.0, encode_s=0.0, reused_tokens=int(given[0][0]))
+    return EncodedBatch([], forward_s=0.0, encode_s=0.0, reused_tokens=int(given[0][0]), table=NO_FEATURES)
 
 
 class Gate:

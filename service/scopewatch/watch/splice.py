@@ -23,7 +23,7 @@ from scopewatch.watch.watchlist import Watchlist, load_watchlist
 try:
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
-    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+    from ruamel.yaml.scalarstring import SingleQuotedScalarString
 except ImportError:
     raise DataError("calibrate needs ruamel.yaml: pip install 'scopewatch[calibration]'") from None
 
@@ -253,7 +253,7 @@ def _text(value: str) -> str:
     """A text that is read as one: ruamel.yaml writes YAML 1.2, and watchlists are read as 1.1, where `no` is false."""
     loader: Any = yaml.SafeLoader("")
     read_as = loader.resolve(yaml.ScalarNode, value, (True, False))
-    return value if read_as == "tag:yaml.org,2002:str" else DoubleQuotedScalarString(value)
+    return value if read_as == "tag:yaml.org,2002:str" else SingleQuotedScalarString(value)
 
 
 def _flow(value: dict[str, Any]) -> CommentedMap:
