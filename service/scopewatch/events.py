@@ -1,14 +1,12 @@
 """What has happened to a pair, for those who count it, log it or pass it on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from scopewatch.types import ScoredPair, ScoreJob
 
 
-@dataclass(frozen=True, slots=True)
-class PairScored:
+class PairScored(NamedTuple):
     """A pair got its verdict."""
 
     job: ScoreJob

@@ -93,7 +93,7 @@ class Histograms(Collector):
 
     def observe(self, value: float, times: int, *labels: str) -> None:
         """Counts a value so many times. Whoever counts by `place` instead leaves the sum where it is."""
-        self._counts.add_to(self.place(value, *labels), times)
+        self._counts.add_to(self._begins[labels] + bisect_left(self._bounds, value), times)
         self._sums[labels] += value * times
 
     def collect(self) -> Iterable[Metric]:

@@ -54,7 +54,7 @@ class Judgements:
         for turn in pair.history:
             texts += (turn.role, turn.content)
         # Texts read from files may hold lone surrogates.
-        parts = [watchlist_digest, *(text.encode("utf-8", "surrogatepass") for text in texts)]
+        parts = [watchlist_digest] + [text.encode("utf-8", "surrogatepass") for text in texts]
         shape = struct.pack(f"<?{len(parts)}Q", job.include_evidence, *map(len, parts))
         digest = self._keyed.copy()
         digest.update(b"".join((shape, *parts)))

@@ -7,7 +7,7 @@ pair that was judged lately goes from the first to its answer, if the cache stil
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,9 +21,9 @@ from scopewatch.pipeline.cache import Cache
 from scopewatch.pipeline.cached_value import CachedValues, CorruptValue
 from scopewatch.pipeline.judgements import Judgements, Remembered
 from scopewatch.pipeline.scoring import judge
-from scopewatch.pipeline.stages import Asked, Judged, Read, Tokenised
+from scopewatch.pipeline.stages import Asked, Judged, LookedUp, Read, Tokenised
 from scopewatch.pipeline.watchlist_set import RunningSet, WatchlistSet
-from scopewatch.types import Pair, ScoredPair, ScoreJob, Timings, TokenisedPair
+from scopewatch.types import Judgement, Pair, ScoredPair, ScoreJob, Timings, TokenisedPair
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +84,22 @@ class Monitor:
         """Scores jobs; each succeeds or fails alone, in the order given."""
         started_s = time.monotonic()
         failed: dict[int, ScopewatchError] = {}
-        with self._running.call() as watchlists:
-            judged = await self._judge_all(self._ask(jobs, watchlists, failed), failed)
+        running = self._running
+        running.begin()
+        try:
+            asked = self._ask(jobs, running.watchlists, failed)
+            recalled, unjudged, cache_s = await self._look_up(asked, failed)
+            judged = await self._judge_each(unjudged, cache_s, failed) if unjudged else []
+        finally:
+            running.end()
         total_s = time.monotonic() - started_s
-        # Pairs that were recalled together share their times.
-        whole = {id(one.timings): replace(one.timings, total_s=total_s) for one in judged}
         outcomes: dict[int, Outcome] = {**failed}
-        for one in judged:
-            outcomes[one.asked.place] = ScoredPair(one.judgement, whole[id(one.timings)], one.cached)
+        at_once = Timings(cache_s=cache_s, total_s=total_s)
+        for place, judgement in recalled:
+            outcomes[place] = ScoredPair(judgement, at_once, cached=True)
+        for done in judged:
+            timings = replace(done.timings, total_s=total_s)
+            outcomes[done.asked.place] = ScoredPair(done.judgement, timings, done.cached)
         in_order = [outcomes[place] for place in range(len(jobs))]
         self._tell(jobs, in_order)
         return in_order
@@ -99,6 +107,7 @@ class Monitor:
     def _ask(
         self, jobs: Sequence[ScoreJob], watchlists: WatchlistSet, failed: dict[int, ScopewatchError]
     ) -> list[Asked]:
+        """Finds each job's watchlist, and its judgement if it was made lately; errors go into `failed`, by place."""
         asked: list[Asked] = []
         for place, job in enumerate(jobs):
             try:
@@ -113,25 +122,28 @@ class Monitor:
             asked.append(Asked(place, job, watchlist, name, remembered))
         return asked
 
-    async def _judge_all(self, asked: Sequence[Asked], failed: dict[int, ScopewatchError]) -> list[Judged]:
-        """Recalls or makes the judgement of each; errors go into `failed`, by place."""
+    async def _look_up(self, asked: Sequence[Asked], failed: dict[int, ScopewatchError]) -> LookedUp:
+        """Asks the cache, once for all jobs; those that were judged lately know their key without their tokens."""
         tokenised = await self._tokenise([one for one in asked if not one.remembered], failed)
         keys = {one.place: one.remembered.key for one in asked if one.remembered}
         keys |= {one.asked.place: one.key for one in tokenised}
+        if not keys:
+            return LookedUp([], [], 0.0)
         clock = _Stopwatch()
-        values = dict(zip(keys, await self._cache.get_many(list(keys.values())) if keys else (), strict=True))
-        looked_up = Timings(cache_s=clock.lap())
-        recalled: list[Judged] = []
+        values = dict(zip(keys, await self._cache.get_many(list(keys.values())), strict=True))
+        cache_s = clock.lap()
+        recalled: list[tuple[int, Judgement]] = []
         forgotten: list[Asked] = []
         for one in asked:
             if one.remembered and values[one.place] == one.remembered.value:
-                recalled.append(Judged(one, one.remembered.judgement, cached=True, timings=looked_up))
+                recalled.append((one.place, one.remembered.judgement))
             elif one.remembered:
                 forgotten.append(one)
         self._metrics.cache_read("hit", len(recalled))
-        tokenised += await self._tokenise(forgotten, failed)
-        tokenised.sort(key=lambda one: one.asked.place)
-        return recalled + await self._judge_each(tokenised, values, looked_up.cache_s, failed)
+        if forgotten:
+            tokenised += await self._tokenise(forgotten, failed)
+            tokenised.sort(key=lambda one: one.asked.place)
+        return LookedUp(recalled, [(one, values[one.asked.place]) for one in tokenised], cache_s)
 
     async def _tokenise(self, asked: Sequence[Asked], failed: dict[int, ScopewatchError]) -> list[Tokenised]:
         if not asked:
@@ -148,23 +160,21 @@ class Monitor:
         return tokenised
 
     async def _judge_each(
-        self,
-        tokenised: Sequence[Tokenised],
-        values: Mapping[int, bytes | None],
-        cache_s: float,
-        failed: dict[int, ScopewatchError],
+        self, unjudged: Sequence[tuple[Tokenised, bytes | None]], cache_s: float, failed: dict[int, ScopewatchError]
     ) -> list[Judged]:
         """Judges pairs one by one as their activations come, while the engine reads those behind them."""
-        known = {one.asked.place: self._unpack(one, values[one.asked.place], cache_s) for one in tokenised}
-        reading = self._encode_missing([one for one in tokenised if not known[one.asked.place]], cache_s)
+        known = [self._unpack(one, value, cache_s) for one, value in unjudged]
+        reading = self._encode_missing(
+            [one for (one, _), read in zip(unjudged, known, strict=True) if not read], cache_s
+        )
         judged: list[Judged] = []
         try:
-            for number, one in enumerate(tokenised):
+            for number, (one, _) in enumerate(unjudged):
                 if number:
                     # Other calls, and health checks, are answered in between.
                     await asyncio.sleep(0)
                 place = one.asked.place
-                read = known[place] or await reading[place]
+                read = known[number] or await reading[place]
                 if isinstance(read, ScopewatchError):
                     failed[place] = read
                 else:
@@ -232,10 +242,10 @@ class Monitor:
     def _tell(self, jobs: Sequence[ScoreJob], outcomes: Sequence[Outcome]) -> None:
         scored: list[PairScored] = []
         for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, ScopewatchError):
-                self._metrics.pair_failed(outcome.reason)
-            else:
+            if isinstance(outcome, ScoredPair):
                 scored.append(PairScored(job, outcome))
+            else:
+                self._metrics.pair_failed(outcome.reason)
         if scored:
             for listener in self._listeners:
                 listener(scored)

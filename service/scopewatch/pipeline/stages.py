@@ -1,14 +1,13 @@
 """The stages of a pair's journey: each knows all that the one before it knew."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from scopewatch.pipeline.compiled import CompiledWatchlist
 from scopewatch.pipeline.judgements import Remembered
 from scopewatch.types import CoveredActivations, Judgement, ScoreJob, Timings, TokenisedPair
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A job whose watchlist is known."""
 
     place: int
@@ -20,8 +19,7 @@ class Asked:
     remembered: Remembered | None
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenised:
+class Tokenised(NamedTuple):
     """A job whose pair was tokenised."""
 
     asked: Asked
@@ -31,8 +29,7 @@ class Tokenised:
     tokenise_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """A job whose activations are known."""
 
     tokenised: Tokenised
@@ -43,8 +40,7 @@ class Read:
     timings: Timings
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """A job that has its judgement."""
 
     asked: Asked
@@ -52,3 +48,13 @@ class Judged:
     cached: bool
     timings: Timings
     """All but the total."""
+
+
+class LookedUp(NamedTuple):
+    """What a look-up in the cache makes of the jobs of a call."""
+
+    recalled: list[tuple[int, Judgement]]
+    """The places of jobs whose remembered judgement stands, since the cache holds the very value it was made from."""
+    unjudged: list[tuple[Tokenised, bytes | None]]
+    """The other jobs, in order, each with the value that the cache holds, if it holds one."""
+    cache_s: float

@@ -1,8 +1,7 @@
 """All watchlists that run together: one version of them, which is replaced as a whole."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scopewatch.errors import FieldViolation, UnknownWatchlist
@@ -52,21 +51,20 @@ class RunningSet:
     def __init__(self, watchlists: WatchlistSet) -> None:
         self.watchlists = watchlists
         self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._answered = asyncio.Event()
 
-    @contextmanager
-    def call(self) -> Iterator[WatchlistSet]:
-        """Counts a call for as long as the block runs, and gives the watchlists that it is judged by."""
+    def begin(self) -> None:
+        """Counts a call that is judged by these watchlists."""
         self._calls += 1
-        self._idle.clear()
-        try:
-            yield self.watchlists
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
+
+    def end(self) -> None:
+        """Counts such a call as answered."""
+        self._calls -= 1
+        if not self._calls:
+            self._answered.set()
 
     async def answered(self) -> None:
-        """Waits until no call is running that began with these watchlists."""
-        await self._idle.wait()
+        """Waits until every call is answered that began with these watchlists; none may begin any more."""
+        if self._calls:
+            self._answered.clear()
+            await self._answered.wait()
