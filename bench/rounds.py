@@ -95,7 +95,7 @@ class Bench:
             measured.seconds.setdefault(name, []).append(time.perf_counter() - started)
             measured.cpu_seconds.setdefault(name, []).append(time.process_time() - cpu_started)
             if name == "engine" and number == 0 and measured.device_mib is not None:
-                measured.device_mib += (torch.cuda.max_memoryallocated() - resting) / 2**20
+                measured.device_mib += (torch.cuda.max_memory_allocated() - resting) / 2**20
         for name in self.contenders:
             difference = measured.difference.setdefault(name, Difference())
             compare(difference, found[REFERENCE], found[name], thresholds, tolerance)
@@ -157,4 +157,4 @@ def _many(made: Sequence[Any], count: int) -> list[Any]:
 def allocated(device: torch.device, *, forget_peak: bool = False) -> int:
     if forget_peak and device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memoryallocated() if device.type == "cuda" else 0
+    return torch.cuda.memory_allocated() if device.type == "cuda" else 0
