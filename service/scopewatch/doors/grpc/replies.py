@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -63,6 +63,8 @@ _POOLED = pb.FeatureScore.POOLED_FIELD_NUMBER << 3 | 1
 _CONTRIBUTION = pb.FeatureScore.CONTRIBUTION_FIELD_NUMBER << 3 | 1
 _NUMBERS = struct.Struct("<BdBd")
 """Both numbers of a feature."""
+_KEPT_FEATURES = 1 << 16
+"""What is made once for a feature is kept for so many of them, since watchlists come and go."""
 _CALIBRATIONS = {True: pb.CALIBRATION_CALIBRATED, False: pb.CALIBRATION_UNCALIBRATED}
 
 
@@ -76,7 +78,7 @@ class Replies:
     def __init__(self, version: str) -> None:
         self._version = version
         self._bodies: WeakKeyDictionary[Judgement, bytes] = WeakKeyDictionary()
-        self._about = cache(_about)
+        self._about = lru_cache(_KEPT_FEATURES)(_about)
 
     def score(self, job: ScoreJob, pair: ScoredPair) -> bytes:
         """A serialised `ScoreResponse`. Messages merge by concatenation, so a judgement's part is put in as it is.
