@@ -150,8 +150,8 @@ def measure(subject: Subject, count: int, args: argparse.Namespace, device: torc
     if count > BATCH:
         contenders["expert_sorted"] = expert(subject, device, by_length=True)
     set_thresholds(subject, engine, contenders["engine"])
-    # The contenders' libraries leave this process 600,000 objects, which no caller of a service has; searching them would
-    # take 0.2 s now and then.
+    # The contenders' libraries leave this process 600,000 objects, which a caller of a service has not; to search them
+    # would take 0.2 s now and then.
     gc.collect()
     gc.freeze()
     with server(config) as served:
