@@ -61,8 +61,9 @@ def after(*watchlists: Watchlist, engine: EngineIdentity = IDENTITY) -> Watchlis
 async def test_a_watchlist_under_the_name_of_another_is_not_answered_for_by_it(monitor: Monitor, digest: str) -> None:
     """A judgement is remembered by what made it: another threshold under the same name is another judgement."""
     before = await score(monitor)
-    loud = first({"feature": "early/1"}, {"feature": "late/0", "weight": -0.5}, threshold=1e6, digest=digest)
-    await monitor.replace(after(loud))
+    loud, *others = WATCHLISTS["first"].indicators
+    changed = (loud.model_copy(update={"threshold": 1e6}), *others)
+    await monitor.replace(after(replace(WATCHLISTS["first"], indicators=changed, digest=digest)))
     then = await score(monitor)
 
     assert (before.indicators[0].threshold, then.indicators[0].threshold) == (3, 1e6)

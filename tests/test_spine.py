@@ -1,6 +1,7 @@
 """The whole spine over a real reader: its watchlists are replaced while calls run."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,10 +14,15 @@ from conftest import House, save_sae, watchlist_document
 from scopewatch.app.load import load
 from scopewatch.app.spine import Spine, running_spine
 from scopewatch.config import Config
+from scopewatch.engine.build import Engine
+from scopewatch.engine.choices import SaeChoice
+from scopewatch.engine.runner import Runner
+from scopewatch.engine.watching import Watching
 from scopewatch.errors import ScopewatchError, WatchlistError
 from scopewatch.metrics import Metrics
-from scopewatch.types import Pair, ScoredPair, ScoreJob
+from scopewatch.types import EncodedBatch, Pair, ScoredPair, ScoreJob, TokenIds
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
+from servers import eventually
 
 TEXTS = [f"It may be gout, or it is number {number}." for number in range(12)]
 DELTA = {"name": "delta", "features": [{"feature": "late/5"}, {"feature": "mid/20", "weight": -0.5}], "threshold": 0.0}
@@ -103,6 +109,61 @@ async def test_calls_that_run_meanwhile_are_judged_by_one_set_or_the_other(write
     for call in calls:
         (digest,) = {one.judgement.made_by.watchlist_digest for one in call}
         assert [{part.name for part in one.indicators} for one in call] == [names[digest]] * 3
+
+
+class Pause:
+    """A place in another thread where the test can stop it."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self.go.wait(60)
+
+    async def wait(self) -> None:
+        assert await asyncio.to_thread(self.reached.wait, 60)
+
+
+async def test_calls_of_both_sets_share_the_engine_while_one_replaces_the_other(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call of the new set is read at once, though the engine still has one of the old set to read."""
+    preparing, reading = Pause(), Pause()
+    prepare, read = Engine.prepare, Runner.__call__
+    asked = 0
+
+    def pause_before_the_second(engine: Engine, saes: list[SaeChoice], *, head: bool) -> Watching:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            preparing()
+        return prepare(engine, saes, head=head)
+
+    def pause_once(runner: Runner, batch: list[TokenIds]) -> EncodedBatch:
+        if preparing.reached.is_set() and not reading.reached.is_set():
+            reading()
+        return read(runner, batch)
+
+    monkeypatch.setattr(Engine, "prepare", pause_before_the_second)
+    monkeypatch.setattr(Runner, "__call__", pause_once)
+    new = {"name": "new", "features": [{"feature": "late/9"}], "threshold": 0}
+    async with spine(write("before"), cache_bytes=0) as running:
+        replacing = asyncio.create_task(running.replace_watchlists([write("after", indicators=[new])]))
+        await preparing.wait()
+        of_the_old = asyncio.create_task(running.score(jobs()[:1]))
+        await reading.wait()
+        preparing.go.set()
+        await eventually(lambda: running.watchlists.version == 2, "the set was not replaced")
+        of_the_new = asyncio.create_task(running.score(jobs()[1:2]))
+        await asyncio.sleep(0)
+        assert not replacing.done()
+        reading.go.set()
+        (old,), (also_new,) = await of_the_old, await of_the_new
+        await replacing
+    assert [part.name for part in old.indicators] == ["alpha", "beta", "gamma"]
+    assert [part.name for part in also_new.indicators] == ["new"]
 
 
 async def test_a_threshold_costs_no_pass(write: Write) -> None:
