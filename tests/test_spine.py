@@ -220,6 +220,14 @@ async def test_what_cannot_run_changes_nothing(write: Write, changes: dict[str, 
     assert told in str(refused.value)
 
 
+async def test_no_watchlist_at_all_is_refused(write: Write) -> None:
+    """A service without a watchlist would judge nothing."""
+    async with spine(write("before")) as running:
+        with pytest.raises(WatchlistError, match="at least one watchlist"):
+            await running.replace_watchlists([])
+        assert len(await score(running)) == len(TEXTS)
+
+
 async def test_strict_cards_hold_for_a_replacement(write: Write) -> None:
     """A card that does not speak for what runs refuses a replacement as it refuses a start."""
     made_with = {"scopewatch": "1", "reader": "x", "reader_digest": "e" * 64, "dtype": "float32"}

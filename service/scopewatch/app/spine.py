@@ -65,13 +65,15 @@ class Spine:
         columns are loaded; what the cache holds serves every watchlist whose features it covers.
 
         Args:
-            watchlists: The watchlists from now on; they name the reader that runs.
+            watchlists: The watchlists from now on, at least one; they name the reader that runs.
 
         Raises:
             SetupError: One of them cannot run here; nothing has changed.
         """
         from scopewatch.engine.choices import choices, united
 
+        if not watchlists:
+            raise WatchlistError("a service needs at least one watchlist; name one")
         async with self._replacing:
             before = self.watchlists
             reader, wanted = choices(watchlists)
