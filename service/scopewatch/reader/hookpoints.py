@@ -137,13 +137,16 @@ def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], 
         raise SaeError(f"hookpoint {hookpoint}: the reader is loaded down to layer {len(reader.layers) - 1}")
     path = reader.family.sites.get(hookpoint.site, hookpoint.site)
     name, _, end = path.rpartition(".")
-    modules = dict(reader.layers[hookpoint.layer].named_modules())
-    if name not in modules or end not in {"input", "output"}:
+    try:
+        # Not by a walk over all modules: every pass attaches its taps anew.
+        module = reader.layers[hookpoint.layer].get_submodule(name)
+    except AttributeError:
+        module = None
+    if module is None or end not in {"input", "output"}:
         raise SaeError(
             f"hookpoint {hookpoint}: {reader.identity.model_type} readers have no such module; "
             f"their sites: {', '.join(sites(reader))}"
         )
-    module = modules[name]
 
     def give(activations: torch.Tensor) -> None:
         if activations.dim() != 3:
