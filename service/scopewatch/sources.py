@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,8 +29,29 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class ReaderSource(Strict):
-    """Where a reader is: a directory, or a repository on the Hugging Face hub."""
+class Rendering(Strict):
+    """How a conversation becomes what the reader reads; a request's own `template_inputs` win."""
+
+    date: str = Field("2024-07-26", pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}|today)$")
+    """The day that a chat template is told it is; `today` follows the clock, and scores with it."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """The tools that the model is offered, as the chat template takes them."""
+    documents: tuple[dict[str, Any], ...] = ()
+    """The documents that the model is given, as the chat template takes them."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Other arguments of the chat template, such as `enable_thinking`."""
+    special_tokens: Literal["text", "parse"] = "text"
+    """Whether a special token written out in a caller's text is text, or the token as a serving engine may take it."""
+    fold_system: bool = True
+    """Whether a system message is folded into the next user message where the chat template refuses it."""
+    bos: Literal["files", "always", "never"] = "files"
+    """Whether BOS comes first: as tokenizer and chat template say, or whatever they say."""
+    separator: str = Field("\n\n", max_length=64)
+    """What stands between the texts where the tokenizer has no chat template."""
+
+
+class ReaderSource(Rendering):
+    """Where a reader is, a directory or a repository on the Hugging Face hub, and how it is given conversations."""
 
     path: str = ""
     """Directory; in a watchlist, relative to the watchlist."""
@@ -39,7 +60,6 @@ class ReaderSource(Strict):
     revision: str = ""
     """Branch, tag or commit on the hub; empty for the main branch."""
     relation: Relation = Relation.READER_MODEL
-
     @classmethod
     def named(cls, text: str) -> Self:
         """The reader in the directory of this name, or the one of this hub id when no such directory exists and the
@@ -60,6 +80,11 @@ class ReaderSource(Strict):
     def name(self) -> str:
         """The reader's name for people: its hub id, or the name of its directory."""
         return self.id or Path(self.path).resolve().name
+
+    @property
+    def rendering(self) -> Rendering:
+        """How conversations become what the reader reads, wherever the reader is."""
+        return Rendering(**{name: getattr(self, name) for name in Rendering.model_fields})
 
 
 class SaeSource(Strict):

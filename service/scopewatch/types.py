@@ -30,10 +30,26 @@ class Segment(IntEnum):
 
 
 class Verdict(StrEnum):
-    """What a watchlist says of a pair as a whole: FLAG if one of its indicators is flagged, else PASS."""
+    """What a watchlist says of a pair as a whole.
+
+    FLAG if one of its indicators is flagged; else INCOMPLETE if a text that one of them judges was not read whole;
+    else PASS.
+    """
 
     PASS = "pass"  # noqa: S105 - not a password
     FLAG = "flag"
+    INCOMPLETE = "incomplete"
+
+
+class Cleaning(StrEnum):
+    """Whether a watchlist judges the cleaned reading of a pair, in which nothing is hidden by odd characters."""
+
+    NONE = "none"
+    """The texts are read as they are."""
+    BESIDE = "beside"
+    """The texts are read both ways, and of each indicator the higher score counts."""
+    INSTEAD = "instead"
+    """Only the cleaned texts are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,22 @@ class Turn:
 
     role: str
     content: str
+    fields: str = ""
+    """The message's other fields, such as `tool_calls`, as a JSON object; empty where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateInputs:
+    """What a chat template is given beside the messages; what is empty here is as the reader's settings say."""
+
+    date: str = ""
+    """The day that the template is told it is, `YYYY-MM-DD`."""
+    tools: str = ""
+    """The tools that the model was offered, as a JSON array."""
+    documents: str = ""
+    """The documents that the model was given, as a JSON array."""
+    arguments: str = ""
+    """The template's other arguments, such as `enable_thinking`, as a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +83,11 @@ class Pair:
     prompt: str
     response: str
     history: tuple[Turn, ...] = ()
+    inputs: TemplateInputs = TemplateInputs()
+    prompt_token_ids: tuple[int, ...] = ()
+    """The tokens that the serving model was given, where the caller knows them; they are read as they are."""
+    response_token_ids: tuple[int, ...] = ()
+    """The tokens that the serving model wrote, where the caller knows them; they are read as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +101,19 @@ class Coverage:
     prompt_tokens_dropped: int = 0
     response_tokens_dropped: int = 0
     history_tokens_dropped: int = 0
+    windows: int = 1
+    """The number of passes that the response was read in."""
+    unlocated: tuple[str, ...] = ()
+    """Texts, such as `history[2].content`, that were not found in what the chat template made of them: what it wrote in
+    their place is read and not scored."""
+    shortened: tuple[str, ...] = ()
+    """Texts of which the chat template left something out, such as an earlier answer's thought: so did the model."""
+    folded: bool = False
+    """Whether the chat template refused the roles, and messages were folded into others."""
+    invisible_chars: int = 0
+    """Characters of the caller's texts that are not seen and stand at letters, such as a zero-width joiner."""
+    lookalike_chars: int = 0
+    """Characters of the caller's texts that look like other letters, such as full-width ones."""
 
     @property
     def truncated(self) -> bool:
@@ -73,7 +123,11 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class TokenisedPair:
-    """A pair as the reader reads it; all arrays have shape (n_tokens,)."""
+    """A pair as the reader reads it; all arrays have shape (n_tokens,).
+
+    A long response is read in several windows, each a text of its own for the reader. They stand one behind the other
+    here, and each token of the response belongs to its segment in one of them only.
+    """
 
     ids: TokenIds
     segments: Int8
@@ -85,6 +139,10 @@ class TokenisedPair:
     ends: Int32
     """One past the last code point of each token; 0 for TEMPLATE tokens."""
     coverage: Coverage
+    window_tokens: tuple[int, ...] = ()
+    """The number of tokens of each window; empty where there is only one."""
+    rendering_digest: str = ""
+    """SHA-256 over everything but the texts that decided what is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +288,10 @@ class Judgement:
     """Columns, ascending, of the features that fired on the caller's text; each stands once."""
     table: FeatureTable
     """The features that these columns belong to."""
+    incomplete: tuple[str, ...] = ()
+    """What was to be judged and was not read whole, and why: one sentence each."""
+    rendering_digest: str = ""
+    """SHA-256 over everything but the texts that decided what was read."""
 
 
 @dataclass(frozen=True, slots=True)

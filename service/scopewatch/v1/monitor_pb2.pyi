@@ -13,6 +13,7 @@ class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_UNSPECIFIED: _ClassVar[Verdict]
     VERDICT_PASS: _ClassVar[Verdict]
     VERDICT_FLAG: _ClassVar[Verdict]
+    VERDICT_INCOMPLETE: _ClassVar[Verdict]
 
 class Severity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -47,9 +48,11 @@ class IndicatorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INDICATOR_KIND_FEATURES: _ClassVar[IndicatorKind]
     INDICATOR_KIND_PROBE: _ClassVar[IndicatorKind]
     INDICATOR_KIND_COMBINATION: _ClassVar[IndicatorKind]
+    INDICATOR_KIND_OBFUSCATION: _ClassVar[IndicatorKind]
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_PASS: Verdict
 VERDICT_FLAG: Verdict
+VERDICT_INCOMPLETE: Verdict
 SEVERITY_UNSPECIFIED: Severity
 SEVERITY_INFO: Severity
 SEVERITY_LOW: Severity
@@ -69,17 +72,32 @@ INDICATOR_KIND_UNSPECIFIED: IndicatorKind
 INDICATOR_KIND_FEATURES: IndicatorKind
 INDICATOR_KIND_PROBE: IndicatorKind
 INDICATOR_KIND_COMBINATION: IndicatorKind
+INDICATOR_KIND_OBFUSCATION: IndicatorKind
 
 class Turn(_message.Message):
-    __slots__ = ("role", "content")
+    __slots__ = ("role", "content", "fields_json")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_JSON_FIELD_NUMBER: _ClassVar[int]
     role: str
     content: str
-    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+    fields_json: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ..., fields_json: _Optional[str] = ...) -> None: ...
+
+class TemplateInputs(_message.Message):
+    __slots__ = ("date", "tools_json", "documents_json", "arguments_json")
+    DATE_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_JSON_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
+    date: str
+    tools_json: str
+    documents_json: str
+    arguments_json: str
+    def __init__(self, date: _Optional[str] = ..., tools_json: _Optional[str] = ..., documents_json: _Optional[str] = ..., arguments_json: _Optional[str] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("request_id", "prompt", "response", "history", "watchlist", "labels", "include_evidence")
+    __slots__ = ("request_id", "prompt", "response", "history", "watchlist", "labels", "include_evidence", "template_inputs", "prompt_token_ids", "response_token_ids")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +112,9 @@ class ScoreRequest(_message.Message):
     WATCHLIST_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt: str
     response: str
@@ -101,7 +122,10 @@ class ScoreRequest(_message.Message):
     watchlist: str
     labels: _containers.ScalarMap[str, str]
     include_evidence: bool
-    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[str] = ..., response: _Optional[str] = ..., history: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., watchlist: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., include_evidence: _Optional[bool] = ...) -> None: ...
+    template_inputs: TemplateInputs
+    prompt_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    response_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[str] = ..., response: _Optional[str] = ..., history: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., watchlist: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., include_evidence: _Optional[bool] = ..., template_inputs: _Optional[_Union[TemplateInputs, _Mapping]] = ..., prompt_token_ids: _Optional[_Iterable[int]] = ..., response_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class FeatureScore(_message.Message):
     __slots__ = ("feature", "label", "pooling", "pooled", "contribution", "label_source")
@@ -162,7 +186,7 @@ class IndicatorScore(_message.Message):
     def __init__(self, name: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., flagged: _Optional[bool] = ..., severity: _Optional[_Union[Severity, str]] = ..., probability: _Optional[float] = ..., features: _Optional[_Iterable[_Union[FeatureScore, _Mapping]]] = ..., evidence: _Optional[_Iterable[_Union[Evidence, _Mapping]]] = ..., calibration: _Optional[_Union[Calibration, str]] = ..., skipped_reason: _Optional[str] = ..., card_warning: _Optional[str] = ...) -> None: ...
 
 class Coverage(_message.Message):
-    __slots__ = ("tokens", "prompt_tokens", "response_tokens", "history_tokens", "truncated", "prompt_tokens_dropped", "response_tokens_dropped", "history_tokens_dropped")
+    __slots__ = ("tokens", "prompt_tokens", "response_tokens", "history_tokens", "truncated", "prompt_tokens_dropped", "response_tokens_dropped", "history_tokens_dropped", "windows", "unlocated", "shortened", "folded", "invisible_chars", "lookalike_chars")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +195,12 @@ class Coverage(_message.Message):
     PROMPT_TOKENS_DROPPED_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_TOKENS_DROPPED_FIELD_NUMBER: _ClassVar[int]
     HISTORY_TOKENS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    UNLOCATED_FIELD_NUMBER: _ClassVar[int]
+    SHORTENED_FIELD_NUMBER: _ClassVar[int]
+    FOLDED_FIELD_NUMBER: _ClassVar[int]
+    INVISIBLE_CHARS_FIELD_NUMBER: _ClassVar[int]
+    LOOKALIKE_CHARS_FIELD_NUMBER: _ClassVar[int]
     tokens: int
     prompt_tokens: int
     response_tokens: int
@@ -179,10 +209,16 @@ class Coverage(_message.Message):
     prompt_tokens_dropped: int
     response_tokens_dropped: int
     history_tokens_dropped: int
-    def __init__(self, tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., history_tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., prompt_tokens_dropped: _Optional[int] = ..., response_tokens_dropped: _Optional[int] = ..., history_tokens_dropped: _Optional[int] = ...) -> None: ...
+    windows: int
+    unlocated: _containers.RepeatedScalarFieldContainer[str]
+    shortened: _containers.RepeatedScalarFieldContainer[str]
+    folded: bool
+    invisible_chars: int
+    lookalike_chars: int
+    def __init__(self, tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., history_tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., prompt_tokens_dropped: _Optional[int] = ..., response_tokens_dropped: _Optional[int] = ..., history_tokens_dropped: _Optional[int] = ..., windows: _Optional[int] = ..., unlocated: _Optional[_Iterable[str]] = ..., shortened: _Optional[_Iterable[str]] = ..., folded: _Optional[bool] = ..., invisible_chars: _Optional[int] = ..., lookalike_chars: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("reader", "reader_revision", "reader_digest", "watchlist", "watchlist_digest", "relation", "version")
+    __slots__ = ("reader", "reader_revision", "reader_digest", "watchlist", "watchlist_digest", "relation", "version", "rendering_digest")
     READER_FIELD_NUMBER: _ClassVar[int]
     READER_REVISION_FIELD_NUMBER: _ClassVar[int]
     READER_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +226,7 @@ class Provenance(_message.Message):
     WATCHLIST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     RELATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    RENDERING_DIGEST_FIELD_NUMBER: _ClassVar[int]
     reader: str
     reader_revision: str
     reader_digest: str
@@ -197,7 +234,8 @@ class Provenance(_message.Message):
     watchlist_digest: str
     relation: Relation
     version: str
-    def __init__(self, reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., watchlist: _Optional[str] = ..., watchlist_digest: _Optional[str] = ..., relation: _Optional[_Union[Relation, str]] = ..., version: _Optional[str] = ...) -> None: ...
+    rendering_digest: str
+    def __init__(self, reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., watchlist: _Optional[str] = ..., watchlist_digest: _Optional[str] = ..., relation: _Optional[_Union[Relation, str]] = ..., version: _Optional[str] = ..., rendering_digest: _Optional[str] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("tokenise_s", "cache_s", "queue_s", "forward_s", "encode_s", "score_s", "total_s")
@@ -218,7 +256,7 @@ class Timings(_message.Message):
     def __init__(self, tokenise_s: _Optional[float] = ..., cache_s: _Optional[float] = ..., queue_s: _Optional[float] = ..., forward_s: _Optional[float] = ..., encode_s: _Optional[float] = ..., score_s: _Optional[float] = ..., total_s: _Optional[float] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("request_id", "verdict", "indicators", "coverage", "provenance", "timings", "cached", "label_note")
+    __slots__ = ("request_id", "verdict", "indicators", "coverage", "provenance", "timings", "cached", "label_note", "incomplete", "left_out")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     INDICATORS_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +265,8 @@ class ScoreResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     CACHED_FIELD_NUMBER: _ClassVar[int]
     LABEL_NOTE_FIELD_NUMBER: _ClassVar[int]
+    INCOMPLETE_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     verdict: Verdict
     indicators: _containers.RepeatedCompositeFieldContainer[IndicatorScore]
@@ -235,7 +275,9 @@ class ScoreResponse(_message.Message):
     timings: Timings
     cached: bool
     label_note: str
-    def __init__(self, request_id: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., indicators: _Optional[_Iterable[_Union[IndicatorScore, _Mapping]]] = ..., coverage: _Optional[_Union[Coverage, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., cached: _Optional[bool] = ..., label_note: _Optional[str] = ...) -> None: ...
+    incomplete: _containers.RepeatedScalarFieldContainer[str]
+    left_out: int
+    def __init__(self, request_id: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., indicators: _Optional[_Iterable[_Union[IndicatorScore, _Mapping]]] = ..., coverage: _Optional[_Union[Coverage, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., cached: _Optional[bool] = ..., label_note: _Optional[str] = ..., incomplete: _Optional[_Iterable[str]] = ..., left_out: _Optional[int] = ...) -> None: ...
 
 class BatchScoreRequest(_message.Message):
     __slots__ = ("requests",)
@@ -262,7 +304,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ReaderInfo(_message.Message):
-    __slots__ = ("name", "revision", "model_type", "digest", "layers_run", "layers_total", "dtype", "device", "attention", "chat_template", "template_digest")
+    __slots__ = ("name", "revision", "model_type", "digest", "layers_run", "layers_total", "dtype", "device", "attention", "chat_template", "template_digest", "rendering_digest")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +316,7 @@ class ReaderInfo(_message.Message):
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    RENDERING_DIGEST_FIELD_NUMBER: _ClassVar[int]
     name: str
     revision: str
     model_type: str
@@ -285,7 +328,8 @@ class ReaderInfo(_message.Message):
     attention: str
     chat_template: bool
     template_digest: str
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., model_type: _Optional[str] = ..., digest: _Optional[str] = ..., layers_run: _Optional[int] = ..., layers_total: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention: _Optional[str] = ..., chat_template: _Optional[bool] = ..., template_digest: _Optional[str] = ...) -> None: ...
+    rendering_digest: str
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., model_type: _Optional[str] = ..., digest: _Optional[str] = ..., layers_run: _Optional[int] = ..., layers_total: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention: _Optional[str] = ..., chat_template: _Optional[bool] = ..., template_digest: _Optional[str] = ..., rendering_digest: _Optional[str] = ...) -> None: ...
 
 class SaeInfo(_message.Message):
     __slots__ = ("name", "format", "architecture", "hookpoint", "d_in", "d_sae", "digest", "watched_features", "neuronpedia", "repo", "revision")
@@ -359,7 +403,7 @@ class DataFile(_message.Message):
     def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., n: _Optional[int] = ..., n_positive: _Optional[int] = ...) -> None: ...
 
 class MadeWith(_message.Message):
-    __slots__ = ("scopewatch", "reader", "reader_revision", "reader_digest", "dtype", "template_digest", "saes")
+    __slots__ = ("scopewatch", "reader", "reader_revision", "reader_digest", "dtype", "template_digest", "saes", "rendering_digest")
     class SaesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -374,6 +418,7 @@ class MadeWith(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SAES_FIELD_NUMBER: _ClassVar[int]
+    RENDERING_DIGEST_FIELD_NUMBER: _ClassVar[int]
     scopewatch: str
     reader: str
     reader_revision: str
@@ -381,7 +426,8 @@ class MadeWith(_message.Message):
     dtype: str
     template_digest: str
     saes: _containers.ScalarMap[str, str]
-    def __init__(self, scopewatch: _Optional[str] = ..., reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., template_digest: _Optional[str] = ..., saes: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    rendering_digest: str
+    def __init__(self, scopewatch: _Optional[str] = ..., reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., template_digest: _Optional[str] = ..., saes: _Optional[_Mapping[str, str]] = ..., rendering_digest: _Optional[str] = ...) -> None: ...
 
 class Card(_message.Message):
     __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with")
@@ -436,17 +482,19 @@ class IndicatorInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., segment: _Optional[_Union[Segment, str]] = ..., threshold: _Optional[float] = ..., calibration: _Optional[_Union[Calibration, str]] = ..., card: _Optional[_Union[Card, _Mapping]] = ..., features: _Optional[int] = ..., kind: _Optional[_Union[IndicatorKind, str]] = ..., combines: _Optional[_Iterable[str]] = ..., card_warning: _Optional[str] = ...) -> None: ...
 
 class WatchlistInfo(_message.Message):
-    __slots__ = ("name", "digest", "indicators")
+    __slots__ = ("name", "digest", "indicators", "cleaned")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     INDICATORS_FIELD_NUMBER: _ClassVar[int]
+    CLEANED_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     indicators: _containers.RepeatedCompositeFieldContainer[IndicatorInfo]
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., indicators: _Optional[_Iterable[_Union[IndicatorInfo, _Mapping]]] = ...) -> None: ...
+    cleaned: str
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., indicators: _Optional[_Iterable[_Union[IndicatorInfo, _Mapping]]] = ..., cleaned: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_text_chars", "max_batch_items", "max_labels", "max_label_chars", "max_history_turns", "max_tokens")
+    __slots__ = ("max_message_bytes", "max_text_chars", "max_batch_items", "max_labels", "max_label_chars", "max_history_turns", "max_tokens", "max_windows", "max_reply_bytes")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_TEXT_CHARS_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_ITEMS_FIELD_NUMBER: _ClassVar[int]
@@ -454,6 +502,8 @@ class Limits(_message.Message):
     MAX_LABEL_CHARS_FIELD_NUMBER: _ClassVar[int]
     MAX_HISTORY_TURNS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REPLY_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_text_chars: int
     max_batch_items: int
@@ -461,7 +511,9 @@ class Limits(_message.Message):
     max_label_chars: int
     max_history_turns: int
     max_tokens: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_text_chars: _Optional[int] = ..., max_batch_items: _Optional[int] = ..., max_labels: _Optional[int] = ..., max_label_chars: _Optional[int] = ..., max_history_turns: _Optional[int] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+    max_windows: int
+    max_reply_bytes: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_text_chars: _Optional[int] = ..., max_batch_items: _Optional[int] = ..., max_labels: _Optional[int] = ..., max_label_chars: _Optional[int] = ..., max_history_turns: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_windows: _Optional[int] = ..., max_reply_bytes: _Optional[int] = ...) -> None: ...
 
 class GetInfoResponse(_message.Message):
     __slots__ = ("version", "reader", "saes", "watchlists", "limits")
