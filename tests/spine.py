@@ -15,7 +15,7 @@ from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import Activations, Coverage, CoveredActivations, Pair, Segment, TokenisedPair
+from scopewatch.types import Activations, Cleaning, Coverage, CoveredActivations, Pair, Segment, TokenisedPair
 from scopewatch.watch.watchlist import Watchlist
 
 IDENTITY = engine_identity(early=(1, 4), late=(0,))
@@ -67,8 +67,10 @@ class FakeReader:
         self.table = TABLE
         """The features that the engine watches."""
 
-    async def tokenise(self, pairs: Sequence[Pair]) -> list[TokenisedPair | ScopewatchError]:
-        return [self.refuses.get(pair.response) or read(pair) for pair in pairs]
+    async def tokenise(
+        self, pairs: Sequence[Pair], _cleanings: Sequence[Cleaning]
+    ) -> list[tuple[TokenisedPair, ...] | ScopewatchError]:
+        return [self.refuses.get(pair.response) or (read(pair),) for pair in pairs]
 
     async def submit(self, ids: np.ndarray, deadline_s: float | None, ahead_tokens: int) -> Encoded:
         self.ahead.append(ahead_tokens)

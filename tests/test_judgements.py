@@ -10,7 +10,7 @@ from scopewatch.metrics import Metrics
 from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.judgements import Judgements, Remembered
 from scopewatch.pipeline.monitor import Monitor
-from scopewatch.types import Coverage, CoveredActivations, Pair, ScoredPair, ScoreJob, Turn, Verdict
+from scopewatch.types import Cleaning, Coverage, CoveredActivations, Pair, ScoredPair, ScoreJob, Turn, Verdict
 from spine import TABLE, VALUES, FakeReader, build_monitor, read
 
 PAIR = Pair("may I?", "yes, of course", (Turn("user", "hi"),))
@@ -27,9 +27,9 @@ class CountingReader(FakeReader):
         super().__init__()
         self.tokenised: list[str] = []
 
-    async def tokenise(self, pairs: list[Pair]) -> list[object]:
+    async def tokenise(self, pairs: list[Pair], cleanings: list[Cleaning]) -> list[object]:
         self.tokenised += [pair.response for pair in pairs]
-        return await super().tokenise(pairs)
+        return await super().tokenise(pairs, cleanings)
 
 
 @pytest.fixture
@@ -167,11 +167,11 @@ async def test_neither_text_nor_tokens_are_kept(monitor: Monitor, judgements: Ju
     assert found is not None
     assert "canary" not in repr(found)
     ids = read(wanted.pair).ids.tobytes()
-    assert not any(ids in part for part in (found.value, found.key))
+    assert not any(ids in part for part in (*found.values, *found.keys))
 
 
 def remembered(size: int) -> Remembered:
-    return Remembered(b"key", bytes(size), judgement(Verdict.PASS, (), Coverage(1, 0, 1, 0)))
+    return Remembered((b"key",), (bytes(size),), judgement(Verdict.PASS, (), Coverage(1, 0, 1, 0)))
 
 
 def test_the_last_used_stay_within_the_bound() -> None:

@@ -69,7 +69,7 @@ class TestScoring:
         (found,) = await score(monitor, job(watchlist=name))
         tokens = read(TALK)
         fired = CoveredActivations(fire(tokens.ids), TABLE)
-        expected = judge(compile_watchlist(WATCHLISTS[name], IDENTITY), tokens, fired, max_evidence=8)
+        expected = judge(compile_watchlist(WATCHLISTS[name], IDENTITY), [tokens], [fired], max_evidence=8)
         assert (found.verdict, found.indicators) == (expected.verdict, expected.indicators)
         assert (found.watchlist, found.coverage) == (name, tokens.coverage)
 
@@ -365,9 +365,9 @@ class TestMetrics:
     ) -> None:
         """A pair that was cut, and an indicator that had nothing to read, can alert."""
 
-        async def cut(pairs: list[Pair]) -> list[object]:
+        async def cut(pairs: list[Pair], _cleanings: object) -> list[object]:
             whole = [read(pair) for pair in pairs]
-            return [replace(t, coverage=replace(t.coverage, prompt_tokens_dropped=3)) for t in whole]
+            return [(replace(t, coverage=replace(t.coverage, prompt_tokens_dropped=3)),) for t in whole]
 
         cutting = build_monitor(cache, metrics, reader, tokenise=cut)
         (found,) = await score(cutting, job(OTHER))

@@ -67,7 +67,7 @@ def online(house: House, pairs: Sequence[LabelledPair], pooling: Pooling, segmen
     tokens = engine.tokeniser.tokenise([item.pair for item in pairs])
     encoded = engine.runner([pair.ids for pair in tokens]).activations
     judged = [
-        judge(watchlist, pair, covered(fired, engine.identity), max_evidence=0)
+        judge(watchlist, [pair], [covered(fired, engine.identity)], max_evidence=0)
         for pair, fired in zip(tokens, encoded, strict=True)
     ]
     return np.array([[indicator.score for indicator in one.indicators] for one in judged])

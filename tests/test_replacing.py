@@ -190,7 +190,7 @@ async def test_the_bound_on_feature_series_holds_over_replacements(cache: LocalC
 async def test_get_info_follows(monitor: Monitor, metrics: Metrics) -> None:
     """GetInfo tells of the watchlists that the next call is judged by."""
     service = MonitorService(metrics)
-    service.open(monitor, Limits(1 << 20, 1000, 8, 4, 40, 4, 512))
+    service.open(monitor, Limits(1 << 20, 1000, 8, 4, 40, 4, 512, 8, 1 << 20))
 
     async def told() -> dict[str, str]:
         info = await service.GetInfo(pb.GetInfoRequest(), None)

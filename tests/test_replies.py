@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import engine_identity, judgement, watchlist_of
-from scopewatch.doors.grpc.replies import Replies, batch_reply, info_response
+from scopewatch.doors.grpc.info import info_response
+from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.limits import Limits
 from scopewatch.identity import FeatureKey, Relation
 from scopewatch.types import (
@@ -63,13 +64,30 @@ INDICATORS = (
         ),
     ),
 )
-COVERAGE = Coverage(9, 2, 3, 1, prompt_tokens_dropped=4)
+COVERAGE = Coverage(
+    9,
+    2,
+    3,
+    1,
+    prompt_tokens_dropped=4,
+    windows=2,
+    unlocated=("prompt",),
+    shortened=("history[1].content",),
+    folded=True,
+    invisible_chars=5,
+    lookalike_chars=6,
+)
 TIMINGS = Timings(0.5, 0.25, 0.0, 1.5, 2.5, 0.125, 8.0)
 
 
 def test_a_reply_is_what_it_would_be_in_one_piece() -> None:
     """Every field of the reply is that of the pair, the job and what produced the numbers."""
-    made = replace(judgement(Verdict.FLAG, INDICATORS, COVERAGE), made_by=MADE_BY)
+    made = replace(
+        judgement(Verdict.FLAG, INDICATORS, COVERAGE),
+        made_by=MADE_BY,
+        incomplete=("prompt: 4 of 6 tokens were not read",),
+        rendering_digest="e" * 64,
+    )
     pair = ScoredPair(made, TIMINGS, cached=True)
     expected = pb.ScoreResponse(
         request_id="mine",
@@ -118,7 +136,18 @@ def test_a_reply_is_what_it_would_be_in_one_piece() -> None:
             ),
         ],
         coverage=pb.Coverage(
-            tokens=9, prompt_tokens=2, response_tokens=3, history_tokens=1, truncated=True, prompt_tokens_dropped=4
+            tokens=9,
+            prompt_tokens=2,
+            response_tokens=3,
+            history_tokens=1,
+            truncated=True,
+            prompt_tokens_dropped=4,
+            windows=2,
+            unlocated=["prompt"],
+            shortened=["history[1].content"],
+            folded=True,
+            invisible_chars=5,
+            lookalike_chars=6,
         ),
         provenance=pb.Provenance(
             reader="r",
@@ -128,7 +157,9 @@ def test_a_reply_is_what_it_would_be_in_one_piece() -> None:
             watchlist_digest="a" * 64,
             relation=pb.RELATION_READER_MODEL,
             version="1",
+            rendering_digest="e" * 64,
         ),
+        incomplete=["prompt: 4 of 6 tokens were not read"],
         timings=pb.Timings(tokenise_s=0.5, cache_s=0.25, forward_s=1.5, encode_s=2.5, score_s=0.125, total_s=8.0),
         cached=True,
         label_note=LABEL_NOTE,
@@ -196,6 +227,7 @@ MADE_WITH = MadeWith(
     reader_digest=IDENTITY.reader.digest,
     dtype="float32",
     template_digest="c" * 64,
+    rendering_digest="d" * 64,
     saes={"mid": IDENTITY.saes[0].digest},
 )
 CARD = Card(
@@ -225,7 +257,7 @@ CARD = Card(
     made_with=MADE_WITH,
     note="Short texts only.",
 )
-LIMITS = Limits(1, 2, 3, 4, 5, 6, 7)
+LIMITS = Limits(1, 2, 3, 4, 5, 6, 7, 8, 9)
 
 
 def indicator_infos(*indicators: dict[str, object]) -> list[pb.IndicatorInfo]:
@@ -274,7 +306,7 @@ def test_what_a_card_does_not_say_is_absent() -> None:
 
 def test_indicators_say_what_they_are_made_of_and_whether_their_card_fits() -> None:
     """Kind, parts, calibration and the reason against a card are told of every indicator."""
-    fits = CARD.model_copy(update={"made_with": MADE_WITH.model_copy(update={"template_digest": ""})})
+    fits = CARD.model_copy(update={"made_with": MADE_WITH.model_copy(update={"template_digest": "", "rendering_digest": ""})})
     parts = [{"indicator": "fits", "weight": 1}, {"signal": "mean_logprob", "weight": 1}]
     infos = indicator_infos(
         {"name": "fits", "features": [{"feature": "mid/3"}], "card": fits},

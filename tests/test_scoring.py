@@ -61,7 +61,7 @@ def judge(
     max_evidence: int,
     engine: EngineIdentity = ENGINE,
 ) -> Judgement:
-    return scoring.judge(watchlist, tokens, covered(fired, engine), max_evidence=max_evidence)
+    return scoring.judge(watchlist, [tokens], [covered(fired, engine)], max_evidence=max_evidence)
 
 
 def plain(judgement: Judgement) -> object:
@@ -450,7 +450,7 @@ def test_the_order_of_the_columns_does_not_matter(case: Case, order: list[Featur
     moved = [(token, order.index(ENGINE.feature_ids[column]), value) for token, column, value in case.fired]
     elsewhere = CoveredActivations(activations(len(case.layout), *moved), FeatureTable(tuple(order)))
     here = judge(watchlist, read(case.layout), case.activations, max_evidence=9)
-    there = scoring.judge(watchlist, read(case.layout), elsewhere, max_evidence=9)
+    there = scoring.judge(watchlist, [read(case.layout)], [elsewhere], max_evidence=9)
     assert here.indicators == there.indicators
 
 

@@ -22,6 +22,7 @@ ENGINE_SETTINGS = (
     "torch_compile",
     "torch_threads",
     "max_tokens",
+    "max_windows",
     "max_batch_tokens",
     "prefix_cache_bytes",
 )
@@ -58,13 +59,21 @@ class Config(BaseModel):
     torch_compile: bool = Field(False, description="compile norms and MLPs of the reader; on a CPU it gains nothing")
     torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all cores but one")
 
-    max_tokens: int = Field(1024, ge=16, description="tokens read of one pair; longer pairs are truncated")
+    max_tokens: int = Field(1024, ge=16, description="tokens read of one pair in one pass")
+    max_windows: int = Field(
+        8, ge=1, le=1024, description="passes over a response that does not fit one; longer ones are truncated"
+    )
     max_batch_tokens: int = Field(
         0, ge=0, description="tokens the engine computes at once; 0: 4,096 on a CPU, what fits up to 16,384 on a GPU"
     )
     max_queue_tokens: int = Field(262_144, ge=16, description="tokens that may wait; beyond it requests are refused")
     max_message_bytes: int = Field(8 << 20, ge=1024, le=48 << 20, description="size of one request message")
     max_text_chars: int = Field(100_000, ge=1, description="code points in one text field")
+    max_reply_bytes: int = Field(
+        (4 << 20) - (64 << 10),
+        ge=64 << 10,
+        description="size of one reply message; plain gRPC clients take 4 MiB",
+    )
     max_batch_items: int = Field(256, ge=1, description="pairs in one BatchScore")
     max_labels: int = Field(16, ge=0, description="entries of a request's labels")
     max_label_chars: int = Field(256, ge=1, description="code points in a label, id, role or watchlist name")
@@ -97,7 +106,7 @@ class Config(BaseModel):
     @property
     def at_once(self) -> int:
         """How many pairs of a file can wait together: the queue never refuses so many, however long they are."""
-        return min(256, self.max_queue_tokens // self.max_tokens)
+        return min(256, self.max_queue_tokens // (self.max_tokens * self.max_windows))
 
     @field_validator("grpc_address", "metrics_address")
     @classmethod
@@ -111,8 +120,10 @@ class Config(BaseModel):
     def _limits_fit_each_other(self) -> "Config":
         if 0 < self.max_batch_tokens < self.max_tokens:
             raise ValueError("max_batch_tokens must be at least max_tokens, or a full pair never fits a batch")
-        if self.max_queue_tokens < self.max_tokens:
-            raise ValueError("max_queue_tokens must be at least max_tokens, or a full pair is never taken")
+        if self.max_queue_tokens < self.max_tokens * self.max_windows:
+            raise ValueError(
+                "max_queue_tokens must be at least max_tokens * max_windows, or a full pair is never taken"
+            )
         if self.max_queue_tokens < self.max_batch_tokens:
             raise ValueError("max_queue_tokens must be at least max_batch_tokens")
         return self

@@ -70,6 +70,8 @@ class ReaderIdentity:
     chat_template: bool
     template_digest: str = ""
     """SHA-256 of the chat template; empty where none is used."""
+    rendering_digest: str = ""
+    """SHA-256 over all that decides what is read of a pair but its texts, where its caller gives nothing else."""
     layer_digests: tuple[str, ...] = ()
     """What `digest` would be with only the embedding loaded, then with layer 0, with layers 0 and 1, and so on."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +28,15 @@ class Strict(BaseModel):
     """A part of a watchlist file: immutable, and with no other keys than its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+TODAY = "today"
+"""In place of a day: what the clock says."""
+
+
+def today() -> str:
+    """The day by the clock, in UTC, `YYYY-MM-DD`."""
+    return datetime.now(UTC).date().isoformat()
 
 
 class Rendering(Strict):
@@ -60,6 +70,7 @@ class ReaderSource(Rendering):
     revision: str = ""
     """Branch, tag or commit on the hub; empty for the main branch."""
     relation: Relation = Relation.READER_MODEL
+
     @classmethod
     def named(cls, text: str) -> Self:
         """The reader in the directory of this name, or the one of this hub id when no such directory exists and the

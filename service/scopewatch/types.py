@@ -143,6 +143,15 @@ class TokenisedPair:
     """The number of tokens of each window; empty where there is only one."""
     rendering_digest: str = ""
     """SHA-256 over everything but the texts that decided what is read."""
+    odd_shares: Mapping[Segment, float] = field(default_factory=dict)
+    """The share of each segment's characters that hide or imitate letters."""
+
+    @property
+    def windows(self) -> list[TokenIds]:
+        """The token ids of each window."""
+        return (
+            np.split(self.ids, np.cumsum(self.window_tokens[:-1], dtype=np.intp)) if self.window_tokens else [self.ids]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import platform
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import scopewatch
 from scopewatch.app.load import Loaded, check_watchlists, labels_of, load
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
-from scopewatch.errors import EngineDied, EngineError, ScopewatchError, WatchlistError
+from scopewatch.errors import EngineDied, EngineError, InvalidRequest, ScopewatchError, WatchlistError
 from scopewatch.events import PairsScored
 from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.metrics import Metrics
@@ -27,7 +28,8 @@ from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.redis_client import redis_client
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import Label, Pair, ScoredPair, ScoreJob, TokenisedPair
+from scopewatch.sources import TODAY, today
+from scopewatch.types import Cleaning, Label, Pair, ScoredPair, ScoreJob, TokenisedPair
 from scopewatch.watch.watchlist import Watchlist
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Spine:
         self._metrics = metrics
         self._config = config
         self._replacing = asyncio.Lock()
+        self._follows_clock = self.watchlists.sources[0].reader.date == TODAY
 
     @property
     def watchlists(self) -> WatchlistSet:
@@ -56,6 +59,9 @@ class Spine:
 
     async def score(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
         """Scores jobs; each succeeds or fails alone, in the order given."""
+        if self._follows_clock:
+            day = today()
+            jobs = [_dated(job, day) for job in jobs]
         return await self._monitor.score(jobs)
 
     async def replace_watchlists(self, watchlists: Sequence[Watchlist]) -> None:
@@ -120,9 +126,11 @@ async def running_spine(
     worker = Worker(engine.runner, on_death)
     tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
 
-    async def tokenise(pairs: Sequence[Pair]) -> list[TokenisedPair | ScopewatchError]:
+    async def tokenise(
+        pairs: Sequence[Pair], cleanings: Sequence[Cleaning]
+    ) -> list[tuple[TokenisedPair, ...] | InvalidRequest]:
         loop = asyncio.get_running_loop()
-        return list(await loop.run_in_executor(tokenisers, engine.tokeniser.tokenise, pairs))
+        return await loop.run_in_executor(tokenisers, engine.tokeniser.readings, pairs, cleanings)
 
     batcher = Batcher(
         worker.encode,
@@ -177,6 +185,12 @@ def watchlist_set(
     """Binds watchlists to an engine that watches all their features."""
     compiled = [compile_watchlist(one, engine, labels, one.card_problems(engine)) for one in watchlists]
     return WatchlistSet(version, engine, {one.source.name: one for one in compiled})
+
+
+def _dated(job: ScoreJob, day: str) -> ScoreJob:
+    """The job with the day that its caller leaves to the clock, so that no judgement of another day is remembered."""
+    inputs = job.pair.inputs
+    return replace(job, pair=replace(job.pair, inputs=replace(inputs, date=inputs.date or day)))
 
 
 def versions() -> dict[str, str]:

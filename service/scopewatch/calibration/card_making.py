@@ -44,6 +44,7 @@ def made_with(running: EngineIdentity, saes: Mapping[str, str]) -> MadeWith:
         reader_digest=reader.digest,
         dtype=reader.dtype,
         template_digest=reader.template_digest,
+        rendering_digest=reader.rendering_digest,
         saes=dict(saes),
     )
 

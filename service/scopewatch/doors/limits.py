@@ -21,6 +21,8 @@ class Limits:
     max_label_chars: int
     max_history_turns: int
     max_tokens: int
+    max_windows: int
+    max_reply_bytes: int
 
     @classmethod
     def of(cls, config: Config, *, max_tokens: int) -> "Limits":

@@ -18,7 +18,7 @@ from scopewatch.logs import Laps
 from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, width
 from scopewatch.reader.loading import Reader, find_reader, load_reader
 from scopewatch.reader.text import Tokeniser
-from scopewatch.sources import ReaderSource
+from scopewatch.sources import ReaderSource, Rendering
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Engine:
     config: Config
     """Settings, for what is loaded later."""
     max_tokens: int
-    """The most tokens read of one pair: the setting, or the reader's context if that is shorter."""
+    """The most tokens of one pass over a pair: the setting, or the reader's context if that is shorter."""
     max_batch_tokens: int
     """Tokens to compute at once: the setting, or what the device's memory holds."""
 
@@ -126,7 +126,7 @@ def build_engine(
         with asked_by(choice):
             assert_fits(reader, sae.hookpoint, sae.watched.d_in)
     laps.end("reader")
-    tokeniser, max_tokens = load_tokeniser(directory, reader, config)
+    tokeniser, max_tokens = load_tokeniser(directory, reader, config, source.rendering)
     laps.end("tokenizer")
     watching = watching_of(identity_of(reader, tokeniser), saes, head=head)
     runner = Runner(
@@ -168,14 +168,14 @@ def load_found(
     )
 
 
-def load_tokeniser(directory: Path, reader: Reader, config: Config) -> tuple[Tokeniser, int]:
-    """A reader's tokeniser, and the most tokens it reads of one pair.
+def load_tokeniser(directory: Path, reader: Reader, config: Config, rendering: Rendering) -> tuple[Tokeniser, int]:
+    """A reader's tokeniser, and the most tokens it reads of one pair in one pass.
 
     Raises:
         ReaderError: The tokenizer is not usable, or belongs to another model.
     """
     max_tokens = min(config.max_tokens, reader.context)
-    tokeniser = Tokeniser(directory, max_tokens=max_tokens)
+    tokeniser = Tokeniser(directory, max_tokens=max_tokens, max_windows=config.max_windows, rendering=rendering)
     if tokeniser.size > reader.vocabulary:
         # On a GPU one such token would take the whole process down.
         raise ReaderError(
@@ -200,7 +200,10 @@ def assert_fits(reader: Reader, hookpoint: Hookpoint, d_in: int) -> None:
 
 
 def identity_of(reader: Reader, tokeniser: Tokeniser) -> ReaderIdentity:
-    """The reader as it runs, with the template that its tokeniser renders by."""
+    """The reader as it runs, with how its tokeniser renders conversations."""
     return replace(
-        reader.identity, chat_template=tokeniser.has_chat_template, template_digest=tokeniser.template_digest
+        reader.identity,
+        chat_template=tokeniser.has_chat_template,
+        template_digest=tokeniser.template_digest,
+        rendering_digest=tokeniser.rendering_digest,
     )

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from scopewatch.errors import HubError, NoSuchFeature, SaeError, WatchlistError
+from scopewatch.identity import Relation
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.watch.watchlist import Watchlist
 
@@ -38,7 +39,8 @@ def choices(watchlists: Sequence[Watchlist]) -> tuple[ReaderSource, list[SaeChoi
         names.add(watchlist.name)
         if reader != readers[0]:
             raise WatchlistError(
-                f"{watchlist.where('reader')}: one process has one reader, and {watchlists[0].file} asks for another"
+                f"{watchlist.where('reader')}: one process has one reader with one way of rendering, and "
+                f"{watchlists[0].file} asks for another"
             )
         for name, source in watchlist.saes.items():
             place = watchlist.where("saes", name)
@@ -86,4 +88,4 @@ def _absolute_reader(watchlist: Watchlist) -> ReaderSource:
     source = watchlist.reader
     path = str(watchlist.resolve(source.path).resolve()) if source.path else ""
     # Without the relation, in which watchlists of one reader may differ.
-    return ReaderSource(path=path, id=source.id, revision=source.revision)
+    return source.model_copy(update={"path": path, "relation": Relation.READER_MODEL})

@@ -69,7 +69,8 @@ class DictionaryEngine:
         reader: A reader that is loaded down to the hookpoint, or deeper.
         tokeniser: The reader's.
         whole: The SAE.
-        max_tokens: The most tokens read of one pair.
+        max_tokens: The most tokens of one pass over a pair.
+        max_windows: The most passes over a pair.
         row_tokens: The most tokens of one forward pass; a longer single text still gets one.
         portions: How much is worked on at once.
 
@@ -84,6 +85,7 @@ class DictionaryEngine:
         whole: WholeSae,
         *,
         max_tokens: int,
+        max_windows: int = 1,
         row_tokens: int = _ROW_TOKENS,
         portions: Portions | None = None,
     ) -> None:
@@ -93,7 +95,7 @@ class DictionaryEngine:
             raise SaeError(f"{whole.sae.files[0]}: {error}") from None
         self.tokeniser = tokeniser
         self.identity = EngineIdentity(identity_of(reader, tokeniser), (whole.identity,))
-        self._max_tokens = max_tokens
+        self._max_tokens, self._max_windows = max_tokens, max_windows
         self._reader = reader
         self._passes = Passes(reader)
         self._hookpoint = whole.hookpoint
@@ -115,7 +117,7 @@ class DictionaryEngine:
     @property
     def digest(self) -> str:
         """SHA-256, in hex, over everything that decides the numbers."""
-        decides = [_SCHEMA, asdict(self.identity), self._max_tokens]
+        decides = [_SCHEMA, asdict(self.identity), self._max_tokens, self._max_windows]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @torch.inference_mode()
@@ -149,7 +151,7 @@ class DictionaryEngine:
         return halved(lambda pairs: self._forward(pairs, segment), row, _failed, self._reader.device)
 
     def _forward(self, row: Sequence[TokenisedPair], segment: Segment) -> list[torch.Tensor | EngineError]:
-        readings = [Reading(pair.ids, ()) for pair in row]
+        readings = [Reading(window, ()) for pair in row for window in pair.windows]
         found = self._passes.read(readings, {self._hookpoint: untouched}).tapped[self._hookpoint]
         inside = [pair.segments == segment for pair in row]
         wanted = self._passes.on_device(np.flatnonzero(np.concatenate(inside)))
@@ -178,9 +180,17 @@ def build_dictionary(
     directory = find_reader(reader, allow_download=config.allow_download)
     whole = open_whole(sae, config)
     loaded = load_found(directory, reader, config, deepest_layer=whole.hookpoint.layer)
-    tokeniser, max_tokens = load_tokeniser(directory, loaded, config)
+    tokeniser, max_tokens = load_tokeniser(directory, loaded, config, reader.rendering)
     row_tokens = config.max_batch_tokens or _ROW_TOKENS
-    return DictionaryEngine(loaded, tokeniser, whole, max_tokens=max_tokens, row_tokens=row_tokens, portions=portions)
+    return DictionaryEngine(
+        loaded,
+        tokeniser,
+        whole,
+        max_tokens=max_tokens,
+        max_windows=config.max_windows,
+        row_tokens=row_tokens,
+        portions=portions,
+    )
 
 
 def open_whole(source: SaeSource, config: Config) -> WholeSae:

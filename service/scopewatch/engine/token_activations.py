@@ -45,11 +45,13 @@ def token_activations(
     (tokens,) = engine.tokeniser.tokenise([Pair(prompt, response)])
     if isinstance(tokens, InvalidRequest):
         raise tokens
-    (encoded,) = engine.runner([tokens.ids]).activations
-    if isinstance(encoded, Exception):
-        raise encoded
-    dense = np.zeros((len(engine.identity.features), encoded.n_tokens), np.float32)
-    dense[encoded.column, encoded.token] = encoded.value
+    dense = np.zeros((len(engine.identity.features), len(tokens.ids)), np.float32)
+    start = 0
+    for window, encoded in zip(tokens.windows, engine.runner(tokens.windows).activations, strict=True):
+        if isinstance(encoded, Exception):
+            raise encoded
+        dense[encoded.column, encoded.token + start] = encoded.value
+        start += len(window)
     row_of = {feature.index: row for row, feature in enumerate(engine.identity.features)}
     return {
         "reader": engine.identity.reader.name,

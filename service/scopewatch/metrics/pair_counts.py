@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from scopewatch.events import PairScored
 from scopewatch.identity import HEAD, EngineIdentity, FeatureId, FeatureTable
 from scopewatch.metrics.series import Bound, Counts, FiredFeatures, Histograms
-from scopewatch.types import Coverage, Judgement, Timings
+from scopewatch.types import Coverage, Judgement, Timings, Verdict
 from scopewatch.watch.indicators import PROBE
 from scopewatch.watch.watchlist import Watchlist
 
@@ -49,6 +49,9 @@ class PairCounts:
             "skipped_indicators_total", "Indicators not scored.", "watchlist", "indicator", "reason"
         )
         self._truncated = counter("truncated_pairs_total", "Pairs cut to fit the reader.", "segment")
+        self._odd = counter("odd_characters_total", "Characters that hide or imitate letters.", "kind")
+        self._rewritten = counter("rewritten_pairs_total", "Pairs whose texts the chat template changed.", "how")
+        self._windows = Counter("scopewatch_windows_total", "Passes over pairs.", registry=registry)
         self._scores = Histograms(
             registry, self._counts, "indicator_score", "Indicator scores.", _SCORES, "watchlist", "indicator"
         )
@@ -74,7 +77,7 @@ class PairCounts:
         self._places.clear()
         self._moved.clear()
         for watchlist in watchlists:
-            for verdict in ("pass", "flag"):
+            for verdict in Verdict:
                 self._pairs[watchlist.name, verdict]
             for indicator in watchlist.indicators:
                 self._scores.start(watchlist.name, indicator.name)
@@ -94,6 +97,7 @@ class PairCounts:
             self._count_stages(timings, times)
         self._count_indicators(judgements)
         self._count_tokens([one.coverage for one in judgements])
+        self._count_rendering([one.coverage for one in judgements])
 
     def _series_name(self, feature: str) -> str:
         """The feature's own name, or that of all that are one too many."""
@@ -157,6 +161,15 @@ class PairCounts:
         counts = {"prompt": prompt, "response": response, "history": history, "template": template}
         for segment, count in counts.items():
             self._tokens[segment,].inc(count)
+
+    def _count_rendering(self, coverages: Sequence[Coverage]) -> None:
+        self._windows.inc(sum(one.windows for one in coverages))
+        for kind, odd in (("invisible", "invisible_chars"), ("lookalike", "lookalike_chars")):
+            if count := sum(getattr(one, odd) for one in coverages):
+                self._odd[kind,].inc(count)
+        for how in ("unlocated", "shortened", "folded"):
+            if count := sum(bool(getattr(one, how)) for one in coverages):
+                self._rewritten[how,].inc(count)
 
     def _count_truncation(self, coverage: Coverage) -> None:
         for segment in ("prompt", "response", "history"):

@@ -27,7 +27,15 @@ SCHEMA = b"scw2"
 _HEADER = struct.Struct("<4s32s16sIII")
 _SHAPE = struct.Struct("<III")
 _RUN = struct.Struct("<16sI")
-_DEPTH = ("digest", "layers_run", "layer_digests", "layers_total", "chat_template", "template_digest")
+_DEPTH = (
+    "digest",
+    "layers_run",
+    "layer_digests",
+    "layers_total",
+    "chat_template",
+    "template_digest",
+    "rendering_digest",
+)
 """What differs between readers that are loaded to different depths, or says nothing about token ids: each feature's
 producer stands for the layers below it."""
 _TABLES_BYTES = 4 << 20
@@ -61,6 +69,8 @@ class CachedValues:
     def key(self, tokens: TokenisedPair) -> bytes:
         """32 bytes; equal token ids under an equal reader give an equal key."""
         message = self._producer + tokens.ids.astype("<i4").tobytes()
+        if tokens.window_tokens:
+            message += b"|" + np.array(tokens.window_tokens, "<i4").tobytes()
         return hmac.digest(self._secret, message, "sha256")
 
     def dump(self, key: bytes, covered: CoveredActivations) -> bytes:

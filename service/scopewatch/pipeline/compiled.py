@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -71,6 +72,18 @@ class CompiledCombination:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledObfuscation:
+    """An indicator of the characters that hide or imitate letters."""
+
+    source: Indicator
+    segment: Segment
+    card_warning: str
+
+
+Compiled: TypeAlias = CompiledIndicator | CompiledCombination | CompiledObfuscation
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledWatchlist:
     """A watchlist bound to an engine. A slot is the place of a feature among those that the watchlist reads."""
 
@@ -78,7 +91,7 @@ class CompiledWatchlist:
     made_by: Provenance
     digest: bytes
     """SHA-256 over everything that decides a judgement but the pair and its activations."""
-    indicators: tuple[CompiledIndicator | CompiledCombination, ...]
+    indicators: tuple[Compiled, ...]
     features: tuple[FeatureKey, ...]
     """The feature of each slot, in the order of their names."""
     slot_of: Mapping[FeatureId, int]
@@ -126,8 +139,10 @@ def compile_watchlist(
     names = {one.name: Label(one.label, "watchlist" if one.label else "") for one in watchlist.indicators}
     known, warnings = labels or {}, card_warnings or {}
 
-    def compiled(indicator: Indicator) -> CompiledIndicator | CompiledCombination:
+    def compiled(indicator: Indicator) -> Compiled:
         warning = warnings.get(indicator.name, "")
+        if indicator.kind == "obfuscation":
+            return CompiledObfuscation(indicator, indicator.read_segment, warning)
         if indicator.kind != "combination":
             return _compile(indicator, slots, known, warning)
         parts = tuple(

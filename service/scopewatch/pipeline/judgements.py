@@ -8,7 +8,9 @@ goes the whole way.
 import hashlib
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+
+import numpy as np
 
 from scopewatch.pipeline.lru import Lru
 from scopewatch.types import Judgement, ScoreJob
@@ -23,9 +25,9 @@ _ENTRY_BYTES = 2048
 class Remembered:
     """A judgement and what it was made from."""
 
-    key: bytes
-    """The key under which the cache keeps the activations."""
-    value: bytes
+    keys: tuple[bytes, ...]
+    """The keys under which the cache keeps the activations of each reading."""
+    values: tuple[bytes, ...]
     """What the cache held there."""
     judgement: Judgement
 
@@ -50,11 +52,12 @@ class Judgements:
                 be given to another watchlist.
         """
         pair = job.pair
-        texts = [pair.prompt, pair.response]
+        texts = [pair.prompt, pair.response, *astuple(pair.inputs)]
         for turn in pair.history:
-            texts += (turn.role, turn.content)
+            texts += (turn.role, turn.content, turn.fields)
         # Texts read from files may hold lone surrogates.
         parts = [watchlist_digest] + [text.encode("utf-8", "surrogatepass") for text in texts]
+        parts += [np.array(ids, "<u4").tobytes() for ids in (pair.prompt_token_ids, pair.response_token_ids)]
         shape = struct.pack(f"<?{len(parts)}Q", job.include_evidence, *map(len, parts))
         digest = self._keyed.copy()
         digest.update(b"".join((shape, *parts)))
@@ -72,4 +75,4 @@ class Judgements:
 def _size(remembered: Remembered) -> int:
     scores = remembered.judgement.indicators
     parts = sum(len(score.features) + len(score.evidence) for score in scores)
-    return len(remembered.value) + parts * _PART_BYTES + _ENTRY_BYTES
+    return sum(map(len, remembered.values)) + parts * _PART_BYTES + _ENTRY_BYTES

@@ -7,13 +7,11 @@ pair that was judged lately goes from the first to its answer, if the cache stil
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
-
-from scopewatch.errors import EngineError, NotReady, ScopewatchError, UnknownWatchlist
+from scopewatch.errors import EngineError, InvalidRequest, NotReady, ScopewatchError, UnknownWatchlist
 from scopewatch.events import PairScored, PairsScored
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
@@ -23,12 +21,12 @@ from scopewatch.pipeline.judgements import Judgements, Remembered
 from scopewatch.pipeline.scoring import judge
 from scopewatch.pipeline.stages import Asked, Judged, LookedUp, Read, Tokenised
 from scopewatch.pipeline.watchlist_set import RunningSet, WatchlistSet
-from scopewatch.types import Judgement, Pair, ScoredPair, ScoreJob, Timings, TokenisedPair
+from scopewatch.pipeline.windows import Submit, encode_windows
+from scopewatch.types import Cleaning, CoveredActivations, Judgement, Pair, ScoredPair, ScoreJob, Timings, TokenisedPair
 
 log = logging.getLogger(__name__)
 
-Tokenise = Callable[[Sequence[Pair]], Awaitable[list[TokenisedPair | ScopewatchError]]]
-Submit = Callable[[NDArray[np.int32], float | None, int], Awaitable[Encoded]]
+Tokenise = Callable[[Sequence[Pair], Sequence[Cleaning]], Awaitable[list[tuple[TokenisedPair, ...] | InvalidRequest]]]
 Outcome = ScoredPair | ScopewatchError
 
 
@@ -36,7 +34,7 @@ class Monitor:
     """Scores pairs. One code path for one pair and for many.
 
     Args:
-        tokenise: Pairs in; for each its tokens, or what is wrong with it.
+        tokenise: Pairs in, and how each is to be cleaned; for each its readings, or what is wrong with it.
         submit: Token ids, deadline and tokens ahead in, activations out: the batcher's way to the engine.
         cache: Where activations are kept.
         values: Makes the cache's keys and values.
@@ -125,21 +123,22 @@ class Monitor:
     async def _look_up(self, asked: Sequence[Asked], failed: dict[int, ScopewatchError]) -> LookedUp:
         """Asks the cache, once for all jobs; those that were judged lately know their key without their tokens."""
         tokenised = await self._tokenise([one for one in asked if not one.remembered], failed)
-        keys = {one.place: one.remembered.key for one in asked if one.remembered}
-        keys |= {one.asked.place: one.key for one in tokenised}
+        keys = {one.place: one.remembered.keys for one in asked if one.remembered}
+        keys |= {one.asked.place: one.keys for one in tokenised}
         if not keys:
             return LookedUp([], [], 0.0)
         clock = _Stopwatch()
-        values = dict(zip(keys, await self._cache.get_many(list(keys.values())), strict=True))
+        found = iter(await self._cache.get_many([key for own in keys.values() for key in own]))
+        values = {place: tuple(islice(found, len(own))) for place, own in keys.items()}
         cache_s = clock.lap()
         recalled: list[tuple[int, Judgement]] = []
         forgotten: list[Asked] = []
         for one in asked:
-            if one.remembered and values[one.place] == one.remembered.value:
+            if one.remembered and values[one.place] == one.remembered.values:
                 recalled.append((one.place, one.remembered.judgement))
             elif one.remembered:
                 forgotten.append(one)
-        self._metrics.cache_read("hit", len(recalled))
+        self._metrics.cache_read("hit", sum(len(keys[place]) for place, _ in recalled))
         if forgotten:
             tokenised += await self._tokenise(forgotten, failed)
             tokenised.sort(key=lambda one: one.asked.place)
@@ -149,47 +148,69 @@ class Monitor:
         if not asked:
             return []
         clock = _Stopwatch()
-        outcomes = await self._tokenise_pairs([one.job.pair for one in asked])
+        cleanings = [one.watchlist.source.cleaned for one in asked]
+        outcomes = await self._tokenise_pairs([one.job.pair for one in asked], cleanings)
         tokenise_s = clock.lap()
         tokenised: list[Tokenised] = []
-        for one, tokens in zip(asked, outcomes, strict=True):
-            if isinstance(tokens, ScopewatchError):
-                failed[one.place] = tokens
+        for one, readings in zip(asked, outcomes, strict=True):
+            if isinstance(readings, ScopewatchError):
+                failed[one.place] = readings
             else:
-                tokenised.append(Tokenised(one, tokens, self._values.key(tokens), tokenise_s))
+                tokenised.append(Tokenised(one, readings, tuple(map(self._values.key, readings)), tokenise_s))
         return tokenised
 
     async def _judge_each(
-        self, unjudged: Sequence[tuple[Tokenised, bytes | None]], cache_s: float, failed: dict[int, ScopewatchError]
+        self,
+        unjudged: Sequence[tuple[Tokenised, tuple[bytes | None, ...]]],
+        cache_s: float,
+        failed: dict[int, ScopewatchError],
     ) -> list[Judged]:
         """Judges pairs one by one as their activations come, while the engine reads those behind them."""
-        known = [self._unpack(one, value, cache_s) for one, value in unjudged]
-        reading = self._encode_missing(
-            [one for (one, _), read in zip(unjudged, known, strict=True) if not read], cache_s
-        )
+        reading = self._begin(unjudged, cache_s)
         judged: list[Judged] = []
         try:
             for number, (one, _) in enumerate(unjudged):
                 if number:
                     # Other calls, and health checks, are answered in between.
                     await asyncio.sleep(0)
-                place = one.asked.place
-                read = known[number] or await reading[place]
+                begun = reading[number]
+                read = begun if isinstance(begun, Read) else await begun
                 if isinstance(read, ScopewatchError):
-                    failed[place] = read
+                    failed[one.asked.place] = read
                 else:
                     judged.append(self._judge(read))
         finally:
-            for task in reading.values():
-                task.cancel()
+            for begun in reading:
+                if not isinstance(begun, Read):
+                    begun.cancel()
         return judged
 
-    def _unpack(self, tokenised: Tokenised, value: bytes | None, cache_s: float) -> Read | None:
-        """The activations that the cache held; None where it held none, or too few for the watchlist."""
-        if value is None:
-            return None
+    def _begin(
+        self, unjudged: Sequence[tuple[Tokenised, tuple[bytes | None, ...]]], cache_s: float
+    ) -> list[Read | asyncio.Task[Read | ScopewatchError]]:
+        """What the cache held of each job's pair; where that is not all of it, the engine begins to read."""
+        begun: list[Read | asyncio.Task[Read | ScopewatchError]] = []
+        # What a pair waits for in its own call, so that the batcher can let other calls in between.
+        ahead_tokens = 0
+        for one, values in unjudged:
+            timings = Timings(tokenise_s=one.tokenise_s, cache_s=cache_s)
+            known = {
+                number: (covered, value)
+                for number, value in enumerate(values)
+                if value is not None and (covered := self._unpack(one, number, value))
+            }
+            if len(known) == len(values):
+                held, kept = zip(*known.values(), strict=True)
+                begun.append(Read(one, held, kept, cached=True, timings=timings))
+            else:
+                begun.append(asyncio.create_task(self._read(one, known, ahead_tokens, timings)))
+                ahead_tokens += sum(len(r.ids) for number, r in enumerate(one.readings) if number not in known)
+        return begun
+
+    def _unpack(self, tokenised: Tokenised, number: int, value: bytes) -> CoveredActivations | None:
+        """The activations of a reading that the cache held; None where they are of no use."""
         try:
-            covered = self._values.load(tokenised.key, value, len(tokenised.tokens.ids))
+            covered = self._values.load(tokenised.keys[number], value, len(tokenised.readings[number].ids))
         except CorruptValue as problem:
             log.warning("a cached value is not what was written", extra={"problem": str(problem)})
             self._metrics.cache_read("corrupt")
@@ -199,25 +220,45 @@ class Monitor:
             self._metrics.cache_read("miss")
             return None
         self._metrics.cache_read("hit")
-        timings = Timings(tokenise_s=tokenised.tokenise_s, cache_s=cache_s)
-        return Read(tokenised, covered, value, cached=True, timings=timings)
+        return covered
 
-    def _encode_missing(
-        self, tokenised: Sequence[Tokenised], cache_s: float
-    ) -> dict[int, asyncio.Task[Read | ScopewatchError]]:
-        """Begins to compute activations; tasks by the jobs' places."""
-        tasks: dict[int, asyncio.Task[Read | ScopewatchError]] = {}
-        # What a pair waits for in its own call, so that the batcher can let other calls in between.
-        ahead_tokens = 0
-        for one in tokenised:
-            tasks[one.asked.place] = asyncio.create_task(self._encode(one, ahead_tokens, cache_s))
-            ahead_tokens += len(one.tokens.ids)
-        return tasks
+    async def _read(
+        self,
+        tokenised: Tokenised,
+        known: Mapping[int, tuple[CoveredActivations, bytes]],
+        ahead_tokens: int,
+        timings: Timings,
+    ) -> Read | ScopewatchError:
+        """Has the engine read what the cache did not hold of a pair.
 
-    async def _encode(self, tokenised: Tokenised, ahead_tokens: int, cache_s: float) -> Read | ScopewatchError:
-        asked = tokenised.asked
+        Args:
+            tokenised: The pair.
+            known: The activations that the cache held, and its bytes, by the number of the reading.
+            ahead_tokens: The number of tokens that the engine computes first for the same call.
+            timings: What the pair took so far.
+        """
+        missing = [number for number in range(len(tokenised.readings)) if number not in known]
+        readings = [tokenised.readings[number] for number in missing]
+        outcomes = await asyncio.gather(*(self._encode(tokenised.asked, one, ahead_tokens) for one in readings))
+        found = dict(known)
+        for number, encoded in zip(missing, outcomes, strict=True):
+            if isinstance(encoded, ScopewatchError):
+                return encoded
+            key = tokenised.keys[number]
+            found[number] = encoded.covered, self._values.dump(key, encoded.covered)
+            self._cache.put_many({key: found[number][1]})
+            timings = replace(
+                timings,
+                queue_s=max(timings.queue_s, encoded.queue_s),
+                forward_s=timings.forward_s + encoded.forward_s,
+                encode_s=timings.encode_s + encoded.encode_s,
+            )
+        covered, values = zip(*(found[number] for number in sorted(found)), strict=True)
+        return Read(tokenised, covered, values, cached=False, timings=timings)
+
+    async def _encode(self, asked: Asked, tokens: TokenisedPair, ahead_tokens: int) -> Encoded | ScopewatchError:
         try:
-            encoded = await self._submit(tokenised.tokens.ids, asked.job.deadline_s, ahead_tokens)
+            encoded = await encode_windows(tokens.windows, self._submit, asked.job.deadline_s, ahead_tokens)
         except ScopewatchError as error:
             return error
         except Exception:
@@ -225,18 +266,15 @@ class Monitor:
             return EngineError("the reader failed on this pair")
         if asked.watchlist.slots_of(encoded.covered.table) is None:
             return NotReady("the watchlists are being replaced; try again")
-        value = self._values.dump(tokenised.key, encoded.covered)
-        self._cache.put_many({tokenised.key: value})
-        timings = Timings(tokenised.tokenise_s, cache_s, encoded.queue_s, encoded.forward_s, encoded.encode_s)
-        return Read(tokenised, encoded.covered, value, cached=False, timings=timings)
+        return encoded
 
     def _judge(self, read: Read) -> Judged:
         clock = _Stopwatch()
         asked = read.tokenised.asked
         max_evidence = self._max_evidence if asked.job.include_evidence else 0
-        judgement = judge(asked.watchlist, read.tokenised.tokens, read.covered, max_evidence=max_evidence)
+        judgement = judge(asked.watchlist, read.tokenised.readings, read.covered, max_evidence=max_evidence)
         if self._judgements:
-            self._judgements.put(asked.name, Remembered(read.tokenised.key, read.value, judgement))
+            self._judgements.put(asked.name, Remembered(read.tokenised.keys, read.values, judgement))
         return Judged(asked, judgement, read.cached, replace(read.timings, score_s=clock.lap()))
 
     def _tell(self, jobs: Sequence[ScoreJob], outcomes: Sequence[Outcome]) -> None:

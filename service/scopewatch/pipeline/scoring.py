@@ -1,6 +1,6 @@
 """From sparse activations to a verdict with evidence: a pure function of the activations and the watchlist."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scopewatch.identity import FeatureKey
-from scopewatch.pipeline.compiled import CompiledCombination, CompiledIndicator, CompiledWatchlist
+from scopewatch.pipeline.compiled import (
+    Compiled,
+    CompiledCombination,
+    CompiledIndicator,
+    CompiledObfuscation,
+    CompiledWatchlist,
+)
+from scopewatch.pipeline.incomplete import incomplete
 from scopewatch.pipeline.pooling import Dense, pool
 from scopewatch.types import (
     CoveredActivations,
@@ -35,16 +42,44 @@ class _SegmentView:
 
 
 def judge(
-    watchlist: CompiledWatchlist, tokens: TokenisedPair, covered: CoveredActivations, *, max_evidence: int
+    watchlist: CompiledWatchlist,
+    readings: Sequence[TokenisedPair],
+    covered: Sequence[CoveredActivations],
+    *,
+    max_evidence: int,
 ) -> Judgement:
     """Scores every indicator of a watchlist on one pair.
 
     Args:
         watchlist: The watchlist, bound to an engine.
-        tokens: The pair as it was read.
-        covered: What fired on those tokens, covering every feature of the watchlist.
+        readings: The pair as it was read, at least once; of each indicator the highest score counts.
+        covered: What fired on the tokens of each reading, covering every feature of the watchlist.
         max_evidence: How many spans to return per indicator; 0 for none.
     """
+    scored = [_scores(watchlist, tokens, fired, max_evidence) for tokens, fired in zip(readings, covered, strict=True)]
+    # A reading that skips an indicator says nothing against another that scores it.
+    in_order = tuple(
+        max(each, key=lambda one: (not one.skipped_reason, one.score)) for each in zip(*scored, strict=True)
+    )
+    # An indicator of severity info is for the record: knowledge, say, is nothing to flag a pair for.
+    flagged = any(score.flagged and score.severity != "info" for score in in_order)
+    missing = incomplete(watchlist, readings[0].coverage)
+    return Judgement(
+        made_by=watchlist.made_by,
+        verdict=Verdict.FLAG if flagged else Verdict.INCOMPLETE if missing else Verdict.PASS,
+        indicators=in_order,
+        coverage=readings[0].coverage,
+        fired=_fired(readings[0], covered[0]),
+        table=covered[0].table,
+        incomplete=missing,
+        rendering_digest=readings[0].rendering_digest,
+    )
+
+
+def _scores(
+    watchlist: CompiledWatchlist, tokens: TokenisedPair, covered: CoveredActivations, max_evidence: int
+) -> list[IndicatorScore]:
+    """What each indicator says of one reading, in the watchlist's order."""
     views = {
         segment: _view(watchlist, segment, tokens, covered)
         for segment in {indicator.segment for indicator in watchlist.indicators}
@@ -53,20 +88,12 @@ def judge(
     for indicator in watchlist.indicators:
         if isinstance(indicator, CompiledIndicator):
             scores[indicator.source.name] = _score(indicator, views[indicator.segment], max_evidence)
+        elif isinstance(indicator, CompiledObfuscation):
+            scores[indicator.source.name] = _scored(indicator, tokens.odd_shares.get(indicator.segment, 0.0))
     for indicator in watchlist.indicators:
         if isinstance(indicator, CompiledCombination):
             scores[indicator.source.name] = _combine(indicator, views[indicator.segment], scores)
-    in_order = tuple(scores[indicator.source.name] for indicator in watchlist.indicators)
-    # An indicator of severity info is for the record: knowledge, say, is nothing to flag a pair for.
-    flagged = any(score.flagged and score.severity != "info" for score in in_order)
-    return Judgement(
-        made_by=watchlist.made_by,
-        verdict=Verdict.FLAG if flagged else Verdict.PASS,
-        indicators=in_order,
-        coverage=tokens.coverage,
-        fired=_fired(tokens, covered),
-        table=covered.table,
-    )
+    return [scores[indicator.source.name] for indicator in watchlist.indicators]
 
 
 def _fired(tokens: TokenisedPair, covered: CoveredActivations) -> NDArray[np.intp]:
@@ -113,10 +140,10 @@ def _combine(
 
 
 def _scored(
-    indicator: CompiledIndicator | CompiledCombination,
+    indicator: Compiled,
     score: float,
     *,
-    features: tuple[FeatureScore, ...],
+    features: tuple[FeatureScore, ...] = (),
     evidence: tuple[Evidence, ...] = (),
 ) -> IndicatorScore:
     source = indicator.source
@@ -136,7 +163,7 @@ def _scored(
     )
 
 
-def _skipped(indicator: CompiledIndicator | CompiledCombination, reason: str) -> IndicatorScore:
+def _skipped(indicator: Compiled, reason: str) -> IndicatorScore:
     source = indicator.source
     return IndicatorScore(
         name=source.name,
@@ -204,7 +231,9 @@ def _evidence(
     column, place = np.nonzero(view.dense[:, slots].T > 0)
     position = view.positions[place]
     turn = view.tokens.turns[position]
-    breaks = (np.diff(column) != 0) | (np.diff(place) != 1) | (np.diff(turn) != 0)
+    # A template may have put a text's parts in another order.
+    back = np.diff(view.tokens.starts[position]) < 0
+    breaks = (np.diff(column) != 0) | (np.diff(place) != 1) | (np.diff(turn) != 0) | back
     first = np.flatnonzero(np.append(True, breaks))
     last = np.append(first[1:], len(place)) - 1
     slot = slots[column[first]]

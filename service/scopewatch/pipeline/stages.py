@@ -23,9 +23,10 @@ class Tokenised(NamedTuple):
     """A job whose pair was tokenised."""
 
     asked: Asked
-    tokens: TokenisedPair
-    key: bytes
-    """The key of its activations in the cache."""
+    readings: tuple[TokenisedPair, ...]
+    """The pair as it is read: as it is, cleaned, or both ways."""
+    keys: tuple[bytes, ...]
+    """The key of each reading's activations in the cache."""
     tokenise_s: float
 
 
@@ -33,9 +34,10 @@ class Read(NamedTuple):
     """A job whose activations are known."""
 
     tokenised: Tokenised
-    covered: CoveredActivations
-    value: bytes
-    """The activations as the cache holds them."""
+    covered: tuple[CoveredActivations, ...]
+    """The activations of each reading."""
+    values: tuple[bytes, ...]
+    """The activations of each reading as the cache holds them."""
     cached: bool
     timings: Timings
 
@@ -55,6 +57,6 @@ class LookedUp(NamedTuple):
 
     recalled: list[tuple[int, Judgement]]
     """The places of jobs whose remembered judgement stands, since the cache holds the very value it was made from."""
-    unjudged: list[tuple[Tokenised, bytes | None]]
-    """The other jobs, in order, each with the value that the cache holds, if it holds one."""
+    unjudged: list[tuple[Tokenised, tuple[bytes | None, ...]]]
+    """The other jobs, in order, each with the value that the cache holds of each reading, if it holds one."""
     cache_s: float

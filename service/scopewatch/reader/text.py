@@ -1,298 +1,214 @@
 """From a pair of texts to the tokens the reader reads, each with its place in the caller's own text."""
 
 import hashlib
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError, TemplateSyntaxError
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from scopewatch.errors import FieldViolation, InvalidRequest, ReaderError
-from scopewatch.types import Bools, Coverage, Int8, Int32, Int64, Pair, Segment, TokenisedPair, Turn
+from scopewatch.reader.chat_template import TemplateError, TemplateSyntaxError
+from scopewatch.reader.conversation import Conversations
+from scopewatch.reader.located import Tokens, locate
+from scopewatch.reader.parts import Part, Parts, parts_of
+from scopewatch.reader.traced import pieces_of
+from scopewatch.reader.vocabulary import Vocabulary
+from scopewatch.reader.windows import windows
+from scopewatch.sources import Rendering
+from scopewatch.types import Cleaning, Int32, Pair, TemplateInputs, TokenisedPair
 
-PLAIN_SEPARATOR = "\n\n"
-"""What stands between history, prompt and response when the tokenizer has no chat template."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A stretch of the rendered text that is the caller's."""
-
-    start: int
-    end: int
-    segment: Segment
-    turn: int
-    offset: int
-    """Position in the caller's text minus position in the rendered text."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rendering:
-    text: str
-    spans: tuple[_Span, ...]
+_SCHEME = 1
+"""The version of how this module makes tokens of texts; it is in the rendering's digest."""
+_CLEANED = {Cleaning.NONE: (False,), Cleaning.BESIDE: (False, True), Cleaning.INSTEAD: (True,)}
+"""Which readings each kind of cleaning wants: the plain one, the cleaned one."""
+Outcome = TokenisedPair | InvalidRequest
 
 
 class Tokeniser:
-    """Renders, tokenises and truncates pairs.
+    """Renders and tokenises pairs, and chooses what is read of them.
 
-    With a chat template the pair is rendered by it; without one, the non-empty texts are joined by an empty line.
-    BOS comes first either way, once, if the tokenizer has one. Template, separator and special tokens are read but
-    belong to no segment; a special token written out in the caller's text is parsed as one, as a serving engine would.
-    Nor does the first token, whatever it is: attention sinks there, and its activations are of another size than all
-    others. So a reader without BOS and template, such as a base model of Qwen, scores text from its second token on.
+    What is read is what the serving model saw: the chat template's rendering of everything before the answer, with its
+    generation prompt, and then the answer's own tokens. A reader without a chat template reads the texts one behind the
+    other, with `Rendering.separator` between them. Whether BOS stands first is as tokenizer and template say. The
+    answer's end-of-turn token is not read: nothing is behind it that could be scored.
 
-    A pair longer than `max_tokens` loses its oldest content first: history from its start, then the prompt from its
-    start, and only if the response alone does not fit, the response from its end. The first token and template tokens
-    around the prompt and the response stay.
+    Tokens of the template and special tokens are read and belong to no segment. Nor does the first token, whatever it
+    is: attention sinks there, and its activations are of another size than all others.
 
     Args:
-        directory: Reader directory with a fast tokenizer.
-        max_tokens: Most tokens of a pair, all included.
+        directory: The reader's directory, which holds a fast tokenizer.
+        max_tokens: The most tokens of one pass over a pair, all included.
+        max_windows: The most passes over a long answer.
+        rendering: The reader's settings; those of a watchlist that says nothing by default.
 
     Raises:
         ReaderError: The directory has no usable tokenizer.
     """
 
-    def __init__(self, directory: Path, *, max_tokens: int) -> None:
-        # Without the file transformers makes up an empty vocabulary for some model types.
-        if not (directory / "tokenizer.json").is_file():
-            raise ReaderError(f"reader {directory}: tokenizer.json is missing; exact offsets need a fast tokenizer")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        except Exception as error:
-            raise ReaderError(f"reader {directory}: no usable tokenizer: {str(error).splitlines()[0]}") from None
-        if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise ReaderError(f"reader {directory}: {type(tokenizer).__name__} gives no exact offsets; use a fast one")
-        self._tokenizer = tokenizer
-        self._backend = tokenizer.backend_tokenizer
-        self._backend.no_truncation()
-        self._backend.no_padding()
+    def __init__(
+        self, directory: Path, *, max_tokens: int, max_windows: int = 1, rendering: Rendering | None = None
+    ) -> None:
+        self._rendering = rendering or Rendering()
+        self._vocabulary = Vocabulary(directory)
         self._max_tokens = max_tokens
-        self._bos = tokenizer.bos_token_id
-        special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        # The unknown token stands for text, unless it is one of these by another name, as in Qwen's tokenizers.
-        unknown = {tokenizer.unk_token_id} - {self._bos, tokenizer.eos_token_id, tokenizer.pad_token_id}
-        self._special = np.array(sorted(special - unknown), np.int64)
-        self._skeleton = lru_cache(maxsize=256)(self._render_skeleton)
+        self._max_windows = max_windows
+        self._conversations = Conversations(self._vocabulary, self._rendering)
+        self._digest = lru_cache(256)(self._digest_of)
         self._try_template(directory)
 
     @property
     def size(self) -> int:
-        """Number of tokens; ids are below it."""
-        return len(self._tokenizer)
+        """The number of tokens; ids are below it."""
+        return self._vocabulary.size
+
+    @property
+    def has_bos(self) -> bool:
+        """Whether the tokenizer has a BOS token."""
+        return self._vocabulary.bos is not None
+
+    @property
+    def reads_bos(self) -> bool:
+        """Whether an ordinary pair is read with BOS first."""
+        read = self.tokenise([Pair("a", "b")])[0]
+        return isinstance(read, TokenisedPair) and read.ids[0] == self._vocabulary.bos
 
     @property
     def has_chat_template(self) -> bool:
-        return self._tokenizer.chat_template is not None
+        """Whether the tokenizer has a chat template."""
+        return self._conversations.has_template
 
     @property
     def template_digest(self) -> str:
         """SHA-256 of the chat template; empty if there is none."""
         if not self.has_chat_template:
             return ""
-        return hashlib.sha256(str(self._tokenizer.get_chat_template()).encode()).hexdigest()
+        template = self._vocabulary.tokenizer.chat_template
+        text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
-    def tokenise(self, pairs: Sequence[Pair]) -> list[TokenisedPair | InvalidRequest]:
+    @property
+    def rendering_digest(self) -> str:
+        """SHA-256 over all that decides what is read of a pair whose caller gives nothing but texts."""
+        return self._digest(self._inputs(TemplateInputs()))
+
+    def tokenise(self, pairs: Sequence[Pair]) -> list[Outcome]:
         """Tokenises pairs; each succeeds or fails alone."""
-        renderings = [self._render(pair) for pair in pairs]
-        good = [rendering for rendering in renderings if isinstance(rendering, _Rendering)]
-        encodings = iter(
-            self._backend.encode_batch(
-                [rendering.text for rendering in good], add_special_tokens=not self.has_chat_template
-            )
-        )
-        return [
-            rendering if isinstance(rendering, InvalidRequest) else self._assemble(rendering, next(encodings))
-            for rendering in renderings
-        ]
+        readings = self.readings(pairs, [Cleaning.NONE] * len(pairs))
+        return [one if isinstance(one, InvalidRequest) else one[0] for one in readings]
+
+    def readings(
+        self, pairs: Sequence[Pair], cleanings: Sequence[Cleaning]
+    ) -> list[tuple[TokenisedPair, ...] | InvalidRequest]:
+        """Tokenises each pair as often as its watchlist wants it read; each pair succeeds or fails alone.
+
+        Args:
+            pairs: The pairs.
+            cleanings: What the watchlist of each pair wants. Beside texts that cleaning leaves as they are nothing else
+                is read.
+
+        Returns:
+            The readings of each pair, at least one; the first is as the caller sent it, unless only the cleaned one is
+            wanted.
+        """
+        wanted: list[tuple[int, Pair, Parts]] = []
+        failed: dict[int, InvalidRequest] = {}
+        for number, (pair, cleaning) in enumerate(zip(pairs, cleanings, strict=True)):
+            for cleaned in _CLEANED[cleaning]:
+                parts = self._parts(pair, cleaned=cleaned)
+                if isinstance(parts, InvalidRequest):
+                    failed[number] = parts
+                elif parts.changed or not (cleaned and cleaning is Cleaning.BESIDE):
+                    wanted.append((number, pair, parts))
+        found: dict[int, list[TokenisedPair]] = {}
+        for (number, _, _), outcome in zip(wanted, self._tokenised([each[1:] for each in wanted]), strict=True):
+            if isinstance(outcome, InvalidRequest):
+                failed[number] = outcome
+            else:
+                found.setdefault(number, []).append(outcome)
+        return [failed.get(number) or tuple(found[number]) for number in range(len(pairs))]
 
     def token_texts(self, ids: Int32) -> list[str]:
         """Each token as the vocabulary writes it."""
-        return [str(text) for text in self._tokenizer.convert_ids_to_tokens(ids.tolist())]
+        return [str(text) for text in self._vocabulary.tokenizer.convert_ids_to_tokens(ids.tolist())]
 
-    def _render(self, pair: Pair) -> _Rendering | InvalidRequest:
+    def _parts(self, pair: Pair, *, cleaned: bool) -> Parts | InvalidRequest:
         try:
-            return self._render_chat(pair) if self.has_chat_template else _render_plain(pair)
-        except TemplateError as error:
-            # The only caller's choice a template can object to is the order or the names of the roles.
-            return InvalidRequest(FieldViolation("history", f"the reader's chat template refuses it: {error.message}"))
+            return parts_of(pair, self._vocabulary, self._conversations, cleaned=cleaned)
         except InvalidRequest as error:
             return error
 
-    def _render_chat(self, pair: Pair) -> _Rendering:
-        turns = [*pair.history, Turn("user", pair.prompt), Turn("assistant", pair.response)]
-        text = str(self._apply_template(turns))
-        literals = self._skeleton(tuple(turn.role for turn in turns))
-        spans: list[_Span] = []
-        position = len(literals[0])
-        for index, (turn, literal) in enumerate(zip(turns, literals[1:], strict=True)):
-            trimmings = [t for t in _trimmings(turn.content) if text.startswith(t[1], position)]
-            fitting = [t for t in trimmings if text.startswith(literal, position + len(t[1]))]
-            if not fitting:
-                # If the content stands as it was sent, the next one made the template write something else between.
-                field = _field(min(index + bool(trimmings), len(turns) - 1), len(turns))
-                raise InvalidRequest(FieldViolation(field, "the reader's chat template rewrites it"))
-            cut, placed = fitting[0]
-            spans.append(_span(position, placed, cut, index, len(turns)))
-            position += len(placed) + len(literal)
-        if position != len(text):
-            raise InvalidRequest(FieldViolation("response", "the reader's chat template rewrites it"))
-        return _Rendering(text, tuple(spans))
+    def _tokenised(self, pairs: Sequence[tuple[Pair, Parts]]) -> list[Outcome]:
+        heads = self._encode([parts.head for _, parts in pairs], as_whole=not self.has_chat_template)
+        answers = self._encode([parts.answer for _, parts in pairs], as_whole=False)
+        return [
+            self._assemble(pair, parts, head, answer)
+            for (pair, parts), head, answer in zip(pairs, heads, answers, strict=True)
+        ]
+
+    def _encode(self, parts: Sequence[Part], *, as_whole: bool) -> list[Tokens]:
+        """The tokens of parts, each with its place."""
+        made = iter(self._vocabulary.encode([part.text for part in parts if part.given is None], as_whole=as_whole))
+        found = []
+        for part in parts:
+            encoded = part.given or next(made)
+            tokens = locate(encoded, len(part.text), pieces_of(part.text), part.sources)
+            tokens.scored[np.isin(encoded.ids, self._vocabulary.special)] = False
+            found.append(tokens)
+        return found
+
+    def _assemble(self, pair: Pair, parts: Parts, head: Tokens, answer: Tokens) -> Outcome:
+        if parts.head.given is None:
+            head = self._with_bos(head)
+        if not len(head) + len(answer):
+            return InvalidRequest(FieldViolation("response", "there is nothing to read: all texts are empty"))
+        chosen = windows(head, answer, parts.says, max_tokens=self._max_tokens, max_windows=self._max_windows)
+        tokens = chosen.tokens
+        for array in (tokens.segments, tokens.turns, tokens.starts, tokens.ends):
+            array[~tokens.scored] = 0
+        exact = "prompt" * bool(pair.prompt_token_ids) + "response" * bool(pair.response_token_ids)
+        return TokenisedPair(
+            tokens.ids,
+            tokens.segments,
+            tokens.turns,
+            tokens.starts,
+            tokens.ends,
+            chosen.coverage,
+            chosen.window_tokens,
+            self._digest(self._inputs(pair.inputs), exact),
+            parts.odd_shares,
+        )
+
+    def _with_bos(self, head: Tokens) -> Tokens:
+        """The tokens with or without BOS in front, where the settings want it otherwise than the files."""
+        bos, wanted = self._vocabulary.bos, self._rendering.bos
+        if bos is None or wanted == "files":
+            return head
+        there = len(head) > 0 and head.ids[0] == bos
+        if there:
+            return head if wanted == "always" else head[1:]
+        none = np.zeros(1, np.int32)
+        first = Tokens(np.array([bos], np.int32), none.astype(np.int8), none, none, none, none.astype(np.bool_))
+        return Tokens.joined([first, head]) if wanted == "always" else head
+
+    def _inputs(self, own: TemplateInputs) -> str:
+        """What the template is given beside the messages, as canonical JSON; empty where there is none."""
+        return json.dumps(self._conversations.inputs(own), sort_keys=True) if self.has_chat_template else ""
+
+    def _digest_of(self, inputs: str, exact: str = "") -> str:
+        settings = self._rendering.model_dump(include={"special_tokens", "fold_system", "bos", "separator"})
+        decides = [_SCHEME, self._vocabulary.digest, self.template_digest, settings, inputs, exact]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     def _try_template(self, directory: Path) -> None:
         """Refuses a template that cannot be run at all: that is the operator's mistake, not a caller's."""
         try:
             if self.has_chat_template:
-                self._apply_template([Turn("user", "a"), Turn("assistant", "b")])
+                self._conversations.try_template()
         except TemplateSyntaxError as error:
             raise ReaderError(f"reader {directory}: chat template, line {error.lineno}: {error.message}") from None
         except TemplateError:
             return  # It objects to this conversation; it may like others.
         except Exception as error:
             raise ReaderError(f"reader {directory}: chat template: {type(error).__name__}: {error}") from None
-
-    def _render_skeleton(self, roles: tuple[str, ...]) -> list[str]:
-        """The template's own text before, between and after the contents."""
-        marks = [f"\ue000{index}\ue001" for index in range(len(roles))]
-        text = str(self._apply_template([Turn(role, mark) for role, mark in zip(roles, marks, strict=True)]))
-        literals = re.split("\ue000[0-9]+\ue001", text)
-        if re.findall("\ue000[0-9]+\ue001", text) != marks:
-            raise InvalidRequest(
-                FieldViolation("history", "the reader's chat template leaves out or reorders a message")
-            )
-        return literals
-
-    def _apply_template(self, turns: Sequence[Turn]) -> object:
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        return self._tokenizer.apply_chat_template(messages, tokenize=False)
-
-    def _assemble(self, rendering: _Rendering, encoding: Any) -> TokenisedPair | InvalidRequest:
-        ids, offsets, added = self._with_bos(encoding)
-        if not len(ids):
-            return InvalidRequest(FieldViolation("response", "there is nothing to read: all texts are empty"))
-        segments, turns, starts, ends = _locate(offsets, rendering.spans)
-        # Special tokens the caller wrote out are not scored, but are cut like the text around them.
-        kept = _kept(np.where(added, Segment.TEMPLATE, segments), self._max_tokens)
-        template = added | np.isin(ids, self._special)
-        template[0] = True
-        for array in (segments, turns, starts, ends):
-            array[template] = 0
-        response = segments == Segment.RESPONSE
-        if kept.sum() > self._max_tokens or (response.any() and not response[kept].any()):
-            return InvalidRequest(
-                FieldViolation("history", f"the template leaves the response no room in max_tokens={self._max_tokens}")
-            )
-        coverage = _coverage(segments[kept], segments[~kept])
-        return TokenisedPair(ids[kept], segments[kept], turns[kept], starts[kept], ends[kept], coverage)
-
-    def _with_bos(self, encoding: Any) -> tuple[Int32, Int32, Bools]:
-        """Ids, offsets of shape (n_tokens, 2), and which tokens no text holds; behind BOS, if the tokenizer has one."""
-        ids = np.array(encoding.ids, np.int32)
-        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-        added = np.array(encoding.special_tokens_mask, np.bool_)
-        if self._bos is not None and (not len(ids) or ids[0] != self._bos):
-            return np.insert(ids, 0, self._bos), np.insert(offsets, 0, 0, axis=0), np.insert(added, 0, True)
-        return ids, offsets, added
-
-
-def _coverage(read: Int8, dropped: Int8) -> Coverage:
-    """Counts the tokens of each segment among those that are read and those that are not."""
-
-    def count(tokens: Int8, segment: Segment) -> int:
-        return int((tokens == segment).sum())
-
-    return Coverage(
-        tokens=len(read),
-        prompt_tokens=count(read, Segment.PROMPT),
-        response_tokens=count(read, Segment.RESPONSE),
-        history_tokens=count(read, Segment.HISTORY),
-        prompt_tokens_dropped=count(dropped, Segment.PROMPT),
-        response_tokens_dropped=count(dropped, Segment.RESPONSE),
-        history_tokens_dropped=count(dropped, Segment.HISTORY),
-    )
-
-
-def _trimmings(content: str) -> Iterator[tuple[int, str]]:
-    """What templates may leave of a content, each with the number of code points that is cut from its start."""
-    for left in (content, content.lstrip("\n"), content.lstrip()):
-        for placed in (left, left.rstrip("\n"), left.rstrip()):
-            yield len(content) - len(left), placed
-
-
-def _field(index: int, turns: int) -> str:
-    return {turns - 2: "prompt", turns - 1: "response"}.get(index, f"history[{index}].content")
-
-
-def _span(position: int, placed: str, cut: int, index: int, turns: int) -> _Span:
-    segment = {turns - 2: Segment.PROMPT, turns - 1: Segment.RESPONSE}.get(index, Segment.HISTORY)
-    turn = index if segment is Segment.HISTORY else 0
-    return _Span(position, position + len(placed), segment, turn, cut - position)
-
-
-def _render_plain(pair: Pair) -> _Rendering:
-    parts = [turn.content for turn in pair.history] + [pair.prompt, pair.response]
-    text = ""
-    spans: list[_Span] = []
-    for index, part in enumerate(parts):
-        if part:
-            text += PLAIN_SEPARATOR if text else ""
-            spans.append(_span(len(text), part, 0, index, len(parts)))
-            text += part
-    return _Rendering(text, tuple(spans))
-
-
-def _locate(offsets: Int32, spans: Sequence[_Span]) -> tuple[Int8, Int32, Int32, Int32]:
-    """Segment, turn, start and end of every token; a token belongs to the span it overlaps, clipped to it.
-
-    A token reaches to where the next one starts elsewhere. So the bytes of one character that fell back to byte tokens
-    all have its place, though some tokenizers give an empty offset for all but one of them; and a letter has the place
-    of the accents that were composed into it, though its offset leaves them out.
-    """
-    starts, ends = offsets[:, 0], _reach(offsets)
-    full = [span for span in spans if span.end > span.start]
-    if not full:
-        zeros = np.zeros(len(offsets), np.int32)
-        return zeros.astype(np.int8), zeros, zeros.copy(), zeros.copy()
-    first = np.array([span.start for span in full])
-    last = np.array([span.end for span in full])
-    index = np.maximum(np.searchsorted(first, ends, side="left") - 1, 0)
-    inside = (starts < last[index]) & (ends > first[index])
-    offset = np.array([span.offset for span in full])[index]
-
-    def where_inside(values: Int64) -> Int32:
-        return np.where(inside, values, 0).astype(np.int32)
-
-    return (
-        where_inside(np.array([span.segment for span in full])[index]).astype(np.int8),
-        where_inside(np.array([span.turn for span in full])[index]),
-        where_inside(np.maximum(starts, first[index]) + offset),
-        where_inside(np.minimum(ends, last[index]) + offset),
-    )
-
-
-def _reach(offsets: Int32) -> Int32:
-    """Where each token ends, counting what lies between it and the next token that starts elsewhere."""
-    order = np.maximum.accumulate(offsets[:, 0])
-    behind = np.append(order, np.iinfo(np.int32).max)[np.searchsorted(order, order, side="right")]
-    ends: Int32 = np.maximum(offsets[:, 1], behind)
-    return ends
-
-
-def _kept(segments: Int8, max_tokens: int) -> Bools:
-    """Which tokens stay under the truncation rule; more than `max_tokens` when the template alone is longer."""
-    kept = np.ones(len(segments), bool)
-    over = len(segments) - max_tokens
-    for segment in (Segment.HISTORY, Segment.PROMPT, Segment.RESPONSE):
-        own = np.flatnonzero(segments == segment)
-        if over <= 0 or not len(own):
-            continue
-        region = np.arange(max(own[0], 1), own[-1] + 1)
-        gone = region[-over:] if segment is Segment.RESPONSE else region[:over]
-        kept[gone] = False
-        over -= len(gone)
-    return kept

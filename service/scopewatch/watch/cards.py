@@ -53,6 +53,8 @@ class MadeWith(Strict):
     dtype: str
     template_digest: str = ""
     """Digest of the chat template; empty where none was used."""
+    rendering_digest: str = ""
+    """Digest of all that decided what was read but the texts."""
     saes: dict[str, str] = Field(default_factory=dict)
     """Digest of each SAE or probe, by its name in the watchlist."""
 
@@ -99,5 +101,7 @@ class Card(Strict):
             found.append(f"dtype {made.dtype} (running: {reader.dtype})")
         if made.template_digest != reader.template_digest:
             found.append("another chat template")
+        elif made.rendering_digest != reader.rendering_digest:
+            found.append("another rendering of the texts (tokenizer, date, tools or other settings of the reader)")
         found += [f"another SAE than the running {name!r}" for name in saes if made.saes.get(name) != digests.get(name)]
         return "the card was made with " + ", ".join(found) if found else ""

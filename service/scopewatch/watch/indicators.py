@@ -142,8 +142,9 @@ class CombinedTerm(Strict):
 class Indicator(Strict):
     name: Name
     label: str = Field("", max_length=200)
-    kind: Literal["features", "probe", "combination"] = "features"
-    """Whether it is made of SAE features, of dense probe directions, or of other indicators' scores."""
+    kind: Literal["features", "probe", "combination", "obfuscation"] = "features"
+    """Whether it is made of SAE features, of dense probe directions, of other indicators' scores, or of the share of
+    the segment's characters that hide or imitate letters."""
     segment: Literal["prompt", "response", "history"] = "response"
     severity: Literal["info", "low", "medium", "high"] = "medium"
     """How grave a flag is; `info` is for the record and never makes the verdict FLAG."""
@@ -161,17 +162,20 @@ class Indicator(Strict):
     def _is_of_features(cls, value: Pooling, info: ValidationInfo) -> Pooling:
         if info.data.get("kind") == "combination":
             raise ValueError("a combination pools nothing; its parts say how they are pooled")
+        if info.data.get("kind") == "obfuscation":
+            raise ValueError("an indicator of kind obfuscation pools nothing; it counts characters")
         return value
 
     @field_validator("features", "combines")
     @classmethod
     def _is_what_the_kind_needs(cls, value: tuple[Strict, ...], info: ValidationInfo) -> tuple[Strict, ...]:
         if kind := info.data.get("kind"):
-            needed = "combines" if kind == "combination" else "features"
+            needed = {"combination": "combines", "obfuscation": ""}.get(kind, "features")
             if info.field_name == needed and not value:
                 raise ValueError("needs at least one entry")
             if info.field_name != needed and value:
-                raise ValueError(f"an indicator of kind {kind} has {needed} instead")
+                mend = f"{needed} instead" if needed else "none; it counts characters"
+                raise ValueError(f"an indicator of kind {kind} has {mend}")
         return value
 
     @field_validator("features")

@@ -2,7 +2,8 @@
 
     version: 1
     name: clinic
-    reader: {path: reader, relation: reader_model}     # or {id: google/gemma-2-2b, revision: ...}
+    reader: {path: reader, relation: reader_model}     # or {id: google/gemma-2-2b, revision: ...}; see sources.py
+    cleaned: beside                                    # none, or the reading without odd characters beside or instead
     saes:
       res: {path: sae/layer_2/width_3k/average_l0_32/params.npz}
       l20: {id: google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71, revision: ...}
@@ -29,6 +30,7 @@
           - {indicator: speculation, weight: -1.0}
           - {signal: mean_logprob, weight: 0.5}
         threshold: 0.0
+      - {name: hidden, kind: obfuscation, threshold: 0.01}   # the share of characters that hide or imitate letters
 
 An indicator's score is `bias + sum(weight * pooling(activations of the feature on the segment's tokens))`, or of a
 combination `bias + sum(weight * score of the part)`; it is flagged when the score is greater than the threshold.
@@ -45,6 +47,7 @@ from pydantic import Field, ValidationError
 from scopewatch.errors import WatchlistError
 from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Strict
+from scopewatch.types import Cleaning
 from scopewatch.watch.indicators import PROBE, Indicator
 from scopewatch.watch.yaml_lines import Lines, Location, Mistake, parse_yaml
 
@@ -59,6 +62,7 @@ class _Document(Strict):
     reader: ReaderSource
     saes: dict[SaeName, SaeSource] = Field(default_factory=dict)
     """SAEs and files of probes, by the names that features use."""
+    cleaned: Cleaning = Cleaning.NONE
     indicators: tuple[Indicator, ...] = Field(min_length=1, max_length=256)
 
 
@@ -75,6 +79,8 @@ class Watchlist:
     digest: str
     """SHA-256 of the file's bytes."""
     _lines: Lines = field(repr=False)
+    cleaned: Cleaning = Cleaning.NONE
+    """Whether pairs are read without what hides or imitates letters."""
 
     def where(self, *location: str | int) -> str:
         """`file:line: path`, for messages about something found wrong after loading."""
@@ -153,6 +159,7 @@ def load_watchlist(file: Path) -> Watchlist:
         indicators=document.indicators,
         file=file,
         digest=hashlib.sha256(raw).hexdigest(),
+        cleaned=document.cleaned,
         _lines=lines,
     )
 

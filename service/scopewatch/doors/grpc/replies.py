@@ -2,50 +2,30 @@
 
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from google.protobuf.message import Message
 from google.rpc import status_pb2
 
-from scopewatch.doors.limits import Limits
-from scopewatch.identity import EngineIdentity, FeatureKey, Relation, SaeIdentity
-from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.doors.grpc.mirrored import CALIBRATIONS, SEGMENTS, SEVERITIES, mirror
+from scopewatch.identity import FeatureKey, Relation
 from scopewatch.types import (
     LABEL_NOTE,
     Evidence,
     IndicatorScore,
     Judgement,
-    Provenance,
     ScoredPair,
     ScoreJob,
-    Segment,
     Timings,
     Verdict,
 )
 from scopewatch.v1 import monitor_pb2 as pb
-from scopewatch.watch.cards import Card
-from scopewatch.watch.indicators import Indicator
-from scopewatch.watch.watchlist import Watchlist
 
-M = TypeVar("M", bound=Message)
-_VERDICTS = {Verdict.PASS: pb.VERDICT_PASS, Verdict.FLAG: pb.VERDICT_FLAG}
-_SEVERITIES = {
-    "info": pb.SEVERITY_INFO,
-    "low": pb.SEVERITY_LOW,
-    "medium": pb.SEVERITY_MEDIUM,
-    "high": pb.SEVERITY_HIGH,
-}
-_SEGMENTS = {
-    Segment.PROMPT: pb.SEGMENT_PROMPT,
-    Segment.RESPONSE: pb.SEGMENT_RESPONSE,
-    Segment.HISTORY: pb.SEGMENT_HISTORY,
-}
-_KINDS = {
-    "features": pb.INDICATOR_KIND_FEATURES,
-    "probe": pb.INDICATOR_KIND_PROBE,
-    "combination": pb.INDICATOR_KIND_COMBINATION,
+_VERDICTS = {
+    Verdict.PASS: pb.VERDICT_PASS,
+    Verdict.FLAG: pb.VERDICT_FLAG,
+    Verdict.INCOMPLETE: pb.VERDICT_INCOMPLETE,
 }
 _RELATIONS = {Relation.SAME_MODEL: pb.RELATION_SAME_MODEL, Relation.READER_MODEL: pb.RELATION_READER_MODEL}
 _RESULTS = pb.BatchScoreResponse.RESULTS_FIELD_NUMBER
@@ -65,7 +45,6 @@ _NUMBERS = struct.Struct("<BdBd")
 """Both numbers of a feature."""
 _KEPT_FEATURES = 1 << 16
 """What is made once for a feature is kept for so many of them, since watchlists come and go."""
-_CALIBRATIONS = {True: pb.CALIBRATION_CALIBRATED, False: pb.CALIBRATION_UNCALIBRATED}
 
 
 class Replies:
@@ -88,25 +67,22 @@ class Replies:
         body = self._bodies.get(pair.judgement)
         if body is None:
             body = self._bodies[pair.judgement] = self._body(pair.judgement)
-        own_id = job.request_id.encode()
-        times = _timings(pair.timings)
-        rest = (
-            _field(_REQUEST_ID, len(own_id)),
-            own_id,
-            _field(_TIMINGS, len(times)),
-            times,
-            _CACHED if pair.cached else b"",
-        )
-        return b"".join((body, *rest))
+        return _whole(body, job, pair)
 
-    def _body(self, judgement: Judgement) -> bytes:
+    def shorter(self, job: ScoreJob, pair: ScoredPair, most: int) -> bytes:
+        """The same, with at most so many features and so many spans of each indicator, the strongest ones."""
+        return _whole(self._body(*_slimmer(pair.judgement, most)), job, pair)
+
+    def _body(self, judgement: Judgement, left_out: int = 0) -> bytes:
         parts = [pb.ScoreResponse(verdict=_VERDICTS[judgement.verdict]).SerializeToString()]
         for body in map(self._indicator, judgement.indicators):
             parts += (_field(_INDICATORS, len(body)), body)
         rest = pb.ScoreResponse(
-            coverage=_mirror(pb.Coverage, judgement.coverage),
-            provenance=_provenance(judgement.made_by, self._version),
+            coverage=mirror(pb.Coverage, judgement.coverage),
+            provenance=_provenance(judgement, self._version),
             label_note=LABEL_NOTE if _shows_an_index_label(judgement.indicators) else "",
+            incomplete=judgement.incomplete,
+            left_out=left_out,
         )
         parts.append(rest.SerializeToString())
         return b"".join(parts)
@@ -120,6 +96,20 @@ class Replies:
         return b"".join(parts)
 
 
+def _whole(body: bytes, job: ScoreJob, pair: ScoredPair) -> bytes:
+    """A judgement's part with what is of this call alone."""
+    own_id = job.request_id.encode()
+    times = _timings(pair.timings)
+    rest = (
+        _field(_REQUEST_ID, len(own_id)),
+        own_id,
+        _field(_TIMINGS, len(times)),
+        times,
+        _CACHED if pair.cached else b"",
+    )
+    return b"".join((body, *rest))
+
+
 def _about(feature: FeatureKey | str, label: str, pooling: str, source: str) -> tuple[bytes, bytes]:
     """What stands before and after a feature's numbers: the same in every reply, and most of a reply's cost."""
     before = pb.FeatureScore(feature=str(feature), label=label, pooling=pooling).SerializeToString()
@@ -127,7 +117,17 @@ def _about(feature: FeatureKey | str, label: str, pooling: str, source: str) -> 
     return _field(_FEATURES, len(before) + _NUMBERS.size + len(after)) + before, after
 
 
-def _provenance(made_by: Provenance, version: str) -> pb.Provenance:
+def _slimmer(judgement: Judgement, most: int) -> tuple[Judgement, int]:
+    """The judgement with so many features and spans an indicator, and how many that leaves out."""
+    scores = judgement.indicators
+    slim = tuple(replace(one, features=one.features[:most], evidence=one.evidence[:most]) for one in scores)
+    left_out = sum(len(one.features) + len(one.evidence) for one in scores)
+    left_out -= sum(len(one.features) + len(one.evidence) for one in slim)
+    return replace(judgement, indicators=slim), left_out
+
+
+def _provenance(judgement: Judgement, version: str) -> pb.Provenance:
+    made_by = judgement.made_by
     return pb.Provenance(
         reader=made_by.reader,
         reader_revision=made_by.reader_revision,
@@ -136,6 +136,7 @@ def _provenance(made_by: Provenance, version: str) -> pb.Provenance:
         watchlist_digest=made_by.watchlist_digest,
         relation=_RELATIONS[made_by.relation],
         version=version,
+        rendering_digest=judgement.rendering_digest,
     )
 
 
@@ -175,7 +176,7 @@ def _before_features(score: IndicatorScore) -> pb.IndicatorScore:
         score=score.score,
         threshold=score.threshold,
         flagged=score.flagged,
-        severity=_SEVERITIES[score.severity],
+        severity=SEVERITIES[score.severity],
         probability=score.probability,
     )
 
@@ -183,7 +184,7 @@ def _before_features(score: IndicatorScore) -> pb.IndicatorScore:
 def _after_features(score: IndicatorScore) -> pb.IndicatorScore:
     return pb.IndicatorScore(
         evidence=[_evidence(span) for span in score.evidence],
-        calibration=_CALIBRATIONS[score.calibrated],
+        calibration=CALIBRATIONS[score.calibrated],
         skipped_reason=score.skipped_reason,
         card_warning=score.card_warning,
     )
@@ -195,89 +196,6 @@ def _evidence(span: Evidence) -> pb.Evidence:
         end=span.end,
         feature=str(span.feature),
         activation=span.activation,
-        segment=_SEGMENTS[span.segment],
+        segment=SEGMENTS[span.segment],
         turn=span.turn,
     )
-
-
-def info_response(watchlists: WatchlistSet, limits: Limits, version: str) -> pb.GetInfoResponse:
-    """What this process reads with, watches and accepts.
-
-    Args:
-        watchlists: The watchlists, and the reader and SAEs that they run on.
-        limits: What a request may hold.
-        version: The version of scopewatch.
-    """
-    engine = watchlists.engine
-    return pb.GetInfoResponse(
-        version=version,
-        reader=_mirror(pb.ReaderInfo, engine.reader),
-        saes=[_sae_info(sae) for sae in engine.saes],
-        watchlists=[
-            pb.WatchlistInfo(
-                name=watchlist.name,
-                digest=watchlist.digest,
-                indicators=_indicator_infos(watchlist, engine),
-            )
-            for watchlist in watchlists.sources
-        ],
-        limits=_mirror(pb.Limits, limits),
-    )
-
-
-def _sae_info(sae: SaeIdentity) -> pb.SaeInfo:
-    named = (
-        "name",
-        "format",
-        "architecture",
-        "hookpoint",
-        "d_in",
-        "d_sae",
-        "digest",
-        "neuronpedia",
-        "repo",
-        "revision",
-    )
-    return pb.SaeInfo(watched_features=len(sae.watched), **{name: getattr(sae, name) for name in named})
-
-
-def _indicator_infos(watchlist: Watchlist, identity: EngineIdentity) -> list[pb.IndicatorInfo]:
-    warnings = watchlist.card_problems(identity)
-    return [_indicator_info(indicator, warnings.get(indicator.name, "")) for indicator in watchlist.indicators]
-
-
-def _indicator_info(indicator: Indicator, card_warning: str) -> pb.IndicatorInfo:
-    return pb.IndicatorInfo(
-        name=indicator.name,
-        label=indicator.label,
-        severity=_SEVERITIES[indicator.severity],
-        segment=_SEGMENTS[indicator.read_segment],
-        threshold=indicator.threshold,
-        calibration=_CALIBRATIONS[indicator.calibrated and not card_warning],
-        card=_card(indicator.card) if indicator.card else None,
-        features=len(indicator.features),
-        kind=_KINDS[indicator.kind],
-        combines=[term.name for term in indicator.combines],
-        card_warning=card_warning,
-    )
-
-
-def _card(card: Card) -> pb.Card:
-    return pb.Card(
-        date=card.date,
-        calibrated_on=card.calibrated_on,
-        n=card.n,
-        measurements=[_mirror(pb.Measurement, measurement) for measurement in card.measurements],
-        note=card.note,
-        data=[_mirror(pb.DataFile, file) for file in card.data],
-        max_fpr=card.max_fpr,
-        confidence=card.confidence,
-        beats_bag_of_words=card.beats_bag_of_words,
-        leaks=card.leaks,
-        made_with=_mirror(pb.MadeWith, card.made_with) if card.made_with else None,
-    )
-
-
-def _mirror(message_type: type[M], value: object) -> M:
-    """A message whose every field has a namesake in `value`."""
-    return message_type(**{name: getattr(value, name) for name in message_type.DESCRIPTOR.fields_by_name})

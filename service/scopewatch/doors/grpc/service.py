@@ -1,6 +1,8 @@
 """MonitorService: parse, call the spine, reply."""
 
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -9,8 +11,10 @@ from grpc_status import rpc_status
 
 import scopewatch
 from scopewatch.doors.door import Spine
+from scopewatch.doors.grpc.info import info_response
 from scopewatch.doors.grpc.malformed import Malformed
-from scopewatch.doors.grpc.replies import Replies, batch_reply, info_response
+from scopewatch.doors.grpc.replies import Replies, batch_reply
+from scopewatch.doors.grpc.reply_size import fitting
 from scopewatch.doors.grpc.requests import check_size, to_job
 from scopewatch.doors.grpc.status import PUSHBACK, pushback_ms, to_status
 from scopewatch.doors.limits import Limits, check_batch
@@ -62,7 +66,11 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         (outcome,) = await self._spine.score([job])
         if isinstance(outcome, ScopewatchError):
             await abort(context, outcome)
-        return self._replies.score(job, outcome)
+        (reply,) = self._fitting([job], [outcome])
+        if isinstance(reply, bytes):
+            return reply
+        await context.abort_with_status(rpc_status.to_status(reply))
+        raise AssertionError("abort always raises")
 
     async def BatchScore(self, request: pb.BatchScoreRequest | Malformed, context: Context) -> bytes:
         try:
@@ -82,8 +90,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
                 outcomes.append(to_status(error))
         scored = iter(await self._spine.score(jobs) if jobs else [])
         return batch_reply(
-            outcome if isinstance(outcome, status_pb2.Status) else self._result(outcome, next(scored))
-            for outcome in outcomes
+            self._fitting(outcomes, [one if isinstance(one, status_pb2.Status) else next(scored) for one in outcomes])
         )
 
     async def GetInfo(self, request: pb.GetInfoRequest | Malformed, context: Context) -> pb.GetInfoResponse:
@@ -103,8 +110,22 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             raise InvalidRequest(FieldViolation(request.field, request.description))
         check_size(request, self._limits)
 
-    def _result(self, job: ScoreJob, outcome: ScoredPair | ScopewatchError) -> bytes | status_pb2.Status:
-        return to_status(outcome) if isinstance(outcome, ScopewatchError) else self._replies.score(job, outcome)
+    def _fitting(
+        self,
+        jobs: Sequence[ScoreJob | status_pb2.Status],
+        outcomes: Sequence[ScoredPair | ScopewatchError | status_pb2.Status],
+    ) -> list[bytes | status_pb2.Status]:
+        """What a call is answered, item by item, in one message that every client takes."""
+        whole: list[bytes | status_pb2.Status] = []
+        shorter: list[Callable[[int], bytes] | None] = []
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(job, ScoreJob) and isinstance(outcome, ScoredPair):
+                whole.append(self._replies.score(job, outcome))
+                shorter.append(partial(self._replies.shorter, job, outcome))
+            else:
+                whole.append(to_status(outcome) if isinstance(outcome, ScopewatchError) else outcome)
+                shorter.append(None)
+        return fitting(whole, shorter, self._limits.max_reply_bytes)
 
 
 def _deadline_s(context: Context) -> float | None:

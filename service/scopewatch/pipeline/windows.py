@@ -1,0 +1,57 @@
+"""Reading a pair window by window: what the engine says of each, put together."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+
+from scopewatch.errors import NotReady
+from scopewatch.pipeline.batcher import Encoded
+from scopewatch.types import Activations, CoveredActivations, TokenIds
+
+Submit = Callable[[TokenIds, float | None, int], Awaitable[Encoded]]
+"""Token ids, deadline and tokens ahead in, activations out: the batcher's way to the engine."""
+
+
+async def encode_windows(
+    windows: Sequence[TokenIds], submit: Submit, deadline_s: float | None, ahead_tokens: int
+) -> Encoded:
+    """The activations of a pair's windows, whose tokens are counted through.
+
+    Args:
+        windows: The token ids of each window, at least one.
+        submit: The way to the engine.
+        deadline_s: When the caller stops waiting.
+        ahead_tokens: What is computed first for the same call.
+
+    Raises:
+        ScopewatchError: What the engine says of the first window that fails.
+    """
+    if len(windows) == 1:
+        return await submit(windows[0], deadline_s, ahead_tokens)
+    starts = np.cumsum([0, *map(len, windows)], dtype=np.int32)
+    tasks = [
+        asyncio.ensure_future(submit(window, deadline_s, ahead_tokens + int(start)))
+        for window, start in zip(windows, starts, strict=False)
+    ]
+    try:
+        encoded = [await task for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+    table = encoded[0].covered.table
+    if any(one.covered.table is not table for one in encoded):
+        raise NotReady("the watchlists are being replaced; try again")
+    parts = [one.covered.activations for one in encoded]
+    joined = Activations(
+        n_tokens=int(starts[-1]),
+        token=np.concatenate([part.token + start for part, start in zip(parts, starts, strict=False)]),
+        column=np.concatenate([part.column for part in parts]),
+        value=np.concatenate([part.value for part in parts]),
+    )
+    return Encoded(
+        CoveredActivations(joined, table),
+        queue_s=max(one.queue_s for one in encoded),
+        forward_s=sum(one.forward_s for one in encoded),
+        encode_s=sum(one.encode_s for one in encoded),
+    )

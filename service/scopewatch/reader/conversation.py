@@ -1,0 +1,233 @@
+"""What stands before an answer: a conversation as the serving model was given it, and whose each character is."""
+
+import json
+import re
+import secrets
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+from typing import Any
+
+from scopewatch.errors import FieldViolation, InvalidRequest
+from scopewatch.reader.chat_template import ChatTemplate, TemplateError
+from scopewatch.reader.traced import NO_SEGMENT, Traced, joined, pieces_of, traced
+from scopewatch.reader.vocabulary import Vocabulary
+from scopewatch.sources import TODAY, Rendering, today
+from scopewatch.types import Pair, TemplateInputs, Turn
+
+ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_. -]*")
+"""What a role may be: a template may make a control token of one, such as `<|user|>`."""
+_FOLDED = ("system", "developer")
+_ASKED = ("user", "tool", "function", "ipython")
+"""Roles of messages that a model answers."""
+_BETWEEN = "\n\n"
+"""What stands between two messages of which one was folded into the other."""
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Everything before the answer, in one text."""
+
+    text: str
+    """The text with its pieces, by the numbers of the turns; the prompt's is one more. Control tokens are stand-ins."""
+    folded: bool = False
+    """Whether the template refused the messages' roles, and messages were folded into others."""
+
+
+class Conversations:
+    """Renders what stands before an answer by the reader's chat template, or joins it where the reader has none.
+
+    Args:
+        vocabulary: The reader's tokenizer; its `guard` is called here where text is to be text.
+        rendering: The reader's settings.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, rendering: Rendering) -> None:
+        self._vocabulary = vocabulary
+        self._settings = rendering
+        self._templates: dict[str, ChatTemplate] = {}
+        self._special = dict(vocabulary.tokenizer.special_tokens_map)
+        self._mark = "\ufdd0" + secrets.token_hex(8)
+        """What parts a control token that a caller wrote, so that the template cannot put it together again."""
+        if rendering.special_tokens == "text":
+            vocabulary.guard(self._turn_tokens() if self.has_template else ())
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the reader has a chat template."""
+        return self._vocabulary.tokenizer.chat_template is not None
+
+    def inputs(self, own: TemplateInputs) -> dict[str, Any]:
+        """What the template is given beside the messages, as plain values.
+
+        Args:
+            own: What the pair's caller gives; where that is empty, the reader's settings decide.
+        """
+        settings = self._settings
+        day = own.date or settings.date
+        arguments: dict[str, Any] = json.loads(own.arguments) if own.arguments else {}
+        return {
+            "date": today() if day == TODAY else day,
+            "tools": json.loads(own.tools) if own.tools else list(settings.tools),
+            "documents": json.loads(own.documents) if own.documents else list(settings.documents),
+            "arguments": settings.arguments | arguments,
+        }
+
+    def render(self, pair: Pair) -> Head:
+        """What stands before a pair's answer.
+
+        Raises:
+            InvalidRequest: The template refuses the messages, or one of them has no proper role.
+        """
+        if not self.has_template:
+            return Head(self._guarded(self._plain(pair)))
+        messages = [self._message(number, turn) for number, turn in enumerate(pair.history)]
+        if pair.prompt or not messages or messages[-1]["role"] not in _ASKED:
+            messages.append({"role": "user", "content": self._parted(traced(pair.prompt, len(pair.history)))})
+        inputs = self.inputs(pair.inputs)
+        refused = None
+        for folded in (_as_they_are, _without_system, _alternating) if self._settings.fold_system else (_as_they_are,):
+            try:
+                text = self._apply(folded(messages), inputs)
+                return Head(self._guarded(text), folded is not _as_they_are)
+            # A template is a program of its own, and may raise anything.
+            except Exception as error:
+                refused = refused or error
+        raise InvalidRequest(FieldViolation("history", f"the reader's chat template refuses it: {_told(refused)}"))
+
+    def template(self, *, tools: bool = False) -> ChatTemplate:
+        """The chat template that transformers takes, which for some readers depends on whether there are tools.
+
+        Raises:
+            TemplateSyntaxError: The template is none.
+            ValueError: The reader has several, and none for conversations without tools.
+        """
+        source = self._vocabulary.tokenizer.get_chat_template(tools=[{}] if tools else None)
+        if source not in self._templates:
+            self._templates[source] = ChatTemplate(source)
+        return self._templates[source]
+
+    def try_template(self) -> None:
+        """Renders an ordinary message.
+
+        Raises:
+            TemplateSyntaxError: The template is none.
+            TemplateError: It objects to the message.
+            Exception: It is such that it cannot be run.
+        """
+        self._apply([{"role": "user", "content": traced("a", 0)}], self.inputs(TemplateInputs()))
+
+    def _apply(self, messages: Messages, inputs: Mapping[str, Any]) -> str:
+        tools, documents = (self._foreign(inputs[name]) or None for name in ("tools", "documents"))
+        own = {"tools": tools, "documents": documents, "add_generation_prompt": True}
+        variables = self._special | self._foreign(inputs["arguments"]) | own
+        return self.template(tools=bool(tools)).render(messages, variables, date.fromisoformat(inputs["date"]))
+
+    def _message(self, number: int, turn: Turn) -> dict[str, Any]:
+        if not ROLE.fullmatch(turn.role):
+            raise InvalidRequest(
+                FieldViolation(f"history[{number}].role", "is no role; write user, assistant or system")
+            )
+        fields = json.loads(turn.fields) if turn.fields else {}
+        message: dict[str, Any] = self._foreign({name: value for name, value in fields.items() if value is not None})
+        return message | {"role": turn.role, "content": self._parted(traced(turn.content, number))}
+
+    def _plain(self, pair: Pair) -> str:
+        parts = [*(turn.content for turn in pair.history), pair.prompt]
+        texts = [self._parted(traced(part, number)) for number, part in enumerate(parts) if part]
+        # The separator stands between the prompt and the answer too.
+        return joined(part for text in texts for part in (text, self._settings.separator))
+
+    def _foreign(self, value: Any) -> Any:
+        """A value of the caller's, or the operator's, that is no message: it is read, and of no segment."""
+        return _every_text(traced(value, NO_SEGMENT), self._parted)
+
+    def _parted(self, text: str) -> str:
+        """The text with a mark inside each control token that stands in it."""
+        found = list(self._vocabulary.control_tokens.finditer(text))
+        return joined(_around([text[a:b] for a, b in _cuts(found, len(text))], self._mark)) if found else text
+
+    def _guarded(self, text: str) -> str:
+        """The text with stand-ins for the control tokens that are the template's, and without marks."""
+        pieces = pieces_of(text)
+        starts = [piece.start for piece in pieces]
+        parts: list[str] = []
+        place = 0
+        for match in self._vocabulary.control_tokens.finditer(text):
+            before = bisect_right(starts, match.end() - 1) - 1
+            if before < 0 or pieces[before].end <= match.start():
+                parts += (text[place : match.start()], self._vocabulary.stand_in(match[0]))
+                place = match.end()
+        whole = joined([*parts, text[place:]])
+        return whole.replace(self._mark, "") if self._mark in whole else whole
+
+    def _turn_tokens(self) -> set[str]:
+        """The added tokens that the template writes around messages; some readers call none of them special."""
+        ordinary = [{"role": role, "content": traced(role, 0)} for role in ("user", "assistant", "user")]
+        try:
+            text = self.template().render(ordinary, self._special, date.min)
+        except Exception:
+            return set()  # Whoever loads the reader tries the template and says what is wrong.
+        return {token for token in self._vocabulary.added_tokens if token in text}
+
+
+def _as_they_are(messages: Messages) -> Messages:
+    return messages
+
+
+def _without_system(messages: Messages) -> Messages:
+    """The messages with those of the system in front of the next user message."""
+    folded: Messages = []
+    waiting: list[str] = []
+    for message in messages:
+        if message["role"] in _FOLDED:
+            waiting.append(message["content"])
+        elif waiting and message["role"] == "user":
+            folded.append({**message, "content": _together([*waiting, message["content"]])})
+            waiting = []
+        else:
+            folded.append(message)
+    return [*folded, {"role": "user", "content": _together(waiting)}] if waiting else folded
+
+
+def _alternating(messages: Messages) -> Messages:
+    """The messages as a user and an assistant by turns, the user first: whatever is neither is the user's."""
+    folded: Messages = []
+    for message in _without_system(messages):
+        role = "assistant" if message["role"] in {"assistant", "model"} else "user"
+        if folded and folded[-1]["role"] == role:
+            folded[-1] = folded[-1] | {"content": _together([folded[-1]["content"], message["content"]])}
+        else:
+            folded.append({**message, "role": role})
+    return folded if folded[0]["role"] == "user" else [{"role": "user", "content": ""}, *folded]
+
+
+def _together(contents: Iterable[str]) -> str:
+    return joined(_around([content for content in contents if content], _BETWEEN))
+
+
+def _around(parts: Sequence[str], separator: str) -> list[str]:
+    return [part for number, text in enumerate(parts) for part in ((separator, text) if number else (text,))]
+
+
+def _cuts(found: Sequence[re.Match[str]], length: int) -> Iterable[tuple[int, int]]:
+    """The stretches of a text that is cut behind the first character of each match."""
+    return pairwise([0, *(match.start() + 1 for match in found), length])
+
+
+def _every_text(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, Traced):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_every_text(key, change): _every_text(item, change) for key, item in value.items()}
+    return [_every_text(item, change) for item in value] if isinstance(value, list) else value
+
+
+def _told(error: Exception | None) -> str:
+    if isinstance(error, TemplateError) and error.message:
+        return error.message
+    # Without the error's own words, which may hold a caller's.
+    return type(error).__name__

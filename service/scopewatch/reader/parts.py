@@ -1,0 +1,154 @@
+"""The two parts of a pair that are read, what stands before the answer and the answer, with whose each text is."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scopewatch.errors import FieldViolation, InvalidRequest
+from scopewatch.reader.cleaning import Cleaned, clean, odd_chars
+from scopewatch.reader.conversation import Conversations
+from scopewatch.reader.located import Source
+from scopewatch.reader.traced import Piece, Traced, pieces_of
+from scopewatch.reader.vocabulary import Encoded, Vocabulary
+from scopewatch.types import Coverage, Pair, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A text that is read."""
+
+    text: str
+    """The text, with its pieces."""
+    sources: tuple[Source, ...]
+    """The caller's texts, by the numbers that the pieces give."""
+    given: Encoded | None = None
+    """The tokens of the text, where the caller gave tokens and the text is what they decode to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Both parts of a pair."""
+
+    head: Part
+    """What stands before the answer."""
+    answer: Part
+    says: Coverage
+    """What the template did to the texts, and the odd characters in them; how much is read is left open."""
+    changed: bool
+    """Whether cleaning changed a text."""
+    odd_shares: Mapping[Segment, float]
+    """The share of each segment's characters that hide or imitate letters."""
+
+
+def parts_of(pair: Pair, vocabulary: Vocabulary, conversations: Conversations, *, cleaned: bool) -> Parts:
+    """Takes a pair apart.
+
+    Args:
+        pair: The pair.
+        vocabulary: The reader's tokenizer.
+        conversations: Renders what stands before the answer.
+        cleaned: Whether the texts are read without what hides or imitates letters.
+
+    Raises:
+        InvalidRequest: The template refuses the messages, or the caller's tokens and texts do not go together.
+    """
+    for name in ("prompt_token_ids", "response_token_ids"):
+        _check_ids(name, getattr(pair, name), vocabulary.size)
+    answer = _answer(pair, vocabulary)
+    own = pair.response or str.__str__(answer.text)
+    texts = [*(turn.content for turn in pair.history), pair.prompt, own]
+    segments = [Segment.HISTORY] * len(pair.history) + [Segment.PROMPT, Segment.RESPONSE]
+    says, odd_shares = _oddities(texts, segments)
+    sources = [Source(segment, number) for number, segment in enumerate(segments[:-2])] + [Source(Segment.PROMPT)]
+    changed = False
+    if cleaned:
+        clean_texts = [clean(text) for text in texts]
+        changed = any(one.text != text for one, text in zip(clean_texts, texts, strict=True))
+        sources = [_of(source, text) for source, text in zip(sources, clean_texts, strict=False)]
+        answer = _whole(clean_texts[-1].text, _of(Source(Segment.RESPONSE), clean_texts[-1]))
+        turns = [replace(turn, content=one.text) for turn, one in zip(pair.history, clean_texts, strict=False)]
+        pair = replace(pair, history=tuple(turns), prompt=clean_texts[-2].text)
+    if pair.prompt_token_ids:
+        head = _given(pair.prompt_token_ids, pair.prompt, vocabulary, sources[-1])
+        lost = () if pieces_of(head.text) else ("prompt",)
+        return Parts(head, answer, replace(says, unlocated=lost), changed, odd_shares)
+    rendered = conversations.render(pair)
+    unlocated, shortened = _losses(rendered.text, [*(turn.content for turn in pair.history), pair.prompt])
+    says = replace(says, unlocated=unlocated, shortened=shortened, folded=rendered.folded)
+    return Parts(Part(rendered.text, tuple(sources)), answer, says, changed, odd_shares)
+
+
+def _oddities(texts: Sequence[str], segments: Sequence[Segment]) -> tuple[Coverage, dict[Segment, float]]:
+    """How many characters hide or imitate letters in all texts, and their share of each segment's characters."""
+    invisible, lookalike = 0, 0
+    odd, length = Counter[Segment](), Counter[Segment]()
+    for text, segment in zip(texts, segments, strict=True):
+        found = odd_chars(text)
+        invisible += found.invisible_chars
+        lookalike += found.lookalike_chars
+        odd[segment] += found.invisible_chars + found.lookalike_chars
+        length[segment] += len(text)
+    shares = {segment: odd[segment] / length[segment] for segment in length if odd[segment]}
+    return Coverage(0, 0, 0, 0, invisible_chars=invisible, lookalike_chars=lookalike), shares
+
+
+def _answer(pair: Pair, vocabulary: Vocabulary) -> Part:
+    source = Source(Segment.RESPONSE)
+    if not pair.response_token_ids:
+        return _whole(pair.response, source)
+    part = _given(pair.response_token_ids, pair.response, vocabulary, source)
+    if pair.response and not pieces_of(part.text):
+        raise InvalidRequest(
+            FieldViolation("response", "does not stand in what response_token_ids decode to; leave it empty")
+        )
+    return part
+
+
+def _whole(text: str, source: Source) -> Part:
+    return Part(Traced.of(text, [Piece(0, len(text), 0, 0)]), (source,))
+
+
+def _given(ids: Sequence[int], text: str, vocabulary: Vocabulary, source: Source) -> Part:
+    """Tokens that a caller gave. Where the caller gave the text too, it is the last place in them where that stands."""
+    decoded, encoded = vocabulary.decode(ids)
+    at = decoded.rfind(text) if text else 0
+    length = len(text or decoded)
+    pieces = [Piece(at, at + length, 0, 0)] if at >= 0 and length else []
+    return Part(Traced.of(decoded, pieces), (source,), encoded)
+
+
+def _of(source: Source, text: Cleaned) -> Source:
+    return replace(source, starts=text.starts, ends=text.ends)
+
+
+def _losses(rendered: str, texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of texts of which nothing is found in the rendering, and of those of which something is missing."""
+    found: dict[int, list[Piece]] = {}
+    for piece in pieces_of(rendered):
+        found.setdefault(piece.source, []).append(piece)
+    unlocated, shortened = [], []
+    for number, text in enumerate(texts):
+        name = f"history[{number}].content" if number < len(texts) - 1 else "prompt"
+        if number not in found and text.strip():
+            unlocated.append(name)
+        elif number in found and not _is_covered(text, found[number]):
+            shortened.append(name)
+    return tuple(unlocated), tuple(shortened)
+
+
+def _is_covered(text: str, pieces: Sequence[Piece]) -> bool:
+    """Whether the pieces hold all of a text but white space."""
+    if len(pieces) == 1 and pieces[0].end - pieces[0].start == len(text):
+        return True
+    missing = np.ones(len(text), np.bool_)
+    for piece in pieces:
+        missing[piece.offset : piece.offset + piece.end - piece.start] = False
+    return not any(not text[place].isspace() for place in np.flatnonzero(missing).tolist())
+
+
+def _check_ids(name: str, ids: Sequence[int], size: int) -> None:
+    for place, one in enumerate(ids):
+        if not 0 <= one < size:
+            raise InvalidRequest(FieldViolation(f"{name}[{place}]", f"is {one}; the reader has {size} tokens"))

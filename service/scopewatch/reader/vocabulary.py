@@ -1,0 +1,170 @@
+"""A reader's tokenizer: from text to token ids and back, each with its place in the text."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken
+from tokenizers.decoders import DecodeStream
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from scopewatch.errors import ReaderError
+from scopewatch.types import Bools, Int32, TokenIds
+
+FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The tokens of one text; arrays have shape (n_tokens,), offsets (n_tokens, 2)."""
+
+    ids: TokenIds
+    offsets: Int32
+    """The first code point of each token in the text, and one past the last."""
+    control: Bools
+    """Whether a token is one that no text holds, such as BOS, or one that opens or closes a turn."""
+
+
+class Vocabulary:
+    """The tokenizer in a reader's directory.
+
+    Control tokens are the special ones and those that the chat template writes around messages. Where text is text,
+    they are known by stand-ins, which contain a random number: a caller who writes `<bos>` writes five characters.
+
+    Args:
+        directory: The reader's directory.
+
+    Raises:
+        ReaderError: The directory has no usable tokenizer.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        # Without the file transformers makes up an empty vocabulary for some model types.
+        file = directory / FILE
+        if not file.is_file():
+            raise ReaderError(f"reader {directory}: {FILE} is missing; exact offsets need a fast tokenizer")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            told = str(error).splitlines() or [type(error).__name__]
+            raise ReaderError(f"reader {directory}: no usable tokenizer: {told[0]}") from None
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ReaderError(f"reader {directory}: {type(tokenizer).__name__} gives no exact offsets; use a fast one")
+        self.tokenizer = tokenizer
+        self.size = len(tokenizer)
+        """The number of tokens; ids are below it."""
+        self.digest = _digest(file, tokenizer)
+        """SHA-256 over the tokenizer's file and what its settings make of it."""
+        self.bos: int | None = tokenizer.bos_token_id
+        """The id of BOS, if there is one."""
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        added = tokenizer.added_tokens_decoder
+        special = {index for index, token in added.items() if token.special}
+        # The unknown token stands for text, unless it is one of these by another name, as in Qwen's tokenizers.
+        unknown = {tokenizer.unk_token_id} - {self.bos, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        self.special = np.array(sorted(special - unknown), np.int32)
+        """The ids of special tokens, ascending."""
+        self._added = {str(token): (index, token) for index, token in added.items()}
+        self._real_ids = np.arange(self.size, dtype=np.int32)
+        self._control = np.zeros(self.size, np.bool_)
+        self._stand_ins: dict[str, str] = {}
+        self.control_tokens = re.compile("(?!)")
+        """What finds control tokens where text is text, and nothing before `guard`."""
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """The tokens that are found in a text before it is split, special ones and others."""
+        return list(self._added)
+
+    def guard(self, turn_tokens: Iterable[str]) -> None:
+        """Makes text of control tokens, wherever they are not put in by `stand_in`.
+
+        Args:
+            turn_tokens: Tokens that the chat template writes around messages, special or not.
+        """
+        names = {name for name, (_, token) in self._added.items() if token.special} | set(turn_tokens)
+        if not names:
+            return
+        nonce = secrets.token_hex(8)
+        self._stand_ins = {name: f"\ue000{nonce}{number}\ue001" for number, name in enumerate(sorted(names))}
+        self._backend.add_special_tokens([AddedToken(name, special=True) for name in names])
+        self._backend.encode_special_tokens = True
+        self._backend.add_tokens([_like(self._added[name][1], text) for name, text in self._stand_ins.items()])
+        self._real_ids = np.arange(self._backend.get_vocab_size(with_added_tokens=True), dtype=np.int32)
+        self._control = np.zeros(len(self._real_ids), np.bool_)
+        for name, text in self._stand_ins.items():
+            stand_in = self._backend.token_to_id(text)
+            self._real_ids[stand_in] = self._added[name][0]
+            self._control[stand_in] = True
+        longest_first = sorted(names, key=len, reverse=True)
+        self.control_tokens = re.compile("|".join(map(re.escape, longest_first)))
+
+    def stand_in(self, token: str) -> str:
+        """What is written for a control token that `control_tokens` found, so that it is read as one."""
+        return self._stand_ins[token]
+
+    def encode(self, texts: Sequence[str], *, as_whole: bool = False) -> list[Encoded]:
+        """Splits texts into tokens.
+
+        Args:
+            texts: The texts; where text is text, their control tokens are stand-ins.
+            as_whole: Whether each is put between what the tokenizer puts around a whole text, such as BOS.
+        """
+        # Plain strings, since the library looks at no subclass.
+        plain = [str.__str__(text) for text in texts]
+        return [self._encoded(one) for one in self._backend.encode_batch(plain, add_special_tokens=as_whole)]
+
+    def decode(self, ids: Sequence[int]) -> tuple[str, Encoded]:
+        """The text that tokens decode to, without special tokens, and the place of each token in it.
+
+        A character that is made of several tokens is the place of them all.
+        """
+        text = self._backend.decode(list(ids), skip_special_tokens=True)
+        stream = DecodeStream(skip_special_tokens=True)
+        offsets = np.zeros((len(ids), 2), np.int32)
+        place, waiting = 0, 0
+        for number, one in enumerate(ids):
+            step = stream.step(self._backend, one) or ""
+            if step or self._is_special(one):
+                offsets[waiting : number + 1] = place, min(place + len(step), len(text))
+                place, waiting = place + len(step), number + 1
+        offsets[waiting:] = min(place, len(text)), len(text)
+        array = np.array(ids, np.int32)
+        return text, Encoded(array, offsets, np.isin(array, self.special))
+
+    def _is_special(self, one: int) -> bool:
+        at = int(np.searchsorted(self.special, one))
+        return at < len(self.special) and int(self.special[at]) == one
+
+    def _encoded(self, encoding: Any) -> Encoded:
+        raw = np.array(encoding.ids, np.int64)
+        added = np.array(encoding.special_tokens_mask, np.bool_)
+        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+        return Encoded(self._real_ids[raw], offsets, added | self._control[raw])
+
+
+def _like(token: AddedToken, text: str) -> AddedToken:
+    """A token that is found as another one is, by another text."""
+    return AddedToken(
+        text,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=False,
+    )
+
+
+def _digest(file: Path, tokenizer: PreTrainedTokenizerFast) -> str:
+    made = hashlib.sha256(file.read_bytes())
+    made.update(repr(sorted(tokenizer.special_tokens_map.items())).encode())
+    # What the settings put around a text, such as `add_bos_token`.
+    made.update(repr(tokenizer("a").input_ids).encode())
+    return made.hexdigest()

@@ -1,0 +1,91 @@
+"""What of a pair is read: all of it where it fits, else the end of what comes before, and the answer in windows.
+
+A pair that is longer than the reader takes at once loses its oldest content first: history from its start, then the
+prompt from its start, then whatever else stands before the answer, but for the first token. A quarter of what the
+reader takes is left for it. An answer that does not fit behind it is read in several windows, with the same beginning
+before each; each begins with the end of the one before it, so that no token is read without what stands before it.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scopewatch.reader.located import Tokens
+from scopewatch.types import Bools, Coverage, Segment
+
+_HEAD_SHARE = 4
+"""Which part of a pass what comes before an answer may always have: a quarter."""
+_OVERLAP_SHARE = 4
+"""Which part of the room for an answer is read again in the next window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The tokens of all windows, one behind the other."""
+
+    tokens: Tokens
+    window_tokens: tuple[int, ...]
+    """The number of tokens of each window; empty where there is only one."""
+    coverage: Coverage
+
+
+def windows(head: Tokens, answer: Tokens, says: Coverage, *, max_tokens: int, max_windows: int) -> Windows:
+    """Chooses what is read of a pair.
+
+    Args:
+        head: Everything before the answer.
+        answer: The answer's tokens; together with the head's at least one.
+        says: What the coverage says beside how much is read.
+        max_tokens: The most tokens of one pass, at least 16.
+        max_windows: The most passes.
+    """
+    # Attention rests on the first token, whatever it is, and its activations are of another size than all others.
+    (head if len(head) else answer).scored[0] = False
+    before = head[_kept(head, max(max_tokens - len(answer), max_tokens // _HEAD_SHARE))]
+    room = max_tokens - len(before)
+    overlap = room // _OVERLAP_SHARE
+    parts = [before, answer[:room]]
+    sizes = [len(before) + min(room, len(answer))]
+    read = room
+    while read < len(answer) and len(sizes) < max_windows:
+        again, fresh = answer[read - overlap : read], answer[read : read + room - overlap]
+        parts += [before.as_context(), again.as_context(), fresh]
+        sizes.append(len(before) + len(again) + len(fresh))
+        read += len(fresh)
+    tokens = Tokens.joined(parts)
+    dropped = Counter(_segments(head) + _segments(answer))
+    dropped.subtract(count := Counter(_segments(tokens)))
+    coverage = replace(
+        says,
+        tokens=sum(sizes),
+        prompt_tokens=count[Segment.PROMPT],
+        response_tokens=count[Segment.RESPONSE],
+        history_tokens=count[Segment.HISTORY],
+        prompt_tokens_dropped=dropped[Segment.PROMPT],
+        response_tokens_dropped=dropped[Segment.RESPONSE],
+        history_tokens_dropped=dropped[Segment.HISTORY],
+        windows=len(sizes),
+    )
+    return Windows(tokens, tuple(sizes) if len(sizes) > 1 else (), coverage)
+
+
+def _segments(tokens: Tokens) -> list[int]:
+    """The segment of each token that counts."""
+    found: list[int] = tokens.segments[tokens.scored].tolist()
+    return found
+
+
+def _kept(head: Tokens, budget: int) -> Bools:
+    """Which tokens before the answer stay, `budget` of them at most."""
+    kept = np.ones(len(head), np.bool_)
+    over = len(head) - budget
+    for segment in (Segment.HISTORY, Segment.PROMPT, None):
+        own = np.flatnonzero(kept if segment is None else head.segments == segment)
+        if over > 0 and len(own):
+            # With what the template wrote between them, but never the first token.
+            region = np.arange(max(own[0], 1), own[-1] + 1)
+            region = region[kept[region]][:over]
+            kept[region] = False
+            over -= len(region)
+    return kept
