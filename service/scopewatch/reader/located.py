@@ -68,11 +68,12 @@ def locate(encoded: Encoded, length: int, pieces: Sequence[Piece], sources: Sequ
         pieces: The stretches of the text that a caller wrote; a source below 0 is of no segment.
         sources: The caller's texts.
     """
-    # Of every character: whose text it is of, and where in it.
-    owner, place = np.full(length + 1, -1, np.int32), np.zeros(length + 1, np.int32)
+    # Of every character: whose text it is of, where in it, and where the stretch begins.
+    owner, place, since = (np.full(length + 1, value, np.int32) for value in (-1, 0, 0))
     for start, end, source, offset in pieces:
         owner[start:end] = source
         place[start:end] = np.arange(offset, offset + end - start)
+        since[start:end] = start
     position = np.arange(length + 1, dtype=np.int32)
     following = np.minimum.accumulate(np.where(owner >= 0, position, length)[::-1])[::-1]
     preceding = np.maximum.accumulate(np.where(owner >= 0, position, -1))
@@ -81,9 +82,9 @@ def locate(encoded: Encoded, length: int, pieces: Sequence[Piece], sources: Sequ
     first, last = following[begins], preceding[np.maximum(ends - 1, 0)]
     inside = (first < ends) & ~encoded.control
     first, last = np.where(inside, first, length), np.where(inside, last, length)
-    whose = owner[first]
-    # A token of two texts is of the one in which it begins.
-    last = np.where(owner[last] == whose, last, first)
+    whose = owner[last]
+    # A token of two texts is of the later one.
+    first = np.where(owner[first] == whose, first, since[last])
     own = [(number, sources[number]) for number in np.unique(whose[inside]).tolist()]
     segments, turns, starts, stops = (np.zeros(len(encoded.ids), np.int32) for _ in range(4))
     for number, source in own:

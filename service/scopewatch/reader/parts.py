@@ -10,7 +10,7 @@ from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.reader.cleaning import Cleaned, clean, odd_chars
 from scopewatch.reader.conversation import Conversations
 from scopewatch.reader.located import Source
-from scopewatch.reader.traced import Piece, Traced, pieces_of
+from scopewatch.reader.traced import Piece, Traced, joined, pieces_of
 from scopewatch.reader.vocabulary import Encoded, Vocabulary
 from scopewatch.types import Coverage, Pair, Segment
 
@@ -78,6 +78,13 @@ def parts_of(pair: Pair, vocabulary: Vocabulary, conversations: Conversations, *
     unlocated, shortened = _losses(rendered.text, [*(turn.content for turn in pair.history), pair.prompt])
     says = replace(says, unlocated=unlocated, shortened=shortened, folded=rendered.folded)
     return Parts(Part(rendered.text, tuple(sources)), answer, says, changed, odd_shares)
+
+
+def joined_parts(head: Part, answer: Part) -> Part:
+    """Both parts as one text."""
+    shifted = [piece._replace(source=piece.source + len(head.sources)) for piece in pieces_of(answer.text)]
+    text = joined((head.text, Traced.of(answer.text, shifted)))
+    return Part(text, (*head.sources, *answer.sources))
 
 
 def _oddities(texts: Sequence[str], segments: Sequence[Segment]) -> tuple[Coverage, dict[Segment, float]]:

@@ -12,12 +12,12 @@ from scopewatch.errors import FieldViolation, InvalidRequest, ReaderError
 from scopewatch.reader.chat_template import TemplateError, TemplateSyntaxError
 from scopewatch.reader.conversation import Conversations
 from scopewatch.reader.located import Tokens, locate
-from scopewatch.reader.parts import Part, Parts, parts_of
+from scopewatch.reader.parts import Part, Parts, joined_parts, parts_of
 from scopewatch.reader.traced import pieces_of
 from scopewatch.reader.vocabulary import Vocabulary
 from scopewatch.reader.windows import windows
 from scopewatch.sources import Rendering
-from scopewatch.types import Cleaning, Int32, Pair, TemplateInputs, TokenisedPair
+from scopewatch.types import Cleaning, Int32, Pair, Segment, TemplateInputs, TokenisedPair
 
 _SCHEME = 1
 """The version of how this module makes tokens of texts; it is in the rendering's digest."""
@@ -140,12 +140,36 @@ class Tokeniser:
             return error
 
     def _tokenised(self, pairs: Sequence[tuple[Pair, Parts]]) -> list[Outcome]:
-        heads = self._encode([parts.head for _, parts in pairs], as_whole=not self.has_chat_template)
-        answers = self._encode([parts.answer for _, parts in pairs], as_whole=False)
+        if self.has_chat_template:
+            heads = self._encode([parts.head for _, parts in pairs], as_whole=False)
+            answers = self._encode([parts.answer for _, parts in pairs], as_whole=False)
+        else:
+            heads, answers = self._plain([parts for _, parts in pairs])
         return [
             self._assemble(pair, parts, head, answer)
             for (pair, parts), head, answer in zip(pairs, heads, answers, strict=True)
         ]
+
+    def _plain(self, pairs: Sequence[Parts]) -> tuple[list[Tokens], list[Tokens]]:
+        """The tokens before each answer, and the answers', where the texts of a pair are one text without a template."""
+        apart = [parts.head.given is not None or parts.answer.given is not None for parts in pairs]
+        wholes = [
+            parts.head if is_apart else joined_parts(parts.head, parts.answer)
+            for parts, is_apart in zip(pairs, apart, strict=True)
+        ]
+        answers = iter(
+            self._encode(
+                [parts.answer for parts, is_apart in zip(pairs, apart, strict=True) if is_apart], as_whole=False
+            )
+        )
+        found = []
+        for is_apart, tokens in zip(apart, self._encode(wholes, as_whole=True), strict=True):
+            if is_apart:
+                found.append((tokens, next(answers)))
+            else:
+                at = np.append(np.flatnonzero(tokens.segments == Segment.RESPONSE), len(tokens))[0]
+                found.append((tokens[:at], tokens[at:]))
+        return [head for head, _ in found], [answer for _, answer in found]
 
     def _encode(self, parts: Sequence[Part], *, as_whole: bool) -> list[Tokens]:
         """The tokens of parts, each with its place."""
