@@ -1,0 +1,74 @@
+"""Reading a text with nothing hidden by odd characters.
+
+Not undone are text that a right-to-left override really reverses, digits and signs that stand for letters (m4y),
+letters that are spaced out or upside down, flags, and Latin letters that imitate those of another script.
+"""
+
+from dataclasses import dataclass
+
+import regex
+
+from scopewatch.reader.invisible import stacked_marks, unseen
+from scopewatch.reader.letter_case import usual_case
+from scopewatch.reader.letter_forms import plain_letters, whole_letters
+from scopewatch.reader.lookalikes import latin_letters
+from scopewatch.reader.traced_text import TracedText
+from scopewatch.types import Int32
+
+_ODD_CONTROL = regex.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SPELLING = (unseen, whole_letters, plain_letters, stacked_marks, latin_letters)
+
+
+@dataclass(frozen=True, slots=True)
+class OddChars:
+    """How many characters of a text hide or imitate letters."""
+
+    invisible_chars: int
+    """Characters that are not seen and stand at letters, or cover the letter that they are drawn on."""
+    lookalike_chars: int
+    """Characters that imitate other letters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """A text without what hides or imitates letters, and where each of its characters stands in the original."""
+
+    text: str
+    starts: Int32
+    """The first code point in the original of each character of `text`, shape (len(text),)."""
+    ends: Int32
+    """One past the last code point in the original of each character, shape (len(text),)."""
+    invisible_chars: int
+    """Characters of the original that are not seen and stand at letters, or cover the letter that they are drawn on."""
+    lookalike_chars: int
+    """Characters of the original that imitate other letters: full-width, mathematical, those of other scripts."""
+
+
+def clean(text: str) -> Cleaned:
+    """The text without what hides or imitates letters, and with capitals where orthography puts them.
+
+    What is clean already comes back as it is.
+    """
+    spelt = _spelt(TracedText.untouched(text))
+    traced = _spelt(spelt.edited(usual_case(spelt.text)))
+    return Cleaned(traced.text, traced.starts, traced.ends, spelt.invisible_chars, spelt.lookalike_chars)
+
+
+def odd_chars(text: str) -> OddChars:
+    """How many characters of the text hide or imitate letters."""
+    if text.isascii() and not _ODD_CONTROL.search(text):
+        return OddChars(0, 0)
+    traced = _spelt(TracedText.untouched(text))
+    return OddChars(traced.invisible_chars, traced.lookalike_chars)
+
+
+def _spelt(traced: TracedText) -> TracedText:
+    """The text in plain letters; what one step reveals, the others see in the next round."""
+    while True:
+        before = traced.text
+        if before.isascii() and not _ODD_CONTROL.search(before):
+            return traced
+        for step in _SPELLING:
+            traced = traced.edited(step(traced.text))
+        if traced.text == before:
+            return traced
