@@ -28,7 +28,12 @@ from servers import LocalServer, config, serving
 PLAIN = engine_identity(early=(1, 4), late=(0,))
 RUNNING = replace(
     PLAIN,
-    reader=replace(PLAIN.reader, template_digest="c" * 64, layer_digests=tuple(str(depth) * 64 for depth in range(4))),
+    reader=replace(
+        PLAIN.reader,
+        template_digest="c" * 64,
+        rendering_digest="d" * 64,
+        layer_digests=tuple(str(depth) * 64 for depth in range(4)),
+    ),
 )
 EARLY, LATE = (sae.digest for sae in RUNNING.saes)
 
@@ -65,6 +70,12 @@ def card(made_with: dict[str, Any] | None) -> dict[str, Any]:
         pytest.param(made(dtype="bfloat16"), "the card was made with dtype bfloat16 (running: float32)", id="dtype"),
         pytest.param(made(template_digest="b" * 64), "the card was made with another chat template", id="template"),
         pytest.param(made(template_digest=""), "the card was made with another chat template", id="no template"),
+        pytest.param(
+            made(rendering_digest="b" * 64),
+            "the card was made with another rendering of the texts (tokenizer, date, tools or other settings of the "
+            "reader)",
+            id="rendering",
+        ),
         pytest.param(
             made(saes={"early": LATE, "late": LATE}),
             "the card was made with another SAE than the running 'early'",
@@ -192,6 +203,7 @@ def as_told(info: pb.GetInfoResponse) -> dict[str, Any]:
         "reader_digest": info.reader.digest,
         "dtype": info.reader.dtype,
         "template_digest": info.reader.template_digest,
+        "rendering_digest": info.reader.rendering_digest,
         "saes": {sae.name: sae.digest for sae in info.saes},
     }
 

@@ -57,9 +57,11 @@ def test_every_setting_has_a_variable() -> None:
         torch_threads=3,
         max_tokens=17,
         max_batch_tokens=18,
-        max_queue_tokens=19,
+        max_windows=2,
+        max_queue_tokens=34,
         max_message_bytes=1025,
         max_text_chars=20,
+        max_reply_bytes=65537,
         max_batch_items=21,
         max_labels=22,
         max_label_chars=23,
@@ -165,11 +167,15 @@ def test_every_mistake_is_named_in_one_go() -> None:
         ({"max_tokens": 5000, "max_batch_tokens": 4096}, "settings: max_batch_tokens must be at least max_tokens"),
         ({"max_tokens": 5000, "max_queue_tokens": 4999}, "settings: max_queue_tokens must be at least max_tokens"),
         (
-            {"max_queue_tokens": 4000, "max_batch_tokens": 4096},
+            {"max_tokens": 5000, "max_queue_tokens": 9999, "max_windows": 2},
+            "settings: max_queue_tokens must be at least",
+        ),
+        (
+            {"max_queue_tokens": 4000, "max_batch_tokens": 4096, "max_windows": 1},
             "settings: max_queue_tokens must be at least max_batch_tokens",
         ),
     ],
-    ids=["batch", "queue and pair", "queue and batch"],
+    ids=["batch", "queue and pair", "queue and windows", "queue and batch"],
 )
 def test_limits_that_contradict_each_other_are_refused(flags: dict[str, int], said: str) -> None:
     """A full pair must fit a batch and a full batch the queue."""

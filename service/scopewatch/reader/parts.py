@@ -41,6 +41,11 @@ class Parts:
     odd_shares: Mapping[Segment, float]
     """The share of each segment's characters that hide or imitate letters."""
 
+    @property
+    def given(self) -> bool:
+        """Whether the caller gave the tokens of either part."""
+        return self.head.given is not None or self.answer.given is not None
+
 
 def parts_of(pair: Pair, vocabulary: Vocabulary, conversations: Conversations, *, cleaned: bool) -> Parts:
     """Takes a pair apart.

@@ -152,24 +152,15 @@ class Tokeniser:
 
     def _plain(self, pairs: Sequence[Parts]) -> tuple[list[Tokens], list[Tokens]]:
         """The tokens before each answer, and the answers', where the texts of a pair are one text without a template."""
-        apart = [parts.head.given is not None or parts.answer.given is not None for parts in pairs]
-        wholes = [
-            parts.head if is_apart else joined_parts(parts.head, parts.answer)
-            for parts, is_apart in zip(pairs, apart, strict=True)
-        ]
-        answers = iter(
-            self._encode(
-                [parts.answer for parts, is_apart in zip(pairs, apart, strict=True) if is_apart], as_whole=False
-            )
-        )
-        found = []
-        for is_apart, tokens in zip(apart, self._encode(wholes, as_whole=True), strict=True):
-            if is_apart:
-                found.append((tokens, next(answers)))
-            else:
-                at = np.append(np.flatnonzero(tokens.segments == Segment.RESPONSE), len(tokens))[0]
-                found.append((tokens[:at], tokens[at:]))
-        return [head for head, _ in found], [answer for _, answer in found]
+        wholes = [parts.head if parts.given else joined_parts(parts.head, parts.answer) for parts in pairs]
+        answers = iter(self._encode([parts.answer for parts in pairs if parts.given], as_whole=False))
+        found: tuple[list[Tokens], list[Tokens]] = [], []
+        for parts, tokens in zip(pairs, self._encode(wholes, as_whole=True), strict=True):
+            response = np.flatnonzero(tokens.segments == Segment.RESPONSE)
+            at = response[0] if len(response) else len(tokens)
+            found[0].append(tokens[:at])
+            found[1].append(next(answers) if parts.given else tokens[at:])
+        return found
 
     def _encode(self, parts: Sequence[Part], *, as_whole: bool) -> list[Tokens]:
         """The tokens of parts, each with its place."""
