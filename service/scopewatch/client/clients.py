@@ -1,8 +1,11 @@
 """The two clients: calls on a channel, and the errors behind those that fail."""
 
 import json
+import re
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Any, Self, Unpack
+from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf import json_format
@@ -35,11 +38,26 @@ _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 ]
+_SCHEME = re.compile(r"(?:dns|ipv4|ipv6):(?://[^/]*/)?")
 
 
 def to_dict(reply: Any) -> dict[str, Any]:
     """A reply message as plain values, under the field names of the proto file, for JSON."""
     return json_format.MessageToDict(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _on_this_machine(target: str) -> bool:
+    """Whether a gRPC target names this machine, by `localhost` or by addresses that lead to it from everywhere."""
+    return all(map(_is_loopback, _SCHEME.sub("", target, count=1).split(",")))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        host = urlsplit(f"//{address}").hostname or ""
+        named = host == "localhost" or host.endswith(".localhost")
+        return named or ip_address(host).is_loopback or ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 class _Connection:
@@ -51,10 +69,12 @@ class _Connection:
     def __init__(
         self, address: str, *, timeout_s: float = 10.0, credentials: grpc.ChannelCredentials | None = None
     ) -> None:
+        # gRPC asks the proxy of `http_proxy` for every server; this machine's own is behind none.
+        options = [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if _on_this_machine(address) else _OPTIONS
         if credentials:
-            self._channel = self._transport.secure_channel(address, credentials, options=_OPTIONS)
+            self._channel = self._transport.secure_channel(address, credentials, options=options)
         else:
-            self._channel = self._transport.insecure_channel(address, options=_OPTIONS)
+            self._channel = self._transport.insecure_channel(address, options=options)
         stubs: Any = monitor_pb2_grpc
         self._stub = stubs.MonitorServiceStub(self._channel)
         self._timeout_s = timeout_s
