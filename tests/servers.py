@@ -32,6 +32,12 @@ from scopewatch.v1 import monitor_pb2_grpc
 
 NO_RETRIES = [("grpc.enable_retries", 0), ("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
+_OF_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "ftp_proxy")
+DEAD_PROXIES = dict.fromkeys((*_OF_PROXIES, *map(str.upper, _OF_PROXIES)), "http://127.0.0.1:1")
+"""Every variable by which some library is led to a proxy, here one that is not there."""
+NO_EXEMPTIONS = ("no_proxy", "NO_PROXY", "no_grpc_proxy")
+"""Variables that exempt addresses from proxies."""
+
 
 def metric(address: str, name: str, **labels: str) -> float:
     """The sum of a metric's samples that carry these labels, as the metrics endpoint shows them."""

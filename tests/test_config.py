@@ -119,6 +119,46 @@ def test_a_misspelt_variable_is_refused(variable: str, said: str) -> None:
     assert "; ".join(complaint(environ={variable: "1"})) == f"{variable}: {said}"
 
 
+@pytest.mark.parametrize("service", ["", "REDIS_", "HEADLESS_V2_"])
+@pytest.mark.parametrize("address", ["10.43.0.7", "fd00:10:96::c"])
+def test_what_kubernetes_says_of_services_is_no_setting(service: str, address: str) -> None:
+    """Pods beside a Service named `scopewatch`, or `scopewatch-redis`, start with the variables that it puts there."""
+    host = f"[{address}]" if ":" in address else address
+    links = {
+        "SERVICE_HOST": address,
+        "SERVICE_PORT": "50051",
+        "SERVICE_PORT_GRPC": "50051",
+        "SERVICE_PORT_GRPC_WEB": "50051",
+        "PORT": f"tcp://{host}:50051",
+        "PORT_50051_TCP": f"tcp://{host}:50051",
+        "PORT_50051_TCP_PROTO": "tcp",
+        "PORT_50051_TCP_PORT": "50051",
+        "PORT_50051_TCP_ADDR": address,
+        "PORT_53_UDP": f"udp://{host}:53",
+    }
+    assert load_config({}, {f"SCOPEWATCH_{service}{name}": value for name, value in links.items()}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SCOPEWATCH_PORT", "50051"),
+        ("SCOPEWATCH_GRPC_PORT", "50051"),
+        ("SCOPEWATCH_PORT", "http://10.0.0.1:50051"),
+        ("SCOPEWATCH_REDIS_PORT", "6379"),
+        ("SCOPEWATCH_SERVICE_HOST", "scopewatch.example"),
+        ("SCOPEWATCH_SERVICE_PORT", "50051/tcp"),
+        ("SCOPEWATCH_PORT_GRPC", "tcp://10.0.0.1:50051"),
+        ("SCOPEWATCH_PORT_50051_TCP_NAME", "tcp"),
+        ("SCOPEWATCH_REDIS_ADDR", "10.0.0.1"),
+        ("SCOPEWATCH_MAX_TOKENSSERVICE_HOST", "10.0.0.1"),
+    ],
+)
+def test_what_only_looks_like_a_service_is_refused(variable: str, value: str) -> None:
+    """A variable is let through as Kubernetes' own only if its name and its value are of that form."""
+    assert complaint(environ={variable: value})[0].startswith(f"{variable}: no such setting")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -1,21 +1,29 @@
 """Every way a request can be wrong is INVALID_ARGUMENT and names the field; the server stays well."""
 
 import asyncio
+import datetime as dt
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import grpc
+import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 from google.rpc import code_pb2, error_details_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import free_port
+from conftest import free_port, watchlist_of
 from scopewatch.client import AsyncClient, Client, pb, request
-from scopewatch.doors.limits import MAX_VIOLATIONS
+from scopewatch.doors.grpc.requests import to_job
+from scopewatch.doors.grpc.status import from_status
+from scopewatch.doors.limits import MAX_VIOLATIONS, Limits
 from scopewatch.errors import InvalidRequest
-from scopewatch.types import Turn
+from scopewatch.types import Pair, TemplateInputs, Turn
 from scopewatch.v1 import monitor_pb2_grpc
 from servers import NO_RETRIES, ServerProcess, violations
+from spine import watchlist_set
 
 Score = pb.ScoreRequest
 USER, ASSISTANT = pb.Turn(role="user", content="a"), pb.Turn(role="assistant", content="b")
@@ -43,6 +51,43 @@ def refused(call: grpc.UnaryUnaryMultiCallable, message: object) -> dict[str, st
 
 
 TOO_LARGE = "bytes, most of them here; at most 200000 are allowed"
+
+
+def bad_roles(*roles: str) -> list[ParameterSet]:
+    return [
+        pytest.param(
+            Score(history=[USER, pb.Turn(role=role, content="b")], response="a"),
+            "history[1].role",
+            "letters, digits",
+            id=f"role {role!r}",
+        )
+        for role in roles
+    ]
+
+
+def bad_inputs(field: str, said: str, *values: str) -> list[ParameterSet]:
+    return [
+        pytest.param(
+            Score(response="a", template_inputs=pb.TemplateInputs(**{field: value})),
+            f"template_inputs.{field}",
+            said,
+            id=f"{field} {value[:20]!r}",
+        )
+        for value in values
+    ]
+
+
+def bad_fields(said: str, *values: str) -> list[ParameterSet]:
+    return [
+        pytest.param(
+            Score(response="a", history=[pb.Turn(role="user", content="b", fields_json=value), ASSISTANT]),
+            "history[0].fields_json",
+            said,
+            id=f"fields {value!r}",
+        )
+        for value in values
+    ]
+
 
 BAD = [
     pytest.param(Score(prompt="a"), "response", "is empty", id="no response"),
@@ -88,6 +133,47 @@ BAD = [
     pytest.param(Score(request_id="i" * 41, response="a"), "request_id", "41 characters", id="long request_id"),
     pytest.param(Score(watchlist="w" * 41, response="a"), "watchlist", "41 characters", id="long watchlist"),
     pytest.param(Score(watchlist="nope", response="a"), "watchlist", "there are: test, second", id="unknown watchlist"),
+    *bad_roles(
+        "a\n", "user<|im_end|>", "user\nsystem", " user", "user ", "<start_of_turn>", "a:b", "a/b", "{role}", "\0"
+    ),
+    *bad_inputs(
+        "date", "is not a day", "2024-7-26", "2024-02-30", "20240726", "today", "2024-07-26 ", "\uff12024-07-26"
+    ),
+    *bad_inputs("tools_json", "is not JSON", "[", "{'a': 1}", "[{}] []", "nan", " "),
+    *bad_inputs("tools_json", "is not a JSON array of objects", "{}", "null", '"a"', "1", "[1]", "[{}, null]", "[[]]"),
+    *bad_inputs("tools_json", "at most 20000", "[" + " " * 20_000 + "]"),
+    *bad_inputs("tools_json", "nested deeper than 32", "[" * 9_000, '[{"a":' + "[" * 31 + "1" + "]" * 31 + "}]"),
+    *bad_inputs("documents_json", "is not a JSON array of objects", "{}", '["a"]'),
+    *bad_inputs("documents_json", "not finite", '[{"a": NaN}]', '[{"a": -Infinity}]', '[{"a": 1e999}]'),
+    *bad_inputs("documents_json", "not finite", '[{"a": ' + "9" * 9_000 + "}]"),
+    *bad_inputs("documents_json", "NUL", '[{"a": ["\\u0000"]}]', '[{"\\ud800": 1}]', '[{"a": "\\udc00"}]'),
+    *bad_inputs("arguments_json", "is not a JSON object", "[]", "true"),
+    *bad_inputs("arguments_json", "must not hold messages", '{"messages": []}'),
+    *bad_inputs("arguments_json", "must not hold bos_token, tools", '{"tools": [], "a": 1, "bos_token": ""}'),
+    *bad_inputs("arguments_json", "must not hold add_generation_prompt", '{"add_generation_prompt": true}'),
+    *bad_inputs("arguments_json", "must not hold continue_final_message", '{"continue_final_message": true}'),
+    *bad_fields("is not a JSON object", "[]", "1"),
+    *bad_fields("is not JSON", "tool_calls"),
+    *bad_fields("must not hold role", '{"role": "system"}', '{"name": "a", "role": null}'),
+    *bad_fields("must not hold content", '{"content": "a"}'),
+    pytest.param(
+        Score(response="a", response_token_ids=[1] * 20_001), "response_token_ids", "20001 token ids", id="many ids"
+    ),
+    pytest.param(
+        Score(response="a", prompt_token_ids=[1] * 15_000, response_token_ids=[1] * 5_001),
+        "prompt_token_ids",
+        "20001 token ids",
+        id="many ids together",
+    ),
+    pytest.param(
+        Score(response="a", prompt_token_ids=[1 << 20] * 100_000), "prompt_token_ids", TOO_LARGE, id="ids too large"
+    ),
+    pytest.param(
+        Score(response="a", template_inputs=pb.TemplateInputs(tools_json=" " * 200_000)),
+        "template_inputs",
+        TOO_LARGE,
+        id="template inputs too large",
+    ),
     pytest.param(Score(response="a" * 10_000_000), "response", TOO_LARGE, id="10 MB response"),
     pytest.param(Score(prompt="a" * 10_000_000, response="a"), "prompt", TOO_LARGE, id="10 MB prompt"),
     pytest.param(
@@ -159,22 +245,29 @@ def test_all_that_is_wrong_is_reported_together(stub: monitor_pb2_grpc.MonitorSe
     message = Score(
         prompt="\0",
         response="",
-        history=[pb.Turn(role="", content="\0")],
+        history=[pb.Turn(role="", content="\0", fields_json="[]")],
         labels={"k": "v" * 41},
         request_id="i" * 41,
-        watchlist="w" * 41,
+        watchlist="nope",
+        template_inputs=pb.TemplateInputs(date="today"),
+        prompt_token_ids=[1] * 20_001,
     )
     expected = [
         "prompt",
         "response",
         "history[0].role",
         "history[0].content",
+        "history[0].fields_json",
+        "prompt_token_ids",
+        "template_inputs.date",
         "labels[k]",
         "request_id",
         "watchlist",
     ]
 
     assert expected == list(refused(stub.Score, message))
+    (result,) = stub.BatchScore(pb.BatchScoreRequest(requests=[message]), timeout=120).results
+    assert expected == [violation.field for violation in from_status(result.status).violations]
 
 
 def test_very_many_mistakes_still_reach_the_caller(stub: monitor_pb2_grpc.MonitorServiceStub) -> None:
@@ -251,6 +344,104 @@ def test_any_bytes_get_an_answer(channel: grpc.Channel, data: bytes) -> None:
     assert code in {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
 
 
+def test_what_a_request_holds_is_what_is_asked_for() -> None:
+    """Every field that the clients take reaches the pair that is scored, as the contract writes it."""
+    calls = [{"function": {"name": "search", "arguments": {"q": "é"}}}]
+    message = request(
+        prompt="p",
+        history=[
+            Turn("user", "a", '{"name": "b"}'),
+            {"role": "assistant", "content": None, "tool_calls": calls, "refusal": None},
+            {"role": "tool", "content": [{"type": "text", "text": "c"}, "d"], "tool_call_id": "7"},
+            {"role": "assistant", "content": "e", "reasoning_content": "f"},
+        ],
+        template_inputs={
+            "date": "2026-02-28",
+            "tools": [{"type": "function"}],
+            "documents": [],
+            "arguments": {"enable_thinking": False},
+        },
+        prompt_token_ids=[1, 2],
+        response_token_ids=np.array([3, 4], np.int32),
+    )
+
+    assert taken(message) == Pair(
+        "p",
+        "",
+        (
+            Turn("user", "a", '{"name": "b"}'),
+            Turn("assistant", "", json.dumps({"tool_calls": calls}, ensure_ascii=False)),
+            Turn("tool", "c\nd", '{"tool_call_id": "7"}'),
+            Turn("assistant", "e", '{"reasoning_content": "f"}'),
+        ),
+        TemplateInputs("2026-02-28", '[{"type": "function"}]', "[]", '{"enable_thinking": false}'),
+        (1, 2),
+        (3, 4),
+    )
+
+
+def test_what_a_request_leaves_out_is_empty() -> None:
+    """A template input that is not given, or is None, is empty, so that the reader's settings decide."""
+    assert taken(request(response="a")) == Pair("", "a")
+    assert taken(request(response="a", template_inputs={"date": None, "tools": None})) == Pair("", "a")
+
+
+def taken(message: pb.ScoreRequest) -> Pair:
+    """The pair that the door makes of a message."""
+    return to_job(message, Limits(1 << 20, 1000, 8, 4, 40, 4, 512), watchlist_set(watchlist_of()), None).pair
+
+
+@pytest.mark.parametrize(
+    "role", ["user", "tool", "developer", "ipython", "System", "knowledge base", "gpt-4.1_x", "用户", "7"]
+)
+def test_roles_are_what_chat_templates_call_them(role: str) -> None:
+    """A role of letters and digits is taken, in any script and with the marks that names have."""
+    assert taken(request(response="a", history=[Turn(role, "b")])).history == (Turn(role, "b"),)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        pytest.param({"tools_json": '[{"a": {"b": [1, 2.5, -1e300, true, null]}}]'}, id="every kind of value"),
+        pytest.param({"tools_json": '[{"a": 1, "a": 2}]'}, id="a key twice"),
+        pytest.param({"documents_json": '[{"a":' + "[" * 30 + "1" + "]" * 30 + "}]"}, id="nested"),
+        pytest.param({"arguments_json": '{"token_count": 1, "date_string": "26 Jul 2024", "role": "a"}'}, id="names"),
+        pytest.param({"date": "2024-02-29"}, id="leap day"),
+    ],
+)
+def test_template_inputs_reach_the_reader_as_they_are_written(inputs: dict[str, str]) -> None:
+    """What a chat template can be given is taken, text for text."""
+    found = taken(Score(response="a", template_inputs=pb.TemplateInputs(**inputs))).inputs
+    assert {name.removesuffix("_json"): text for name, text in inputs.items()}.items() <= asdict(found).items()
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"template_inputs": {"tool": []}}, "template_inputs.tool"),
+        ({"template_inputs": {"tools": [{"a": {1, 2}}]}}, "template_inputs.tools_json"),
+        ({"template_inputs": {"arguments": {("a",): 1}}}, "template_inputs.arguments_json"),
+        ({"template_inputs": {"date": dt.date(2024, 7, 26)}}, "template_inputs.date"),
+        ({"history": [{"role": "user", "content": [{"type": "image_url"}]}]}, "history[0].content[0]"),
+        ({"history": [{"role": "user", "content": ["a", 5]}]}, "history[0].content[1]"),
+        ({"history": [{"role": "user", "content": {"text": "a"}}]}, "history[0].content"),
+        ({"history": [{"role": 5, "content": "a"}]}, "history[0].role"),
+        ({"history": [{"role": "user", "content": "", "audio": b"a"}]}, "history[0].fields_json"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt_token_ids": [1, -1]}, "prompt_token_ids"),
+        ({"response_token_ids": [1 << 32]}, "response_token_ids"),
+        ({"response_token_ids": ["a"]}, "response_token_ids"),
+        ({"response_token_ids": [1.5]}, "response_token_ids"),
+    ],
+)
+def test_what_cannot_be_sent_is_named(fields: dict[str, object], field: str) -> None:
+    """A value that has no place in a request is refused before it is sent, under the field's name."""
+    with pytest.raises(InvalidRequest) as caught:
+        request(**{"response": "a", **fields})
+
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
 SURROGATES = [
     pytest.param({"prompt": "a\ud800"}, "prompt", id="prompt"),
     pytest.param({"response": "\udfff"}, "response", id="response"),
@@ -260,6 +451,9 @@ SURROGATES = [
     pytest.param({"history": [Turn("\ud83e", "")]}, "history[0].role", id="role"),
     pytest.param({"labels": {"a": "b", "c": "\ud83e"}}, "labels[1]", id="label value"),
     pytest.param({"labels": {"\ud83e": "b"}}, "labels[0]", id="label key"),
+    pytest.param({"history": [{"role": "user", "name": "\ud83e"}]}, "history[0].fields_json", id="other field"),
+    pytest.param({"template_inputs": {"date": "\ud83e"}}, "template_inputs.date", id="date"),
+    pytest.param({"template_inputs": {"tools": [{"\ud83e": 1}]}}, "template_inputs.tools_json", id="tools"),
 ]
 
 

@@ -408,7 +408,7 @@ def test_a_server_that_is_not_there_is_not_ready() -> None:
 
 def test_texts_that_are_not_texts_are_refused_by_the_client() -> None:
     """None is a mistake, not the text "None"."""
-    with pytest.raises((TypeError, AttributeError)):
+    with pytest.raises(InvalidRequest, match="prompt: is of type NoneType"):
         request(prompt=None, response="a")  # type: ignore[typeddict-item]
 
 

@@ -1,10 +1,12 @@
 """Settings of the service: command-line flags over `SCOPEWATCH_*` environment variables over defaults.
 
-The only module that reads the environment. A misspelt variable is refused, not ignored.
+The only module that reads the environment. A misspelt variable is refused, not ignored; those that Kubernetes makes of
+Services are no settings.
 """
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,17 @@ ENGINE_SETTINGS = (
     "prefix_cache_bytes",
 )
 """Settings that decide what the engine computes and how fast; commands without a server have only these."""
+_SERVICE_LINK = re.compile(
+    r"""(\w+_)?(
+        SERVICE_HOST=IP
+        | SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+
+        | PORT(_[0-9]+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://(IP|\[IP\]):[0-9]+
+        | PORT_[0-9]+_(TCP|UDP|SCTP)_(PROTO=(tcp|udp|sctp) | PORT=[0-9]+ | ADDR=IP)
+    )""".replace("IP", "[0-9a-f.:]+"),
+    re.VERBOSE,
+)
+"""What follows the prefix in the variables that Kubernetes gives a pod for a Service named `scopewatch` or
+`scopewatch-…`, with their values (kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."""
 BUNDLED_WATCHLIST = Path(__file__).parent / "demo" / "watchlist.yaml"
 
 
@@ -179,6 +192,8 @@ def _of_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[st
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name not in Config.model_fields:
+            if _SERVICE_LINK.fullmatch(f"{variable.removeprefix(ENV_PREFIX)}={value}"):
+                continue
             close = difflib.get_close_matches(name, Config.model_fields, n=1)
             hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
             wrong.append(f"{variable}: no such setting{hint}")

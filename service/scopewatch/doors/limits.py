@@ -1,13 +1,20 @@
 """What a caller may send, whichever door it comes by; every way a request can be wrong is found here."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 
 from scopewatch.config import Config
-from scopewatch.errors import FieldViolation, InvalidRequest
-from scopewatch.types import ScoreJob
+from scopewatch.doors.template_json import arguments_mistake, fields_mistake, list_mistake
+from scopewatch.errors import FieldViolation, InvalidRequest, UnknownWatchlist
+from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.types import Pair, ScoreJob, TemplateInputs, Turn
 
 MAX_VIOLATIONS = 10
 """The most fields named in one answer; more would not fit into the 8 KiB of trailing metadata that clients accept."""
+_ROLE = re.compile(r"[\w.-]([\w. -]*[\w.-])?")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +38,43 @@ class Limits:
         return cls(max_tokens=max_tokens, **{name: getattr(config, name) for name in names})
 
 
-def check_job(job: ScoreJob, own_id: str, turns: int, limits: Limits) -> None:
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a caller sent, as far as a job does not tell."""
+
+    own_id: str
+    """What the caller named the request; empty if the id was made here."""
+    turns: int
+    """The number of turns in the history; the job holds no more of them than are allowed."""
+    token_ids: int
+    """The number of token ids of prompt and response; the job holds no more of either than are allowed."""
+
+
+def check_job(job: ScoreJob, sent: Sent, limits: Limits, watchlists: WatchlistSet) -> None:
     """Checks one pair.
 
     Args:
-        job: The job, of whose history no more turns were read than are allowed.
-        own_id: What the caller named the request; empty if the id was made here.
-        turns: How many turns the caller sent.
+        job: The job.
+        sent: What the caller sent beyond it.
         limits: What one request may hold.
+        watchlists: The watchlists that the job may name.
 
     Raises:
+        UnknownWatchlist: No such watchlist is loaded, and that is all that is wrong.
         InvalidRequest: Names every field that is wrong, up to `MAX_VIOLATIONS`.
     """
-    if violations := _violations(job, own_id, turns, limits):
-        if (more := len(violations) - MAX_VIOLATIONS) > 0:
-            violations[MAX_VIOLATIONS:] = [FieldViolation("request", f"{more} more mistakes are not listed")]
-        raise InvalidRequest(*violations)
+    violations = _violations(job, sent, limits)
+    wrong: type[InvalidRequest] = InvalidRequest
+    if len(job.watchlist) <= limits.max_label_chars:
+        try:
+            watchlists.named(job.watchlist)
+        except UnknownWatchlist as error:
+            wrong = InvalidRequest if violations else UnknownWatchlist
+            violations += error.violations
+    if (more := len(violations) - MAX_VIOLATIONS) > 0:
+        violations[MAX_VIOLATIONS:] = [FieldViolation("request", f"{more} more mistakes are not listed")]
+    if violations:
+        raise wrong(*violations)
 
 
 def check_batch(count: int, limits: Limits) -> None:
@@ -63,26 +91,63 @@ def check_batch(count: int, limits: Limits) -> None:
         )
 
 
-def _violations(job: ScoreJob, own_id: str, turns: int, limits: Limits) -> list[FieldViolation]:
+def _violations(job: ScoreJob, sent: Sent, limits: Limits) -> list[FieldViolation]:
     found: list[FieldViolation] = []
-    pair = job.pair
-    _check_text(found, "prompt", pair.prompt, limits)
-    _check_text(found, "response", pair.response, limits)
-    if not pair.response or pair.response.isspace():
-        found.append(FieldViolation("response", "is empty; there is nothing to score"))
-    _check_count(found, "history", turns, "turns", limits.max_history_turns)
-    for index, turn in enumerate(pair.history):
-        if not turn.role:
-            found.append(FieldViolation(f"history[{index}].role", "is empty; write user, assistant or system"))
-        _check_count(found, f"history[{index}].role", len(turn.role), "characters", limits.max_label_chars)
-        _check_text(found, f"history[{index}].content", turn.content, limits)
+    _check_pair(found, job.pair, sent, limits)
+    _check_inputs(found, job.pair.inputs, limits)
     _check_count(found, "labels", len(job.labels), "entries", limits.max_labels)
     for key, value in job.labels.items():
         longest = max(len(key), len(value))
         _check_count(found, f"labels[{key[:20]}]", longest, "characters", limits.max_label_chars)
-    _check_count(found, "request_id", len(own_id), "characters", limits.max_label_chars)
+    _check_count(found, "request_id", len(sent.own_id), "characters", limits.max_label_chars)
     _check_count(found, "watchlist", len(job.watchlist), "characters", limits.max_label_chars)
     return found
+
+
+def _check_pair(found: list[FieldViolation], pair: Pair, sent: Sent, limits: Limits) -> None:
+    _check_text(found, "prompt", pair.prompt, limits)
+    _check_text(found, "response", pair.response, limits)
+    if (not pair.response or pair.response.isspace()) and not pair.response_token_ids:
+        found.append(FieldViolation("response", "is empty; there is nothing to score"))
+    _check_count(found, "history", sent.turns, "turns", limits.max_history_turns)
+    for index, turn in enumerate(pair.history):
+        _check_turn(found, f"history[{index}]", turn, limits)
+    longer = max("response_token_ids", "prompt_token_ids", key=lambda name: len(getattr(pair, name)))
+    _check_count(found, longer, sent.token_ids, "token ids, those of the other text included", limits.max_text_chars)
+
+
+def _check_turn(found: list[FieldViolation], field: str, turn: Turn, limits: Limits) -> None:
+    _check_count(found, f"{field}.role", len(turn.role), "characters", limits.max_label_chars)
+    if not turn.role:
+        found.append(FieldViolation(f"{field}.role", "is empty; write user, assistant or system"))
+    elif not _ROLE.fullmatch(turn.role):
+        # A template writes roles as they are: with other characters one could begin a turn of another role.
+        found.append(FieldViolation(f"{field}.role", "may hold letters, digits, _, -, . and, inside, spaces only"))
+    _check_text(found, f"{field}.content", turn.content, limits)
+    _check_json(found, f"{field}.fields_json", turn.fields, fields_mistake, limits)
+
+
+def _check_inputs(found: list[FieldViolation], inputs: TemplateInputs, limits: Limits) -> None:
+    if inputs.date and not _is_day(inputs.date):
+        found.append(FieldViolation("template_inputs.date", "is not a day of the calendar; write YYYY-MM-DD"))
+    _check_json(found, "template_inputs.tools_json", inputs.tools, list_mistake, limits)
+    _check_json(found, "template_inputs.documents_json", inputs.documents, list_mistake, limits)
+    _check_json(found, "template_inputs.arguments_json", inputs.arguments, arguments_mistake, limits)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return bool(_DATE.fullmatch(text) and date.fromisoformat(text))
+    except ValueError:
+        return False
+
+
+def _check_json(
+    found: list[FieldViolation], field: str, text: str, mistake: Callable[[str], str], limits: Limits
+) -> None:
+    _check_count(found, field, len(text), "characters", limits.max_text_chars)
+    if len(text) <= limits.max_text_chars and (said := mistake(text)):
+        found.append(FieldViolation(field, said))
 
 
 def _check_text(found: list[FieldViolation], field: str, text: str, limits: Limits) -> None:

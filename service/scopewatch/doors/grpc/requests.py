@@ -2,18 +2,20 @@
 
 import uuid
 
-from scopewatch.doors.limits import Limits, check_job
+from scopewatch.doors.limits import Limits, Sent, check_job
 from scopewatch.errors import FieldViolation, InvalidRequest
-from scopewatch.types import Pair, ScoreJob, Turn
+from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.types import Pair, ScoreJob, TemplateInputs, Turn
 from scopewatch.v1 import monitor_pb2 as pb
 
 
-def to_job(request: pb.ScoreRequest, limits: Limits, deadline_s: float | None) -> ScoreJob:
+def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, deadline_s: float | None) -> ScoreJob:
     """Reads and validates one request.
 
     Args:
         request: The message.
         limits: What one request may hold.
+        watchlists: The watchlists that it may name.
         deadline_s: When the caller stops waiting, on the clock of `time.monotonic`; None for never.
 
     Raises:
@@ -21,11 +23,17 @@ def to_job(request: pb.ScoreRequest, limits: Limits, deadline_s: float | None) -
     """
     # Protobuf decodes a text at every access.
     own_id, history = request.request_id, request.history
+    prompt_ids, response_ids = request.prompt_token_ids, request.response_token_ids
     job = ScoreJob(
         pair=Pair(
             prompt=request.prompt,
             response=request.response,
-            history=tuple([Turn(turn.role, turn.content) for turn in history[: limits.max_history_turns]]),
+            history=tuple(
+                [Turn(turn.role, turn.content, turn.fields_json) for turn in history[: limits.max_history_turns]]
+            ),
+            inputs=_inputs(request.template_inputs) if request.HasField("template_inputs") else TemplateInputs(),
+            prompt_token_ids=tuple(prompt_ids[: limits.max_text_chars]),
+            response_token_ids=tuple(response_ids[: limits.max_text_chars]),
         ),
         watchlist=request.watchlist,
         request_id=own_id or str(uuid.uuid4()),
@@ -33,8 +41,12 @@ def to_job(request: pb.ScoreRequest, limits: Limits, deadline_s: float | None) -
         labels=dict(request.labels),
         deadline_s=deadline_s,
     )
-    check_job(job, own_id, len(history), limits)
+    check_job(job, Sent(own_id, len(history), len(prompt_ids) + len(response_ids)), limits, watchlists)
     return job
+
+
+def _inputs(inputs: pb.TemplateInputs) -> TemplateInputs:
+    return TemplateInputs(inputs.date, inputs.tools_json, inputs.documents_json, inputs.arguments_json)
 
 
 def check_size(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest, limits: Limits) -> None:
@@ -57,10 +69,5 @@ def _largest_field(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoR
     """Name of the field that makes a message too large."""
     if not isinstance(request, pb.ScoreRequest):
         return "requests"
-    sizes = {
-        "prompt": len(request.prompt.encode()),
-        "response": len(request.response.encode()),
-        "history": sum(turn.ByteSize() for turn in request.history),
-        "labels": sum(len((key + value).encode()) for key, value in request.labels.items()),
-    }
-    return max(sizes, key=lambda field: sizes[field])
+    sizes = {field.name: pb.ScoreRequest(**{field.name: value}).ByteSize() for field, value in request.ListFields()}
+    return max(sizes, key=lambda name: sizes[name], default="request")

@@ -59,7 +59,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
     async def Score(self, request: pb.ScoreRequest | Malformed, context: Context) -> bytes:
         try:
             self._admit(request)
-            job = to_job(request, self._limits, _deadline_s(context))  # type: ignore[arg-type]
+            job = to_job(request, self._limits, self._spine.watchlists, _deadline_s(context))  # type: ignore[arg-type]
         except ScopewatchError as error:
             self._metrics.pair_failed(error.reason)
             await abort(context, error)
@@ -78,12 +78,12 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             check_batch(len(request.requests), self._limits)  # type: ignore[union-attr]
         except ScopewatchError as error:
             await abort(context, error)
-        deadline_s = _deadline_s(context)
+        deadline_s, watchlists = _deadline_s(context), self._spine.watchlists
         jobs: list[ScoreJob] = []
         outcomes: list[ScoreJob | status_pb2.Status] = []
         for item in request.requests:  # type: ignore[union-attr]
             try:
-                jobs.append(to_job(item, self._limits, deadline_s))
+                jobs.append(to_job(item, self._limits, watchlists, deadline_s))
                 outcomes.append(jobs[-1])
             except ScopewatchError as error:
                 self._metrics.pair_failed(error.reason)

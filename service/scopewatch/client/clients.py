@@ -1,30 +1,22 @@
-"""Clients for application backends, a blocking one and one for asyncio, with deadlines and retries.
-
-    with Client("localhost:50051") as client:
-        reply = client.score(prompt="What is it?", response="It might be gout.", include_evidence=True)
-        for indicator in reply.indicators:
-            print(indicator.name, indicator.flagged)
-
-Replies are the protobuf messages of `scopewatch.v1`. Failures are `scopewatch.errors`: InvalidRequest names the
-field, Overloaded says when to come back, DeadlineExpired, NotReady, EngineError.
-"""
+"""The two clients: calls on a channel, and the errors behind those that fail."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self, TypedDict, Unpack
+import re
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Any, Self, Unpack
+from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf import json_format
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from scopewatch.client.requests import ScoreFields, request
 from scopewatch.doors.grpc.status import from_status
-from scopewatch.errors import FieldViolation, InvalidRequest, ScopewatchError
-from scopewatch.types import Turn
+from scopewatch.errors import ScopewatchError
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.v1 import monitor_pb2_grpc
-
-__all__ = ["AsyncClient", "Client", "ScoreFields", "pb", "request", "to_dict"]
 
 _RETRIES = {
     "methodConfig": [
@@ -46,69 +38,26 @@ _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 ]
-
-
-class ScoreFields(TypedDict, total=False):
-    """The fields of one request; only `response` has to be there."""
-
-    prompt: str
-    response: str
-    history: Sequence[Turn]
-    watchlist: str
-    labels: Mapping[str, str]
-    include_evidence: bool
-    request_id: str
-
-
-def request(**fields: Unpack[ScoreFields]) -> pb.ScoreRequest:
-    """Builds a request message from the fields of a request.
-
-    Raises:
-        InvalidRequest: A text holds lone surrogates, which UTF-8 cannot carry.
-    """
-    turns, labels = fields.get("history", ()), fields.get("labels", {})
-    texts: dict[str, str] = {
-        "prompt": fields.get("prompt", ""),
-        "response": fields.get("response", ""),
-        "watchlist": fields.get("watchlist", ""),
-        "request_id": fields.get("request_id", ""),
-    }
-    turn_texts = {
-        f"history[{i}].{name}": getattr(turn, name) for i, turn in enumerate(turns) for name in ("role", "content")
-    }
-    label_texts = {f"labels[{i}]": key + value for i, (key, value) in enumerate(labels.items())}
-    for name, text in (texts | turn_texts | label_texts).items():
-        if not _encodable(text):
-            raise InvalidRequest(
-                FieldViolation(name, "holds a lone surrogate, which is not valid Unicode text; remove it")
-            )
-    return pb.ScoreRequest(
-        **texts,
-        history=[pb.Turn(role=turn.role, content=turn.content) for turn in turns],
-        labels=labels,
-        include_evidence=fields.get("include_evidence", False),
-    )
-
-
-def in_batches(requests: Sequence[pb.ScoreRequest], limits: pb.Limits) -> Iterator[list[pb.ScoreRequest]]:
-    """The requests in batches whose messages a server with these limits accepts."""
-    batch: list[pb.ScoreRequest] = []
-    size = 0
-    for request in requests:
-        # A request in a message is preceded by the field's tag and its length.
-        cost = request.ByteSize() + 8
-        if batch and (len(batch) == limits.max_batch_items or size + cost > limits.max_message_bytes):
-            yield batch
-            batch, size = [], 0
-        batch.append(request)
-        size += cost
-    if batch:
-        yield batch
+_SCHEME = re.compile(r"(?:dns|ipv4|ipv6):(?://[^/]*/)?")
 
 
 def to_dict(reply: Any) -> dict[str, Any]:
     """A reply message as plain values, under the field names of the proto file, for JSON."""
     return json_format.MessageToDict(reply, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _on_this_machine(target: str) -> bool:
+    """Whether a gRPC target names this machine, by `localhost` or by addresses that lead to it from everywhere."""
+    return all(map(_is_loopback, _SCHEME.sub("", target, count=1).split(",")))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        host = urlsplit(f"//{address}").hostname or ""
+        named = host == "localhost" or host.endswith(".localhost")
+        return named or ip_address(host).is_loopback or ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 class _Connection:
@@ -120,10 +69,12 @@ class _Connection:
     def __init__(
         self, address: str, *, timeout_s: float = 10.0, credentials: grpc.ChannelCredentials | None = None
     ) -> None:
+        # gRPC asks the proxy of `http_proxy` for every server; this machine's own is behind none.
+        options = [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if _on_this_machine(address) else _OPTIONS
         if credentials:
-            self._channel = self._transport.secure_channel(address, credentials, options=_OPTIONS)
+            self._channel = self._transport.secure_channel(address, credentials, options=options)
         else:
-            self._channel = self._transport.insecure_channel(address, options=_OPTIONS)
+            self._channel = self._transport.insecure_channel(address, options=options)
         stubs: Any = monitor_pb2_grpc
         self._stub = stubs.MonitorServiceStub(self._channel)
         self._timeout_s = timeout_s
@@ -220,11 +171,3 @@ def _error(error: Any) -> ScopewatchError:
     except ValueError:
         status = None
     return from_status(status or status_pb2.Status(code=error.code().value[0], message=error.details() or ""))
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

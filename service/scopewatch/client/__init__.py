@@ -1,0 +1,16 @@
+"""Clients for application backends, a blocking one and one for asyncio, with deadlines and retries.
+
+    with Client("localhost:50051") as client:
+        reply = client.score(prompt="What is it?", response="It might be gout.", include_evidence=True)
+        for indicator in reply.indicators:
+            print(indicator.name, indicator.flagged)
+
+Replies are the protobuf messages of `scopewatch.v1`. Failures are `scopewatch.errors`: InvalidRequest names the
+field, Overloaded says when to come back, DeadlineExpired, NotReady, EngineError.
+"""
+
+from scopewatch.client.clients import AsyncClient, Client, to_dict
+from scopewatch.client.requests import InputFields, ScoreFields, in_batches, request
+from scopewatch.v1 import monitor_pb2 as pb
+
+__all__ = ["AsyncClient", "Client", "InputFields", "ScoreFields", "in_batches", "pb", "request", "to_dict"]
