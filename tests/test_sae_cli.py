@@ -85,7 +85,7 @@ def test_inspect_prints_lines_for_people(tmp_path: Path, capsys: Capture) -> Non
     assert 0 == code
     facts = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert "layers.7.resid_post" == facts["hookpoint"]
-    assert "model" not in facts
+    assert "norm_factor" not in facts
 
 
 @pytest.mark.parametrize(
