@@ -13,7 +13,9 @@ from released import RELEASES
 from scopewatch.acceptance.verification import place_of
 from scopewatch.cli import main
 from scopewatch.config import Config
+from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.dictionary import open_whole
+from scopewatch.engine.watching import load_sae
 from scopewatch.errors import SaeError
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import load_pack
@@ -33,7 +35,13 @@ def gemma_scope(folder: Path) -> Path:
 def asked(path: Path) -> str:
     """What whoever names an SAE without a hookpoint is told, on every way to its numbers."""
     told = set()
-    for use in (lambda: load_watched(path, [3]), lambda: open_whole(SaeSource(path=str(path)), Config())):
+    source = SaeSource(path=str(path))
+    for use in (
+        lambda: load_watched(path, [3]),
+        lambda: open_whole(source, Config()),
+        lambda: place_of(open_sae(path)),
+        lambda: load_sae(SaeChoice("res", source, {3: ""}), Config()),
+    ):
         with pytest.raises(SaeError) as caught:
             use()
         told.add(str(caught.value))

@@ -92,6 +92,8 @@ def test_inspect_prints_lines_for_people(tmp_path: Path, capsys: Capture) -> Non
     ("name", "told"),
     [
         ("gone", "gone: no such file or folder"),
+        ("gone/params.npz", "gone/params.npz: no such file or folder"),
+        ("Goodfire/Llama-3.3-70B-Instruct-SAE-l50", "SAE-l50: not in the local Hugging Face cache"),
         ("./a/b/gone.npz", "gone.npz: no such file or folder"),
         ("nosuch/9-nosuch-res-16k", "no source on Neuronpedia that is known here"),
         ("gemma-scope-2b-pt-rse-canonical:layer_20/width_16k/canonical", "close are gemma-scope-2b-pt-res-canonical"),
