@@ -31,7 +31,9 @@ _SAMPLE_PAIRS = 64
 
 
 def engine(sae: Path, config: Config) -> DictionaryEngine:
-    return build_dictionary(ReaderSource(path=str(_BUNDLED / "reader")), SaeSource(path=str(sae)), config)
+    return build_dictionary(
+        ReaderSource(path=str(_BUNDLED / "reader")), SaeSource(path=str(sae), hookpoint="layers.2.resid_post"), config
+    )
 
 
 def residuals(data: Path, bundled: DictionaryEngine) -> np.ndarray:

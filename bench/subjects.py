@@ -172,7 +172,10 @@ def write_watchlist(subject: Subject, thresholds: Sequence[float]) -> None:
         "version": 1,
         "name": subject.name,
         "reader": {"path": str(subject.reader.resolve())},
-        "saes": {sae: {"path": str(subject.saes[layer].resolve())} for sae, layer in subject.sae_names.items()},
+        "saes": {
+            sae: {"path": str(subject.saes[layer].resolve()), "hookpoint": f"layers.{layer}.resid_post"}
+            for sae, layer in subject.sae_names.items()
+        },
         "indicators": [
             {
                 "name": f"i{i}",

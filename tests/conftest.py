@@ -175,7 +175,8 @@ def sae_arrays(seed: int = 0, d_in: int = HIDDEN, d_sae: int = D_SAE) -> dict[st
 
 
 def save_sae(folder: Path, layer: int, seed: int = 0, **changes: np.ndarray) -> Path:
-    file = folder / f"layer_{layer}" / "width_64" / "average_l0_20" / "params.npz"
+    # The name of a repository says the site; without it every use would have to name the hookpoint.
+    file = folder / "gemma-scope-2b-pt-res" / f"layer_{layer}" / "width_64" / "average_l0_20" / "params.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, **(sae_arrays(seed) | changes))
     return file
@@ -198,8 +199,8 @@ def watchlist_document(**changes: object) -> dict[str, object]:
         "name": "test",
         "reader": {"path": "reader"},
         "saes": {
-            "mid": {"path": "sae/layer_1/width_64/average_l0_20/params.npz"},
-            "late": {"path": "sae/layer_2/width_64/average_l0_20/params.npz"},
+            "mid": {"path": "sae/gemma-scope-2b-pt-res/layer_1/width_64/average_l0_20/params.npz"},
+            "late": {"path": "sae/gemma-scope-2b-pt-res/layer_2/width_64/average_l0_20/params.npz"},
         },
         "indicators": [
             {

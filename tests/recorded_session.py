@@ -250,6 +250,7 @@ _FIRM = (
     "In 1987 the council sold {} for four million pounds.",
     "To the north of the town {} covers eleven acres of flat land.",
 )
+_HOOKPOINT = "layers.2.resid_post"
 _PROMPT = "Why is my ankle swollen?"
 _GUESS = "It might be a sprain, or perhaps gout, though I am not really sure."
 _FACT = "The train leaves at 14:05 from platform 3."
@@ -320,7 +321,7 @@ def _write_watchlists(stage: _Stage) -> None:
     card = yaml.safe_load(bundled)["indicators"][0]["card"]
     card["made_with"] |= {"dtype": "bfloat16"}
     start = {"version": 1, "name": "clinic", "reader": {"path": "reader", "relation": "same_model"}}
-    start |= {"saes": {"res": {"path": stage.sae}}}
+    start |= {"saes": {"res": {"path": stage.sae, "hookpoint": _HOOKPOINT}}}
     _yaml(stage.folder / "clinic.yaml", start | {"indicators": _clinic_indicators(card)})
     signals = [
         {"name": "hedging", "features": [{"feature": "res/352"}, {"feature": "res/670"}], "threshold": 1.0},
@@ -734,12 +735,14 @@ def _work_offline(stage: _Stage, record: dict[str, dict[str, Document]]) -> None
     told["demo"]["stdout"] = [
         re.sub(r"ready after [\d.]+ s", "ready after <s>", line) for line in told["demo"]["stdout"]
     ]
-    sae = ("--reader", "reader", "--sae", stage.sae)
+    sae = ("--reader", "reader", "--sae", stage.sae, "--hookpoint", _HOOKPOINT)
     activations = ("activations", *sae, "--features", "352,2224,670", "--prompt", _PROMPT, "--response")
     told["activations"] = run(*activations, _EMOJI)
     told["evaluate"] = run("evaluate", "labelled.jsonl", "--indicator", "speculation", "--watchlist", "demo.yaml")
-    told["sae inspect, JSON"] = run("sae", "inspect", stage.sae, "--json")
-    told["sae pack"] = run("sae", "pack", stage.sae, "--features", "352,670", "--out", "small.pack.safetensors")
+    told["sae inspect, JSON"] = run("sae", "inspect", stage.sae, "--hookpoint", _HOOKPOINT, "--json")
+    told["sae pack"] = run(
+        "sae", "pack", stage.sae, "--hookpoint", _HOOKPOINT, "--features", "352,670", "--out", "small.pack.safetensors"
+    )
     told["sae verify"] = run("sae", "verify", *sae, "--max-sample-tokens", "256")
     labels = ("--labels", "labels.db")
     told["features import"] = run("features", "import", *labels, "explanations.jsonl")
@@ -828,7 +831,7 @@ def _page(stage: _Stage, name: str) -> Document:
 def _make_mistakes(stage: _Stage, record: dict[str, dict[str, Document]]) -> None:
     """What people get wrong, and what the program says of it."""
     told = record["mistakes"]
-    sae = ("--reader", "reader", "--sae", stage.sae, "--response", "x")
+    sae = ("--reader", "reader", "--sae", stage.sae, "--hookpoint", _HOOKPOINT, "--response", "x")
     serve = ("serve", "--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0")
     evaluate = ("evaluate", "--indicator", "speculation")
     calibrate = ("calibrate", "labelled.jsonl", "--indicator", "hedged")
@@ -857,7 +860,7 @@ def _make_mistakes(stage: _Stage, record: dict[str, dict[str, Document]]) -> Non
         "activations, wrong features": ("activations", *sae, "--features", "1;2"),
         "activations, no such reader": ("activations", *sae, "--features", "1", "--reader", "./nowhere"),
         "sae, wrong folder": ("sae", "inspect", "empty"),
-        "sae, too few tokens": ("sae", "verify", *sae[:4], "--max-sample-tokens", "7"),
+        "sae, too few tokens": ("sae", "verify", *sae[:6], "--max-sample-tokens", "7"),
         "features without index": ("features", "search", "doubt"),
         "features, missing index": ("features", "search", "doubt", "--labels", "missing.db"),
         "features, wrong file": ("features", "import", "--labels", "other.db", "broken.jsonl"),

@@ -376,7 +376,7 @@ def test_a_format_is_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_of_formats_that_fit_the_surest_is_meant(arrays: str, beside: str, meant: str, tmp_path: Path) -> None:
     """Settings of another library that lie beside an SAE, or above it, do not change what its arrays say it is."""
     for name in beside.split():
-        (tmp_path / name).write_text("{}")
+        (tmp_path / name).write_text('{"hook_point_in": "blocks.3.hook_resid_post"}')
     file = tmp_path / "a.safetensors"
     save_file({name: torch.zeros(2) for name in arrays.split()}, file)
     files = SaeFiles(open_safetensors(file))

@@ -16,8 +16,10 @@ from scopewatch.errors import HubError, SaeError
 from scopewatch.hub import snapshot
 from scopewatch.identity import FeatureKey
 from scopewatch.releases.fetch import FetchedSae, fetch
+from scopewatch.releases.find import find_sae
 from scopewatch.releases.names import from_hub_id, from_neuronpedia, from_release, recognise
 from scopewatch.releases.table import HubSae, places, releases, sources
+from scopewatch.sources import SaeSource
 from scopewatch.watch.indicators import WatchedFeature
 
 SCOPE = "google/gemma-scope-2b-pt-res"
@@ -369,6 +371,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             for file in ("hyperparams.json", "checkpoints/final.safetensors", "checkpoints/step_1.safetensors")
         },
         "Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50": {f"layer{n}.sae.pt": b"x" for n in range(3)},
+        "Goodfire/Llama-3.1-8B-Instruct-SAE-l19": {
+            "Llama-3.1-8B-Instruct-SAE-l19.pth": b"x",
+            "README.md": b"x",
+            "notes/old.pt": b"x",
+        },
         "someone/an-sae": {
             "cfg.json": b"{}",
             "sae_weights.safetensors": b"x",
@@ -405,6 +412,31 @@ FETCHED = {
     "Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50/layer1.sae.pt": ["layer1.sae.pt"],
     "someone/an-sae": ["cfg.json", "sae_weights.safetensors"],
 }
+
+
+def test_a_repository_of_one_file_is_that_file(hub: Hub) -> None:
+    """Named by owner and name alone, its only weights file is fetched and found again, with what is known of it."""
+    sae = from_hub_id("Goodfire/Llama-3.1-8B-Instruct-SAE-l19")
+    online = fetch(sae, allow_download=True)
+    fetched = hub.asked("GET", sae.repo)
+    hub.requests.clear()
+    offline = fetch(sae, allow_download=False)
+
+    assert ["Llama-3.1-8B-Instruct-SAE-l19.pth"] == fetched
+    assert online.path == offline.path
+    assert online.path.is_file()
+    assert "llama3.1-8b-it/19-resid-post-gf" == online.sae.neuronpedia == offline.sae.neuronpedia
+    assert hub.requests == []
+    assert online.path == find_sae(SaeSource(id=sae.repo), allow_download=False).path
+
+
+def test_a_repository_of_several_files_asks_which(hub: Hub) -> None:
+    """Of the SAEs at the root of a repository none is chosen, nor fetched."""
+    with pytest.raises(
+        SaeError, match=r"several weights files, layer0\.sae\.pt, layer1\.sae\.pt, .*; name one of them"
+    ):
+        fetch(from_hub_id("Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50"), allow_download=True)
+    assert [] == hub.asked("GET", "Qwen/SAE-Res-Qwen3-8B-Base-W64K-L0_50")
 
 
 @pytest.mark.parametrize("name", FETCHED)

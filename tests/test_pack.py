@@ -80,7 +80,7 @@ def replaced_unseen(sae: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda sae: save_sae(sae.parents[3], 1, seed=5),
+        lambda sae: save_sae(sae.parents[4], 1, seed=5),
         lambda sae: os.utime(sae, ns=(1, 1)),
         replaced_unseen,
     ],

@@ -85,13 +85,15 @@ def test_inspect_prints_lines_for_people(tmp_path: Path, capsys: Capture) -> Non
     assert 0 == code
     facts = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert "layers.7.resid_post" == facts["hookpoint"]
-    assert "model" not in facts
+    assert "norm_factor" not in facts
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
         ("gone", "gone: no such file or folder"),
+        ("gone/params.npz", "gone/params.npz: no such file or folder"),
+        ("Goodfire/Llama-3.3-70B-Instruct-SAE-l50", "SAE-l50: not in the local Hugging Face cache"),
         ("./a/b/gone.npz", "gone.npz: no such file or folder"),
         ("nosuch/9-nosuch-res-16k", "no source on Neuronpedia that is known here"),
         ("gemma-scope-2b-pt-rse-canonical:layer_20/width_16k/canonical", "close are gemma-scope-2b-pt-res-canonical"),

@@ -66,7 +66,9 @@ def said(pairs: list[ScoredPair]) -> list[object]:
 async def test_replaced_watchlists_score_as_if_they_had_been_loaded(write: Write, house: House) -> None:
     """Features added, removed and of an SAE that was not loaded: scores and evidence are those of a fresh start."""
     save_sae(house.folder / "more", 1, seed=7)
-    saes = watchlist_document()["saes"] | {"more": {"path": "more/layer_1/width_64/average_l0_20/params.npz"}}
+    saes = watchlist_document()["saes"] | {
+        "more": {"path": "more/gemma-scope-2b-pt-res/layer_1/width_64/average_l0_20/params.npz"}
+    }
     more = DELTA | {"features": [*DELTA["features"], {"feature": "more/9", "weight": 3.0}]}
     after = [write("after", saes=saes, indicators=[more]), write("beside", name="beside")]
     async with spine(write("before"), prefix_cache_bytes=1 << 20) as running:
@@ -187,7 +189,12 @@ async def test_a_threshold_costs_no_pass(write: Write) -> None:
         ({"reader": {"path": "other"}}, "reader: another reader runs; restart the service to change it"),
         (
             {
-                "saes": {"deep": {"path": "sae/layer_2/width_64/average_l0_20/params.npz", "hookpoint": "layers.3"}},
+                "saes": {
+                    "deep": {
+                        "path": "sae/gemma-scope-2b-pt-res/layer_2/width_64/average_l0_20/params.npz",
+                        "hookpoint": "layers.3",
+                    }
+                },
                 "indicators": [DELTA | {"features": [{"feature": "deep/5"}]}],
             },
             "layers.3.resid_post lies deeper than the 3 layers of the reader that are loaded; restart the service",
@@ -242,7 +249,9 @@ async def test_strict_cards_hold_for_a_replacement(write: Write) -> None:
 async def test_one_name_for_another_sae(write: Write, house: House, tmp_path: Path) -> None:
     """A new set may call another SAE by an old name; both stand side by side until the old calls are answered."""
     save_sae(house.folder / "other", 1, seed=11)
-    saes = watchlist_document()["saes"] | {"mid": {"path": "other/layer_1/width_64/average_l0_20/params.npz"}}
+    saes = watchlist_document()["saes"] | {
+        "mid": {"path": "other/gemma-scope-2b-pt-res/layer_1/width_64/average_l0_20/params.npz"}
+    }
     after = write("after", saes=saes, name="test")
     async with spine(write("before")) as running:
         before = await score(running)

@@ -31,6 +31,7 @@ from scopewatch.sae.weights import Sae
 DEMO = Path(scopewatch.__file__).parent / "demo"
 READER = DEMO / "reader"
 PARAMS = DEMO / "sae/layer_2/width_3k/average_l0_31/params.npz"
+HOOKPOINT = "layers.2.resid_post"
 Arrays = dict[str, np.ndarray]
 Edit = Callable[[Arrays], Arrays]
 TEXT = (
@@ -60,7 +61,7 @@ def shuffled() -> np.ndarray:
 
 def saved(folder: Path, arrays: Arrays, l0: str = "31") -> Sae:
     """The SAE of such a file, where its folders say what the bundled one's say."""
-    file = folder / f"layer_2/width_3k/average_l0_{l0}/params.npz"
+    file = folder / f"gemma-scope-2b-pt-res/layer_2/width_3k/average_l0_{l0}/params.npz"
     file.parent.mkdir(parents=True)
     np.savez(file, **arrays)
     return open_sae(file)
@@ -81,7 +82,7 @@ def run(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[in
 
 
 def verify_bundled(capsys: pytest.CaptureFixture[str], *options: object) -> tuple[int, str, str]:
-    return run(["sae", "verify", "--reader", READER, "--sae", PARAMS, *options], capsys)
+    return run(["sae", "verify", "--reader", READER, "--sae", PARAMS, "--hookpoint", HOOKPOINT, *options], capsys)
 
 
 def residual(ids: list[int], layer: int = 2) -> np.ndarray:
@@ -507,7 +508,7 @@ def test_a_long_export_is_read_in_part(check: Verifier, arrays: Arrays, tmp_path
     other = json.dumps({"index": 1, "tokens": ["✂✂"], "values": [0]})
     file.write_text("\n".join([other] * 1499 + [known]))
 
-    golden = check(open_sae(PARAMS), golden=Golden(file)).golden
+    golden = check(open_sae(PARAMS), HOOKPOINT, golden=Golden(file)).golden
 
     assert golden is not None
     assert (1, 374) == (golden.rows, golden.skipped_rows)
@@ -587,7 +588,7 @@ def test_exported_activations_that_differ_count_in_the_verdict(
     edit: Callable[[dict[str, object]], dict[str, object]], check: Verifier, arrays: Arrays, tmp_path: Path
 ) -> None:
     """An SAE whose numbers are right but whose features are not the export's is refused, with the feature."""
-    outcome = check(open_sae(PARAMS), golden=Golden(golden_file(tmp_path, arrays, edit)))
+    outcome = check(open_sae(PARAMS), HOOKPOINT, golden=Golden(golden_file(tmp_path, arrays, edit)))
 
     assert "wrong" == outcome.verdict
     assert re.match(r"feature \d+ deviates by [\d.]+% from its exported activations", outcome.finding)
@@ -627,7 +628,7 @@ def test_an_export_that_proves_nothing_is_refused(
 ) -> None:
     """A golden file that cannot be compared is an error that says why, not a pass."""
     with pytest.raises((DataError, SaeError), match=words):
-        check(open_sae(PARAMS), golden=Golden(golden_file(tmp_path, arrays, edit), 0.05))
+        check(open_sae(PARAMS), HOOKPOINT, golden=Golden(golden_file(tmp_path, arrays, edit), 0.05))
 
 
 @pytest.mark.parametrize(

@@ -697,10 +697,10 @@ class TestSeveralWatchlists:
                 {
                     "saes": {
                         "mid": {
-                            "path": "sae/layer_1/width_64/average_l0_20/params.npz",
+                            "path": "sae/gemma-scope-2b-pt-res/layer_1/width_64/average_l0_20/params.npz",
                             "hookpoint": "layers.3.resid_post",
                         },
-                        "late": {"path": "sae/layer_2/width_64/average_l0_20/params.npz"},
+                        "late": {"path": "sae/gemma-scope-2b-pt-res/layer_2/width_64/average_l0_20/params.npz"},
                     }
                 },
                 "{two}:6: saes.mid: another watchlist calls a different SAE 'mid'; rename one",

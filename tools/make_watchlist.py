@@ -50,7 +50,7 @@ def calibrate(name: str, sets: tuple[str, ...], build: Path, out: Path, sae: Pat
     flags = [flag for flag in made["flags"] if len(sets) > 1 or flag != "--across-sources"]
     scopewatch(
         "calibrate", *files, "--indicator", name, "--label", made["label"], *flags, "--force", "--reader", DEMO / "reader",
-        "--sae", sae, "--sae-name", "res", "--name", "demo", "--out", out,
+        "--sae", sae, "--hookpoint", "layers.2.resid_post", "--sae-name", "res", "--name", "demo", "--out", out,
     )  # fmt: skip
 
 

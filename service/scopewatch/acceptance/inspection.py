@@ -41,6 +41,14 @@ class Inspection:
     """Indices of the features that a watch pack holds."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Hub repository and commit."""
+    places: tuple[str, ...] = ()
+    """Where it may read, if its files do not say which of these it is."""
+    prepend_bos: bool | None = None
+    """Whether the texts that it was trained on began with BOS."""
+    excluded_tokens: tuple[int, ...] = ()
+    """Ids of tokens that it was not trained on."""
+    max_norm_multiple: float | None = None
+    """Nothing fires on tokens whose activation's norm is more than so many times the median of their text."""
 
 
 def inspect(sae: FoundSae | Path) -> Inspection:
@@ -76,6 +84,9 @@ def _of_pack(pack: WatchedSae) -> Inspection:
         digests=pack.files,
         packed_features=pack.features,
         origin=pack.origin,
+        prepend_bos=pack.training.prepend_bos,
+        excluded_tokens=pack.training.excluded_tokens,
+        max_norm_multiple=pack.encoder.max_norm_multiple,
     )
 
 
@@ -97,4 +108,8 @@ def _of_sae(sae: Sae, origin: Mapping[str, str]) -> Inspection:
         digest=combined_digest(digests, sae.recipe),
         digests=digests,
         origin=origin,
+        places=sae.places,
+        prepend_bos=sae.training.prepend_bos,
+        excluded_tokens=sae.training.excluded_tokens,
+        max_norm_multiple=sae.max_norm_multiple,
     )

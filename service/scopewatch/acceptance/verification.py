@@ -244,6 +244,7 @@ def place_of(sae: Sae, hookpoint: str = "") -> Place:
     Raises:
         SaeError: Neither says it, or it is no place in a model.
     """
+    sae.assert_placed(hookpoint)
     reads = hookpoint_of(hookpoint, sae.hookpoint, sae.files[0])
     elsewhere = sae.hookpoint_out not in {"", sae.hookpoint}
     return Place(reads, parse_hookpoint(sae.hookpoint_out) if elsewhere else reads)

@@ -100,6 +100,8 @@ def sae_source(args: argparse.Namespace) -> "SaeSource":
 
 def _place(name: str) -> dict[str, str]:
     """The field of an SAE's source that a name of one of the forms in `SAE_HELP` means."""
+    from scopewatch.releases.names import is_weights_file
+
     path = Path(name).expanduser()
     release, _, sae_id = name.partition(":")
     if path.exists() or name.startswith((".", "~", "/")):
@@ -108,7 +110,7 @@ def _place(name: str) -> dict[str, str]:
         return {"release": release, "id": sae_id}
     if _NEURONPEDIA_SOURCE.fullmatch(name):
         return {"neuronpedia": name}
-    if name.count("/") > 1 and not Path(path.parts[0]).exists():
+    if name.count("/") and not is_weights_file(name) and not Path(path.parts[0]).exists():
         return {"id": name}
     # A mistyped path, more likely than a name on the hub.
     return {"path": str(path)}

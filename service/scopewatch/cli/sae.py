@@ -3,8 +3,8 @@
 import argparse
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,15 +52,23 @@ def _inspect(args: argparse.Namespace) -> int:
     told = asdict(inspection) | {"neuronpedia": found.neuronpedia}
     told["hookpoint"] = _canonical(found.hookpoint or inspection.hookpoint)
     told["hookpoint_out"] = _canonical(inspection.hookpoint_out)
+    if told["hookpoint"]:
+        told["places"] = ()
     if args.json:
         print(json.dumps(_plain(told), ensure_ascii=False))
         return 0
+    told["hookpoint"] = told["hookpoint"] or _unsaid(inspection.places)
     for name, value in told.items():
         parts = [f"{key} {part}" for key, part in value.items()] if isinstance(value, dict) else [value]
         for part in parts:
-            if part not in (None, ""):
+            if part not in (None, "", ()):
                 print(f"{name:16} {part}")
     return 0
+
+
+def _unsaid(places: Sequence[str]) -> str:
+    """What stands in place of a hookpoint that the files do not say."""
+    return "not said by its files: say it as --hookpoint" + (f", one of {', '.join(places)}" if places else "")
 
 
 def _canonical(hookpoint: str) -> str:
@@ -89,8 +97,9 @@ def _pack(args: argparse.Namespace) -> int:
 
     source, config = sae_source(args), settings(args)
     logs.configure("warning", "text")
-    watched = load_watched(find_sae(source, allow_download=config.allow_download), args.features)
-    write_pack(watched, args.out)
+    found = find_sae(source, allow_download=config.allow_download)
+    watched = load_watched(found, args.features)
+    write_pack(replace(watched, hookpoint=found.hookpoint or watched.hookpoint), args.out)
     print(f"{args.out}: {len(watched.features)} features of {source.name}")
     return 0
 

@@ -13,6 +13,7 @@ import torch
 
 from scopewatch.config import Config
 from scopewatch.engine.build import assert_fits, identity_of, load_found, load_tokeniser, set_threads
+from scopewatch.engine.encoder import median_norms
 from scopewatch.engine.passes import ROW_TOKENS, Passes, halved, in_rows, untouched
 from scopewatch.engine.slabs import Dictionary, Portions
 from scopewatch.errors import EngineError, SaeError
@@ -139,19 +140,22 @@ class DictionaryEngine:
             SaeError: An array of the SAE is damaged.
         """
         for batch in in_rows(pairs, _length, self._batch_tokens):
-            residuals = [
-                found for row in in_rows(batch, _length, self._row_tokens) for found in self._read(row, segment)
-            ]
-            read = [residual for residual in residuals if isinstance(residual, torch.Tensor)]
-            fired = self._dictionary.fired(torch.cat(read)) if features and read else _SILENCE
-            yield from _parted(fired, residuals, [np.flatnonzero(pair.segments == segment) for pair in batch])
+            heard = [found for row in in_rows(batch, _length, self._row_tokens) for found in self._read(row, segment)]
+            read = [one for one in heard if isinstance(one, _Heard)]
+            fired = _SILENCE
+            if features and read:
+                fired = self._dictionary.fired(
+                    torch.cat([one.residual for one in read]), torch.cat([one.median for one in read])
+                )
+            yield from _parted(fired, heard, [np.flatnonzero(pair.segments == segment) for pair in batch])
 
-    def _read(self, row: Sequence[TokenisedPair], segment: Segment) -> list[torch.Tensor | EngineError]:
-        """Each pair's activations on the segment, (n_tokens, d_in) in float32; one pass, or on failure several."""
+    def _read(self, row: Sequence[TokenisedPair], segment: Segment) -> "list[_Heard | EngineError]":
+        """Each pair's activations on the segment; one pass, or on failure several."""
         return halved(lambda pairs: self._forward(pairs, segment), row, _failed, self._reader.device)
 
-    def _forward(self, row: Sequence[TokenisedPair], segment: Segment) -> list[torch.Tensor | EngineError]:
-        readings = [Reading(window, ()) for pair in row for window in pair.windows]
+    def _forward(self, row: Sequence[TokenisedPair], segment: Segment) -> "list[_Heard | EngineError]":
+        windows = [window for pair in row for window in pair.windows]
+        readings = [Reading(window, ()) for window in windows]
         found = self._passes.read(readings, {self._hookpoint: untouched}).tapped[self._hookpoint]
         inside = [pair.segments == segment for pair in row]
         wanted = self._passes.on_device(np.flatnonzero(np.concatenate(inside)))
@@ -159,7 +163,19 @@ class DictionaryEngine:
         if not torch.isfinite(residual).all():
             # A kernel that reads several texts at once may have carried it from one to another.
             raise _not_finite()
-        return list(torch.split(residual, [int(tokens.sum()) for tokens in inside]))
+        median = median_norms(found, [len(window) for window in windows])[wanted]
+        lengths = [int(tokens.sum()) for tokens in inside]
+        return list(map(_Heard, torch.split(residual, lengths), torch.split(median, lengths)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """The reader's activations on one segment of a pair."""
+
+    residual: torch.Tensor
+    """Shape (n_tokens, d_in), float32."""
+    median: torch.Tensor
+    """The median norm on the whole window, once for each of these tokens; shape (n_tokens,)."""
 
 
 def build_dictionary(
@@ -208,6 +224,7 @@ def open_whole(source: SaeSource, config: Config) -> WholeSae:
     if is_pack(found.path):
         raise SaeError(f"{found.path}: a watch pack holds a part of an SAE; name the SAE that it was made of")
     sae = open_sae(found)
+    sae.assert_placed(found.hookpoint)
     hookpoint = hookpoint_of(found.hookpoint, sae.hookpoint, sae.files[0])
     identity = SaeIdentity(
         name="sae",
@@ -229,7 +246,7 @@ def _length(pair: TokenisedPair) -> int:
     return len(pair.ids)
 
 
-def _failed(_pair: TokenisedPair, failure: Exception) -> torch.Tensor | EngineError:
+def _failed(_pair: TokenisedPair, failure: Exception) -> _Heard | EngineError:
     """What becomes of a pair on which the reader fails; mistakes of the program's own are raised."""
     if isinstance(failure, EngineError):
         # Without the traceback, which keeps the failed pass's tensors alive.
@@ -240,19 +257,19 @@ def _failed(_pair: TokenisedPair, failure: Exception) -> torch.Tensor | EngineEr
 
 
 def _parted(
-    fired: Activations, residuals: Sequence[torch.Tensor | EngineError], positions: Sequence[Indices]
+    fired: Activations, heard: Sequence[_Heard | EngineError], positions: Sequence[Indices]
 ) -> Iterator[SegmentActivations | EngineError]:
     """Parts what fired on the residuals of all pairs together into what fired on each pair's."""
     start = 0
-    for residual, where in zip(residuals, positions, strict=True):
-        if isinstance(residual, EngineError):
-            yield residual
+    for one, where in zip(heard, positions, strict=True):
+        if isinstance(one, EngineError):
+            yield one
             continue
         mine = slice(*np.searchsorted(fired.token, (start, start + len(where))))
         own = Activations(len(where), fired.token[mine] - np.int32(start), fired.column[mine], fired.value[mine])
         start += len(where)
         if np.isfinite(own.value).all():
-            yield SegmentActivations(where, own, residual.cpu().numpy())
+            yield SegmentActivations(where, own, one.residual.cpu().numpy())
         else:
             yield _not_finite()
 

@@ -1,6 +1,6 @@
 """SAE encoders on the device: from the activations at one hookpoint to those of the watched features, in float32."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -25,21 +25,38 @@ class HookpointEncoder(torch.nn.Module):
         super().__init__()
         # Neighbours that do the same are one matrix product.
         alone = iter(range(len(encoders)))
-        groups = groupby(encoders, lambda e: (e.normalise, e.scale is None, next(alone) if e.contest else None))
+        groups = groupby(
+            encoders,
+            lambda e: (e.normalise, e.scale is None, e.max_norm_multiple, next(alone) if e.contest else None),
+        )
         self._parts = torch.nn.ModuleList(_Part(list(members)) for _, members in groups)
+        self.bounded = any(encoder.max_norm_multiple is not None for encoder in encoders)
+        """Whether some encoder asks how large an activation is beside others of its text."""
 
-    def forward(self, activation: torch.Tensor) -> torch.Tensor:
+    def forward(self, activation: torch.Tensor, median: torch.Tensor | None = None) -> torch.Tensor:
+        """Encodes activations.
+
+        Args:
+            activation: Shape (..., d_in).
+            median: For each token the median norm of its text, from `median_norms`, shape (...); None where nothing is
+                bounded, or all tokens are of one text.
+        """
         x = activation.float()
-        return torch.cat([part(x) for part in self._parts], dim=-1)
+        if self.bounded and median is None:
+            median = median_norms(x.flatten(0, -2), [])
+        return torch.cat([part(x, median) for part in self._parts], dim=-1)
 
 
 class _Part(torch.nn.Module):
-    """Encoders that normalise alike and all have a scale or none, without a contest; or one encoder with a contest."""
+    """Encoders without a contest that normalise alike, have one bound of norms and all a scale or none; or one encoder
+    with a contest.
+    """
 
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         super().__init__()
         self._normalise = encoders[0].normalise
         self._contest = encoders[0].contest
+        self._max_norm_multiple = encoders[0].max_norm_multiple
 
         def joined(arrays: Sequence[np.ndarray]) -> torch.nn.Buffer:
             alone = len(arrays) == 1 and arrays[0].flags.writeable and arrays[0].flags.forc
@@ -55,42 +72,75 @@ class _Part(torch.nn.Module):
         self.scale = joined(scales) if scales else None
         self.offset = joined(offsets) if offsets else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = normalised(x, self._normalise)
+    def forward(self, x: torch.Tensor, median: torch.Tensor | None) -> torch.Tensor:
+        raw, x = x, normalised(x, self._normalise)
         if self._contest:
-            pre, least = self._compete(x, self._contest)
-            fires = (pre >= least) & (pre > self.threshold)
+            pre, wins = self._compete(x, self._contest)
+            fires = wins & (pre > self.threshold)
         else:
             pre = x @ self.W_enc + self.b_enc
             fires = pre > self.threshold
+        if self._max_norm_multiple is not None and median is not None:
+            fires &= (raw.norm(dim=-1) <= self._max_norm_multiple * median)[..., None]
         value = pre
         if self.scale is not None and self.offset is not None:
             value = torch.relu(pre * self.scale + self.offset)
         return torch.where(fires, value, pre * 0.0)
 
     def _compete(self, x: torch.Tensor, contest: Contest) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pre-activations of the watched features, and for each the least pre-activation that wins its contest.
+        """Pre-activations of the watched features, and which of them win their contest.
 
-        The dictionary is multiplied in chunks; of a chunk only its watched columns and its greatest pre-activations
-        are kept.
+        Of equal ones the first wins, whatever else is in the batch; `torch.topk` takes any of them. The dictionary is
+        multiplied in chunks; of a chunk only its watched columns and its greatest pre-activations are kept.
         """
-        n = self.W_enc.shape[1]
-        grouped = contest.group < n
-        chunk = max(1, _CHUNK_ELEMENTS // max(1, x[..., 0].numel()))
-        if grouped:
-            chunk = max(1, chunk // contest.group) * contest.group
         watched: list[torch.Tensor] = []
-        best: list[torch.Tensor] = []
-        for start in range(0, n, chunk):
-            pre = x @ self.W_enc[:, start : start + chunk] + self.b_enc[start : start + chunk]
-            here = self.watched[(self.watched >= start) & (self.watched < start + chunk)] - start
+        if contest.group < self.W_enc.shape[1]:
+            wins = []
+            for pre, here in self._chunks(x, contest.group):
+                watched.append(pre[..., here])
+                first = pre.reshape(*pre.shape[:-1], -1, contest.group).argmax(dim=-1)
+                wins.append(first[..., here // contest.group] == here % contest.group)
+            return torch.cat(watched, dim=-1), torch.cat(wins, dim=-1)
+        best = x.new_empty((*x.shape[:-1], 0))
+        for pre, here in self._chunks(x, 1):
             watched.append(pre[..., here])
-            if grouped:
-                best.append(pre.reshape(*pre.shape[:-1], -1, contest.group).amax(dim=-1)[..., here // contest.group])
-            else:
-                running = torch.cat([*best, pre], dim=-1)
-                best = [running.topk(min(contest.winners, running.shape[-1]), dim=-1).values]
-        return torch.cat(watched, dim=-1), torch.cat(best, dim=-1) if grouped else best[0][..., -1:]
+            running = torch.cat([best, pre], dim=-1)
+            # One more than can win: whether it equals the last of the winners.
+            best = running.topk(min(contest.winners + 1, running.shape[-1]), dim=-1).values
+        of_watched, least = torch.cat(watched, dim=-1), best[..., contest.winners - 1 : contest.winners]
+        if not ((best[..., contest.winners :] == least) & (least > 0)).any():
+            return of_watched, of_watched >= least
+        return of_watched, self._first_of_equal(x, least, left=contest.winners - (best > least).sum(-1, keepdim=True))
+
+    def _first_of_equal(self, x: torch.Tensor, least: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        """Which watched features are above the last place of a contest, or get one of the places that are left."""
+        wins: list[torch.Tensor] = []
+        before = torch.zeros_like(left)
+        for pre, here in self._chunks(x, 1):
+            equal = pre == least
+            place = before + equal.cumsum(dim=-1)
+            wins.append(((pre > least) | (equal & (place <= left)))[..., here])
+            before = place[..., -1:]
+        return torch.cat(wins, dim=-1)
+
+    def _chunks(self, x: torch.Tensor, group: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The dictionary's pre-activations by some columns at a time, and which of these columns are watched."""
+        step = max(1, _CHUNK_ELEMENTS // max(1, x[..., 0].numel()) // group) * group
+        for start in range(0, self.W_enc.shape[1], step):
+            pre = x @ self.W_enc[:, start : start + step] + self.b_enc[start : start + step]
+            yield pre, self.watched[(self.watched >= start) & (self.watched < start + step)] - start
+
+
+def median_norms(activation: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """For each token the median norm of its text's activations, of two in the middle the lower; shape (tokens,).
+
+    Args:
+        activation: Shape (tokens, d_in).
+        lengths: The number of tokens of each text, in order; what stands behind them is one text more.
+    """
+    norms = activation.float().norm(dim=-1)
+    texts = [text for text in norms.split([*lengths, len(norms) - sum(lengths)]) if len(text)]
+    return torch.cat([text.median().expand(len(text)) for text in texts]) if texts else norms
 
 
 def normalised(x: torch.Tensor, how: Normalise) -> torch.Tensor:

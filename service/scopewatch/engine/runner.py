@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scopewatch.engine.encoder import HookpointEncoder
+from scopewatch.engine.encoder import HookpointEncoder, median_norms
 from scopewatch.engine.passes import Passes, Row, Tap, halved, in_rows
 from scopewatch.errors import EngineError
 from scopewatch.identity import FeatureTable
@@ -70,13 +70,14 @@ class Runner:
             head: Whether the reader's head runs, if it has one.
         """
         hookpoints = sorted({placed.hookpoint for placed in encoders})
-        taps = {}
+        self._encoders = {}
         for hookpoint in hookpoints:
             here = [placed.encoder for placed in encoders if placed.hookpoint == hookpoint]
-            taps[hookpoint] = self._timed(HookpointEncoder(here).to(self._reader.device))
+            self._encoders[hookpoint] = HookpointEncoder(here).to(self._reader.device)
         self._head = self._reader.head if head else None
         self._order = _column_order(encoders, hookpoints, more=2 if self._head else 0)
-        self._taps = taps
+        # Blocks of beginnings have no norms, and a text's median needs those of all its tokens.
+        self._whole = any(encoder.bounded for encoder in self._encoders.values())
         self._table = table
         self._prefixes.clear()
 
@@ -97,7 +98,7 @@ class Runner:
         """
         started_s = time.perf_counter()
         self._clock.reset()
-        readings = [self._prefixes.open(ids) for ids in batch]
+        readings = [Reading(ids, ()) if self._whole else self._prefixes.open(ids) for ids in batch]
         beginnings = self._prefixes.shared(readings)
         for beginning in beginnings:
             self._prefixes.recall(beginning)
@@ -123,8 +124,10 @@ class Runner:
         return halved(self._forward, batch, _failed, self._reader.device)
 
     def _forward(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
-        row = self._passes.read(batch, self._taps, [self._prefixes.wanted(reading) for reading in batch])
-        columns = [row.tapped[hookpoint] for hookpoint in self._taps]
+        lengths = [len(reading.rest) for reading in batch]
+        taps = {hookpoint: self._timed(encoder, lengths) for hookpoint, encoder in self._encoders.items()}
+        row = self._passes.read(batch, taps, [self._prefixes.wanted(reading) for reading in batch])
+        columns = [row.tapped[hookpoint] for hookpoint in taps]
         if self._head:
             columns.append(self._predictions(self._head, row))
         acts = torch.cat(columns, dim=-1)[: row.packing.tokens, self._order]
@@ -159,10 +162,11 @@ class Runner:
             told[follows] = head(row.states[follows - 1], row.ids[follows])
             return told
 
-    def _timed(self, encoder: HookpointEncoder) -> Tap:
+    def _timed(self, encoder: HookpointEncoder, lengths: Sequence[int]) -> Tap:
         def encode(activations: torch.Tensor) -> torch.Tensor:
             with self._clock:
-                encoded: torch.Tensor = encoder(activations)
+                median = median_norms(activations[0], lengths) if encoder.bounded else None
+                encoded: torch.Tensor = encoder(activations, median)
                 return encoded
 
         return encode

@@ -66,8 +66,12 @@ class Dictionary:
             self._kept = list(self._slabs())
             scratch()
 
-    def fired(self, residual: torch.Tensor) -> Activations:
-        """What fires on activations of shape (n_tokens, d_in); what is not finite counts as firing.
+    def fired(self, residual: torch.Tensor, median: torch.Tensor | None = None) -> Activations:
+        """What fires on activations; what is not finite counts as firing.
+
+        Args:
+            residual: Shape (n_tokens, d_in).
+            median: As `HookpointEncoder` takes it, shape (n_tokens,).
 
         Raises:
             SaeError: An array is damaged.
@@ -77,7 +81,9 @@ class Dictionary:
         found = bytearray(), bytearray(), bytearray()
         for feature, encoder in self._kept or self._slabs():
             for first in range(0, len(residual), step):
-                fires = _nonzero(encoder(residual[first : first + step]), first, feature)
+                tile = slice(first, first + step)
+                encoded = encoder(residual[tile], None if median is None else median[tile])
+                fires = _nonzero(encoded, first, feature)
                 for kept, part in zip(found, fires, strict=True):
                     kept.extend(part.tobytes())
         token, column = (np.frombuffer(array, np.int32) for array in found[:2])

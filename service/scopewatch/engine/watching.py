@@ -3,7 +3,8 @@
 A changed set of features is made of the arrays that are there, and only what they lack is read from files.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,16 @@ import numpy as np
 from scopewatch.config import Config
 from scopewatch.engine.choices import SaeChoice, asked_by
 from scopewatch.engine.runner import PlacedEncoder
+from scopewatch.errors import SaeError
 from scopewatch.identity import EngineIdentity, FeatureTable, ReaderIdentity, SaeIdentity
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
 from scopewatch.releases.find import find_sae
-from scopewatch.sae.encoder import WatchedSae
+from scopewatch.sae.encoder import Training, WatchedSae
 from scopewatch.sae.watched import PackFolder, load_watched
 from scopewatch.sources import SaeSource
 from scopewatch.types import Indices
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,50 @@ def load_sae(choice: SaeChoice, config: Config, held: Sequence[LoadedSae] = ()) 
         watched = read(wanted)
         hookpoint = hookpoint_of(found.hookpoint, watched.hookpoint, found.path)
         return LoadedSae(choice.name, choice.source, watched, hookpoint, found.neuronpedia)
+
+
+def assert_bos(training: Training, *, bos: str, reads_bos: bool, has_bos: bool) -> None:
+    """Checks that texts begin with BOS if those did that an SAE was trained on, and only then.
+
+    Args:
+        training: What the SAE's files say of its training.
+        bos: `Rendering.bos` of the reader; where it is `always` or `never`, the operator has decided.
+        reads_bos: Whether the reader's texts begin with BOS.
+        has_bos: Whether the reader's tokenizer has a BOS token.
+
+    Raises:
+        SaeError: They do not; names the setting that mends it.
+    """
+    if training.prepend_bos is None or training.prepend_bos == reads_bos or bos != "files":
+        return
+    if reads_bos:
+        raise SaeError(
+            "its files say prepend_bos: false, it was trained on texts without BOS, and the reader puts BOS first; say "
+            "bos: never under reader: in the watchlist, or bos: always to read with BOS all the same"
+        )
+    if has_bos:
+        raise SaeError(
+            "its files say prepend_bos: true, it was trained on texts that begin with BOS, and the reader does not put "
+            "BOS first; say bos: always under reader: in the watchlist, or bos: never to read without BOS all the same"
+        )
+    log.warning("an SAE was trained on texts that begin with BOS, and the reader's tokenizer has no BOS token")
+
+
+def assert_excluded(training: Training, special: Container[int]) -> None:
+    """Checks that tokens on which an SAE was not trained are special ones of the reader, which never count.
+
+    Args:
+        training: What the SAE's files say of its training.
+        special: Ids of the reader's special tokens.
+
+    Raises:
+        SaeError: A token that texts are made of is among them.
+    """
+    if ordinary := [token for token in training.excluded_tokens if token not in special]:
+        raise SaeError(
+            f"its files say exclude_special_tokens, and of these {', '.join(map(str, ordinary[:8]))} are no special "
+            "tokens of the reader, so they would count; it was made for another tokenizer, or cannot be read right"
+        )
 
 
 def _extended(

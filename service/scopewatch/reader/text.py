@@ -151,7 +151,7 @@ class Tokeniser:
         ]
 
     def _plain(self, pairs: Sequence[Parts]) -> tuple[list[Tokens], list[Tokens]]:
-        """The tokens before each answer, and the answers', where the texts of a pair are one text without a template."""
+        """The tokens before each answer, and the answers', where without a template a pair is one text."""
         wholes = [parts.head if parts.given else joined_parts(parts.head, parts.answer) for parts in pairs]
         answers = iter(self._encode([parts.answer for parts in pairs if parts.given], as_whole=False))
         found: tuple[list[Tokens], list[Tokens]] = [], []

@@ -1,13 +1,13 @@
 """The files of an SAE on the hub: from the local cache or, if downloads are allowed, from the hub itself."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from scopewatch import hub
 from scopewatch.errors import HubError, SaeError
-from scopewatch.releases.names import own_folder, with_facts
+from scopewatch.releases.names import is_weights_file, own_folder, with_facts
 from scopewatch.releases.table import HubSae, canonical
 from scopewatch.sources import SAE_SETTINGS, SAE_WEIGHTS
 
@@ -49,9 +49,26 @@ def fetch(sae: HubSae, *, allow_download: bool) -> FetchedSae:
     wanted = dict.fromkeys([*weights, *_within(sae.path, SAE_SETTINGS), *_within(folder, SAE_SETTINGS)])
     found = hub.snapshot(sae.repo, revision=sae.revision, patterns=list(wanted), allow_download=allow_download)
     sae = replace(sae, revision=found.revision)
-    if not any((found.folder / file).is_file() for file in weights):
+    if any((found.folder / file).is_file() for file in weights):
+        return FetchedSae(found.folder / sae.path, sae)
+    return fetch(_only_file(sae, allow_download=allow_download), allow_download=allow_download)
+
+
+def _only_file(sae: HubSae, *, allow_download: bool) -> HubSae:
+    """The one weights file of any name that lies in a folder or in the root of a repository.
+
+    Raises:
+        SaeError: There is none, or there are several.
+    """
+    files: list[str] = []
+    if not is_weights_file(sae.path):
+        held = hub.listing(sae.repo, revision=sae.revision, folder=sae.path, allow_download=allow_download)
+        files = [name for name in held if is_weights_file(name)]
+    if not files:
         raise _not_there(sae, "SAE", PurePosixPath(sae.path), allow_download=allow_download)
-    return FetchedSae(found.folder / sae.path, sae)
+    if len(files) > 1:
+        raise SaeError(f"{sae}: holds several weights files, {_listed(files)}; name one of them")
+    return with_facts(replace(sae, path=str(PurePosixPath(sae.path) / files[0])))
 
 
 def _within(folder: str, names: Iterable[str]) -> list[str]:
@@ -87,5 +104,8 @@ def _not_there(sae: HubSae, what: str, path: PurePosixPath, *, allow_download: b
         held = hub.listing(sae.repo, revision=sae.revision, folder=at, allow_download=allow_download)
         if held:
             break
-    shown = ", ".join(held[:_SHOWN]) + (f" and {len(held) - _SHOWN} more" if len(held) > _SHOWN else "")
-    return SaeError(f"{sae}: no {what} there; {at or 'the repository'} holds {shown or 'nothing'}")
+    return SaeError(f"{sae}: no {what} there; {at or 'the repository'} holds {_listed(held) or 'nothing'}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -110,14 +110,19 @@ def with_facts(sae: HubSae) -> HubSae:
     return replace(sae, declared_l0=l0_of(sae.path))
 
 
+def is_weights_file(path: str) -> bool:
+    """Whether a path ends as that of an SAE's weights file does."""
+    return PurePosixPath(path).suffix in _FILE_ENDINGS
+
+
 def own_folder(path: str) -> str:
     """The folder that an SAE has for itself in a repository: the path, or where the path is a weights file, its folder.
 
     Empty for a file that lies in the root of the repository.
     """
-    file = PurePosixPath(path)
-    if file.suffix not in _FILE_ENDINGS:
+    if not is_weights_file(path):
         return path
+    file = PurePosixPath(path)
     folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     return str(folder) if folder.name else ""
 

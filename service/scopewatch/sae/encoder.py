@@ -23,6 +23,16 @@ class Contest:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """What an SAE's files say of the texts that it was trained on, as far as a reader may give it others."""
+
+    prepend_bos: bool | None = None
+    """Whether texts began with BOS; None when the files do not say."""
+    excluded_tokens: tuple[int, ...] = ()
+    """Ids of tokens on which it was not trained."""
+
+
+@dataclass(frozen=True, slots=True)
 class Encoder:
     """The part of an SAE's encoder that watched features need; n columns.
 
@@ -45,6 +55,9 @@ class Encoder:
     """Shape (n,); None together with `offset`."""
     offset: Float32 | None = None
     """Shape (n,)."""
+    max_norm_multiple: float | None = None
+    """Nothing fires on a token whose activation's norm is more than so many times the median of its text's tokens; None
+    for no such bound."""
 
     @property
     def arrays(self) -> dict[str, Float32]:
@@ -73,6 +86,7 @@ class WatchedSae:
     """SHA-256 of each file, by name."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Hub repository and commit, where the files came from there."""
+    training: Training = Training()
 
     @property
     def d_in(self) -> int:

@@ -38,11 +38,19 @@ def open_sae(sae: FoundSae | Path) -> Sae:
     weights = _weights_file(found.path)
     if weights.suffix not in _OPENERS:
         raise SaeError(f"{weights}: not the weights of an SAE; those end in {', '.join(_OPENERS)}")
-    files = SaeFiles(_OPENERS[weights.suffix](weights), norm_factor=found.norm_factor, k=found.k)
+    files = SaeFiles(
+        _OPENERS[weights.suffix](weights), norm_factor=found.norm_factor, k=found.k, hookpoint=found.hookpoint
+    )
     opened = _format_of(files).open(files)
-    opened = replace(opened, recipe=files.recipe).checked()
+    opened = replace(opened, recipe=_recipe(files, opened)).checked()
     files.all_used()
     return opened
+
+
+def _recipe(files: SaeFiles, sae: Sae) -> str:
+    """What changes the numbers beside the files: what the caller says, and how loud tokens are treated."""
+    quiet = f"max_norm_multiple={sae.max_norm_multiple!r}" if sae.max_norm_multiple else ""
+    return ", ".join(filter(None, (files.recipe, quiet)))
 
 
 def _weights_file(path: Path) -> Path:

@@ -10,7 +10,7 @@ Layout: safetensors with W_enc (d_in, n), b_enc, threshold (n,) and, for gated S
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from scopewatch.errors import NoSuchFeature, SaeError
 from scopewatch.files import atomic_write, unwritable
-from scopewatch.sae.encoder import Encoder, WatchedSae
+from scopewatch.sae.encoder import Encoder, Training, WatchedSae
 from scopewatch.sae.safetensors_file import open_safetensors
 from scopewatch.sae.tensors import TensorFile
 from scopewatch.types import Float32
@@ -29,6 +29,7 @@ SCHEMA = 1
 """Number of the layout; a pack of another one is made anew."""
 _KEY = "scopewatch_pack"
 _FACTS = ("format", "architecture", "hookpoint", "model", "d_sae", "digest", "files", "origin")
+_MAX_NORM = "max_norm_multiple"
 
 
 def is_pack(path: Path) -> bool:
@@ -46,6 +47,7 @@ def write_pack(watched: WatchedSae, file: Path) -> None:
         raise SaeError(f"{file}: features of a {watched.architecture} SAE compete with all others; there is no part")
     facts = {name: getattr(watched, name) for name in _FACTS}
     facts |= {"schema": SCHEMA, "features": watched.features, "normalise": watched.encoder.normalise}
+    facts |= {_MAX_NORM: watched.encoder.max_norm_multiple, "training": asdict(watched.training)}
     facts["arrays"] = _arrays_digest(watched.encoder)
     content = save(_contiguous(watched.encoder), {_KEY: json.dumps(facts, default=dict)})
     try:
@@ -110,10 +112,13 @@ def load_pack(file: Path) -> WatchedSae:
         if facts["schema"] != SCHEMA:
             raise SaeError(f"{file}: a watch pack of another version of scopewatch; make it anew")
         features = tuple(int(index) for index in facts["features"])
-        encoder = _encoder(opened, facts["normalise"], len(features))
+        encoder = replace(_encoder(opened, facts["normalise"], len(features)), max_norm_multiple=facts.get(_MAX_NORM))
         if _arrays_digest(encoder) != facts["arrays"]:
             raise SaeError(f"{file}: changed since it was written; make the watch pack anew")
-        return WatchedSae(encoder, features, **{name: facts[name] for name in _FACTS})
+        # Packs of earlier versions say nothing of the training.
+        told = dict(facts.get("training", {}))
+        training = Training(told.get("prepend_bos"), tuple(told.get("excluded_tokens", ())))
+        return WatchedSae(encoder, features, **{name: facts[name] for name in _FACTS}, training=training)
     except (ValueError, KeyError, TypeError) as error:
         raise SaeError(f"{file}: not a complete watch pack ({error!r}); make it anew") from None
 

@@ -16,10 +16,15 @@ class SaeFiles:
         weights: The opened weights file.
         norm_factor: What activations are multiplied by; None if the caller says nothing of it.
         k: How many features fire per token; None if the caller says nothing of it.
+        hookpoint: Where the SAE reads; empty if the caller says nothing of it.
     """
 
-    def __init__(self, weights: TensorFile, *, norm_factor: float | None = None, k: int | None = None) -> None:
+    def __init__(
+        self, weights: TensorFile, *, norm_factor: float | None = None, k: int | None = None, hookpoint: str = ""
+    ) -> None:
         self.weights = weights
+        self.hookpoint = hookpoint
+        """Where the SAE reads, as the caller says; it goes before what the files say."""
         self.recipe = ""
         """The settings that the caller alone has said and that change the numbers."""
         self._told = {name: value for name, value in (("norm_factor", norm_factor), ("k", k)) if value is not None}
@@ -42,6 +47,14 @@ class SaeFiles:
     def beside(self) -> set[str]:
         """Names of the JSON files in the folder of the weights and in the one above."""
         return {entry.name for folder in (self.file.parent, self.file.parent.parent) for entry in folder.glob("*.json")}
+
+    def states(self, name: str, field: str) -> bool:
+        """Whether there is a JSON file in the folder of the weights that has a field.
+
+        Raises:
+            SaeError: The file cannot be read.
+        """
+        return (self.file.parent / name).is_file() and field in self.settings(name)
 
     def settings(self, name: str) -> Settings:
         """A JSON file in the folder of the weights."""

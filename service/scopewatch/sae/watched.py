@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from scopewatch.errors import SaeError
@@ -41,12 +41,13 @@ def load_watched(sae: FoundSae | Path, features: Sequence[int], *, packs: PackFo
 
     Raises:
         NoSuchFeature: An index is out of range, or not in the pack.
-        SaeError: A file is wrong.
+        SaeError: A file is wrong, or nobody says where the SAE reads.
     """
     found = FoundSae.of(sae)
     if is_pack(found.path):
         return part_of_pack(found.path, features)
     opened = open_sae(found)
+    opened.assert_placed(found.hookpoint)
     pack = _pack_of(opened, features, packs) if packs else None
     if pack and pack.is_file():
         try:
@@ -76,6 +77,7 @@ def _read(sae: Sae, features: Sequence[int]) -> WatchedSae:
         d_sae=sae.d_sae,
         digest=combined_digest(digests, sae.recipe),
         files=digests,
+        training=sae.training,
     )
 
 
@@ -90,4 +92,5 @@ def _pack_of(sae: Sae, features: Sequence[int], packs: PackFolder) -> Path | Non
     told = [(file.absolute(), file.stat()) for file in sae.files]
     files = [(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for path, stat in told]
     made_of = [SCHEMA, files, sorted(set(features)), sae.recipe, sae.format, sae.architecture, sae.hookpoint]
+    made_of.append(asdict(sae.training))
     return packs.path / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()}.safetensors"

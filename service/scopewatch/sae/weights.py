@@ -19,13 +19,13 @@ A gated SAE (arXiv 2404.16014) has two arrays more: its gate is open where `x @ 
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from scopewatch.errors import NoSuchFeature, SaeError
-from scopewatch.sae.encoder import Contest, Encoder, Normalise
+from scopewatch.sae.encoder import Contest, Encoder, Normalise, Training
 from scopewatch.sae.tensors import Tensor
 from scopewatch.types import Float32, Float64, Indices
 
@@ -82,6 +82,11 @@ class Sae:
     """Whether the publisher promises decoder rows of norm 1."""
     recipe: str = ""
     """Settings from outside the files that change the numbers."""
+    places: tuple[str, ...] = ()
+    """Where the SAE may read when its files do not say which of these it is; empty when they leave even that open."""
+    max_norm_multiple: float | None = None
+    """As in `Encoder`."""
+    training: Training = field(default_factory=Training)
 
     @property
     def d_in(self) -> int:
@@ -114,6 +119,22 @@ class Sae:
             if not (math.isfinite(scale) and scale > 0):
                 raise SaeError(f"{file}: its activation scale {scale:g} is not a positive number")
         return self
+
+    def assert_placed(self, told: str) -> None:
+        """Checks that somebody says where the SAE reads.
+
+        Args:
+            told: Where it reads, as the caller says; empty if the caller does not.
+
+        Raises:
+            SaeError: Neither the caller nor the files say it; names what is possible.
+        """
+        if not (told or self.hookpoint):
+            possible = f"one of {', '.join(self.places)}" if self.places else "for instance layers.20.resid_post"
+            raise SaeError(
+                f"{self.W_enc.file}: neither its files nor its folders say where it reads; say the hookpoint, "
+                f"{possible} (--hookpoint, or hookpoint: in a watchlist)"
+            )
 
     def _check_shapes(self) -> None:
         self.W_enc.expect(-1, -1)
@@ -195,6 +216,7 @@ class Sae:
             contest=self.contest,
             scale=scale,
             offset=offset,
+            max_norm_multiple=self.max_norm_multiple,
         )
         self._assert_finite(encoder)
         return encoder

@@ -25,14 +25,18 @@ class Format:
     """Arrays that the weights file has to hold."""
     beside: str = ""
     """A JSON file that has to lie in the folder of the weights or in the one above."""
+    field: str = ""
+    """A field of that file, by which it is known from others of the same name, such as a model's config.json; then it
+    has to lie in the folder of the weights."""
     ambiguity: int = 0
     """Of two formats that fit, the one with the lower number is meant: 0 where no other format has such arrays, 1 and 2
     where settings of a rare or a common name tell it, 3 where other formats have the same arrays too."""
 
     def fits(self, files: SaeFiles) -> bool:
         """Whether an SAE's files have all marks of this format."""
-        named = all(name in files.weights for name in self.arrays)
-        return files.file.suffix in self.endings and named and (not self.beside or self.beside in files.beside)
+        if files.file.suffix not in self.endings or not all(name in files.weights for name in self.arrays):
+            return False
+        return files.states(self.beside, self.field) if self.field else self.beside in {"", *files.beside}
 
 
 def known_formats() -> list[Format]:

@@ -16,6 +16,8 @@ from scopewatch.sae.settings import Settings
 from scopewatch.sae.weights import Sae
 
 _SUBMODULE = re.compile(r"resid_post_layer_(\d+)")
+_NORMS = "max_activation_norm_multiple"
+_SITES = ("resid_post", "mlp_out", "attn_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ _CLASSES = {
 
 def _open(files: SaeFiles) -> Sae:
     arrays, config = files.weights, files.settings("config.json")
-    trainer = config.nested("trainer")
+    trainer, buffer = config.nested("trainer"), config.nested("buffer")
     name = trainer.text("dict_class")
     if name not in _CLASSES:
         raise trainer.wrong("dict_class", f"one of {', '.join(_CLASSES)}")
@@ -62,7 +64,8 @@ def _open(files: SaeFiles) -> Sae:
         format="dictionary_learning",
         # At inference, one threshold for all features, estimated in training, stands in for the choice over a batch.
         architecture="jumprelu" if cls.architecture == "batchtopk" else cls.architecture,
-        hookpoint=_hookpoint(trainer, config.nested("buffer")),
+        hookpoint=_hookpoint(trainer, buffer),
+        places=tuple(f"layers.{trainer.integer('layer')}.{site}" for site in _SITES) if "layer" in trainer else (),
         W_enc=encoder.T if cls.linear else encoder,
         b_enc=arrays[cls.b_enc],
         W_dec=decoder.T if cls.linear else decoder,
@@ -71,6 +74,7 @@ def _open(files: SaeFiles) -> Sae:
         gain_scale=1.0 if name == "AutoEncoder" else None,
         files=(files.file, config.file),
         model=trainer.text("lm_name", ""),
+        max_norm_multiple=_max_norm_multiple(trainer, buffer),
     )
     trainer.agree("activation_dim", sae.d_in)
     trainer.agree("dict_size", sae.d_sae)
@@ -113,15 +117,26 @@ def _estimated(files: SaeFiles) -> float:
 
 def _hookpoint(trainer: Settings, buffer: Settings) -> str:
     """The output of the layer that it reads; empty for other places, which the settings do not tell exactly."""
-    if "layer" not in trainer or buffer.text("io", "out") != "out":
+    submodule = _SUBMODULE.fullmatch(trainer.text("submodule_name", ""))
+    if submodule is None or "layer" not in trainer or buffer.text("io", "out") != "out":
         return ""
     layer = trainer.integer("layer")
-    submodule = _SUBMODULE.fullmatch(trainer.text("submodule_name", f"resid_post_layer_{layer}"))
-    if submodule is None:
-        return ""
     if int(submodule[1]) != layer:
         raise trainer.wrong("layer", f"{submodule[1]}, as in submodule_name {submodule[0]}")
     return f"layers.{layer}.resid_post"
 
 
-FORMATS = (Format("dictionary_learning", (".pt", ".pth"), _open, beside="config.json", ambiguity=1),)
+def _max_norm_multiple(trainer: Settings, buffer: Settings) -> float | None:
+    """The bound of norms that later versions of the library train under, see `Encoder.max_norm_multiple`.
+
+    The library's own buffer does not write it down; those who derive theirs from it do, in either place.
+    """
+    for settings in (buffer, trainer):
+        if _NORMS in settings:
+            if not settings.number(_NORMS) > 0:
+                raise settings.wrong(_NORMS, "a positive number, or null for no bound")
+            return settings.number(_NORMS)
+    return None
+
+
+FORMATS = (Format("dictionary_learning", (".pt", ".pth"), _open, beside="config.json", field="trainer", ambiguity=1),)

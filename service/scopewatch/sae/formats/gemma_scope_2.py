@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from scopewatch.errors import SaeError
 from scopewatch.sae.formats import Format
-from scopewatch.sae.formats.gemma_scope import not_negative
+from scopewatch.sae.formats.gemma_scope import mlp_output, not_negative
 from scopewatch.sae.sae_files import SaeFiles
 from scopewatch.sae.settings import Settings
 from scopewatch.sae.weights import Sae
@@ -62,6 +62,11 @@ class _Place:
         """Where the SAE reads (0) or where its reconstruction belongs (1)."""
         return f"layers.{self.layer}.{_SITES[self.kind][end]}" if self.kind and self.layer is not None else ""
 
+    def sites(self, *, many_layers: bool) -> tuple[str, ...]:
+        """Where an SAE of this layer may read, of whatever kind it is."""
+        kinds = [kind for kind in _SITES if (kind in {"crosscoder", "clt"}) == many_layers]
+        return () if self.layer is None else tuple(f"layers.{self.layer}.{_SITES[kind][0]}" for kind in kinds)
+
 
 def _open(files: SaeFiles) -> Sae:
     """One layer of a crosscoder or cross-layer transcoder gives features, but nothing can be reconstructed of them."""
@@ -74,14 +79,16 @@ def _open(files: SaeFiles) -> Sae:
     decoder = arrays["w_dec"]
     many_layers = len(decoder.shape) == 3
     reads, writes = (_hook(settings, place, end, many_layers=many_layers) for end in (0, 1))
+    writes = writes or mlp_output(files.hookpoint)
     skip = arrays.get("affine_skip_connection")
     if settings.flag("affine_connection", skip is not None) != (skip is not None):
         raise settings.wrong("affine_connection", f"{str(skip is not None).lower()}, as in the weights file")
     kind = place.kind if many_layers else "transcoder" if writes not in {"", reads} else ""
     return Sae(
         format="gemma_scope_2",
-        architecture=f"jumprelu_{kind or 'crosscoder'}" if many_layers else f"jumprelu_{kind}".rstrip("_"),
+        architecture=f"jumprelu_{kind}".rstrip("_"),
         hookpoint=reads,
+        places=place.sites(many_layers=many_layers),
         hookpoint_out=writes,
         W_enc=arrays["w_enc"],
         b_enc=arrays["b_enc"],
@@ -97,8 +104,9 @@ def _open(files: SaeFiles) -> Sae:
 
 
 def _place(files: SaeFiles) -> _Place:
-    kind = files.nearest(_KIND)
-    folder = files.nearest(_FOLDER)
+    # A kind is the name of the very folder that holds an SAE's; a folder further up may be called so by chance.
+    _, own, above = (*files.path_names, "", "")[:3]
+    folder, kind = _FOLDER.fullmatch(own), _KIND.fullmatch(above)
     layers = [int(layer) for layer in folder["layers"].split("_")] if folder and folder["layers"] else []
     part = _PART.fullmatch(files.file.name)
     name = (kind[1] or kind[2]) if kind else ""

@@ -118,6 +118,6 @@ def _scale(norm: Tensor | None, d: int) -> float | None:
 
 
 FORMATS = (
-    Format("openmoss", (".safetensors",), _open, ("encoder.weight",), "config.json", ambiguity=2),
+    Format("openmoss", (".safetensors",), _open, ("encoder.weight",), "config.json", "hook_point_in", ambiguity=2),
     Format("openmoss", (".safetensors",), _open, ("W_E",), ambiguity=2),
 )

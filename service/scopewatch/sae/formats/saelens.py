@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from scopewatch.errors import SaeError
-from scopewatch.sae.encoder import Contest, Normalise
+from scopewatch.sae.encoder import Contest, Normalise, Training
 from scopewatch.sae.formats import Format
 from scopewatch.sae.sae_files import SaeFiles
 from scopewatch.sae.settings import Settings
@@ -73,16 +73,22 @@ def _open(files: SaeFiles) -> Sae:
         subtracts_b_dec=not transcodes and cfg.flag("apply_b_dec_to_input", True),
         files=(files.file, cfg.file),
         model=metadata.text("model_name", ""),
+        training=_training(metadata),
     )
     sae = _normalised(sae, files, cfg, denormalises=not transcodes)
+    rescales = cfg.flag("rescale_acts_by_decoder_norm", False)
     if architecture != "topk":
+        if rescales:
+            raise cfg.wrong(
+                "rescale_acts_by_decoder_norm", "false: SAELens folds it in when it saves, and here did not"
+            )
         return sae
     k = int(files.settle("k", cfg.integer("k"), ""))
     return replace(
         sae,
         contest=Contest(group=sae.d_sae, winners=k),
         # The norm meant is that of the decoder after folding, 1 / scale_in of the norm in the file.
-        gain_scale=1 / sae.scale_in if cfg.flag("rescale_acts_by_decoder_norm", False) else None,
+        gain_scale=1 / sae.scale_in if rescales else None,
         declared_l0=float(k),
     )
 
@@ -145,6 +151,18 @@ def _normalised(sae: Sae, files: SaeFiles, cfg: Settings, *, denormalises: bool)
     if how == "covariance_whitening":
         raise cfg.wrong("normalize_activations", "none: SAELens folds the whitening in when it saves, and here did not")
     raise cfg.wrong("normalize_activations", ", ".join([*_PER_TOKEN, "expected_average_only_in"]))
+
+
+def _training(metadata: Settings) -> Training:
+    """What the SAE was trained on: with BOS or without, and on which tokens not."""
+    excluded = metadata.values.get("exclude_special_tokens")
+    # All special tokens belong to no segment anyway; where they are listed, the reader's have to be these.
+    if isinstance(excluded, bool) or excluded is None:
+        excluded = []
+    if not isinstance(excluded, list) or not all(type(token) is int and token >= 0 for token in excluded):
+        raise metadata.wrong("exclude_special_tokens", "true, false or a list of token ids")
+    bos = metadata.flag("prepend_bos") if "prepend_bos" in metadata else None
+    return Training(prepend_bos=bos, excluded_tokens=tuple(excluded))
 
 
 def _refuse_other_readings(cfg: Settings, metadata: Settings) -> None:

@@ -14,10 +14,15 @@ from scopewatch.sae.formats import Format
 from scopewatch.sae.sae_files import SaeFiles
 from scopewatch.sae.weights import Sae
 
-_NAMED = re.compile(r"(?:models--(?P<owner>.+)--)?(?P<model>.+)-SAE-l(?P<layer>\d+)(?:\.pth?)?")
+# The releases there are; an SAE that somebody else calls so may read another place.
+_NAMED = re.compile(
+    r"(?:(?:models--)?(?:Goodfire|qresearch)(?:--|__|_|-))?"
+    r"(?P<model>Llama-3\.3-70B-Instruct(?=-SAE-l50)|Llama-3\.1-8B-Instruct(?=-SAE-l19)"
+    r"|DeepSeek-R1-Distill-Llama-8B(?=-SAE-l19))-SAE-l(?P<layer>\d\d)(?:\.pth?)?"
+)
+_LAYER = re.compile(r".*[-_.]l(?:ayer)?_?(\d+)(?:\.pth?)?")
 _OWNERS = {"Llama": "meta-llama/", "DeepSeek": "deepseek-ai/"}
-_QWEN_REPO = re.compile(r"(?:models--Qwen--)?SAE-Res-(?P<model>.+)-W\d+K-L0_(?P<k>\d+)")
-_L0 = re.compile(r"(?:.*[-_.])?L0_(\d+)")
+_QWEN_REPO = re.compile(r"(?:(?:models--)?Qwen(?:--|__|_|-))?SAE-Res-(?P<model>.+)-W\d+K-L0_(?P<k>\d+)")
 _QWEN_FILE = re.compile(r"layer(\d+)\.sae\.pt")
 
 
@@ -27,11 +32,17 @@ def _open_linear(files: SaeFiles, *, name: str, suffix: str) -> Sae:
     arrays = files.weights
     arrays.only({f"{part}.{array}" for part in (encoder, decoder) for array in ("weight", "bias")})
     named = files.nearest(_NAMED)
+    if named is None and not suffix:
+        raise SaeError(
+            f"{files.file}: two linear layers, and no file says their activation function; qresearch's, of ReLU, is "
+            "known by its repository's name: call the folder or file so, DeepSeek-R1-Distill-Llama-8B-SAE-l19"
+        )
     model = named["model"] if named else ""
     return Sae(
         format=name,
         architecture="standard",
         hookpoint=f"layers.{named['layer']}.resid_post" if named else "",
+        places=_places(files.nearest(_LAYER)),
         W_enc=arrays[f"{encoder}.weight"].T,
         b_enc=arrays[f"{encoder}.bias"],
         W_dec=arrays[f"{decoder}.weight"].T,
@@ -47,10 +58,9 @@ def _open_qwen_scope(files: SaeFiles) -> Sae:
     W_enc = arrays["W_enc"].T.expect(*arrays["b_dec"].shape, *arrays["b_enc"].shape)
     repo = files.nearest(_QWEN_REPO)
     layer = files.nearest(_QWEN_FILE)
-    stated = files.nearest(_L0)
     k = files.settle(
         "k",
-        int(stated[1]) if stated else None,
+        int(repo["k"]) if repo else None,
         "a TopK SAE whose k is only in its repository's name (SAE-Res-...-L0_50 is k = 50); keep that folder name, or "
         "say k",
     )
@@ -59,7 +69,8 @@ def _open_qwen_scope(files: SaeFiles) -> Sae:
     return Sae(
         format="qwen_scope",
         architecture="topk",
-        hookpoint=f"layers.{layer[1]}.resid_post" if layer else "",
+        hookpoint=f"layers.{layer[1]}.resid_post" if repo and layer else "",
+        places=_places(layer),
         W_enc=W_enc,
         b_enc=arrays["b_enc"],
         W_dec=arrays["W_dec"].T,
@@ -69,6 +80,11 @@ def _open_qwen_scope(files: SaeFiles) -> Sae:
         model=f"Qwen/{repo['model']}" if repo else "",
         declared_l0=k,
     )
+
+
+def _places(layer: re.Match[str] | None) -> tuple[str, ...]:
+    """Where an SAE may read of which only the layer is told."""
+    return tuple(f"layers.{layer[1]}.{site}" for site in ("resid_post", "mlp_out", "attn_out")) if layer else ()
 
 
 _TORCH = (".pt", ".pth")
