@@ -1,4 +1,4 @@
-"""The README says what is true."""
+"""The README, and the pages of settings and metrics, say what is true."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,10 @@ from scopewatch.config import Config
 from scopewatch.metrics import Metrics
 from servers import ServerProcess
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README, SETTINGS, METRICS = (
+    (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/settings.md", "docs/metrics.md")
+)
 
 
 def shown_default(name: str) -> str:
@@ -28,12 +31,12 @@ def test_every_setting_is_in_the_table(name: str) -> None:
         f"| {Config.model_fields[name].description} |"
     )
 
-    assert row in README
+    assert row in SETTINGS
 
 
 def test_the_table_has_no_setting_that_does_not_exist() -> None:
-    """A variable named in the README is a setting."""
-    named = {name.lower() for name in re.findall(r"SCOPEWATCH_([A-Z_]+)", README)}
+    """A variable that is named is a setting."""
+    named = {name.lower() for name in re.findall(r"SCOPEWATCH_([A-Z_]+)", README + SETTINGS)}
 
     assert set() == named - set(Config.model_fields)
 
@@ -47,8 +50,7 @@ def test_every_metric_is_in_the_table_and_the_other_way_round() -> None:
         for family in registry.collect()
         if family.name.startswith(("scopewatch_", "grpc_server_"))
     }
-    section = README.split("## Metrics")[1].split("\n## ")[0]
-    rows = "\n".join(line.rsplit("|", 2)[0] for line in section.splitlines() if line.startswith("|"))
+    rows = "\n".join(line.rsplit("|", 2)[0] for line in METRICS.splitlines() if line.startswith("|"))
 
     assert exported == set(re.findall(r"`((?:scopewatch|grpc_server)_[a-z_]+)`", rows))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from scopewatch.client import pb
 
-_VERDICT = {pb.VERDICT_PASS: "PASS", pb.VERDICT_FLAG: "FLAG"}
+_VERDICT = {pb.VERDICT_PASS: "PASS", pb.VERDICT_FLAG: "FLAG", pb.VERDICT_INCOMPLETE: "INCOMPLETE"}
 _MAX_TEXT = 360
 """The most characters of a response that are shown around its evidence."""
 _MAX_LABELS = 3
@@ -31,6 +31,7 @@ def describe(reply: pb.ScoreResponse, prompt: str, response: str) -> str:
         f"  prompt    {_short(prompt) or '(empty)'}",
         f"  response  {_short(response)}",
     ]
+    lines += [f"  not judged whole: {reason}" for reason in reply.incomplete]
     for score in reply.indicators:
         lines += _indicator(score, response)
     if reply.label_note:
