@@ -160,7 +160,7 @@ class DictionaryEngine:
         if not torch.isfinite(residual).all():
             # A kernel that reads several texts at once may have carried it from one to another.
             raise _not_finite()
-        median = median_norms(found, [len(pair.ids) for pair in row])[wanted]
+        median = median_norms(found, [len(reading.ids) for reading in readings])[wanted]
         lengths = [int(tokens.sum()) for tokens in inside]
         return list(map(_Heard, torch.split(residual, lengths), torch.split(median, lengths)))
 
