@@ -89,6 +89,7 @@ def test_a_folder_of_ones_own_says_the_layer_and_not_the_site(tmp_path: Path, fo
         "google-gemma-scope-2b-pt-mlp",
         "gemma_scope_2b_pt_mlp",
         "Gemma-Scope-2B-PT-MLP",
+        "gemma-scope-2b-pt-mlp-canonical",
         "models--google--gemma-scope-2b-pt-mlp/snapshots/0123abcd",
         "gemma-scope-2b-pt-mlp/resolve/main",
         "gemma-scope-2b-pt-res/old/gemma-scope-2b-pt-mlp",
@@ -182,9 +183,12 @@ def trainer(**changes: object) -> Callable[[Path], None]:
 
 @pytest.mark.parametrize("submodule", [None, "mlp_out_layer_15", "attention_layer_15", "layer_15"])
 def test_dictionary_learning_without_a_known_submodule_asks(tmp_path: Path, submodule: str | None) -> None:
-    """The layer alone is not the residual stream after it; the trainer has to say so."""
+    """The layer alone is not the residual stream after it; the trainer has to say so, or else the folder."""
     path = RELEASES["dictionary_learning BatchTopKSAE"](tmp_path).path
     trainer(submodule_name=submodule)(path)
+    if submodule is None:
+        assert "layers.15.resid_post" == open_sae(path).hookpoint
+        path = path.rename(tmp_path / "trainer_0")
 
     assert "one of layers.15.resid_post, layers.15.mlp_out, layers.15.attn_out" in asked(path)
 

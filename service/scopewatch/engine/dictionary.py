@@ -154,8 +154,7 @@ class DictionaryEngine:
         return halved(lambda pairs: self._forward(pairs, segment), row, _failed, self._reader.device)
 
     def _forward(self, row: Sequence[TokenisedPair], segment: Segment) -> "list[_Heard | EngineError]":
-        windows = [window for pair in row for window in pair.windows]
-        readings = [Reading(window, ()) for window in windows]
+        readings = [Reading(window, ()) for pair in row for window in pair.windows]
         found = self._passes.read(readings, {self._hookpoint: untouched}).tapped[self._hookpoint]
         inside = [pair.segments == segment for pair in row]
         wanted = self._passes.on_device(np.flatnonzero(np.concatenate(inside)))
@@ -163,7 +162,7 @@ class DictionaryEngine:
         if not torch.isfinite(residual).all():
             # A kernel that reads several texts at once may have carried it from one to another.
             raise _not_finite()
-        median = median_norms(found, [len(window) for window in windows])[wanted]
+        median = median_norms(found, [len(reading.ids) for reading in readings])[wanted]
         lengths = [int(tokens.sum()) for tokens in inside]
         return list(map(_Heard, torch.split(residual, lengths), torch.split(median, lengths)))
 

@@ -43,7 +43,7 @@ class HookpointEncoder(torch.nn.Module):
         """
         x = activation.float()
         if self.bounded and median is None:
-            median = median_norms(x.flatten(0, -2), [])
+            median = median_norms(x.flatten(0, -2), []).reshape(x.shape[:-1])
         return torch.cat([part(x, median) for part in self._parts], dim=-1)
 
 

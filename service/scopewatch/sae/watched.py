@@ -92,5 +92,6 @@ def _pack_of(sae: Sae, features: Sequence[int], packs: PackFolder) -> Path | Non
     told = [(file.absolute(), file.stat()) for file in sae.files]
     files = [(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for path, stat in told]
     made_of = [SCHEMA, files, sorted(set(features)), sae.recipe, sae.format, sae.architecture, sae.hookpoint]
+    # Packs that earlier versions left here say nothing of it.
     made_of.append(asdict(sae.training))
     return packs.path / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()}.safetensors"

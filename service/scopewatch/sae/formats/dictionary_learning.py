@@ -64,7 +64,7 @@ def _open(files: SaeFiles) -> Sae:
         format="dictionary_learning",
         # At inference, one threshold for all features, estimated in training, stands in for the choice over a batch.
         architecture="jumprelu" if cls.architecture == "batchtopk" else cls.architecture,
-        hookpoint=_hookpoint(trainer, buffer),
+        hookpoint=_hookpoint(files, trainer, buffer),
         places=tuple(f"layers.{trainer.integer('layer')}.{site}" for site in _SITES) if "layer" in trainer else (),
         W_enc=encoder.T if cls.linear else encoder,
         b_enc=arrays[cls.b_enc],
@@ -115,14 +115,18 @@ def _estimated(files: SaeFiles) -> float:
     return threshold
 
 
-def _hookpoint(trainer: Settings, buffer: Settings) -> str:
-    """The output of the layer that it reads; empty for other places, which the settings do not tell exactly."""
-    submodule = _SUBMODULE.fullmatch(trainer.text("submodule_name", ""))
+def _hookpoint(files: SaeFiles, trainer: Settings, buffer: Settings) -> str:
+    """The output of the layer that it reads; empty for other places, which the settings do not tell exactly.
+
+    Where the trainer was told no submodule, the folder is named for it: resid_post_layer_15/trainer_0/ae.pt.
+    """
+    names = [trainer.text("submodule_name")] if "submodule_name" in trainer else files.path_names[1:3]
+    submodule = next(filter(None, map(_SUBMODULE.fullmatch, names)), None)
     if submodule is None or "layer" not in trainer or buffer.text("io", "out") != "out":
         return ""
     layer = trainer.integer("layer")
     if int(submodule[1]) != layer:
-        raise trainer.wrong("layer", f"{submodule[1]}, as in submodule_name {submodule[0]}")
+        raise trainer.wrong("layer", f"{submodule[1]}, as in {submodule[0]}")
     return f"layers.{layer}.resid_post"
 
 

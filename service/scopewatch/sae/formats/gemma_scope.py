@@ -15,7 +15,7 @@ from scopewatch.sae.weights import Sae
 # A repository's name, as the hub, a folder named for it or the hub's local cache writes it, and right in it a layer.
 _PLACED = re.compile(
     r".*/(?:(?:models--)?google(?:--|__|_|-|/))?gemma[-_]scope[-_](?P<size>2b|9b|27b)[-_](?P<training>pt|it)"
-    r"[-_](?P<site>res|mlp|att|transcoders)(?:/(?:snapshots|resolve)/[^/]+)?/(?:layer_(?P<layer>\d+)|embedding)/.*",
+    r"[-_](?P<site>res|mlp|att|transcoders)(?:-canonical)?(?:/(?:snapshots|resolve)/[^/]+)?/(?:layer_(?P<layer>\d+)|embedding)/.*",
     re.IGNORECASE,
 )
 _LAYER = re.compile(r"layer_(\d+)")
@@ -28,8 +28,6 @@ _SITES = {
     # Their input is RMS-normalised without the norm's gain (paper, appendix B).
     "transcoders": ("mlp_in_unit", "mlp_out"),
 }
-
-
 # What an SAE that reads the input of an MLP reconstructs is the output of that MLP.
 _MLP_INPUT = re.compile(r"(?:.*\.)?(\d+)\.(?:mlp_in|mlp_in_unit|mlp\.hook_in|ln2\.hook_normalized)")
 
