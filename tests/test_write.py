@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from scopewatch.errors import DataError, WatchlistError
 from scopewatch.sources import ReaderSource, SaeSource
@@ -38,7 +40,7 @@ indicators:
         citation: &paper 'A title that is long enough that it would be broken into lines by whoever writes it anew,
           in which lines it stands here as well'
       - {feature: other/8, citation: *paper}
-    threshold: 1e-3
+    threshold: 1.0e-3
     card: uncalibrated
 # The end.
 """
@@ -98,7 +100,7 @@ class TestAddition:
             "  - name: new",
             "    features:",
             "    - {feature: third/5}",
-            "    threshold: 1e-06",
+            "    threshold: 1.0e-06",
         ]
 
     @pytest.mark.parametrize(
@@ -140,6 +142,46 @@ class TestAddition:
         assert written.indicators[-1] == made == load_watchlist(file).indicators[-1]
         assert word in written.saes
         assert layout != "new file" or written.name == word
+
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(
+        label=st.sampled_from(
+            [
+                "yes",
+                "1e3",
+                "0777",
+                "0o17",
+                "1_000",
+                "1:30",
+                "2026-11-01",
+                "=",
+                "<<",
+                "~",
+                "y",
+                "null",
+                "0x1F",
+                ".5",
+                "'1'",
+                "-",
+            ]
+        )
+        | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20),
+        threshold=st.floats(allow_nan=False, allow_infinity=False),
+        layout=st.sampled_from([None, OURS, ONE_LINE, "\ufeff" + OURS]),
+    )
+    @example(label="1e3", threshold=1e-06, layout=OURS)
+    @example(label="1e3", threshold=1e16, layout=None)
+    def test_what_is_written_is_what_was_meant(
+        self, tmp_path: Path, label: str, threshold: float, layout: str | None
+    ) -> None:
+        """Whatever an indicator is labelled and wherever its threshold lies, the file that is written says so."""
+        file = tmp_path / "written.yaml"
+        file.unlink(missing_ok=True)
+        if layout:
+            file.write_bytes(layout.encode())
+        made = indicator(label=label, threshold=threshold)
+        assert write_indicator(file, made, READER, res(tmp_path), "clinic").indicators[-1] == made
+        assert load_watchlist(file).indicators[-1] == made
 
 
 class TestReplacement:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,9 +25,14 @@ SAE_SETTINGS = ("config.json", "cfg.json", "hyperparams.json")
 
 
 class Strict(BaseModel):
-    """A part of a watchlist file: immutable, and with no other keys than its own."""
+    """A part of a watchlist file: immutable, with no other keys than its own, and with no value of another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, strict=True)
+
+
+Item = TypeVar("Item")
+Several = Annotated[tuple[Item, ...], Field(strict=False)]
+"""What a file has as a list."""
 
 
 TODAY = "today"
@@ -44,9 +49,9 @@ class Rendering(Strict):
 
     date: str = Field("2024-07-26", pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}|today)$")
     """The day that a chat template is told it is; `today` follows the clock, and scores with it."""
-    tools: tuple[dict[str, Any], ...] = ()
+    tools: Several[dict[str, Any]] = ()
     """The tools that the model is offered, as the chat template takes them."""
-    documents: tuple[dict[str, Any], ...] = ()
+    documents: Several[dict[str, Any]] = ()
     """The documents that the model is given, as the chat template takes them."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Other arguments of the chat template, such as `enable_thinking`."""
@@ -69,7 +74,7 @@ class ReaderSource(Rendering):
     """`owner/name` on the Hugging Face hub."""
     revision: str = ""
     """Branch, tag or commit on the hub; empty for the main branch."""
-    relation: Relation = Relation.READER_MODEL
+    relation: Annotated[Relation, Field(strict=False)] = Relation.READER_MODEL
 
     @classmethod
     def named(cls, text: str) -> Self:

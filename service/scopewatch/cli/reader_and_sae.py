@@ -91,7 +91,7 @@ def sae_source(args: argparse.Namespace) -> "SaeSource":
     where = _place(args.sae)
     try:
         options = {name: getattr(args, name) for name in ("revision", "hookpoint", "norm_factor", "k")}
-        return SaeSource(**where, **options)
+        return SaeSource.model_validate({**where, **options})
     except ValidationError as error:
         problem = error.errors()[0]
         field = str(problem["loc"][0]) if problem["loc"] else "sae"

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from scopewatch.identity import EngineIdentity
-from scopewatch.sources import Strict
+from scopewatch.sources import Several, Strict
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -65,23 +65,18 @@ class Card(Strict):
     date: str
     calibrated_on: str = Field(min_length=1)
     n: int = Field(ge=1)
-    data: tuple[DataFile, ...] = ()
+    data: Several[DataFile] = ()
     max_fpr: Rate | None = None
     """The false-positive rate that was asked for."""
     confidence: Rate | None = None
     """The confidence of the bound `fpr_upper`."""
-    measurements: tuple[Measurement, ...] = Field(min_length=1)
+    measurements: Several[Measurement] = Field(min_length=1)
     beats_bag_of_words: bool | None = None
     """Whether its AUROC on held-out pairs is above that of a bag of words; None where there are no labels."""
-    leaks: tuple[str, ...] = ()
+    leaks: Several[str] = ()
     """Properties of the data that give the label away without any reading."""
     made_with: MadeWith | None = None
     note: str = ""
-
-    @field_validator("date", mode="before")
-    @classmethod
-    def _yaml_reads_dates(cls, value: object) -> str:
-        return str(value)
 
     def problem(self, saes: Iterable[str], running: EngineIdentity) -> str:
         """Why the card does not speak for what runs; empty when it does.

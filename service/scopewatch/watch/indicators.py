@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from scopewatch.identity import ENTROPY, LOGPROB, FeatureKey
-from scopewatch.sources import SOURCE, Name, Strict
+from scopewatch.sources import SOURCE, Name, Several, Strict
 from scopewatch.types import Segment
 from scopewatch.watch.cards import Card
 
@@ -149,8 +149,8 @@ class Indicator(Strict):
     severity: Literal["info", "low", "medium", "high"] = "medium"
     """How grave a flag is; `info` is for the record and never makes the verdict FLAG."""
     pooling: PoolingField = Pooling(kind="max")
-    features: tuple[WatchedFeature, ...] = Field((), max_length=4096, validate_default=True)
-    combines: tuple[CombinedTerm, ...] = Field((), max_length=64, validate_default=True)
+    features: Several[WatchedFeature] = Field((), max_length=4096, validate_default=True)
+    combines: Several[CombinedTerm] = Field((), max_length=64, validate_default=True)
     bias: Finite = 0.0
     threshold: Finite
     probability: Probability | None = None

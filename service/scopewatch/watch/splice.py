@@ -19,10 +19,13 @@ from scopewatch.files import atomic_write, unwritable
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
+from scopewatch.watch.yaml_lines import is_plain_text
 
 try:
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.nodes import ScalarNode
+    from ruamel.yaml.representer import RoundTripRepresenter
     from ruamel.yaml.scalarstring import SingleQuotedScalarString
 except ImportError:
     raise DataError("calibrate needs ruamel.yaml: pip install 'scopewatch[calibration]'") from None
@@ -192,8 +195,21 @@ def _yaml(value: Any, width: int = _WIDTH) -> str:
     return text.getvalue()
 
 
+class _Representer(RoundTripRepresenter):
+    """Writes numbers as every version of YAML reads them."""
+
+    def represent_float(self, data: float) -> ScalarNode:
+        text = repr(data)
+        text = text if "." in text else text.replace("e", ".0e")
+        return self.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Representer.add_representer(float, _Representer.represent_float)
+
+
 def _round_trip(width: int) -> YAML:
     form = YAML()
+    form.Representer = _Representer
     form.width = width
     form.preserve_quotes = True
     form.indent(mapping=2, sequence=2, offset=0)
@@ -250,10 +266,8 @@ def _plain(model: BaseModel) -> dict[str, Any]:
 
 
 def _text(value: str) -> str:
-    """A text that is read as one: ruamel.yaml writes YAML 1.2, and watchlists are read as 1.1, where `no` is false."""
-    loader: Any = yaml.SafeLoader("")
-    read_as = loader.resolve(yaml.ScalarNode, value, (True, False))
-    return value if read_as == "tag:yaml.org,2002:str" else SingleQuotedScalarString(value)
+    """A text that is read as one: `no` is text for ruamel.yaml, and refused without quotes in a watchlist."""
+    return value if is_plain_text(value) else SingleQuotedScalarString(value)
 
 
 def _flow(value: dict[str, Any]) -> CommentedMap:

@@ -38,20 +38,24 @@ Relative paths count from the watchlist's own folder.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from scopewatch.errors import WatchlistError
 from scopewatch.identity import EngineIdentity, FeatureKey
-from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Strict
+from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Several, Strict
 from scopewatch.types import Cleaning
 from scopewatch.watch.indicators import PROBE, Indicator
-from scopewatch.watch.yaml_lines import Lines, Location, Mistake, parse_yaml
+from scopewatch.watch.yaml_lines import Lines, Location, Mistake, is_plain_text, parse_yaml
 
 MAX_FILE_BYTES = 16 << 20
+_FREE = frozenset({("reader", "tools"), ("reader", "documents"), ("reader", "arguments")})
+"""What a chat template is given, where JSON's null may stand."""
 Source = TypeVar("Source", ReaderSource, SaeSource)
 SaeName = Annotated[str, Field(pattern=rf"{NAME}|^{SOURCE}$")]
 
@@ -62,8 +66,13 @@ class _Document(Strict):
     reader: ReaderSource
     saes: dict[SaeName, SaeSource] = Field(default_factory=dict)
     """SAEs and files of probes, by the names that features use."""
-    cleaned: Cleaning = Cleaning.NONE
-    indicators: tuple[Indicator, ...] = Field(min_length=1, max_length=256)
+    cleaned: Annotated[Cleaning, Field(strict=False)] = Cleaning.NONE
+    indicators: Several[Indicator] = Field(min_length=1, max_length=256)
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _is_a_whole_number(cls, value: object) -> object:
+        return value if type(value) is int else None  # pydantic takes 1.0 and true for a literal 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +189,7 @@ def _read(file: Path) -> bytes:
 
 def _checked(text: str, file: Path) -> tuple[_Document, Lines]:
     """The document that a text is, without a mistake, and the line of each of its values."""
-    value, lines, mistakes = parse_yaml(text, file)
+    value, lines, mistakes = parse_yaml(text, file, free=_FREE)
     if not isinstance(value, dict):
         raise WatchlistError(f"{file}:1: a watchlist is a mapping with version, name, reader, saes and indicators")
     saes = value.get("saes")
@@ -190,7 +199,8 @@ def _checked(text: str, file: Path) -> tuple[_Document, Lines]:
         context = {"saes": {str(name) for name in saes} if isinstance(saes, dict) else None}
         document = _Document.model_validate(value, context=context)
     except ValidationError as error:
-        mistakes += _mistakes(error)
+        known = {lines.name(place) for place, _ in mistakes}
+        mistakes += [mistake for mistake in _mistakes(error) if not _is_at_or_in(lines.name(mistake[0]), known)]
     if mistakes or document is None:
         ordered = sorted({(lines.of(place), lines.name(place), message) for place, message in mistakes})
         raise WatchlistError("\n".join(f"{file}:{line}: {name}: {message}" for line, name, message in ordered))
@@ -230,7 +240,7 @@ def _unknown_parts(value: dict[str, Any]) -> list[Mistake]:
 
 def _mistakes(error: ValidationError) -> list[Mistake]:
     """The places and the plain words of what pydantic found wrong."""
-    found = [(tuple(problem["loc"]), problem["type"], _plain(problem["msg"])) for problem in error.errors()]
+    found = [(tuple(problem["loc"]), problem["type"], _plain(problem)) for problem in error.errors()]
     # A list whose items are all wrong is also called too short; only the items are news.
     return [
         (loc, "needs at least one entry" if kind == "too_short" else message)
@@ -239,9 +249,23 @@ def _mistakes(error: ValidationError) -> list[Mistake]:
     ]
 
 
-def _plain(message: str) -> str:
-    message = message.removeprefix("Value error, ")
+def _plain(problem: ErrorDetails) -> str:
+    """One problem in the words of someone who writes YAML."""
+    value = problem["input"]
+    quoted = ": write it without quotes" if isinstance(value, str) and not is_plain_text(value) else ""
     return {
-        "Extra inputs are not permitted": "no such key here",
-        "Field required": "missing",
-    }.get(message, message)
+        "extra_forbidden": "no such key here",
+        "missing": "missing",
+        "float_type": f"Input should be a number{quoted}",
+        "int_type": f"Input should be a whole number{quoted}",
+        "bool_type": f"Input should be true or false{quoted}",
+        "string_type": "Input should be text: quote it if it is meant",
+        "tuple_type": "Input should be a list",
+        "dict_type": "Input should be a mapping",
+        "model_type": "Input should be a mapping",
+    }.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+
+
+def _is_at_or_in(name: str, places: Iterable[str]) -> bool:
+    """Whether a value stands at one of these places, or somewhere in it."""
+    return any(name == place or name.startswith((f"{place}.", f"{place}[")) for place in places)
