@@ -112,6 +112,7 @@ def test_a_change_shows_who_decided() -> None:
 
     assert replay(pairs(None), [old], [new]).changes == (
         VerdictChange(
+            file="",
             line=1,
             id="p1",
             before=Verdict.FLAG,
@@ -141,7 +142,7 @@ def test_pairs_that_one_cannot_score_are_left_out_and_named() -> None:
     found = replay(pairs(1, 1, 1), [good, wrong, good], [good, good, "engine_error: failed"])
 
     assert (1, 1) == (found.n, found.indicators[0].both)
-    assert (Failure(2, "p2", wrong), Failure(3, "p3", "engine_error: failed")) == found.failures
+    assert (Failure("", 2, "p2", wrong), Failure("", 3, "p3", "engine_error: failed")) == found.failures
     with pytest.raises(DataError, match="none of 1 pairs can be scored by both watchlists: invalid_request"):
         replay(pairs(1), [wrong], [good])
 
