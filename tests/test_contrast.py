@@ -220,6 +220,22 @@ def test_pairs_without_the_segment_are_left_out(contrast: Callable[..., str], tm
     assert (14, 3, 14, 0) == tuple(found[side][key] for side in "ab" for key in ("pairs", "left_out"))
 
 
+def test_corpora_of_several_files_lose_only_odd_rows(contrast: Callable[..., str], tmp_path: Path) -> None:
+    """A pattern names the files of a corpus; rows that cannot be read are counted, the rest is compared as ever."""
+    a, b = file_of(tmp_path / "a.jsonl", sentences(20)), file_of(tmp_path / "b.jsonl", sentences(20, extra="perhaps"))
+    plain = json.loads(contrast(a, b, "--json"))
+    file_of(tmp_path / "b-1.jsonl", [*sentences(20, extra="perhaps")[:9], {}])
+    file_of(tmp_path / "b-2.jsonl", sentences(20, extra="perhaps")[9:])
+    found = json.loads(contrast(a, tmp_path / "b-*.jsonl", "--json", code=3))
+
+    assert {"b": "b-*.jsonl"} == {"b": found.pop("files")["b"]}
+    assert {"no_text": 1} == found["tally"]["reasons"]
+    assert (41, 40) == (found.pop("tally")["read"], plain.pop("tally")["read"])
+    names = [(side, up["feature"]) for side in ("up_in_a", "up_in_b") for up in plain[side]]
+    assert names
+    assert names == [(side, up["feature"]) for side in ("up_in_a", "up_in_b") for up in found[side]]
+
+
 def test_few_pairs_tell_nothing(contrast: Callable[..., str], tmp_path: Path) -> None:
     """Fewer than ten groups are refused with their number, however many pairs they have."""
     rows = [row | {"group": str(number % 9)} for number, row in enumerate(sentences(40))]

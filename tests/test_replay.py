@@ -27,6 +27,7 @@ from scopewatch.lifecycle.replay import (
     hear,
     replay,
 )
+from scopewatch.lifecycle.replay_text import replay_lines
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.types import Coverage, Evidence, IndicatorScore, Pair, ScoredPair, ScoreJob, Segment, Verdict
 
@@ -124,6 +125,23 @@ def test_a_change_shows_who_decided() -> None:
         Deciding("a", None, 0.5, 0.9, 0.5),
         Deciding("b", None, None, 0.7, 0.6),
     )
+
+
+def test_verdicts_of_what_was_not_read_whole_are_counted() -> None:
+    """INCOMPLETE is a verdict of its own: how often it comes, and what turns to it and from it."""
+    quiet, loud = said(scored("a", 0.1)), said(scored("a", 0.9))
+    cut = replace(quiet, verdict=Verdict.INCOMPLETE)
+    found = replay(pairs(None, None, None, None), [quiet, loud, cut, cut], [cut, cut, loud, cut])
+    lines = list(replay_lines(found, 9, {}))
+
+    assert (0.5, 0.75, 0.25, 0.25) == (
+        *(found.incomplete_rate_before, found.incomplete_rate_after),
+        *(found.flag_rate_before, found.flag_rate_after),
+    )
+    assert lines[0] == ("4 pairs; flagged: 25.00% before, 25.00% after; incomplete: 50.00% before, 75.00% after")
+    assert lines[1].endswith(": 1 flag to incomplete, 1 incomplete to flag, 1 pass to incomplete")
+    assert ":1, id p1: pass -> incomplete" in lines
+    assert [(), ("a",), ("a",)] == [tuple(part.indicator for part in turn.decided_by) for turn in found.changes]
 
 
 def test_without_labels_there_are_no_rates() -> None:

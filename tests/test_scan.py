@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from scopewatch.lifecycle.scan import Origin, check_out, scan
 from scopewatch.lifecycle.until_signal import until_signal
 from scopewatch.pairs import rows
 from scopewatch.pairs.columns import Columns
+from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.left_out import Tally
 from scopewatch.types import Coverage, IndicatorScore, ScoredPair, ScoreJob, Turn, Verdict
 from servers import ServerProcess
@@ -280,6 +281,65 @@ def test_rows_that_failed_show_in_the_exit_code(
     jsonl(data, {}, {"response": " "})
     run("scan", data, "--out", tmp_path / "none.jsonl", "--watchlist", house.watchlist, code=1)
     assert 2 == len(read(tmp_path / "none.jsonl"))
+
+
+def test_what_was_not_read_whole_is_a_verdict_of_its_own(tmp_path: Path) -> None:
+    """INCOMPLETE stands in its row with the reason, and is counted by itself."""
+
+    async def score(jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
+        whole = await FakeScorer()(jobs)
+        cut = replace(
+            whole[0].judgement, verdict=Verdict.INCOMPLETE, incomplete=("A text was cut.", "So was one more.")
+        )
+        return [replace(whole[0], judgement=cut), *whole[1:]]
+
+    found = scan_now(numbers(tmp_path / "data.jsonl", 3), tmp_path / "out.jsonl", score)
+
+    assert (0, 1, 3, {}) == (found.flagged, found.incomplete, found.tally.read, found.tally.reasons)
+    assert [("incomplete", "A text was cut. So was one more."), ("pass", None), ("pass", None)] == [
+        (row["verdict"], row["incomplete"]) for row in read(tmp_path / "out.jsonl")
+    ]
+
+
+def test_strict_ends_at_the_first_row_that_cannot_be_scored(tmp_path: Path) -> None:
+    """Where every row has to be used, the first that cannot be read or scored is named, and no result is written."""
+    data = jsonl(tmp_path / "data.jsonl", {"response": "1"}, {"response": "2"}, {})
+    for instead, said in (
+        ({"2": InvalidRequest(FieldViolation("history", "is odd"))}, f"{data}:2: history: is odd"),
+        ({}, f"{data}:3: response: expected text that is not empty; there are: none"),
+    ):
+        with pytest.raises(DataError) as caught:
+            scan_now(data, tmp_path / "out.jsonl", FakeScorer(instead), reading=Reading(strict=True))
+        assert said == str(caught.value)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_several_files_are_one_result(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of a pattern, of any format, are scored one after the other, their columns named by flags."""
+    monkeypatch.chdir(tmp_path)
+    jsonl(Path("log-2.jsonl"), {"output": {"text": "It may rain."}, "key": "b"})
+    pq.write_table(pa.table({"output": [{"text": "hello"}], "key": ["a"]}), "log-1.parquet")
+    scan_them = ["scan", "log-*", "--out", "out.jsonl", "--watchlist", house.watchlist, "--id-column", "key"]
+    run(*scan_them, "--response-column", "output.text")
+
+    assert [("log-1.parquet", 1, "a"), ("log-2.jsonl", 1, "b")] == [
+        (row["file"], row["row"], row["id"]) for row in read(Path("out.jsonl"))
+    ]
+    run(*scan_them, "--overwrite", "--response-column", "text", code=2)
+    said = "scopewatch: log-1.parquet: has no column text or messages; there are: output, key\n"
+    assert said == capsys.readouterr().err
+
+
+def test_other_columns_are_another_scan(tmp_path: Path) -> None:
+    """Parts that were made of other columns of the same files are never mixed in."""
+    data = jsonl(tmp_path / "data.jsonl", *({"response": str(number), "b": "1"} for number in range(9)))
+    with pytest.raises(EngineDied):
+        scan_now(data, tmp_path / "out.jsonl", FakeScorer({"8": EngineDied("gone")}))
+
+    with pytest.raises(DataError, match="was begun with another columns; delete the folder"):
+        scan_now(data, tmp_path / "out.jsonl", FakeScorer(), reading=Reading(Columns(response="b")))
 
 
 # What is done stays done

@@ -1,7 +1,8 @@
 """Where in a row of a file the parts of a pair stand."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 
 CONVERSATIONS = ("messages", "conversations", "conversation")
 """The columns that may hold a whole conversation, where no other is named."""
@@ -10,6 +11,7 @@ LOGGED = ("request", "body", "choices")
 INPUTS = ("tools", "documents", "chat_template_kwargs", "date", "system")
 """The columns that hold what a chat template is given beside the messages."""
 TOKENS = ("prompt_token_ids", "response_token_ids")
+_SHOWN = 20
 
 Row = Mapping[str, object]
 
@@ -48,6 +50,12 @@ class Columns:
         """The columns of a table that a pair may be read from: of a path, its first name too."""
         named = {*asdict(self).values(), "split", *CONVERSATIONS, *LOGGED, *INPUTS, *TOKENS}
         return named | {column.partition(".")[0] for column in named}
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names of columns, in a line that can be printed."""
+    shown = [name if name.isprintable() else ascii(name) for name in islice(names, _SHOWN + 1)]
+    return ", ".join([*shown[:_SHOWN], *["..."] * (len(shown) > _SHOWN)]) or "none"
 
 
 def find(row: Row, column: str) -> object:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scopewatch.pairs import cells
-from scopewatch.pairs.columns import TOKENS, Columns, Row, find
+from scopewatch.pairs.columns import TOKENS, Columns, Row, find, listed
 from scopewatch.types import Pair, TemplateInputs, Turn
 
 _SHARE_GPT = {"human": "user", "gpt": "assistant"}
@@ -59,7 +59,7 @@ def pair_of(row: object, columns: Columns) -> Pair:
     prompt_ids, response_ids = (cells.token_ids(row.get(name), name) for name in TOKENS)
     if not found.response.strip() and not response_ids:
         known = any(name in row or name.partition(".")[0] in row for name in columns.judged)
-        there = "" if known else f"; there are: {', '.join(row) or 'none'}"
+        there = "" if known else f"; there are: {listed(row)}"
         raise NoText(f"{found.place}: expected text that is not empty{there}")
     return Pair(found.prompt, found.response, found.history, _template_inputs(row), prompt_ids, response_ids)
 

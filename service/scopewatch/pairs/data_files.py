@@ -53,7 +53,13 @@ def named_files(*names: str) -> list[Path]:
     Raises:
         DataError: A file is not there or is a folder, or a pattern matches no file.
     """
-    return list(dict.fromkeys(file for name in names for file in _files_of(name)))
+    files = list(dict.fromkeys(file for name in names for file in _files_of(name)))
+    for name in map(str, files):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{name!r}: its name is not UTF-8; rename it") from None
+    return files
 
 
 def read_pairs(*files: Path, reading: Reading = Reading()) -> PairsRead:

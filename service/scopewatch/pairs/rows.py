@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from scopewatch.errors import DataError
-from scopewatch.pairs.columns import Columns, find
+from scopewatch.pairs.columns import Columns, find, listed
 
 STDIN = Path("-")
 """Standard input, in the place of a file: JSONL."""
@@ -117,7 +117,7 @@ def check_readable(files: Iterable[Path], columns: Columns) -> None:
                 }
         if some and missing:
             flags = ", ".join(f"--{part}-column {name}" for part, name in missing.items())
-            raise DataError(f"{file}: has no column for {flags}; there are: {', '.join(there)}")
+            raise DataError(f"{file}: has no column for {flags}; there are: {listed(there)}")
 
 
 def _loaded(row: RawRow) -> object:
@@ -203,7 +203,7 @@ def _parquet_rows(file: Path, columns: Columns) -> Iterator[RawRow]:
             there = source.schema_arrow.names
             if not any(name in there or name.partition(".")[0] in there for name in columns.judged):
                 needed = " or ".join(columns.judged[:2])
-                raise DataError(f"{file}: has no column {needed}; there are: {', '.join(there) or 'none'}")
+                raise DataError(f"{file}: has no column {needed}; there are: {listed(there)}")
             number = 0
             for batch in source.iter_batches(_READ_AT_ONCE, columns=[name for name in there if name in columns.read]):
                 for index in range(batch.num_rows):
