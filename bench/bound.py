@@ -29,7 +29,8 @@ from scipy import stats
 from scopewatch.app.spine import offline
 from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.errors import TooLittleData
-from scopewatch.pairs.labelled import groups_of, labels_of, read_pairs
+from scopewatch.pairs.data_files import Reading, read_pairs
+from scopewatch.pairs.labelled import groups_of, labels_of
 from scopewatch.pairs.scored import score_pairs
 from scopewatch.statistics.bounds import one_per_group, threshold_for
 from scopewatch.statistics.scores import Scores
@@ -47,12 +48,13 @@ class Draw:
 
 def benign_scores(data: Path, indicator: str, watchlist: Path) -> tuple[Scores, list[str]]:
     """Scores of the pairs of label 0 as the service gives them, and their groups."""
-    pairs = read_pairs(data)
+    pairs = read_pairs(data).pairs
     benign = [pair for pair, label in zip(pairs, labels_of(pairs), strict=True) if not label]
 
     async def run() -> Scores:
         async with offline(Config(watchlist=(watchlist,))) as monitor:
-            return (await score_pairs(benign, indicator, "", monitor.score)).scores
+            scored = await score_pairs(benign, [indicator], "", monitor.score, reading=Reading(strict=True))
+            return scored.by_indicator[indicator].scores
 
     return asyncio.run(run()), groups_of(benign)
 

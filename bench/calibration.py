@@ -20,7 +20,7 @@ import numpy as np
 
 from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
-from scopewatch.pairs.labelled import read_texts
+from scopewatch.pairs.data_files import read_texts
 from scopewatch.pairs.pooled import POOLINGS, encode_pairs
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Segment
@@ -38,7 +38,7 @@ def engine(sae: Path, config: Config) -> DictionaryEngine:
 
 def residuals(data: Path, bundled: DictionaryEngine) -> np.ndarray:
     """Activations of the responses of some pairs, shape (tokens, d_in)."""
-    pairs = [item.pair for item in read_texts(data)[:_SAMPLE_PAIRS]]
+    pairs = [item.pair for item in read_texts(data).pairs[:_SAMPLE_PAIRS]]
     tokens = [outcome for outcome in bundled.tokeniser.tokenise(pairs) if not isinstance(outcome, Exception)]
     read = bundled.encode(tokens, Segment.RESPONSE)
     return np.concatenate([found.residual for found in read if not isinstance(found, Exception)])
@@ -74,7 +74,7 @@ def peak_mib() -> int:
 def measure(data: Path, sae: Path, config: Config) -> dict[str, float]:
     """Reads a file in this process."""
     with tempfile.TemporaryDirectory() as folder:
-        pairs = read_texts(data)
+        pairs = read_texts(data).pairs
         started_s = time.perf_counter()
         dictionary = engine(sae, config)
         built_s = time.perf_counter()

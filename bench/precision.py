@@ -16,7 +16,7 @@ import numpy as np
 
 from scopewatch.app.spine import offline
 from scopewatch.config import Config
-from scopewatch.pairs.labelled import read_pairs
+from scopewatch.pairs.data_files import read_pairs
 from scopewatch.types import Pair, ScoredPair, ScoreJob
 
 _AT_ONCE = 256
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--watchlist", type=Path, nargs="+", help="default: the bundled one")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    pairs = [labelled.pair for labelled in read_pairs(args.data)]
+    pairs = [labelled.pair for labelled in read_pairs(args.data).pairs]
     settings = {"device": args.device} | ({"watchlist": tuple(args.watchlist)} if args.watchlist else {})
     exact, rounded = (asyncio.run(read(pairs, Config(**settings, dtype=dtype))) for dtype in ("float32", "bfloat16"))
     print(json.dumps(compare(exact, rounded), indent=2))

@@ -16,7 +16,7 @@ from itertools import permutations
 from pathlib import Path
 
 from scopewatch.calibration.split import SPLIT_SALT
-from scopewatch.pairs.labelled import fraction, parse_row
+from scopewatch.pairs.labelled import Labels, fraction, parse_row
 
 HELD_OUT = 0.5
 MAX_FPR = 0.05
@@ -101,7 +101,7 @@ def fitted(train: Path, folder: Path) -> Path:
     part = folder / f"{train.stem}.fit.jsonl"
     with train.open(encoding="utf-8") as lines, part.open("w", encoding="utf-8") as kept:
         for number, line in enumerate(lines, 1):
-            pair = parse_row(json.loads(line), number, train.stem, labelled=True)
+            pair = parse_row(json.loads(line), number, train.stem, labels=Labels.NEEDED)
             if fraction(pair.group, SPLIT_SALT) >= HELD_OUT:
                 kept.write(line)
     return part

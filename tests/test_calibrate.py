@@ -417,6 +417,29 @@ class TestCommand:
         assert card.measurements[0].auroc == round(measured["auroc"], 4)
         assert card.data[0].n == 160
 
+    @pytest.mark.parametrize("made", [(), ("--combine", "hedging,mean_logprob"), ("--benign",)], ids=str)
+    def test_rows_left_out_are_counted_on_the_card(
+        self, run: Callable, data: Path, folder: Path, made: tuple[str, ...]
+    ) -> None:
+        """A row that cannot be read and one without text are in no number, and the card says so."""
+        out, odd = folder / "odd.yaml", folder / "odd.jsonl"
+        assert run("calibrate", data, *CALIBRATE, "--out", out)[0] == 0
+        rows = [json.loads(line) for line in data.read_text().splitlines()]
+        texts = [*(json.dumps({"said": row.pop("response")} | row) for row in rows), "{", '{"label": 1, "said": ""}']
+        odd.write_text("\n".join(texts))
+        name = "confidence" if "--combine" in made else "hedging"
+        flags = ("--indicator", name, "--max-fpr", 0.3, "--force", "--response-column", "said", "--json")
+        code, told, error = run("calibrate", folder / "od[d].jsonl", *flags, *made, "--out", out)
+
+        card = next(one for one in load_watchlist(out).indicators if one.name == name).card
+        assert code == 3
+        assert error.endswith("read 162 rows, used 160, left out 2: 1 unreadable, 1 no_text\n")
+        assert {"unreadable": 1, "no_text": 1} == json.loads(told)["left_out"]
+        assert card is not None
+        assert ("odd.jsonl", 160) == (card.data[0].name, card.data[0].n)
+        assert card.note.endswith("2 of 162 rows were left out: 1 unreadable, 1 no_text.")
+        assert card.n + ("--benign" not in made) * card.measurements[0].n == 160
+
     def test_an_indicator_is_added_to_a_watchlist_or_replaced(self, run: Callable, data: Path, folder: Path) -> None:
         """Others in the file stay as they are, comments too; one of the same name gives way."""
         out = folder / "grown.yaml"

@@ -418,14 +418,15 @@ def test_evaluate_for_people(run: Terminal, house: House, labelled: Path) -> Non
 
 @pytest.fixture
 def evaluate(run: Terminal, house: House, tmp_path: Path) -> Callable[..., str]:
-    """Standard error of an `evaluate` over a file of this text that must exit with 2."""
+    """Standard error of an `evaluate --strict` over a file of this text that must exit with 2, or with another code."""
 
-    def call(text: str | None, indicator: str) -> str:
+    def call(text: str | None, indicator: str, *flags: str, code: int = 2) -> str:
         file = tmp_path / "labelled.jsonl"
         if text is not None:
             file.write_text(text)
-        out, err = run("evaluate", file, "--watchlist", house.watchlist, "--indicator", indicator, code=2)
-        assert out == ""
+        flags = flags or ("--strict",)
+        out, err = run("evaluate", file, "--watchlist", house.watchlist, "--indicator", indicator, *flags, code=code)
+        assert (out == "") is (code < 3)
         return err
 
     return call
@@ -448,7 +449,7 @@ GOOD = {"prompt": "a", "response": "b", "label": 0}
         pytest.param([GOOD, GOOD | {"response": " ", "label": 1}], "alpha", ":2: response: expected", id="empty"),
         pytest.param([GOOD, GOOD | {"prompt": 5}], "alpha", ":2: prompt: expected text", id="prompt no text"),
         pytest.param([GOOD, [1]], "alpha", ":2: expected an object", id="no object"),
-        pytest.param(None, "alpha", "labelled.jsonl: cannot be read: No such file", id="no file"),
+        pytest.param(None, "alpha", "labelled.jsonl: no such file", id="no file"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(
@@ -463,8 +464,37 @@ def test_what_cannot_be_evaluated_is_said(
 
 
 def test_many_wrong_lines_are_named_together(evaluate: Callable[..., str]) -> None:
-    """The first five wrong lines are listed and the others counted."""
-    err = evaluate("no\n" * 8, "alpha")
+    """The first five wrong lines are listed and the others counted; where no line can be used the exit code is 1."""
+    err = evaluate("no\n" * 8, "alpha", "--json", code=1)
 
     assert [f"labelled.jsonl:{n}: " in err for n in range(1, 9)] == [True] * 5 + [False] * 3
-    assert err.endswith("and 3 more lines\nexpected JSONL: one JSON object on each line\n")
+    assert err.endswith("and 3 more rows\nexpected JSONL: one JSON object on each line\n")
+
+
+def test_one_odd_row_does_not_end_an_evaluation(evaluate: Callable[..., str]) -> None:
+    """Rows that cannot be read, and pairs that cannot be judged, are named and counted; the others are measured."""
+    past = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "rain"}]
+    rows = [GOOD | {"history": past, "label": n % 2, "response": f"rain {n}"} for n in range(6)]
+    odd = {"messages": [*past[:1], {"role": "assistant", "tool_calls": []}], "label": 1}
+    text = "\n".join([*map(json.dumps, rows), json.dumps(GOOD), json.dumps(odd), "{", ""])
+    err = evaluate(text, "gamma", "--no-baselines", code=3)
+
+    assert [line.partition("labelled.jsonl")[2] for line in err.splitlines()[-4:-1]] == [
+        ":8: messages[1].content: expected text that is not empty",
+        ":9: not JSON: Expecting property name enclosed in double quotes at column 2",
+        ":7: gamma cannot be scored: empty_segment",
+    ]
+    assert err.splitlines()[-1] == (
+        "scopewatch: read 9 rows, scored 6, left out 3: 1 no_text, 1 unreadable, 1 empty_segment"
+    )
+
+
+def test_what_is_left_needs_both_labels(evaluate: Callable[..., str]) -> None:
+    """Where all pairs of a label are left out, nothing can be measured, and that is said."""
+    past = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "rain"}]
+    rows = [GOOD | {"history": past}, GOOD | {"label": 1}]
+
+    assert "1 pairs, all of label 0; both labels" in evaluate("\n".join(map(json.dumps, rows)), "gamma", "--json")
+    assert "none of 2 rows can be used" in evaluate(
+        "\n".join(json.dumps(GOOD | {"label": label}) for label in (0, 1)), "gamma", "--json", code=1
+    )

@@ -14,10 +14,11 @@ from scipy import stats
 from conftest import House, watchlist_document
 from scopewatch.cli.contrast import add
 from scopewatch.config import Config
-from scopewatch.contrast.corpora import partners, swapped
+from scopewatch.contrast.corpora import Partners, partners, swapped
 from scopewatch.engine.build import build_engine
 from scopewatch.engine.choices import SaeChoice
-from scopewatch.errors import ConfigError, DataError, LabelError, TooLittleData
+from scopewatch.errors import ConfigError, DataError, LabelError, NothingUsable, TooLittleData
+from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import POOLINGS
 from scopewatch.sources import ReaderSource, SaeSource
@@ -33,7 +34,7 @@ WORDS = ("quick", "brown", "fox", "lazy", "dog", "blood", "sugar", "patient", "w
 def contrast(house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs the command on the small installation's SAE `mid` and gives what it printed."""
 
-    def run(*arguments: object, watchlist: Path = house.watchlist, sae: str = "mid") -> str:
+    def run(*arguments: object, watchlist: Path = house.watchlist, sae: str = "mid", code: int = 0) -> str:
         parser = argparse.ArgumentParser()
 
         def command(_name: str, run: Callable[[argparse.Namespace], int], _text: str) -> argparse.ArgumentParser:
@@ -51,7 +52,7 @@ def contrast(house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
             *(["--sae", sae] if sae else []),
         ]
         args = parser.parse_args([str(argument) for argument in (*arguments, *fixed)])
-        assert 0 == args.run(args)
+        assert code == args.run(args)
         return capsys.readouterr().out
 
     return run
@@ -213,9 +214,26 @@ def test_pairs_without_the_segment_are_left_out(contrast: Callable[..., str], tm
     without = [row | {"prompt": "", "id": f"w{number}"} for number, row in enumerate(rows[:3])]
     a, b = file_of(tmp_path / "a.jsonl", [*rows, *without]), file_of(tmp_path / "b.jsonl", rows)
 
-    found = json.loads(contrast(a, b, "--segment", "prompt", "--json"))
+    found = json.loads(contrast(a, b, "--segment", "prompt", "--json", code=3))
 
+    assert {"empty_segment": 3} == found["tally"]["reasons"]
     assert (14, 3, 14, 0) == tuple(found[side][key] for side in "ab" for key in ("pairs", "left_out"))
+
+
+def test_corpora_of_several_files_lose_only_odd_rows(contrast: Callable[..., str], tmp_path: Path) -> None:
+    """A pattern names the files of a corpus; rows that cannot be read are counted, the rest is compared as ever."""
+    a, b = file_of(tmp_path / "a.jsonl", sentences(20)), file_of(tmp_path / "b.jsonl", sentences(20, extra="perhaps"))
+    plain = json.loads(contrast(a, b, "--json"))
+    file_of(tmp_path / "b-1.jsonl", [*sentences(20, extra="perhaps")[:9], {}])
+    file_of(tmp_path / "b-2.jsonl", sentences(20, extra="perhaps")[9:])
+    found = json.loads(contrast(a, tmp_path / "b-*.jsonl", "--json", code=3))
+
+    assert {"b": "b-*.jsonl"} == {"b": found.pop("files")["b"]}
+    assert {"no_text": 1} == found["tally"]["reasons"]
+    assert (41, 40) == (found.pop("tally")["read"], plain.pop("tally")["read"])
+    names = [(side, up["feature"]) for side in ("up_in_a", "up_in_b") for up in plain[side]]
+    assert names
+    assert names == [(side, up["feature"]) for side in ("up_in_a", "up_in_b") for up in found[side]]
 
 
 def test_few_pairs_tell_nothing(contrast: Callable[..., str], tmp_path: Path) -> None:
@@ -369,20 +387,27 @@ def test_partners_have_the_same_id() -> None:
     """The partners stand in the order of the first corpus."""
     a, b = [pair("a", name="1"), pair("b", name="2")], [pair("c", name="2"), pair("d", name="1")]
 
-    assert [b[1], b[0]] == partners(a, b)
+    assert Partners(a, [b[1], b[0]], []) == partners(a, b, Reading())
 
 
 @pytest.mark.parametrize(
     ("ids", "said"),
     [
-        (["1", "2", "3"], "1 pairs have no partner of the same id, for instance '3'"),
-        (["1", "x"], "2 pairs have no partner of the same id, for instance '2'"),
-        (["1", "1"], "B, line 2: id '1' stands twice"),
+        (["1", "2", "3"], ["no partner has the id '3'"]),
+        (["1", "x"], ["no partner has the id '2'", "no partner has the id 'x'"]),
+        (["2", "1", "1"], ["id '1' stands twice"] * 3),
     ],
 )
-def test_pairs_without_partner_are_refused(ids: list[str], said: str) -> None:
-    """An id that stands twice, or in one corpus only, is named."""
+def test_pairs_without_partner_are_left_out(ids: list[str], said: list[str]) -> None:
+    """An id that stands twice, or in one corpus only, is named; where every row has to be used it is refused."""
+    a = [pair("a", name="1"), pair("a", name="2")]
     b = [pair("b", line=number, name=name) for number, name in enumerate(ids, 1)]
+    found = partners(a, b, Reading())
 
-    with pytest.raises(DataError, match=said):
-        partners([pair("a", name="1"), pair("a", name="2")], b)
+    assert said == [row.detail.partition(";")[0] for row in found.left_out]
+    assert [one.id for one in found.a] == [one.id for one in found.b]
+    assert len(a) + len(b) == len(found.a) + len(found.b) + len(found.left_out)
+    with pytest.raises(DataError, match=said[0]):
+        partners(a, b, Reading(strict=True))
+    with pytest.raises(NothingUsable, match="pairs of the same id: none of 2 rows can be used"):
+        partners(a[:1], [pair("b", name="x")], Reading())

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,19 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from conftest import scored_pair
 from scopewatch.calibration.evaluation import Baselines, Evaluation, Part, evaluate
-from scopewatch.errors import DataError, EngineError, ScopewatchError
-from scopewatch.pairs.labelled import LabelledPair, read_pairs
+from scopewatch.calibration.evaluation_report import as_text
+from scopewatch.errors import (
+    DataError,
+    EngineError,
+    FieldViolation,
+    InvalidRequest,
+    NothingUsable,
+    Overloaded,
+    ScopewatchError,
+)
+from scopewatch.pairs.data_files import Reading, read_pairs
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.scored import score_pairs
 from scopewatch.types import Coverage, IndicatorScore, Pair, ScoredPair, ScoreJob, Turn, Verdict
 
@@ -30,6 +41,7 @@ class FakeScorer:
     skipped: str = ""
     truncated: frozenset[str] = frozenset()
     mapped: bool = False
+    verdict: Verdict = Verdict.PASS
 
     async def __call__(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
         self.calls.append(list(jobs))
@@ -45,7 +57,7 @@ class FakeScorer:
             skipped_reason=self.skipped,
         )
         coverage = Coverage(9, 4, 4, 0, response_tokens_dropped=int(text in self.truncated))
-        return scored_pair(Verdict.PASS, (decoy, found), coverage, "clinic")
+        return scored_pair(self.verdict, (decoy, found), coverage, "clinic")
 
 
 Row = tuple[float, int] | tuple[float, int, str] | tuple[float, int, str, str]
@@ -61,7 +73,8 @@ def labelled(*rows: Row) -> list[LabelledPair]:
 
 async def evaluated(*rows: Row, scorer: FakeScorer | None = None, baselines: Baselines | None = None) -> Evaluation:
     pairs = labelled(*rows)
-    return evaluate(pairs, await score_pairs(pairs, "alpha", "", scorer or FakeScorer()), baselines)
+    scored = await score_pairs(pairs, ["alpha"], "", scorer or FakeScorer())
+    return evaluate(pairs, scored.by_indicator["alpha"], baselines)
 
 
 def auroc_by_hand(rows: Sequence[tuple[float, int]]) -> float:
@@ -164,7 +177,8 @@ async def test_baselines_stand_beside_the_indicator() -> None:
     scores = {name: rng.normal(size=300) + shift * labels for name, shift in [("alpha", 1), ("better", 3), ("same", 1)]}
     pairs = labelled(*zip(scores["alpha"], labels.astype(int).tolist(), strict=True))
     rivals = {"better": scores["better"], "same": scores["same"], "bag_of_words": scores["alpha"] * 2}
-    found = evaluate(pairs, await score_pairs(pairs, "alpha", "", FakeScorer()), Baselines(rivals, "Fitted there."))
+    scored = await score_pairs(pairs, ["alpha"], "", FakeScorer())
+    found = evaluate(pairs, scored.by_indicator["alpha"], Baselines(rivals, "Fitted there."))
 
     assert {name: pytest.approx(roc_auc_score(labels, theirs)) for name, theirs in rivals.items()} == found.baselines
     assert all(low < found.baselines[name] < high for name, (low, high) in found.baseline_intervals.items())
@@ -193,12 +207,12 @@ async def test_the_document_is_json() -> None:
 async def test_pairs_are_scored_in_batches_in_order() -> None:
     """A large file goes through in batches of bounded size, under the watchlist asked for, each line once."""
     scorer = FakeScorer()
-    scored = await score_pairs(labelled(*((line, line % 2) for line in range(150))), "alpha", "clinic", scorer)
+    scored = await score_pairs(labelled(*((line, line % 2) for line in range(150))), ["alpha"], "clinic", scorer)
     assert [64, 64, 22] == [len(jobs) for jobs in scorer.calls]
     jobs = [job for call in scorer.calls for job in call]
     assert [str(line) for line in range(1, 151)] == [job.request_id for job in jobs]
     assert {"clinic"} == {job.watchlist for job in jobs}
-    assert list(range(150)) == scored.scores.tolist()
+    assert list(range(150)) == scored.by_indicator["alpha"].scores.tolist()
 
 
 @pytest.mark.parametrize(
@@ -216,16 +230,61 @@ async def test_pairs_are_scored_in_batches_in_order() -> None:
         pytest.param(
             FakeScorer(skipped="empty_segment"),
             "alpha",
-            "x, line 1: alpha cannot be scored: empty_segment; leave it out",
+            "x, line 1: alpha cannot be scored: empty_segment",
             id="skipped",
         ),
     ],
 )
 async def test_what_cannot_be_measured_is_named(scorer: FakeScorer, indicator: str, problem: str) -> None:
-    """A pair that fails or is skipped stops the measurement at its line: a number over the rest would be a lie."""
+    """Where every row has to be used, a pair that fails or is skipped stops the measurement at its line."""
+    pairs = labelled((1, 1, "a", "x"), (2, 0, "b", "x"))
     with pytest.raises(DataError) as caught:
-        await score_pairs(labelled((1, 1, "a", "x"), (2, 0, "b", "x")), indicator, "", scorer)
+        await score_pairs(pairs, [indicator], "", scorer, reading=Reading(strict=True))
     assert problem == str(caught.value).replace(".0", "")
+
+
+async def test_pairs_that_cannot_be_measured_are_left_out_and_counted() -> None:
+    """The others are measured, as if these had not been there, and the evaluation says how many were left out and why."""
+    rows = [(3, 1), (1, 1), (9, 1), (-1, 0), (2, 0), (8, 0)]
+    refused = {"9": InvalidRequest(FieldViolation("history", "is odd")), "8": EngineError("failed")}
+    scored = await score_pairs(labelled(*rows), ["alpha", "decoy"], "", FakeScorer(instead=refused))
+    tally = Tally(6).without(scored.left_out)
+    found = evaluate(scored.pairs, scored.by_indicator["alpha"], tally=tally)
+    without = await evaluated(*(row for row in rows if str(row[0]) not in refused))
+
+    assert [1, 2, 4, 5] == [pair.line for pair in scored.pairs]
+    assert [-3, -1, 1, -2] == scored.by_indicator["decoy"].scores.tolist()
+    assert (6, {"invalid_request": 1, "engine_error": 1}) == (found.rows, found.left_out)
+    assert without == replace(found, rows=4, left_out={})
+    assert ["line 3: history: is odd", "line 6: failed"] == [str(row).partition(", ")[2] for row in scored.left_out]
+    assert "2 of 6 rows were left out: 1 invalid_request, 1 engine_error." in as_text(found)
+
+
+async def test_a_pair_without_room_is_asked_again() -> None:
+    """A queue that is full is waited for, and never counted; only the pairs that it refused are asked again."""
+    full = Overloaded("the queue is full", retry_after_s=0.01)
+    scorer = FakeScorer()
+    asked: list[list[str]] = []
+
+    async def busy(jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
+        asked.append([job.pair.response for job in jobs])
+        answers = await scorer(jobs)
+        return [
+            full if len(asked) < 3 and job.pair.response != "2" else one for job, one in zip(jobs, answers, strict=True)
+        ]
+
+    scored = await score_pairs(labelled((1, 1), (2, 0), (3, 1)), ["alpha"], "", busy)
+
+    assert ([], [1, 2, 3]) == (scored.left_out, scored.by_indicator["alpha"].scores.tolist())
+    assert [["1", "2", "3"], ["1", "3"], ["1", "3"]] == asked
+
+
+async def test_incomplete_pairs_are_counted() -> None:
+    """Of a pair that was not read whole the evaluation says so, and measures it."""
+    found = await evaluated(*HAND, scorer=FakeScorer(verdict=Verdict.INCOMPLETE))
+
+    assert (10, 10) == (found.n, found.incomplete)
+    assert "10 pairs have the verdict INCOMPLETE" in as_text(found)
 
 
 class TestReading:
@@ -233,7 +292,7 @@ class TestReading:
         file = folder / "data.jsonl"
         rows = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
         file.write_bytes("\n".join(rows).encode())
-        return read_pairs(file)
+        return read_pairs(file, reading=Reading(strict=True)).pairs
 
     def test_rows_are_read_with_their_lines(self, tmp_path: Path) -> None:
         """Empty lines are passed over but counted, other keys ignored; what may be left out has a stand-in."""
@@ -265,21 +324,21 @@ class TestReading:
         [
             pytest.param('{"response": "r", "label": 1', "not JSON: Expecting ',' delimiter at column 29", id="cut"),
             pytest.param("response,label", "not JSON: Expecting value at column 1", id="csv"),
-            pytest.param(["r", 1], "expected an object with response and label", id="list"),
+            pytest.param(["r", 1], "expected an object with response or messages", id="list"),
             pytest.param({"response": "r"}, "label: expected 0 or 1, but there is none", id="no label"),
             pytest.param({"response": "r", "label": 2}, "label: expected 0 or 1, not 2", id="label 2"),
             pytest.param({"response": "r", "label": True}, "label: expected 0 or 1, not True", id="label true"),
             pytest.param({"response": "r", "label": "1"}, "label: expected 0 or 1, not '1'", id="label text"),
             pytest.param({"response": "r", "label": [1]}, "label: expected 0 or 1, not [1]", id="label list"),
             pytest.param('{"response": "r", "label": NaN}', "label: expected 0 or 1, not nan", id="label nan"),
-            pytest.param({"label": 1}, "response: expected text that is not empty", id="no response"),
+            pytest.param({"label": 1}, "response: expected text that is not empty; there are: label", id="no response"),
             pytest.param({"response": " \n", "label": 1}, "response: expected text that is not empty", id="blank"),
             pytest.param({"response": 7, "label": 1}, "response: expected text", id="number"),
             pytest.param({"prompt": 5, "response": "r", "label": 1}, "prompt: expected text", id="prompt number"),
             pytest.param({"response": "r", "label": 1, "group": [1]}, "group: expected text", id="group list"),
             pytest.param(
                 {"response": "r", "label": 1, "history": ["hi"]},
-                "history: expected a list of turns with role and content",
+                "history[0]: expected an object with role and content",
                 id="history",
             ),
             pytest.param(
@@ -290,7 +349,7 @@ class TestReading:
             ),
             pytest.param(
                 {"response": "r", "label": 1, "history": [{"content": "hi"}]},
-                "history: a turn has no role; write user, assistant or system",
+                "history[0]: a turn has no role; write user, assistant or system",
                 id="no role",
             ),
             pytest.param("[" * 100_000, "nested too deeply", id="deep"),
@@ -305,16 +364,18 @@ class TestReading:
 
     def test_a_file_full_of_wrong_rows_is_cut_short(self, tmp_path: Path) -> None:
         """The first five wrong lines are shown, the rest counted."""
-        with pytest.raises(DataError) as caught:
-            self.read(tmp_path, *["rubbish"] * 12)
-        lines = str(caught.value).splitlines()
+        (tmp_path / "data.jsonl").write_text("rubbish\n" * 12)
+        with pytest.raises(NothingUsable) as caught:
+            read_pairs(tmp_path / "data.jsonl")
+        first, *lines = str(caught.value).splitlines()
+        assert first == f"{tmp_path}/data.jsonl: none of 12 rows can be used"
         assert [line.split(": ")[0].split(":")[-1] for line in lines[:5]] == ["1", "2", "3", "4", "5"]
-        assert lines[5:] == ["and 7 more lines", "expected JSONL: one JSON object on each line"]
+        assert lines[5:] == ["and 7 more rows", "expected JSONL: one JSON object on each line"]
 
     @pytest.mark.parametrize(
         ("labels", "problem"),
-        [([1, 1, 1], "3 pairs, all of label 1"), ([0], "1 pairs, all of label 0"), ([], "0 pairs")],
-        ids=["ones", "zero", "empty"],
+        [([1, 1, 1], "3 pairs, all of label 1"), ([0], "1 pairs, all of label 0")],
+        ids=["ones", "zero"],
     )
     def test_one_label_alone_is_refused(self, tmp_path: Path, labels: list[int], problem: str) -> None:
         """Nothing can be separated from nothing: both labels are needed."""
@@ -325,13 +386,16 @@ class TestReading:
     def test_what_is_no_text_file_is_named(self, tmp_path: Path) -> None:
         """A missing file, a folder and bytes that are not UTF-8 are data errors that name the file."""
         (tmp_path / "latin.jsonl").write_bytes(b'{"response": "\xe4"}')
+        file = tmp_path / "latin.jsonl"
         said = []
-        for name in ("nothing.jsonl", ".", "latin.jsonl"):
+        (tmp_path / "empty.jsonl").write_text("\n")
+        for name in ("nothing.jsonl", ".", "latin.jsonl", "empty.jsonl"):
             with pytest.raises(DataError) as caught:
                 read_pairs(tmp_path / name)
             said.append(str(caught.value))
         assert said == [
             f"{tmp_path}/nothing.jsonl: cannot be read: No such file or directory",
             f"{tmp_path}: cannot be read: Is a directory",
-            f"{tmp_path}/latin.jsonl: not UTF-8 at byte 14; save it as UTF-8",
+            "\n".join([f"{file}: none of 1 rows can be used", f"{file}:1: not UTF-8 at byte 14; save it as UTF-8"]),
+            f"{tmp_path}/empty.jsonl: holds no rows",
         ]

@@ -18,7 +18,9 @@ from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.errors import DataError
 from scopewatch.pairs import pooled
+from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.left_out import LeftOut
 from scopewatch.pairs.pooled import POOLINGS, PooledPairs, encode_pairs
 from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.scoring import judge
@@ -232,24 +234,47 @@ def test_without_poolings_only_activations_are_kept(dictionary: DictionaryEngine
     np.testing.assert_array_equal(read(PAIRS, dictionary, tmp_path).dense_mean, found.dense_mean)
 
 
-def test_a_pair_that_cannot_be_read_is_named(dictionary: DictionaryEngine, tmp_path: Path) -> None:
-    """A pair the chat template refuses is told with its file and line."""
-    pairs = labelled(Pair("hello", "world"), Pair("a", "b", (Turn("system", "be kind"),)))
+def test_a_pair_that_cannot_be_read_is_left_out(dictionary: DictionaryEngine, tmp_path: Path) -> None:
+    """A pair the chat template refuses keeps its row, which is empty, and is told; the others are as without it."""
+    refused = Pair("a", "b", (Turn("assistant", "out of turn"),))
+    pairs = labelled(Pair("hello", "world"), refused, Pair("", "not sure"), Pair("", "perhaps", (Turn("user", "a"),)))
+    found, alone = read(pairs, dictionary, tmp_path), read([pairs[0], pairs[2]], dictionary, tmp_path)
 
-    with pytest.raises(DataError, match=r"some\.jsonl, line 2: history: the reader's chat template refuses it"):
-        read(pairs, dictionary, tmp_path)
+    assert [(2, "invalid_request"), (4, "invalid_request")] == [
+        (int(row.place.removeprefix("some.jsonl, line ")), row.reason) for row in found.left_out
+    ]
+    assert [True, False, True, False] == (found.tokens > 0).tolist()
+    for pooling in POOLINGS:
+        whole = found.features(pooling).toarray()
+        np.testing.assert_allclose(alone.features(pooling).toarray(), whole[[0, 2]], rtol=1e-4, atol=1e-5)
+        assert not whole[[1, 3]].any()
+    with pytest.raises(DataError, match=r"^some\.jsonl, line 2: history: the reader's chat template refuses it"):
+        encode_pairs(pairs, dictionary, segment=Segment.RESPONSE, folder=tmp_path, reading=Reading(strict=True))
 
 
-def test_a_pair_the_reader_fails_on_is_named(house: House, tmp_path: Path) -> None:
-    """A pair on which the reader gives NaN is told with its file and line."""
+def test_a_pair_without_the_segment_is_left_out(dictionary: DictionaryEngine, tmp_path: Path) -> None:
+    """A pair without a token of the segment is told, whether or not every row has to be used."""
+    found = encode_pairs(PAIRS, dictionary, segment=Segment.PROMPT, folder=tmp_path, reading=Reading(strict=True))
+
+    assert [LeftOut(pair.place, "empty_segment") for pair in PAIRS[: len(TEXTS)]] == list(found.left_out)
+
+
+def test_a_pair_the_reader_fails_on_is_left_out(house: House, tmp_path: Path) -> None:
+    """A pair on which the reader gives NaN is told, and tried again by the next run."""
     broken = build(house)
     (hello, insulin) = broken.tokeniser.tokenise([Pair("", "hello"), Pair("", "Insulin")])
     token = next(token for token in insulin.ids.tolist() if token not in hello.ids)
     with torch.no_grad():
         broken._reader.model.get_input_embeddings().weight[token] = torch.nan
 
-    with pytest.raises(DataError, match=r"some\.jsonl, line 2: the reader's activations overflowed or are NaN"):
-        read(labelled(Pair("", "hello"), Pair("", "Insulin")), broken, tmp_path)
+    pairs = labelled(Pair("", "hello"), Pair("", "Insulin"))
+    for counting in (Counting(broken), Counting(broken)):
+        found = read(pairs, counting, tmp_path)
+        assert (2, [True, False]) == (counting.read, (found.tokens > 0).tolist())
+        assert [
+            "some.jsonl, line 2: the reader's activations overflowed or are NaN on this pair; its weights may be damaged"
+        ] == [str(row) for row in found.left_out]
+        assert ["engine_error"] == [row.reason for row in found.left_out]
 
 
 def test_a_folder_that_cannot_be_written_is_told(dictionary: DictionaryEngine, tmp_path: Path) -> None:

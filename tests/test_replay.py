@@ -27,6 +27,7 @@ from scopewatch.lifecycle.replay import (
     hear,
     replay,
 )
+from scopewatch.lifecycle.replay_text import replay_lines
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.types import Coverage, Evidence, IndicatorScore, Pair, ScoredPair, ScoreJob, Segment, Verdict
 
@@ -112,6 +113,7 @@ def test_a_change_shows_who_decided() -> None:
 
     assert replay(pairs(None), [old], [new]).changes == (
         VerdictChange(
+            file="",
             line=1,
             id="p1",
             before=Verdict.FLAG,
@@ -123,6 +125,23 @@ def test_a_change_shows_who_decided() -> None:
         Deciding("a", None, 0.5, 0.9, 0.5),
         Deciding("b", None, None, 0.7, 0.6),
     )
+
+
+def test_verdicts_of_what_was_not_read_whole_are_counted() -> None:
+    """INCOMPLETE is a verdict of its own: how often it comes, and what turns to it and from it."""
+    quiet, loud = said(scored("a", 0.1)), said(scored("a", 0.9))
+    cut = replace(quiet, verdict=Verdict.INCOMPLETE)
+    found = replay(pairs(None, None, None, None), [quiet, loud, cut, cut], [cut, cut, loud, cut])
+    lines = list(replay_lines(found, 9, {}))
+
+    assert (0.5, 0.75, 0.25, 0.25) == (
+        *(found.incomplete_rate_before, found.incomplete_rate_after),
+        *(found.flag_rate_before, found.flag_rate_after),
+    )
+    assert lines[0] == ("4 pairs; flagged: 25.00% before, 25.00% after; incomplete: 50.00% before, 75.00% after")
+    assert lines[1].endswith(": 1 flag to incomplete, 1 incomplete to flag, 1 pass to incomplete")
+    assert ":1, id p1: pass -> incomplete" in lines
+    assert [(), ("a",), ("a",)] == [tuple(part.indicator for part in turn.decided_by) for turn in found.changes]
 
 
 def test_without_labels_there_are_no_rates() -> None:
@@ -141,7 +160,7 @@ def test_pairs_that_one_cannot_score_are_left_out_and_named() -> None:
     found = replay(pairs(1, 1, 1), [good, wrong, good], [good, good, "engine_error: failed"])
 
     assert (1, 1) == (found.n, found.indicators[0].both)
-    assert (Failure(2, "p2", wrong), Failure(3, "p3", "engine_error: failed")) == found.failures
+    assert (Failure("", 2, "p2", wrong), Failure("", 3, "p3", "engine_error: failed")) == found.failures
     with pytest.raises(DataError, match="none of 1 pairs can be scored by both watchlists: invalid_request"):
         replay(pairs(1), [wrong], [good])
 

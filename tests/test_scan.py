@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,16 @@ from scopewatch.errors import (
     EngineError,
     FieldViolation,
     InvalidRequest,
-    Overloaded,
+    NotReady,
     ScopewatchError,
 )
-from scopewatch.lifecycle import rows
 from scopewatch.lifecycle.parts import Scanned, parts_of
-from scopewatch.lifecycle.scan import Origin, check_files, scan
+from scopewatch.lifecycle.scan import Origin, check_out, scan
 from scopewatch.lifecycle.until_signal import until_signal
+from scopewatch.pairs import rows
+from scopewatch.pairs.columns import Columns
+from scopewatch.pairs.data_files import Reading
+from scopewatch.pairs.left_out import Tally
 from scopewatch.types import Coverage, IndicatorScore, ScoredPair, ScoreJob, Turn, Verdict
 from servers import ServerProcess
 from spine import IDENTITY, WATCHLISTS
@@ -64,9 +67,9 @@ class FakeScorer:
         return scored_pair(Verdict("flag" if score > 0.5 else "pass"), indicators, coverage, "w")
 
 
-def scan_now(data: Path, out: Path, score: Callable[..., Any], **more: Any) -> Scanned:
+def scan_now(data: Path, out: Path, score: Callable[..., Any], *more_data: Path, **more: Any) -> Scanned:
     options = {"origin": ORIGIN, "indicators": ["loud", "past"], "at_once": 3, "part_rows": 4} | more
-    return asyncio.run(scan(data, out, score, **options))
+    return asyncio.run(scan([data, *more_data], out, score, **options))
 
 
 def jsonl(file: Path, *found: object) -> Path:
@@ -109,10 +112,11 @@ def conversations() -> list[dict[str, Any]]:
     ]
 
 
-def answered(number: int, pair: dict[str, Any], reply: pb.ScoreResponse) -> dict[str, Any]:
+def answered(file: Path, number: int, pair: dict[str, Any], reply: pb.ScoreResponse) -> dict[str, Any]:
     """A server's reply as a row."""
-    row: dict[str, Any] = {"row": number, "id": pair["id"]}
+    row: dict[str, Any] = {"file": str(file), "row": number, "id": pair["id"]}
     row["verdict"] = pb.Verdict.Name(reply.verdict).removeprefix("VERDICT_").lower()
+    row["incomplete"] = " ".join(reply.incomplete) or None
     for part in reply.indicators:
         row[f"{part.name}.score"] = None if part.skipped_reason else part.score
         row[f"{part.name}.flagged"] = part.flagged
@@ -137,7 +141,7 @@ def test_the_numbers_are_the_servers(house: House, server: ServerProcess, tmp_pa
         for number, pair in enumerate(pairs, 1):
             history = [Turn(**turn) for turn in pair["history"]]
             reply = client.score(prompt=pair["prompt"], response=pair["response"], history=history)
-            expected.append(answered(number, pair, reply))
+            expected.append(answered(data, number, pair, reply))
 
     assert expected == read(out)
     assert {"flag", "pass"} == {row["verdict"] for row in expected}
@@ -167,12 +171,14 @@ def test_a_row_holds_what_was_said_of_its_pair(tmp_path: Path) -> None:
     """Every column, of a pair that is flagged and cut; a skipped indicator has no score."""
     data = jsonl(tmp_path / "data.jsonl", {"response": "7", "id": 12, "label": "anything"})
 
-    assert Scanned(rows=1, flagged=1, failed=0) == scan_now(data, tmp_path / "out.parquet", FakeScorer())
+    assert Scanned(1, 0, Tally(1)) == scan_now(data, tmp_path / "out.parquet", FakeScorer())
     (row,) = read(tmp_path / "out.parquet")
     assert {
+        "file": str(data),
         "row": 1,
         "id": "12",
         "verdict": "flag",
+        "incomplete": None,
         "loud.score": 0.1 * 7,
         "loud.flagged": True,
         "loud.probability": 0.25,
@@ -194,15 +200,15 @@ def test_a_row_holds_what_was_said_of_its_pair(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        pytest.param(b"{", "data_error: not JSON: Expecting property name", id="no JSON"),
-        pytest.param(b'{"response": "\xff"}', "data_error: not UTF-8 at byte 14", id="no UTF-8"),
-        pytest.param(b"[" * 100_000, "data_error: nested too deeply", id="nested"),
-        pytest.param(b"[1]", "data_error: expected an object", id="no object"),
-        pytest.param(b'{"prompt": "a"}', "data_error: response: expected text that is not empty", id="no response"),
-        pytest.param(b'{"response": 1}', "data_error: response: expected text", id="no text"),
-        pytest.param(b'{"response": "\\ud800"}', "data_error: response: half a surrogate pair", id="surrogate"),
-        pytest.param(b'{"response": "a", "history": "b"}', "data_error: history: expected a list", id="history"),
-        pytest.param(b'{"response": "%s"}' % (b"a" * 200_000), "data_error: longer than 150000 bytes", id="too long"),
+        pytest.param(b"{", "unreadable: not JSON: Expecting property name", id="no JSON"),
+        pytest.param(b'{"response": "\xff"}', "unreadable: not UTF-8 at byte 14", id="no UTF-8"),
+        pytest.param(b"[" * 100_000, "unreadable: nested too deeply", id="nested"),
+        pytest.param(b"[1]", "unreadable: expected an object", id="no object"),
+        pytest.param(b'{"prompt": "a"}', "no_text: response: expected text that is not empty", id="no response"),
+        pytest.param(b'{"response": 1}', "unreadable: response: expected text", id="no text"),
+        pytest.param(b'{"response": "\\ud800"}', "unreadable: response: half a surrogate pair", id="surrogate"),
+        pytest.param(b'{"response": "a", "history": "b"}', "unreadable: history: expected a list", id="history"),
+        pytest.param(b'{"response": "%s"}' % (b"a" * 200_000), "unreadable: longer than 150000 bytes", id="too long"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_a_row(
@@ -213,13 +219,15 @@ def test_a_line_that_cannot_be_read_is_a_row(
     data = tmp_path / "data.jsonl"
     data.write_bytes(b'{"response": "1"}\n' + line + b'\n\n{"response": "9"}')
 
-    assert Scanned(rows=3, flagged=1, failed=1) == scan_now(data, tmp_path / "out.jsonl", FakeScorer())
+    found = scan_now(data, tmp_path / "out.jsonl", FakeScorer())
+    assert (1, 3, {said.partition(":")[0]: 1}) == (found.flagged, found.tally.read, found.tally.reasons)
+    assert found.tally.first[0].startswith(f"{data}:2: {said.partition(': ')[2]}")
     first, wrong, last = read(tmp_path / "out.jsonl")
     assert [(1, "pass", None), (4, "flag", None)] == [
         (row["row"], row["verdict"], row["error"]) for row in (first, last)
     ]
     assert wrong.pop("error").startswith(said)
-    assert {2, None} == {wrong.pop("row"), *wrong.values()}
+    assert {str(data), 2, None} == {wrong.pop("file"), wrong.pop("row"), *wrong.values()}
 
 
 def test_a_cell_that_cannot_be_read_is_a_row(tmp_path: Path) -> None:
@@ -229,12 +237,13 @@ def test_a_cell_that_cannot_be_read_is_a_row(tmp_path: Path) -> None:
     )
     pq.write_table(pa.table({"response": column}), tmp_path / "data.parquet")
 
-    assert Scanned(rows=3, flagged=0, failed=2) == scan_now(
-        tmp_path / "data.parquet", tmp_path / "out.parquet", FakeScorer()
-    )
-    assert [None, "data_error: not UTF-8 at byte 0", "data_error: response: expected text that is not empty"] == [
-        row["error"] for row in read(tmp_path / "out.parquet")
-    ]
+    found = scan_now(tmp_path / "data.parquet", tmp_path / "out.parquet", FakeScorer())
+    assert (3, {"unreadable": 1, "no_text": 1}) == (found.tally.read, found.tally.reasons)
+    assert [
+        None,
+        "unreadable: not UTF-8 at byte 0; save it as UTF-8",
+        "no_text: response: expected text that is not empty",
+    ] == [row["error"] for row in read(tmp_path / "out.parquet")]
 
 
 @pytest.mark.parametrize(
@@ -257,22 +266,86 @@ def test_a_pair_that_cannot_be_scored_is_a_row(tmp_path: Path, error: Scopewatch
 def test_rows_that_failed_show_in_the_exit_code(
     house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The result is written whole, and the command exits with 1 and their count."""
+    """The result is written whole, and the command exits with 3, and with 1 where no row at all could be scored."""
     data = jsonl(tmp_path / "data.jsonl", {"response": "It may rain."}, {}, {"response": " "})
-    run("scan", data, "--out", tmp_path / "out.jsonl", "--watchlist", house.watchlist, code=1)
+    run("scan", data, "--out", tmp_path / "out.jsonl", "--watchlist", house.watchlist, code=3)
     out, err = capsys.readouterr()
 
     assert 3 == len(read(tmp_path / "out.jsonl"))
     assert out.startswith(f"{tmp_path / 'out.jsonl'}: 3 rows, ")
-    assert "2 rows could not be scored" in err
+    assert [
+        f"{data}:2: response: expected text that is not empty; there are: none",
+        f"{data}:3: response: expected text that is not empty",
+        "scopewatch: read 3 rows, scored 1, left out 2: 2 no_text",
+    ] == err.splitlines()[-3:]
+    jsonl(data, {}, {"response": " "})
+    run("scan", data, "--out", tmp_path / "none.jsonl", "--watchlist", house.watchlist, code=1)
+    assert 2 == len(read(tmp_path / "none.jsonl"))
+
+
+def test_what_was_not_read_whole_is_a_verdict_of_its_own(tmp_path: Path) -> None:
+    """INCOMPLETE stands in its row with the reason, and is counted by itself."""
+
+    async def score(jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
+        whole = await FakeScorer()(jobs)
+        cut = replace(
+            whole[0].judgement, verdict=Verdict.INCOMPLETE, incomplete=("A text was cut.", "So was one more.")
+        )
+        return [replace(whole[0], judgement=cut), *whole[1:]]
+
+    found = scan_now(numbers(tmp_path / "data.jsonl", 3), tmp_path / "out.jsonl", score)
+
+    assert (0, 1, 3, {}) == (found.flagged, found.incomplete, found.tally.read, found.tally.reasons)
+    assert [("incomplete", "A text was cut. So was one more."), ("pass", None), ("pass", None)] == [
+        (row["verdict"], row["incomplete"]) for row in read(tmp_path / "out.jsonl")
+    ]
+
+
+def test_strict_ends_at_the_first_row_that_cannot_be_scored(tmp_path: Path) -> None:
+    """Where every row has to be used, the first that cannot be read or scored is named, and no result is written."""
+    data = jsonl(tmp_path / "data.jsonl", {"response": "1"}, {"response": "2"}, {})
+    for instead, said in (
+        ({"2": InvalidRequest(FieldViolation("history", "is odd"))}, f"{data}:2: history: is odd"),
+        ({}, f"{data}:3: response: expected text that is not empty; there are: none"),
+    ):
+        with pytest.raises(DataError) as caught:
+            scan_now(data, tmp_path / "out.jsonl", FakeScorer(instead), reading=Reading(strict=True))
+        assert said == str(caught.value)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_several_files_are_one_result(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of a pattern, of any format, are scored one after the other, their columns named by flags."""
+    monkeypatch.chdir(tmp_path)
+    jsonl(Path("log-2.jsonl"), {"output": {"text": "It may rain."}, "key": "b"})
+    pq.write_table(pa.table({"output": [{"text": "hello"}], "key": ["a"]}), "log-1.parquet")
+    scan_them = ["scan", "log-*", "--out", "out.jsonl", "--watchlist", house.watchlist, "--id-column", "key"]
+    run(*scan_them, "--response-column", "output.text")
+
+    assert [("log-1.parquet", 1, "a"), ("log-2.jsonl", 1, "b")] == [
+        (row["file"], row["row"], row["id"]) for row in read(Path("out.jsonl"))
+    ]
+    run(*scan_them, "--overwrite", "--response-column", "text", code=2)
+    said = "scopewatch: log-1.parquet: has no column text or messages; there are: output, key\n"
+    assert said == capsys.readouterr().err
+
+
+def test_other_columns_are_another_scan(tmp_path: Path) -> None:
+    """Parts that were made of other columns of the same files are never mixed in."""
+    data = jsonl(tmp_path / "data.jsonl", *({"response": str(number), "b": "1"} for number in range(9)))
+    with pytest.raises(EngineDied):
+        scan_now(data, tmp_path / "out.jsonl", FakeScorer({"8": EngineDied("gone")}))
+
+    with pytest.raises(DataError, match="was begun with another columns; delete the folder"):
+        scan_now(data, tmp_path / "out.jsonl", FakeScorer(), reading=Reading(Columns(response="b")))
 
 
 # What is done stays done
 
 
-@pytest.mark.parametrize(
-    "error", [EngineDied("gone"), Overloaded("full", retry_after_s=1)], ids=lambda error: error.reason
-)
+@pytest.mark.parametrize("error", [EngineDied("gone"), NotReady("closing")], ids=lambda error: error.reason)
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_going_on_asks_only_for_what_is_missing(tmp_path: Path, error: ScopewatchError, suffix: str) -> None:
     """A failure of the scorer itself ends the scan; the next one begins after the last finished part."""
@@ -283,7 +356,7 @@ def test_going_on_asks_only_for_what_is_missing(tmp_path: Path, error: Scopewatc
     assert not out.exists()
     second = FakeScorer()
 
-    assert Scanned(rows=19, flagged=13, failed=0) == scan_now(data, out, second)
+    assert Scanned(13, 0, Tally(19)) == scan_now(data, out, second)
     assert [str(number) for number in range(8, 19)] == second.asked
     assert read(tmp_path / f"whole{suffix}") == read(out)
     assert not parts_of(out).exists()
@@ -355,7 +428,7 @@ def test_parts_before_the_first_is_finished_bind_nobody(tmp_path: Path) -> None:
         scan_now(data, out, FakeScorer({"1": EngineDied("gone")}))
 
     assert not parts_of(out).exists()
-    assert 9 == scan_now(data, out, FakeScorer(), part_rows=5).rows
+    assert 9 == scan_now(data, out, FakeScorer(), part_rows=5).tally.read
 
 
 def test_two_scans_do_not_write_one_result(tmp_path: Path) -> None:
@@ -363,7 +436,7 @@ def test_two_scans_do_not_write_one_result(tmp_path: Path) -> None:
     data, out = numbers(tmp_path / "data.jsonl", 9), tmp_path / "out.jsonl"
 
     async def scan_again(_: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
-        await scan(data, out, FakeScorer(), origin=ORIGIN, indicators=[], at_once=1)
+        await scan([data], out, FakeScorer(), origin=ORIGIN, indicators=[], at_once=1)
         raise AssertionError
 
     with pytest.raises(DataError, match="another scan is writing here"):
@@ -379,26 +452,25 @@ def test_files_are_checked_before_anything_is_loaded(tmp_path: Path, monkeypatch
 
     def refused(data: Path, out: Path) -> str:
         with pytest.raises(DataError) as error:
-            check_files(data, out, overwrite=False)
+            check_out([data], out, overwrite=False)
         return str(error.value)
 
     assert f"{tmp_path / 'out.csv'}: expected a name that ends in .jsonl or .parquet" == refused(
         data, tmp_path / "out.csv"
     )
-    assert f"{tmp_path / 'no.jsonl'}: no such file" == refused(tmp_path / "no.jsonl", out)
     assert f"{tmp_path / 'no'}: no such folder" == refused(data, tmp_path / "no" / "out.jsonl")
     out.touch()
     assert f"{out}: exists already; give another --out, or --overwrite" == refused(data, out)
-    check_files(data, out, overwrite=True)
+    check_out([data], out, overwrite=True)
     (out.with_name("same.jsonl")).symlink_to(data)
     for itself in (data, out.with_name("same.jsonl")):
         with pytest.raises(DataError, match="is the file to be scored; give another --out"):
-            check_files(data, itself, overwrite=True)
+            check_out([data], itself, overwrite=True)
     (tmp_path / "folder.jsonl").mkdir()
     assert f"{tmp_path / 'folder.jsonl'}: is a folder; give another --out" == refused(data, tmp_path / "folder.jsonl")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "Parquet files need pyarrow: pip install 'scopewatch[calibration]'" in refused(data, tmp_path / "a.parquet")
-    assert 1 == scan_now(data, out, FakeScorer()).rows
+    assert 1 == scan_now(data, out, FakeScorer()).tally.read
 
 
 @pytest.mark.parametrize(
@@ -406,7 +478,7 @@ def test_files_are_checked_before_anything_is_loaded(tmp_path: Path, monkeypatch
     [
         pytest.param(b"", "not a Parquet file that can be read", id="empty"),
         pytest.param(b"PAR1 and no more PAR1", "not a Parquet file that can be read", id="torn"),
-        pytest.param({"text": ["a"]}, "has no column response; there are: text", id="other columns"),
+        pytest.param({"text": ["a"]}, "has no column response or messages; there are: text", id="other columns"),
         pytest.param({"response": pa.array([], pa.string())}, "holds no rows", id="no rows"),
     ],
 )
@@ -430,8 +502,8 @@ def test_a_large_row_group_is_never_whole_in_memory(tmp_path: Path) -> None:
     pool = pa.default_memory_pool()
     before = pool.bytes_allocated()
     found, most = [], 0
-    for number, load in rows.read_rows(tmp_path / "data.parquet", ["response"], needed="response"):
-        found.append((number, load() == {"response": texts[number - 1]}))
+    for row in rows.rows_of([tmp_path / "data.parquet"], Columns()):
+        found.append((row.number, row.load() == {"response": texts[row.number - 1]}))
         most = max(most, pool.bytes_allocated() - before)
 
     assert [(number, True) for number in range(1, 8001)] == found

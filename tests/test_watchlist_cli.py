@@ -314,6 +314,21 @@ def test_replay_prints_no_text_unless_asked(run: Terminal, house: House, tmp_pat
     assert "response: 'the quick brown fox 9'" in shown
 
 
+def test_replay_leaves_out_what_cannot_be_scored(
+    run: Terminal, house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that cannot be read, and pairs that the template refuses, are counted; the others are compared."""
+    odd = {"response": "a", "history": [{"role": "assistant", "content": "b"}]}
+    data = texts(tmp_path / "data.jsonl")
+    data.write_text("\n".join([data.read_text(), json.dumps(odd), "{"]))
+    (tmp_path / "more.jsonl").write_text('{"response": "rain"}\n')
+    found = json.loads(run("watchlist", "replay", *[house.watchlist] * 2, tmp_path / "*.jsonl", "--json", code=3))
+
+    assert (13, 15, {"unreadable": 1, "invalid_request": 1}) == (found["n"], found["rows"], found["left_out"])
+    assert [(str(data), 13)] == [(row["file"], row["line"]) for row in found["failures"]]
+    run("watchlist", "replay", *[house.watchlist] * 2, data, "--strict", code=2)
+
+
 def test_replay_of_a_file_with_itself_changes_nothing(run: Terminal, house: House, tmp_path: Path) -> None:
     """The same watchlist twice: no verdict changes."""
     out = run("watchlist", "replay", house.watchlist, house.watchlist, texts(tmp_path / "data.jsonl"))

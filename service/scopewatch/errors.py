@@ -17,6 +17,7 @@
         │   └── NoSuchFeature a watched feature the SAE does not have
         ├── LabelError        a label index, or an export to be read into it
         └── DataError         a data file
+            ├── NothingUsable   it holds rows, but none that can be used
             ├── TooLittleData   not enough of it for what is asked
             └── Unsupported     it does not support an indicator; says what was measured
 
@@ -118,6 +119,10 @@ class LabelError(SetupError):
 
 
 class DataError(SetupError):
+    pass
+
+
+class NothingUsable(DataError):
     pass
 
 

@@ -1,6 +1,7 @@
 """The recipe for the threshold of an indicator that is there, from traffic that is benign and not labelled."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,9 +11,10 @@ from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, score_all, today
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, DataError
-from scopewatch.pairs.labelled import groups_of, read_texts
+from scopewatch.pairs.data_files import read_texts
+from scopewatch.pairs.labelled import groups_of
+from scopewatch.pairs.rows import digest_of
 from scopewatch.sources import SaeSource
-from scopewatch.watch.cards import DataFile
 from scopewatch.watch.indicators import Indicator
 
 
@@ -29,18 +31,19 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
     indicator, base, wanted = _indicator(request), request.base, request.wanted
     reader, saes = base.absolute(base.reader), _saes(request, indicator)
     request.rehearse_writing(indicator, reader, saes)
-    read = [read_texts(file) for file in request.data]
-    pairs, files = [pair for of_file in read for pair in of_file], data_files(request.data, read)
-    _refuse_fitted(indicator, files)
-    benign_threshold(np.zeros(len(pairs)), groups_of(pairs), wanted)
-    scored, running = score_all(pairs, [indicator.name], base, config)
-    scores = scored[indicator.name].scores
+    _refuse_fitted(indicator, request.data)
+    read = read_texts(*request.data, reading=request.reading)
+    benign_threshold(np.zeros(len(read.pairs)), groups_of(read.pairs), wanted)
+    ran = score_all(read.pairs, [indicator.name], base, config, request.reading)
+    pairs, tally = ran.scored.pairs, read.tally.without(ran.scored.left_out).need(indicator.name)
+    scores = ran.scored.by_indicator[indicator.name].scores
     threshold = benign_threshold(scores, groups_of(pairs), wanted)
-    made = made_with(running, {sae.name: sae.digest for sae in running.saes})
+    made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes})
     fpr = float((scores > threshold.value).mean())
-    card = benign_card(threshold, wanted, files, made, fpr=fpr, date=today())
+    files = data_files(request, pairs)
+    card = benign_card(threshold, wanted, files, made, fpr=fpr, date=today(), tally=tally)
     bounded = indicator.model_copy(update={"threshold": threshold.value, "card": card})
-    return Outcome(bounded, reader, saes, threshold, None)
+    return Outcome(bounded, reader, saes, threshold, None, tally)
 
 
 def _saes(request: Request, indicator: Indicator) -> dict[str, SaeSource]:
@@ -62,10 +65,10 @@ def _indicator(request: Request) -> Indicator:
     return there
 
 
-def _refuse_fitted(indicator: Indicator, files: Sequence[DataFile]) -> None:
+def _refuse_fitted(indicator: Indicator, files: Sequence[Path]) -> None:
     """Refuses files that the indicator was fitted on, whose benign pairs score lower than others."""
     card = indicator.card
     fitted = {file.sha256 for file in card.data} if card and card.beats_bag_of_words is not None else ()
     for file in files:
-        if file.sha256 in fitted:
+        if fitted and digest_of(file) in fitted:
             raise DataError(f"{file.name}: {indicator.name} was fitted on this file; its threshold needs other traffic")

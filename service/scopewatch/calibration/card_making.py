@@ -1,31 +1,37 @@
 """Cards of calibrated indicators."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 import scopewatch
 from scopewatch.calibration.evidence import HeldOutEvidence
+from scopewatch.calibration.request import Request
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.identity import EngineIdentity
 from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.left_out import Tally
+from scopewatch.pairs.rows import digest_of
 from scopewatch.statistics.bounds import Threshold
 from scopewatch.statistics.ranking import auroc, auroc_interval
 from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
 
+_BENIGN_NOTE = "Only false positives were measured: nothing is known of what it finds or misses."
 
-def data_files(files: Sequence[Path], pairs: Sequence[Sequence[LabelledPair]]) -> tuple[DataFile, ...]:
-    """What a card says of data files, given the pairs that each of them holds."""
+
+def data_files(request: Request, used: Sequence[LabelledPair]) -> tuple[DataFile, ...]:
+    """What a card says of the request's data files, given the pairs that were used of all of them."""
+    label = 0 if request.flip_labels else 1
+    held = [(file, [pair for pair in used if pair.file == str(file)]) for file in request.data]
     return tuple(
         DataFile(
             name=file.name,
-            sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
-            n=len(held),
-            n_positive=sum(pair.label == 1 for pair in held),
+            sha256=digest_of(file),
+            n=len(mine),
+            n_positive=sum(pair.label == label for pair in mine),
         )
-        for file, held in zip(files, pairs, strict=True)
+        for file, mine in held
+        if mine
     )
 
 
@@ -50,7 +56,13 @@ def made_with(running: EngineIdentity, saes: Mapping[str, str]) -> MadeWith:
 
 
 def labelled_card(
-    evidence: HeldOutEvidence, wanted: Wanted, files: tuple[DataFile, ...], made: MadeWith, *, date: str
+    evidence: HeldOutEvidence,
+    wanted: Wanted,
+    files: tuple[DataFile, ...],
+    made: MadeWith,
+    *,
+    date: str,
+    tally: Tally,
 ) -> Card:
     """The card of an indicator that was calibrated on labelled pairs.
 
@@ -60,6 +72,7 @@ def labelled_card(
         files: The files that hold the pairs.
         made: What scored the pairs.
         date: The day, in ISO 8601.
+        tally: What was left out of the files.
     """
     names, benign = ", ".join(file.name for file in files), evidence.threshold.n
     return Card(
@@ -73,7 +86,7 @@ def labelled_card(
         beats_bag_of_words=evidence.beats_bag_of_words,
         leaks=evidence.leaks,
         made_with=made,
-        note=" ".join(evidence.conclusions),
+        note=" ".join([*evidence.conclusions, *tally.sentences]),
     )
 
 
@@ -119,7 +132,14 @@ def _by_source(evidence: HeldOutEvidence) -> Iterator[Measurement]:
 
 
 def benign_card(
-    threshold: Threshold, wanted: Wanted, files: tuple[DataFile, ...], made: MadeWith, *, date: str, fpr: float
+    threshold: Threshold,
+    wanted: Wanted,
+    files: tuple[DataFile, ...],
+    made: MadeWith,
+    *,
+    date: str,
+    fpr: float,
+    tally: Tally,
 ) -> Card:
     """The card of a threshold that benign traffic alone set.
 
@@ -130,6 +150,7 @@ def benign_card(
         made: What scored the traffic.
         date: The day, in ISO 8601.
         fpr: The share of all pairs that score above the threshold.
+        tally: What was left out of the files.
     """
     names, n = ", ".join(file.name for file in files), sum(file.n for file in files)
     seen = Measurement(
@@ -148,7 +169,7 @@ def benign_card(
         confidence=wanted.confidence,
         measurements=(seen,),
         made_with=made,
-        note="Only false positives were measured: nothing is known of what it finds or misses.",
+        note=" ".join([_BENIGN_NOTE, *tally.sentences]),
     )
 
 

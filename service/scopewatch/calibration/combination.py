@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from scopewatch.calibration.calibrate import text_detectors
-from scopewatch.calibration.card_making import labelled_card, made_with
+from scopewatch.calibration.card_making import data_files, labelled_card, made_with
 from scopewatch.calibration.evidence import HeldOutEvidence, assert_enough, measure
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, score_all, today
@@ -57,18 +57,19 @@ def calibrate_combination(request: Request, combined: Sequence[str], config: Con
         ScopewatchError: The combination could not be written, or the data do not support it.
     """
     wanted, base = request.wanted, request.base
-    pairs, files = request.labelled_pairs()
+    read = request.labelled_pairs()
     trial = with_signals(base, combined)
     reader, saes = base.absolute(base.reader), request.saes_of(combined)
     request.rehearse_writing(_draft(request, combined), reader, saes)
-    assert_enough(pairs, wanted)
-    scored, running = score_all(pairs, combined, trial, config)
-    weighed, evidence = weigh(pairs, {name: part.scores for name, part in scored.items()}, wanted)
-    made = made_with(running, {sae.name: sae.digest for sae in running.saes})
-    card = labelled_card(evidence, wanted, files, made, date=today())
+    assert_enough(read.pairs, wanted)
+    ran = score_all(read.pairs, combined, trial, config, request.reading)
+    pairs, tally = ran.scored.pairs, read.tally.without(ran.scored.left_out).need(request.indicator)
+    weighed, evidence = weigh(pairs, {name: part.scores for name, part in ran.scored.by_indicator.items()}, wanted)
+    made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes})
+    card = labelled_card(evidence, wanted, data_files(request, pairs), made, date=today(), tally=tally)
     fields = {"combines": [term(name, weight) for name, weight in weighed.weights.items()], "bias": weighed.bias}
     indicator = request.made_indicator(kind="combination", card=card, **fields, **evidence.as_fields())
-    return Outcome(indicator, reader, saes, evidence.threshold, evidence)
+    return Outcome(indicator, reader, saes, evidence.threshold, evidence, tally)
 
 
 def _draft(request: Request, combined: Sequence[str]) -> Indicator:

@@ -8,7 +8,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from scopewatch.calibration.calibrate import Found, calibrate
-from scopewatch.calibration.card_making import labelled_card, made_with
+from scopewatch.calibration.card_making import data_files, labelled_card, made_with
 from scopewatch.calibration.evidence import assert_enough
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, today
@@ -63,11 +63,13 @@ def calibrate_detector(
         ScopewatchError: The indicator could not be written, the data do not support it, or the reader failed.
     """
     wanted = request.wanted
-    pairs, files = request.labelled_pairs()
+    read = request.labelled_pairs()
+    pairs = read.pairs
     _rehearse(request, sources)
     assert_enough(pairs, wanted)
     dictionary = build_dictionary(sources.reader, sources.sae, config)
-    pooled = encode_pairs(pairs, dictionary, segment=_segment(request), folder=work_dir)
+    pooled = encode_pairs(pairs, dictionary, segment=_segment(request), folder=work_dir, reading=request.reading)
+    tally = read.tally.without(pooled.left_out).need(request.indicator)
     # On matrices so small, threads that wait for each other cost more than they do.
     with threadpool_limits(limits=1, user_api="blas"):
         found = calibrate(pairs, pooled, wanted)
@@ -77,11 +79,13 @@ def calibrate_detector(
         assert found.combination is not None
         labels = _word_labels(request, pairs, pooled, found, dictionary) if describe else {}
         made = _combination(found.combination, labels, sources, dictionary.identity.saes[0])
-    card = labelled_card(found.evidence, wanted, files, made_with(dictionary.identity, made.digests), date=today())
+    files = data_files(request, [pairs[row] for row in np.flatnonzero(pooled.tokens > 0).tolist()])
+    ran = made_with(dictionary.identity, made.digests)
+    card = labelled_card(found.evidence, wanted, files, ran, date=today(), tally=tally)
     indicator = request.made_indicator(
         card=card, kind=wanted.kind, features=made.features, bias=made.bias, **found.evidence.as_fields()
     )
-    return Outcome(indicator, sources.reader, made.saes, found.evidence.threshold, found.evidence)
+    return Outcome(indicator, sources.reader, made.saes, found.evidence.threshold, found.evidence, tally)
 
 
 def _rehearse(request: Request, sources: Sources) -> None:

@@ -11,8 +11,10 @@ from scopewatch.calibration.evaluation import Evaluation, evaluate
 from scopewatch.calibration.evaluation_report import as_page
 from scopewatch.config import Config
 from scopewatch.errors import DataError
-from scopewatch.pairs.labelled import LabelledPair, labels_of, read_pairs
-from scopewatch.pairs.scored import IndicatorScores, score_pairs
+from scopewatch.pairs.data_files import PairsRead, Reading, check_both_labels, read_pairs
+from scopewatch.pairs.labelled import LabelledPair, labels_of
+from scopewatch.pairs.left_out import Tally
+from scopewatch.pairs.scored import ScoredPairs, score_pairs
 from scopewatch.report.figures import plot
 from scopewatch.statistics.scores import Bool, Scores
 from scopewatch.watch.indicators import Indicator
@@ -30,6 +32,10 @@ class MeasuredIndicator:
     labels: Bool
     detectors: Mapping[str, Scores]
     """The scores of the pairs by the indicator, and then by the baselines, by name."""
+    tally: Tally
+    """How many rows of the data were read, and what was left out of them."""
+    train_tally: Tally
+    """Likewise, of the files that the baselines learn from."""
 
     def page(self) -> str:
         """The evaluation as one HTML page with figures."""
@@ -48,6 +54,7 @@ def evaluate_indicator(
     *,
     train: Sequence[Path] = (),
     baselines: bool = True,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> MeasuredIndicator:
     """Scores labelled pairs with the online scorer, and compares the scores with the labels.
 
@@ -58,21 +65,27 @@ def evaluate_indicator(
         config: Settings of the engine.
         train: Files whose pairs the baselines learn from; without any they are cross-fitted on the data.
         baselines: Whether simple detectors are measured on the same pairs.
+        reading: How the files are read.
 
     Raises:
         DataError: There is no such indicator, or a file is wrong or too small.
     """
     indicator = _indicator(watchlist, name)
-    pairs = read_pairs(*data)
-    train_pairs = read_pairs(*train) if train else []
-    scored = asyncio.run(_score(pairs, watchlist, name, config))
-    rivals = measure_baselines(watchlist, indicator, pairs, train_pairs, config) if baselines else None
+    read = read_pairs(*data, reading=reading)
+    train_read = read_pairs(*train, reading=reading) if train else PairsRead([], Tally())
+    scored = asyncio.run(_score(read.pairs, watchlist, name, config, reading))
+    pairs, tally = scored.pairs, read.tally.without(scored.left_out).need(name)
+    check_both_labels(pairs, f"{name}, of {tally.read} rows read")
+    rivals = measure_baselines(watchlist, indicator, pairs, train_read.pairs, config) if baselines else None
+    own = scored.by_indicator[name]
     return MeasuredIndicator(
         indicator=indicator,
-        evaluation=evaluate(pairs, scored, rivals),
+        evaluation=evaluate(pairs, own, rivals, tally),
         data=tuple(file.name for file in data),
         labels=labels_of(pairs),
-        detectors={scored.indicator: scored.scores} | dict(rivals.scores if rivals else {}),
+        detectors={name: own.scores} | dict(rivals.scores if rivals else {}),
+        tally=tally,
+        train_tally=train_read.tally,
     )
 
 
@@ -84,6 +97,8 @@ def _indicator(watchlist: Watchlist, name: str) -> Indicator:
     return indicator
 
 
-async def _score(pairs: Sequence[LabelledPair], watchlist: Watchlist, name: str, config: Config) -> IndicatorScores:
+async def _score(
+    pairs: Sequence[LabelledPair], watchlist: Watchlist, name: str, config: Config, reading: Reading
+) -> ScoredPairs:
     async with offline(config) as monitor:
-        return await score_pairs(pairs, name, watchlist.name, monitor.score, config.at_once)
+        return await score_pairs(pairs, [name], watchlist.name, monitor.score, at_once=config.at_once, reading=reading)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
+from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.scored import IndicatorScores
 from scopewatch.statistics.bounds import false_positive_bound, one_per_group
 from scopewatch.statistics.calibration_error import Bin, calibration_error, reliability
@@ -65,6 +66,12 @@ class Evaluation:
     """The share of flagged pairs that have label 1; None when nothing is flagged."""
     truncated: int
     """How many pairs did not fit the reader whole."""
+    incomplete: int
+    """How many pairs have the verdict INCOMPLETE."""
+    rows: int
+    """How many rows of the files were read."""
+    left_out: dict[str, int]
+    """How many of these are in no number, by the reason."""
     calibrated: bool
     card_warning: str
     ece: float | None
@@ -94,18 +101,24 @@ class Evaluation:
         }
 
 
-def evaluate(pairs: Sequence[LabelledPair], scored: IndicatorScores, baselines: Baselines | None = None) -> Evaluation:
+def evaluate(
+    pairs: Sequence[LabelledPair],
+    scored: IndicatorScores,
+    baselines: Baselines | None = None,
+    tally: Tally | None = None,
+) -> Evaluation:
     """Compares scores with labels.
 
     Args:
         pairs: Labelled pairs; both labels must occur.
         scored: What the online scorer says of these pairs.
         baselines: Other detectors on the same pairs.
+        tally: What was left out of the rows that were read; None for nothing.
 
     Raises:
         DataError: A score is no finite number.
     """
-    baselines = baselines or Baselines({}, "")
+    baselines, tally = baselines or Baselines({}, ""), tally or Tally(len(pairs))
     labels, groups = labels_of(pairs), groups_of(pairs)
     whole = _part("", labels, scored)
     interval = auroc_interval(labels, scored.scores, groups)
@@ -134,6 +147,9 @@ def evaluate(pairs: Sequence[LabelledPair], scored: IndicatorScores, baselines: 
         fpr_upper_n=fpr_upper_n,
         precision=_mean(labels[scored.flagged]),
         truncated=scored.truncated,
+        incomplete=scored.incomplete,
+        rows=tally.read,
+        left_out=dict(tally.reasons),
         calibrated=scored.calibrated,
         card_warning=scored.card_warning,
         ece=None if scored.probabilities is None else calibration_error(labels, scored.probabilities),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from scopewatch.calibration.evaluation import Evaluation, Part
+from scopewatch.pairs.left_out import Tally
 from scopewatch.report.card_tables import card_tables
 from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
 from scopewatch.report.page import Number, html_page
@@ -97,6 +98,9 @@ def _sentences(found: Evaluation) -> list[str]:
         told.append(f"Only {found.n_groups} groups: intervals drawn over so few are rough.")
     if found.truncated:
         told.append(f"{found.truncated:,} pairs did not fit the reader whole.")
+    if found.incomplete:
+        told.append(f"{found.incomplete:,} pairs have the verdict INCOMPLETE: a text was not read whole.")
+    told += Tally(found.rows, found.left_out).sentences
     if found.card_warning:
         told.append(f"Warning: {found.card_warning}.")
     elif not found.calibrated:

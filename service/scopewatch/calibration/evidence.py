@@ -66,7 +66,7 @@ class HeldOutEvidence:
     n_fit: int
     n_fit_positive: int
     skipped: int
-    """How many pairs have no token in the segment; they are in no number."""
+    """How many pairs could not be read or have no token in the segment; they are in no number."""
 
     def as_fields(self) -> dict[str, object]:
         """What an indicator has of this: its threshold and the map from its score to a probability."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scopewatch.calibration.evidence import HeldOutEvidence
+from scopewatch.pairs.left_out import Tally
 from scopewatch.report.card_tables import card_tables
 from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
 from scopewatch.report.page import Number, html_page
@@ -24,6 +25,8 @@ class Outcome:
     threshold: Threshold
     evidence: HeldOutEvidence | None
     """None where benign traffic alone set the threshold."""
+    tally: Tally
+    """How many rows of the files were read, and what was left out of them."""
 
     def lines(self) -> list[str]:
         """The outcome in lines for a terminal."""
@@ -40,6 +43,8 @@ class Outcome:
             "fpr_upper": self.threshold.fpr_upper,
             "fpr_upper_n": self.threshold.n,
             "confidence": self.threshold.confidence,
+            "rows": self.tally.read,
+            "left_out": dict(self.tally.reasons),
         }
         return document | _numbers(self.evidence) if self.evidence else document
 
@@ -66,11 +71,11 @@ class Outcome:
         )
         found = self.evidence
         if not found:
-            return [bound]
+            return [bound, *self.tally.sentences]
         held_out = f"{len(found.labels)} held-out pairs, {int(found.labels.sum())} positive"
-        skipped = f"; {found.skipped} pairs have nothing to read and count nowhere" if found.skipped else ""
         return [
-            f"Fitted on {found.n_fit} pairs ({found.n_fit_positive} positive); measured on {held_out}{skipped}.",
+            f"Fitted on {found.n_fit} pairs ({found.n_fit_positive} positive); measured on {held_out}.",
+            *self.tally.sentences,
             f"At the threshold it finds {found.tpr:.1%} of the positive, flags {found.fpr:.2%} of the others. {bound}",
             f"Its probability is off by {found.ece:.3f} on average (ECE).",
             *found.conclusions,

@@ -6,22 +6,21 @@ Every recipe (`detector.py`, `combination.py`, `benign.py`) begins with a `Reque
 import asyncio
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from scopewatch.app.load import load
 from scopewatch.app.spine import offline
-from scopewatch.calibration.card_making import data_files
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError
 from scopewatch.identity import EngineIdentity
-from scopewatch.pairs.labelled import LabelledPair, read_pairs, read_texts
-from scopewatch.pairs.scored import IndicatorScores, score_pairs
+from scopewatch.pairs.data_files import PairsRead, Reading, read_pairs
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.scored import ScoredPairs, score_pairs
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.watch.cards import DataFile
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.splice import write_indicator
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
@@ -48,18 +47,19 @@ class Request:
     """What the indicator means, for people."""
     flip_labels: bool = False
     """Whether the indicator is to fire where the files' label is 0."""
+    reading: Reading = field(default_factory=Reading)
+    """How the files are read."""
 
-    def labelled_pairs(self) -> tuple[list[LabelledPair], tuple[DataFile, ...]]:
-        """The labelled pairs of all files, and what a card says of the files.
+    def labelled_pairs(self) -> PairsRead:
+        """The labelled pairs of all files.
 
         Raises:
-            DataError: A line is wrong, or one of the labels is nowhere.
+            DataError: A file cannot be read, or one of the labels is nowhere.
         """
-        pairs = read_pairs(*self.data)
-        files = data_files(self.data, [read_texts(file) for file in self.data])
-        if self.flip_labels:
-            pairs = [replace(pair, label=1 - (pair.label or 0)) for pair in pairs]
-        return pairs, files
+        read = read_pairs(*self.data, reading=self.reading)
+        if not self.flip_labels:
+            return read
+        return replace(read, pairs=[replace(pair, label=1 - (pair.label or 0)) for pair in read.pairs])
 
     def made_indicator(self, **fields: object) -> Indicator:
         """The indicator, given what calibration makes of its other fields.
@@ -104,17 +104,25 @@ class Request:
         return {name: self.base.absolute(self.base.saes[name]) for name in names}
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredHere:
+    """What the online scorer says of pairs, and the engine that ran."""
+
+    scored: ScoredPairs
+    running: EngineIdentity
+
+
 def score_all(
-    pairs: Sequence[LabelledPair], names: Sequence[str], watchlist: Watchlist, config: Config
-) -> tuple[dict[str, IndicatorScores], EngineIdentity]:
-    """The online scorer's scores of pairs by some indicators of a watchlist, by name, and the engine that ran."""
+    pairs: Sequence[LabelledPair], names: Sequence[str], watchlist: Watchlist, config: Config, reading: Reading
+) -> ScoredHere:
+    """The online scorer's scores of pairs by some indicators of a watchlist."""
     loaded = load(config, [watchlist])
 
-    async def run() -> dict[str, IndicatorScores]:
+    async def run() -> ScoredPairs:
         async with offline(config, loaded) as monitor:
-            return {name: await score_pairs(pairs, name, "", monitor.score, config.at_once) for name in names}
+            return await score_pairs(pairs, names, "", monitor.score, at_once=config.at_once, reading=reading)
 
-    return asyncio.run(run()), loaded.engine.identity
+    return ScoredHere(asyncio.run(run()), loaded.engine.identity)
 
 
 def today() -> str:

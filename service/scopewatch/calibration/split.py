@@ -41,7 +41,7 @@ def split(pairs: Sequence[LabelledPair], held_out: float, usable: Bool) -> Split
     names = [group.strip().lower() for group in groups_of(pairs)]
     _check_groups_are_whole(pairs, names, out)
     found = Split(np.flatnonzero(~out & usable), np.flatnonzero(out & usable))
-    unread = f"; {(~usable).sum()} pairs have nothing to read in the segment" if not usable.all() else ""
+    unread = f"; {(~usable).sum()} pairs cannot be read, or have no token in the segment" if not usable.all() else ""
     _check_enough(labels_of(pairs), found, f"{len(set(names))} groups were split, {held_out:.0%} held out{unread}")
     return found
 
@@ -63,6 +63,4 @@ def _check_groups_are_whole(pairs: Sequence[LabelledPair], names: Sequence[str],
     sides = dict(zip(names, out, strict=True))
     for pair, name, inside in zip(pairs, names, out, strict=True):
         if sides[name] != inside:
-            raise DataError(
-                f"{pair.source} line {pair.line}: split parts the group {pair.group!r}; keep it on one side"
-            )
+            raise DataError(f"{pair.place}: split parts the group {pair.group!r}; keep it on one side")

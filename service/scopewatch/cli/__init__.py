@@ -21,11 +21,11 @@ from scopewatch.cli import (
     serve,
     watchlist,
 )
-from scopewatch.errors import ScopewatchError, SetupError
+from scopewatch.errors import NothingUsable, ScopewatchError, SetupError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one subcommand and exits: 0 done, 1 failed while running, 2 the input is wrong."""
+    """Runs one subcommand and exits: 0 done, 1 failed while running, 2 the input is wrong, 3 done but for some rows."""
     parser = _parser()
     args = parser.parse_args(argv)
     try:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except SetupError as error:
         print(f"scopewatch: {error}", file=sys.stderr)
-        code = 2
+        code = 1 if isinstance(error, NothingUsable) else 2
     except ScopewatchError as error:
         print(f"scopewatch: {error.reason}: {error}", file=sys.stderr)
         code = 1

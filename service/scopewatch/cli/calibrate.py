@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from scopewatch import logs
 from scopewatch.cli.argument_types import check_written, share, text, valid_name
+from scopewatch.cli.data_files import DATA_HELP, add_reading, data_of, reading_of, tell
 from scopewatch.cli.reader_and_sae import add_reader_and_sae, add_work_dir, reader_of, sae_of
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import BUNDLED_WATCHLIST, ENGINE_SETTINGS, Config
@@ -28,7 +29,7 @@ def add(command: AddCommand) -> None:
         _run,
         "Make an indicator from labelled pairs, or set its threshold by benign traffic; write it with its evidence.",
     )
-    parser.add_argument("data", type=Path, nargs="+", help="JSONL with prompt, response, label (0 or 1) and group")
+    parser.add_argument("data", nargs="+", help=f"{DATA_HELP}, with label (0 or 1) and group")
     parser.add_argument("--indicator", type=valid_name, required=True, help="name of the indicator")
     parser.add_argument("--out", type=Path, required=True, help="watchlist to write, or to write it into")
     parser.add_argument("--max-fpr", type=share, default=0.01, help="highest false-positive rate wanted")
@@ -42,6 +43,7 @@ def add(command: AddCommand) -> None:
     add_work_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--html", type=Path, help="write a report as one HTML page")
+    add_reading(parser)
     add_settings(parser, ENGINE_SETTINGS)
 
 
@@ -100,10 +102,11 @@ def _run(args: argparse.Namespace) -> int:
     logs.configure("warning", "text")
     if args.benign and args.combine:
         raise ConfigError("--benign sets the threshold of an indicator that is there; leave --combine out")
-    _check_places(args)
+    data = data_of(args.data, reading_of(args))
+    _check_places(args, data)
     name = _watchlist_name(args)
     base = load_watchlist(args.watchlist or (args.out if args.out.exists() else BUNDLED_WATCHLIST))
-    request = _request(args, base, name)
+    request = _request(args, data, base, name)
     outcome = _calibrate(args, request, config)
     page = outcome.page() if args.html else ""
     written = write_indicator(args.out, outcome.indicator, outcome.reader, outcome.saes, name=name)
@@ -113,10 +116,10 @@ def _run(args: argparse.Namespace) -> int:
         print(json.dumps(outcome.document() | {"watchlist": str(args.out), "watchlist_digest": written.digest}))
     else:
         print("\n".join([*outcome.lines(), f"{args.out}: indicator {args.indicator} written"]))
-    return 0
+    return tell(outcome.tally, did="used")
 
 
-def _request(args: argparse.Namespace, base: "Watchlist", watchlist_name: str) -> "Request":
+def _request(args: argparse.Namespace, data: list[Path], base: "Watchlist", watchlist_name: str) -> "Request":
     from scopewatch.calibration.request import Request
     from scopewatch.calibration.wanted import Wanted
 
@@ -126,7 +129,7 @@ def _request(args: argparse.Namespace, base: "Watchlist", watchlist_name: str) -
     )
     return Request(
         indicator=args.indicator,
-        data=tuple(args.data),
+        data=tuple(data),
         wanted=wanted,
         base=base,
         out=args.out,
@@ -135,6 +138,7 @@ def _request(args: argparse.Namespace, base: "Watchlist", watchlist_name: str) -
         severity=args.severity,
         label=args.label,
         flip_labels=args.flip_labels,
+        reading=reading_of(args),
     )
 
 
@@ -155,11 +159,11 @@ def _calibrate(args: argparse.Namespace, request: "Request", config: Config) -> 
     return calibrate_detector(request, sources, config, work_dir=args.work_dir.expanduser(), describe=args.describe)
 
 
-def _check_places(args: argparse.Namespace) -> None:
+def _check_places(args: argparse.Namespace, data: list[Path]) -> None:
     """Refuses files to write that could not be written, or whose writing would lose data."""
     places = [args.out.resolve(), *([args.html.resolve()] if args.html else [])]
     for place in places:
-        if place in {file.resolve() for file in args.data} or places.count(place) > 1:
+        if place in {file.resolve() for file in data} or places.count(place) > 1:
             raise ConfigError(f"{place}: is named twice, to be written; give another --out or --html")
     check_written(args.html)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scopewatch import logs
 from scopewatch.cli.argument_types import check_written, count, share, text
+from scopewatch.cli.data_files import add_reading, reading_of, tell
 from scopewatch.cli.reader_and_sae import add_reader_and_sae, add_work_dir, reader_of, sae_of
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS, Config
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
 def add(command: AddCommand) -> None:
     """Adds the command."""
     parser = command("contrast", _run, "List the features that differ between two corpora. Labels do not matter.")
-    parser.add_argument("a", type=Path, help="JSONL with response and, if there are, prompt, history, group, id")
-    parser.add_argument("b", type=Path, nargs="?", help="likewise; left out with --swap")
+    parser.add_argument(
+        "a", help="a file, - for standard input, or a quoted pattern: JSONL (.jsonl, .jsonl.gz), CSV or Parquet"
+    )
+    parser.add_argument("b", nargs="?", help="likewise; left out with --swap")
     _add_comparison(parser)
     source = parser.add_argument_group("reader and SAE (default: those of --watchlist)")
     add_reader_and_sae(source)
     add_work_dir(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page, which needs nothing else")
+    add_reading(parser)
     add_settings(parser, ["watchlist", "labels", *ENGINE_SETTINGS])
 
 
@@ -57,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
     corpora = _corpora(args)
     found = _contrast(args, config, corpora)
     _show(args, found, (corpora.name_a, corpora.name_b))
-    return 0
+    return tell(found.tally, did="used")
 
 
 def _show(args: argparse.Namespace, found: "Contrast", names: tuple[str, str]) -> None:
@@ -79,7 +83,10 @@ def _corpora(args: argparse.Namespace) -> "Corpora":
 
     if bool(args.swap) == bool(args.b):
         raise ConfigError("give a second file, or --swap to make it of the first, not both")
-    return swapped_corpora(args.a, args.swap) if args.swap else read_corpora(args.a, args.b, paired=args.paired)
+    reading = reading_of(args)
+    if args.swap:
+        return swapped_corpora(args.a, args.swap, reading=reading)
+    return read_corpora(args.a, args.b, paired=args.paired, reading=reading)
 
 
 def _contrast(args: argparse.Namespace, config: Config, corpora: "Corpora") -> "Contrast":

@@ -2,20 +2,14 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scopewatch import logs
 from scopewatch.cli.argument_types import count
+from scopewatch.cli.data_files import DATA_HELP, add_reading, data_of, reading_of, tell
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS
-
-if TYPE_CHECKING:
-    from scopewatch.lifecycle.replay import Replay
-    from scopewatch.pairs.labelled import LabelledPair
 
 
 def add(command: AddCommand) -> None:
@@ -43,9 +37,10 @@ def add(command: AddCommand) -> None:
 
 
 def _add_replay(replay: argparse.ArgumentParser) -> None:
-    replay.add_argument("data", type=Path, help="JSONL with response and, if there are, prompt, history, label, id")
+    replay.add_argument("data", nargs="+", help=DATA_HELP)
     replay.add_argument("--limit-shown", type=count, default=20, help="most changed verdicts shown; JSON has all")
     replay.add_argument("--show-text", action="store_true", help="show the pairs too, not only their lines and ids")
+    add_reading(replay)
     add_settings(replay, ENGINE_SETTINGS)
 
 
@@ -83,31 +78,29 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from scopewatch.lifecycle.replay import hear_watchlist, replay
-    from scopewatch.pairs.labelled import read_texts
     from scopewatch.watch.watchlist import load_watchlist
 
-    config = settings(args)
+    config, reading = settings(args), reading_of(args)
     logs.configure("warning", "text")
     before, after = load_watchlist(args.before), load_watchlist(args.after)
-    pairs = read_texts(args.data)
+    data = data_of(args.data, reading)
+
+    from scopewatch.lifecycle.replay import hear_watchlist, replay
+    from scopewatch.lifecycle.replay_text import replay_lines
+    from scopewatch.pairs.data_files import read_texts
+    from scopewatch.pairs.labelled import Labels
+
+    read = read_texts(*data, labels=Labels.IF_THERE, reading=reading)
     # One after the other, since they may have one name or different readers.
-    result = replay(pairs, *(hear_watchlist(pairs, watchlist, config) for watchlist in (before, after)))
+    result = replay(read.pairs, *(hear_watchlist(read.pairs, watchlist, config) for watchlist in (before, after)))
+    tally = read.tally.without(reading.checked(failure.as_left_out) for failure in result.failures)
     if args.json:
         names = {
             side: {"file": str(w.file), "name": w.name, "digest": w.digest}
             for side, w in (("before", before), ("after", after))
         }
-        print(json.dumps(names | asdict(result), ensure_ascii=False))
-        return 1 if result.failures else 0
-    _print(result, args.limit_shown, {pair.line: pair for pair in pairs} if args.show_text else {})
-    return 1 if result.failures else 0
-
-
-def _print(result: "Replay", limit: int, texts: "Mapping[int, LabelledPair]") -> None:
-    from scopewatch.lifecycle.replay_text import failure_lines, replay_lines
-
-    for line in replay_lines(result, limit, texts):
-        print(line)
-    for line in failure_lines(result, limit):
-        print(line, file=sys.stderr)
+        print(json.dumps(names | asdict(result) | {"rows": tally.read, "left_out": tally.reasons}, ensure_ascii=False))
+    else:
+        texts = {pair.place: pair for pair in read.pairs} if args.show_text else {}
+        print("\n".join(replay_lines(result, args.limit_shown, texts)))
+    return tell(tally, did="scored")

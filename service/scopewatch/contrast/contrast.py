@@ -20,6 +20,7 @@ from scopewatch.errors import TooLittleData
 from scopewatch.identity import EngineIdentity, FeatureKey, SaeIdentity
 from scopewatch.pairs.examples import Example, strongest_tokens
 from scopewatch.pairs.labelled import LabelledPair, groups_of
+from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.statistics.rank_tests import benjamini_hochberg
 from scopewatch.statistics.ranking import auroc
@@ -49,6 +50,7 @@ class _Read:
     design: Design
     a: Corpus
     b: Corpus
+    tally: Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def contrast(
 
     Raises:
         TooLittleData: A corpus has fewer than `LEAST` groups.
-        DataError: A pair cannot be read, which names its line.
+        DataError: With `strict`, a pair that cannot be read.
     """
     read = _read(corpora, dictionary, wanted, folder)
     groups = read.design.groups(read.features)
@@ -131,6 +133,7 @@ def contrast(
         up_in_b=tuple(difference for side, difference in differences if side == "b"),
         length_auroc=length_auroc,
         length_p=length_p,
+        tally=read.tally,
         lengths_differ=not _ALIKE[0] <= length_auroc <= _ALIKE[1] and length_p <= _ALPHA,
     )
 
@@ -167,7 +170,9 @@ def _difference(read: _Read, shown: _Shown, place: int, sae: str) -> Difference:
 def _read(corpora: Corpora, dictionary: DictionaryEngine, wanted: Wanted, folder: Path) -> _Read:
     both = (corpora.a, corpora.b)
     # Every pooling is kept, so that another one needs no second reading.
-    sides = [encode_pairs(side, dictionary, segment=wanted.segment, folder=folder) for side in both]
+    sides = [
+        encode_pairs(side, dictionary, segment=wanted.segment, folder=folder, reading=corpora.reading) for side in both
+    ]
     kept = [side.tokens > 0 for side in sides]
     if wanted.paired:
         kept = [kept[0] & kept[1]] * 2
@@ -176,6 +181,8 @@ def _read(corpora: Corpora, dictionary: DictionaryEngine, wanted: Wanted, folder
     for name, own in zip("AB", groups, strict=True):
         _assert_enough(name, len(set(own)), wanted)
     rows = np.flatnonzero(np.concatenate(kept))
+    # By their places, since words are swapped in pairs of the same row.
+    left_out = {row.place: row for side in sides for row in side.left_out}.values()
     about_a, about_b = (_corpus(*of) for of in zip(sides, kept, groups, strict=True))
     return _Read(
         pairs=[*pairs[0], *pairs[1]],
@@ -185,6 +192,7 @@ def _read(corpora: Corpora, dictionary: DictionaryEngine, wanted: Wanted, folder
         design=Paired.of(groups[0]) if wanted.paired else Independent.of(*groups),
         a=about_a,
         b=about_b,
+        tally=corpora.tally.without(left_out),
     )
 
 

@@ -46,6 +46,7 @@ def _sentences(found: Contrast) -> list[str]:
         sentences += [f"{found.differing:,} differ at a false discovery rate of {found.fdr:g}.", _MEANING[found.effect]]
     else:
         sentences.append(f"Nothing differs: no feature passes at a false discovery rate of {found.fdr:g}.")
+    sentences += found.tally.sentences
     if found.lengths_differ:
         sentences.append(_length_warning(found))
     if any(up.label_source.startswith("neuronpedia") for up in (*found.up_in_a, *found.up_in_b)):

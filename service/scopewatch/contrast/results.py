@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scopewatch.pairs.examples import Example
+from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.pooled import POOLINGS
 from scopewatch.statistics.scores import Interval
 from scopewatch.types import Segment
@@ -95,3 +96,5 @@ class Contrast:
     length_p: float
     lengths_differ: bool
     """Whether lengths differ clearly, so that what differs may be due to length."""
+    tally: Tally
+    """How many rows of the files were read, and what was left out of them."""

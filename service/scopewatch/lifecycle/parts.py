@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 from scopewatch.errors import DataError
 from scopewatch.files import atomic_write
 from scopewatch.lifecycle.rows import json_lines, row_writer
+from scopewatch.pairs.left_out import LeftOut, Tally
+from scopewatch.types import Verdict
 
 _ROW_GROUP = 8192
 _MADE_OF = "made_of.json"
@@ -22,10 +25,11 @@ _MADE_OF = "made_of.json"
 class Scanned:
     """What a finished result holds."""
 
-    rows: int
     flagged: int
-    failed: int
-    """How many rows could not be scored."""
+    incomplete: int
+    """How many rows have the verdict INCOMPLETE."""
+    tally: Tally
+    """How many rows were read, and which could not be scored."""
 
 
 def parts_of(out: Path) -> Path:
@@ -80,22 +84,30 @@ class Parts:
             origin: What made the numbers.
         """
         joined = self._folder / "joined"
-        rows = flagged = failed = 0
+        verdicts: Counter[str | None] = Counter()
+        tally = Tally()
         with row_writer(joined, out.suffix, types, origin) as write:
             saved = self._rows()
             while group := list(islice(saved, _ROW_GROUP)):
                 write(group)
-                rows += len(group)
-                flagged += sum(row["verdict"] == "flag" for row in group)
-                failed += sum(row["error"] is not None for row in group)
+                verdicts.update(row["verdict"] for row in group)
+                tally += Tally.of(len(group), filter(None, map(_left_out, group)))
         joined.replace(out)
         shutil.rmtree(self._folder)
-        return Scanned(rows, flagged, failed)
+        return Scanned(verdicts[Verdict.FLAG], verdicts[Verdict.INCOMPLETE], tally)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for file in sorted(self._folder.glob("part-*.jsonl")):
             with file.open(encoding="utf-8") as stream:
                 yield from map(json.loads, stream)
+
+
+def _left_out(row: Mapping[str, Any]) -> LeftOut | None:
+    """What a row of the result says that could not be scored, if it could not."""
+    if row["error"] is None:
+        return None
+    reason, _, detail = row["error"].partition(": ")
+    return LeftOut(f"{row['file']}:{row['row']}", reason, detail)
 
 
 def _check_same(folder: Path, known: dict[str, object], made_of: dict[str, object]) -> None:

@@ -9,9 +9,10 @@ from tqdm import tqdm
 from scopewatch.app.load import load
 from scopewatch.app.spine import offline
 from scopewatch.config import Config
-from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest
+from scopewatch.errors import NothingUsable
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.pairs.scored import Scorer
+from scopewatch.pairs.left_out import LeftOut
+from scopewatch.pairs.scored import Scorer, answers
 from scopewatch.statistics.bounds import false_positive_bound
 from scopewatch.statistics.scores import Interval
 from scopewatch.types import IndicatorScore, ScoredPair, ScoreJob, Verdict
@@ -59,7 +60,7 @@ class IndicatorChange:
 
 @dataclass(frozen=True, slots=True)
 class Deciding:
-    """An indicator that flagged the pair on the side where the verdict is FLAG, as both sides see it."""
+    """An indicator that flagged the pair on the side where the verdict is FLAG, if one is, as both sides see it."""
 
     indicator: str
     score_before: float | None
@@ -73,20 +74,34 @@ class Deciding:
 class VerdictChange:
     """A pair whose verdict changes."""
 
+    file: str
     line: int
     id: str
     before: Verdict
     after: Verdict
     decided_by: tuple[Deciding, ...]
 
+    @property
+    def place(self) -> str:
+        """Where a user finds the pair."""
+        return f"{self.file}:{self.line}"
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A pair that a watchlist could not score."""
 
+    file: str
     line: int
     id: str
     error: str
+    """Why, as `reason: message`."""
+
+    @property
+    def as_left_out(self) -> LeftOut:
+        """The pair among what else is left out."""
+        reason, _, detail = self.error.partition(": ")
+        return LeftOut(f"{self.file}:{self.line}", reason, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +111,9 @@ class Replay:
     n: int
     flag_rate_before: float
     flag_rate_after: float
+    incomplete_rate_before: float
+    """The share of pairs with the verdict INCOMPLETE."""
+    incomplete_rate_after: float
     changed: Interval
     """The share of verdicts that change, with its 95 % Clopper-Pearson interval."""
     indicators: tuple[IndicatorChange, ...]
@@ -117,14 +135,12 @@ async def hear(pairs: Sequence[LabelledPair], score: Scorer, at_once: int) -> li
     heard: list[Said | str] = []
     for first in tqdm(range(0, len(pairs), at_once), desc="scoring", unit="batch", disable=None):
         jobs = [ScoreJob(item.pair, "", item.id) for item in pairs[first : first + at_once]]
-        for outcome in await score(jobs):
+        for outcome in await answers(jobs, score):
             if isinstance(outcome, ScoredPair):
                 lean = {part.name: replace(part, features=(), evidence=()) for part in outcome.indicators}
                 heard.append(Said(outcome.verdict, lean))
-            elif isinstance(outcome, (InvalidRequest, EngineError)) and not isinstance(outcome, EngineDied):
-                heard.append(f"{outcome.reason}: {outcome}")
             else:
-                raise outcome
+                heard.append(f"{outcome.reason}: {outcome}")
     return heard
 
 
@@ -147,7 +163,7 @@ def replay(pairs: Sequence[LabelledPair], before: Sequence[Said | str], after: S
         after: What the other watchlist said.
 
     Raises:
-        DataError: No pair could be scored by both.
+        NothingUsable: No pair could be scored by both.
     """
     heard, failures = _heard_by_both(pairs, before, after)
     n = len(heard)
@@ -157,6 +173,8 @@ def replay(pairs: Sequence[LabelledPair], before: Sequence[Said | str], after: S
         n=n,
         flag_rate_before=sum(old.verdict is Verdict.FLAG for _, old, _ in heard) / n,
         flag_rate_after=sum(new.verdict is Verdict.FLAG for _, _, new in heard) / n,
+        incomplete_rate_before=sum(old.verdict is Verdict.INCOMPLETE for _, old, _ in heard) / n,
+        incomplete_rate_after=sum(new.verdict is Verdict.INCOMPLETE for _, _, new in heard) / n,
         changed=_share(len(changes), n),
         indicators=tuple(_indicator(name, heard) for name in names),
         changes=changes,
@@ -178,9 +196,9 @@ def _heard_by_both(
         if isinstance(old, Said) and isinstance(new, Said):
             heard.append((pair, old, new))
         else:
-            failures.append(Failure(pair.line, pair.id, old if isinstance(old, str) else str(new)))
+            failures.append(Failure(pair.file, pair.line, pair.id, old if isinstance(old, str) else str(new)))
     if not heard:
-        raise DataError(f"none of {len(pairs)} pairs can be scored by both watchlists: {failures[0].error}")
+        raise NothingUsable(f"none of {len(pairs)} pairs can be scored by both watchlists: {failures[0].error}")
     return heard, failures
 
 
@@ -219,7 +237,7 @@ def _change(pair: LabelledPair, old: Said, new: Said) -> VerdictChange:
     flagging = old if old.verdict is Verdict.FLAG else new
     decided = [name for name, part in flagging.indicators.items() if part.flagged and part.severity != "info"]
     return VerdictChange(
-        pair.line, pair.id, old.verdict, new.verdict, tuple(_deciding(name, old, new) for name in decided)
+        pair.file, pair.line, pair.id, old.verdict, new.verdict, tuple(_deciding(name, old, new) for name in decided)
     )
 
 

@@ -1,40 +1,37 @@
 """A replay in words and tables, for a terminal."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from scopewatch.lifecycle.replay import IndicatorChange, Rates, Replay, VerdictChange
 from scopewatch.pairs.labelled import LabelledPair
 
 
-def replay_lines(result: Replay, limit: int, texts: Mapping[int, LabelledPair]) -> Iterator[str]:
+def replay_lines(result: Replay, limit: int, texts: Mapping[str, LabelledPair]) -> Iterator[str]:
     """What would change, in lines.
 
     Args:
         result: The replay.
         limit: The most changed verdicts that are shown.
-        texts: The pairs whose texts are shown too, by line.
+        texts: The pairs whose texts are shown too, by their places.
     """
     share = result.changed
-    turned = sum(change.after == "flag" for change in result.changes)
-    yield f"{result.n} pairs; flagged: {result.flag_rate_before:.2%} before, {result.flag_rate_after:.2%} after"
+    yield (
+        f"{result.n} pairs; flagged: {result.flag_rate_before:.2%} before, {result.flag_rate_after:.2%} after; "
+        f"incomplete: {result.incomplete_rate_before:.2%} before, {result.incomplete_rate_after:.2%} after"
+    )
+    turns = Counter(f"{change.before} to {change.after}" for change in result.changes)
+    turned = ": " + ", ".join(f"{count} {turn}" for turn, count in sorted(turns.items())) if turns else ""
     yield (
         f"verdicts that change: {len(result.changes)} ({share.value:.2%}, 95 % interval {share.low:.2%} to "
-        f"{share.high:.2%}): {turned} pass to flag, {len(result.changes) - turned} flag to pass"
+        f"{share.high:.2%}){turned}"
     )
     yield f"\n{'flagged by':32} {'both':>8} {'only before':>12} {'only after':>12} {'neither':>8}"
     yield from map(_indicator, result.indicators)
     for change in result.changes[:limit]:
-        yield from _change(change, texts.get(change.line))
+        yield from _change(change, texts.get(change.place))
     if (more := len(result.changes) - limit) > 0:
         yield f"and {more} more; --limit-shown shows them, --json has all"
-
-
-def failure_lines(result: Replay, limit: int) -> Iterator[str]:
-    """The pairs that could not be scored, at most `limit` of them, and how many there are in all."""
-    for failure in result.failures[:limit]:
-        yield f"line {failure.line}, id {failure.id} cannot be scored: {failure.error}"
-    if result.failures:
-        yield f"scopewatch: {len(result.failures)} pairs were left out, since they cannot be scored"
 
 
 def _indicator(row: IndicatorChange) -> str:
@@ -49,7 +46,8 @@ def _change(change: VerdictChange, shown: LabelledPair | None) -> Iterator[str]:
         f" -> {_number(part.score_after)} of {_number(part.threshold_after)}"
         for part in change.decided_by
     )
-    yield f"line {change.line}, id {change.id}: {change.before} -> {change.after}: {decided}"
+    why = f": {decided}" if decided else ""
+    yield f"{change.place}, id {change.id}: {change.before} -> {change.after}{why}"
     if shown:
         yield f"    prompt: {shown.pair.prompt!r}\n    response: {shown.pair.response!r}"
 

@@ -1,10 +1,11 @@
-"""The online scorer over a file of any size, in parts, so that what is done stays done.
+"""The online scorer over files of any size, in parts, so that what is done stays done.
 
-Rows of `DATA.jsonl` or `DATA.parquet` have `response` and, where they have them, `prompt`, `history` and `id`; other
-columns are ignored. Each becomes a row of the result:
+Each row of the files, which may hold all that `pairs.conversation` reads, becomes a row of the result:
 
-    row, id            place in DATA, counted from 1 (the line of a JSONL file); null id where the row cannot be read
-    verdict            pass or flag; null where the pair could not be scored
+    file, row, id      the file and the place in it, counted from 1 (the line of JSONL and CSV); null id where the row
+                       cannot be read
+    verdict            pass, flag or incomplete; null where the pair could not be scored
+    incomplete         what was to be judged and was not read whole; null where all was
     {name}.score, {name}.flagged, {name}.probability, {name}.skipped_reason     of every indicator; a skipped one has no
                        score, and the probability is null where the watchlist maps none
     tokens, truncated, response_tokens_dropped
@@ -18,7 +19,7 @@ import asyncio
 import hashlib
 import json
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,17 +30,20 @@ import scopewatch
 from scopewatch.app.load import Loaded, load
 from scopewatch.app.spine import offline
 from scopewatch.config import Config
-from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest, ScopewatchError
+from scopewatch.errors import DataError, NothingUsable
 from scopewatch.identity import EngineIdentity
 from scopewatch.lifecycle.parts import Parts, Scanned, parts_of
-from scopewatch.lifecycle.rows import Row, check_format, read_rows
+from scopewatch.lifecycle.rows import check_format
 from scopewatch.lifecycle.until_signal import until_signal
-from scopewatch.pairs.labelled import LabelledPair, parse_row
-from scopewatch.pairs.scored import Scorer
+from scopewatch.pairs.cells import name_or_number
+from scopewatch.pairs.columns import Columns, find
+from scopewatch.pairs.conversation import pair_of
+from scopewatch.pairs.data_files import Reading, problem_of
+from scopewatch.pairs.left_out import LeftOut
+from scopewatch.pairs.rows import RawRow, digest_of, rows_of
+from scopewatch.pairs.scored import Scorer, answers, failure
 from scopewatch.types import ScoredPair, ScoreJob
 from scopewatch.watch.watchlist import Watchlist
-
-_COLUMNS = ("id", "prompt", "response", "history")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +65,25 @@ class Origin:
         return cls(watchlist.name, watchlist.digest, engine.reader.digest, digest)
 
 
-def check_files(data: Path, out: Path, *, overwrite: bool) -> None:
-    """Refuses what would fail only after the engine is loaded.
+def check_out(data: Sequence[Path], out: Path, *, overwrite: bool) -> None:
+    """Refuses a result that could not be written, or would take the place of something else.
 
     Raises:
         DataError: Names the file and the mend.
     """
-    for file in (data, out):
-        check_format(file)
-    if not data.is_file():
-        raise DataError(f"{data}: no such file")
+    check_format(out)
     if not out.parent.is_dir():
         raise DataError(f"{out.parent}: no such folder")
     if out.is_dir():
         raise DataError(f"{out}: is a folder; give another --out")
-    if out.exists() and out.samefile(data):
+    if out.exists() and any(file.exists() and out.samefile(file) for file in data):
         raise DataError(f"{out}: is the file to be scored; give another --out")
     if out.exists() and not overwrite:
         raise DataError(f"{out}: exists already; give another --out, or --overwrite")
 
 
 async def scan(
-    data: Path,
+    data: Sequence[Path],
     out: Path,
     score: Scorer,
     *,
@@ -90,58 +91,63 @@ async def scan(
     indicators: Sequence[str],
     at_once: int,
     part_rows: int = 1024,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> Scanned:
-    """Scores every row of a file, or goes on where an earlier call was stopped.
+    """Scores every row of files, or goes on where an earlier call was stopped.
 
     Args:
-        data: The file to score, JSONL or Parquet.
+        data: The files to score.
         out: The file of the result, JSONL or Parquet; it is replaced when all is done.
         score: The online scorer.
         origin: What the scorer scores with.
         indicators: The names of the watchlist's indicators.
         at_once: The most pairs that the scorer is given in one call.
         part_rows: How many rows are saved together.
+        reading: How the files are read.
 
     Raises:
-        DataError: A file cannot be read or written, or an earlier call began with something else.
+        DataError: A file cannot be read or written, or an earlier call began with something else; or with `strict` a
+            row that cannot be scored.
         ScopewatchError: The scorer failed altogether; what is finished stays.
     """
     try:
-        with data.open("rb") as stream:
-            data_digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        made_of = {**asdict(origin), "data_digest": data_digest, "part_rows": part_rows}
+        made_of = {**asdict(origin), "data_digest": _digest(data), "part_rows": part_rows}
+        made_of |= {"columns": asdict(reading.columns)}
         with Parts.open(parts_of(out), made_of) as parts:
             done = parts.done * part_rows
-            rows = islice(read_rows(data, _COLUMNS, needed="response"), done, None)
+            rows = islice(rows_of(data, reading.columns), done, None)
             with tqdm(desc="scoring", unit="row", initial=done, disable=None) as bar:
                 while part := list(islice(rows, part_rows)):
                     chunks = [part[first : first + at_once] for first in range(0, len(part), at_once)]
-                    parts.add([row for chunk in chunks for row in await _scored(chunk, score, indicators)])
+                    parts.add([row for chunk in chunks for row in await _scored(chunk, score, indicators, reading)])
                     bar.update(len(part))
             if not parts.done:
-                raise DataError(f"{data}: holds no rows")
+                raise NothingUsable(f"{', '.join(map(str, data))}: holds no rows")
             return parts.join(out, _columns(indicators), asdict(origin))
     except OSError as error:
         raise DataError(f"{error.filename or out}: {error.strerror or error}") from None
 
 
-def scan_file(data: Path, out: Path, config: Config, *, part_rows: int) -> Scanned | signal.Signals:
-    """Loads what the settings name and scores every row of a file, until all is done or a signal stops it.
+def scan_files(
+    data: Sequence[Path], out: Path, config: Config, *, part_rows: int, reading: Reading
+) -> Scanned | signal.Signals:
+    """Loads what the settings name and scores every row of files, until all is done or a signal stops it.
 
     Args:
-        data: The file to score, JSONL or Parquet.
+        data: The files to score.
         out: The file of the result, JSONL or Parquet.
         config: The settings, with a single watchlist.
         part_rows: How many rows are saved together.
+        reading: How the files are read.
 
     Raises:
         ScopewatchError: As `scan` does, or something cannot be loaded.
     """
-    return asyncio.run(_scan_until_stopped(data, out, config, load(config), part_rows))
+    return asyncio.run(_scan_until_stopped(data, out, config, load(config), part_rows=part_rows, reading=reading))
 
 
 async def _scan_until_stopped(
-    data: Path, out: Path, config: Config, loaded: Loaded, part_rows: int
+    data: Sequence[Path], out: Path, config: Config, loaded: Loaded, *, part_rows: int, reading: Reading
 ) -> Scanned | signal.Signals:
     (watchlist,) = loaded.watchlists
     async with offline(config, loaded) as monitor:
@@ -154,46 +160,51 @@ async def _scan_until_stopped(
                 indicators=[indicator.name for indicator in watchlist.indicators],
                 at_once=config.at_once,
                 part_rows=part_rows,
+                reading=reading,
             )
         )
 
 
-async def _scored(rows: Sequence[Row], score: Scorer, indicators: Sequence[str]) -> list[dict[str, object]]:
-    read = [_read(*row) for row in rows]
-    jobs = [ScoreJob(item.pair, "", item.id) for item in read if isinstance(item, LabelledPair)]
-    outcomes = iter(await score(jobs))
+def _digest(data: Sequence[Path]) -> str:
+    """SHA-256 over the names and contents of files."""
+    return hashlib.sha256("".join(f"{file}\n{digest_of(file)}\n" for file in data).encode()).hexdigest()
+
+
+async def _scored(
+    rows: Sequence[RawRow], score: Scorer, indicators: Sequence[str], reading: Reading
+) -> list[dict[str, object]]:
+    read = [_read(row, reading.columns) for row in rows]
+    outcomes = iter(await answers([item for item in read if isinstance(item, ScoreJob)], score))
     found = []
-    for (number, _), item in zip(rows, read, strict=True):
-        identity, outcome = (None, item) if isinstance(item, DataError) else (item.id, next(outcomes))
-        if isinstance(outcome, EngineDied) or not isinstance(
-            outcome, (ScoredPair, DataError, InvalidRequest, EngineError)
-        ):
-            # Not this pair's fault: the next would fail the same way.
-            raise outcome
-        found.append({"row": number, "id": identity, **_result(outcome, indicators)})
+    for row, item in zip(rows, read, strict=True):
+        name, outcome = (item.request_id, next(outcomes)) if isinstance(item, ScoreJob) else (None, item)
+        if not isinstance(outcome, (ScoredPair, LeftOut)):
+            outcome = failure(row.place, outcome)
+        if isinstance(outcome, LeftOut):
+            said = f"{reading.checked(outcome).reason}: {outcome.detail}"
+            result: dict[str, object] = dict.fromkeys(_types(indicators)) | {"error": said}
+        else:
+            result = _result(outcome)
+        found.append({"file": str(row.file), "row": row.number, "id": name, **result})
     return found
 
 
-def _read(number: int, load: Callable[[], object]) -> LabelledPair | DataError:
+def _read(row: RawRow, columns: Columns) -> ScoreJob | LeftOut:
+    """The pair to score, under its id; of a row nothing else matters, since nothing is learnt from it."""
     try:
-        row = load()
-        # A label may be anything here, since nothing is learnt from it.
-        wanted = {name: row[name] for name in _COLUMNS if name in row} if isinstance(row, dict) else row
-        return parse_row(wanted, number, "", labelled=False)
-    except json.JSONDecodeError as error:
-        return DataError(f"not JSON: {error.msg} at column {error.colno}")
-    except UnicodeDecodeError as error:
-        return DataError(f"not UTF-8 at byte {error.start}")
-    except RecursionError:
-        return DataError("nested too deeply")
-    except ValueError as error:
-        return DataError(str(error))
+        held = row.load()
+        pair = pair_of(held, columns)
+        assert isinstance(held, dict), "else it is no pair"
+        return ScoreJob(pair, "", name_or_number(find(held, columns.id), columns.id) or str(row.number))
+    except (ValueError, RecursionError) as error:
+        return problem_of(row, error)
 
 
-def _result(outcome: ScoredPair | ScopewatchError, indicators: Sequence[str]) -> dict[str, object]:
-    if isinstance(outcome, ScopewatchError):
-        return dict.fromkeys(_types(indicators)) | {"error": f"{outcome.reason}: {outcome}"}
-    found: dict[str, object] = {"verdict": outcome.verdict.value}
+def _result(outcome: ScoredPair) -> dict[str, object]:
+    found: dict[str, object] = {
+        "verdict": outcome.verdict.value,
+        "incomplete": " ".join(outcome.judgement.incomplete) or None,
+    }
     for part in outcome.indicators:
         found |= {
             f"{part.name}.score": None if part.skipped_reason else part.score,
@@ -212,14 +223,15 @@ def _result(outcome: ScoredPair | ScopewatchError, indicators: Sequence[str]) ->
 
 def _columns(indicators: Sequence[str]) -> dict[str, str]:
     """What Arrow calls the type of each column of the result, by the column's name."""
-    return {"row": "int64", "id": "string", **_types(indicators)}
+    return {"file": "string", "row": "int64", "id": "string", **_types(indicators)}
 
 
 def _types(indicators: Sequence[str]) -> dict[str, str]:
-    """What Arrow calls the types of the columns after `row` and `id`."""
+    """What Arrow calls the types of the columns after `id`."""
     each = {"score": "float64", "flagged": "bool", "probability": "float64", "skipped_reason": "string"}
     return {
         "verdict": "string",
+        "incomplete": "string",
         **{f"{name}.{part}": kind for name in indicators for part, kind in each.items()},
         "tokens": "int32",
         "truncated": "bool",

@@ -9,19 +9,22 @@ import errno
 import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scopewatch.engine.dictionary import DictionaryEngine
-from scopewatch.errors import DataError, ScopewatchError
+from scopewatch.errors import DataError, EngineError, InvalidRequest
 from scopewatch.files import atomic_write
+from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.left_out import LeftOut
+from scopewatch.pairs.scored import failure
 from scopewatch.pipeline.pooling import pool
 from scopewatch.statistics.scores import Bool
 from scopewatch.types import Activations, Segment, TokenisedPair
@@ -40,11 +43,11 @@ POOLINGS = (
     Pooling(kind="rolling_mean_max", window=8),
     Pooling(kind="k_of_n", k=2),
 )
-_SCHEMA = 1
+_SCHEMA = 2
 _SHARD_PAIRS = 128
 _DENSE_ELEMENTS = 4 << 20
 Float32 = NDArray[np.float32]
-T = TypeVar("T")
+_Tokenised = TokenisedPair | InvalidRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class PooledPairs:
     d_sae: int
     poolings: tuple[Pooling, ...]
     tokens: NDArray[np.int32]
-    """How many tokens of each pair's segment were read, shape (n,); every feature of a pair without any is 0."""
+    """How many tokens of each pair's segment were read, shape (n,); every feature of a pair without any is 0, and the
+    pair is one of those left out."""
     truncated: Bool
     """Whether the reader did not read the pair whole, shape (n,)."""
     dense_mean: Float32
@@ -64,6 +68,8 @@ class PooledPairs:
     """The largest of these activations, component by component; shape (n, d_in)."""
     shards: tuple[Path, ...]
     """The files that hold the pooled values, in the order of the pairs."""
+    left_out: tuple[LeftOut, ...] = ()
+    """The pairs that could not be read, or have no token in the segment; they keep their rows."""
 
     def features(self, pooling: Pooling) -> csr_array:
         """Every feature by one of the poolings, shape (n, d_sae), float32; only values greater than 0 are stored.
@@ -92,6 +98,7 @@ def encode_pairs(
     segment: Segment,
     folder: Path,
     poolings: Sequence[Pooling] = POOLINGS,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> PooledPairs:
     """Reads pairs and pools every feature over one segment of each, as `pipeline.scoring.pool` does.
 
@@ -101,29 +108,52 @@ def encode_pairs(
         segment: The part of a pair that is pooled.
         folder: The folder in which shards are found and left; it is made if it is not there.
         poolings: The poolings that are kept.
+        reading: Whether a pair that cannot be read may be left out.
 
     Raises:
-        DataError: A pair cannot be read, which names its line, or the folder cannot be written.
+        DataError: The folder cannot be written; or with `strict` a pair that cannot be read.
         EngineDied: The device is lost.
     """
     home = _home(folder, dictionary, segment, poolings)
     shards: list[Path] = []
+    left_out: list[LeftOut] = []
     with tqdm(total=len(pairs), desc="reading", unit="pair", disable=None) as progress:
         for start in range(0, len(pairs), _SHARD_PAIRS):
             part = pairs[start : start + _SHARD_PAIRS]
-            outcomes = dictionary.tokeniser.tokenise([item.pair for item in part])
-            tokens = [_checked(item, outcome) for item, outcome in zip(part, outcomes, strict=True)]
+            tokens = dictionary.tokeniser.tokenise([item.pair for item in part])
             shards.append(home / f"{_digest(tokens)}.npz")
             if not _is_whole(shards[-1]):
-                _write(shards[-1], _shard(part, tokens, dictionary, segment, poolings))
+                _write(shards[-1], _shard(tokens, dictionary, segment, poolings))
+            left_out += _left_out(part, tokens, shards[-1], reading)
             progress.update(len(part))
     tokens_read, truncated, dense_mean, dense_max = (
         np.concatenate([_array(shard, name) for shard in shards])
         for name in ("tokens", "truncated", "dense_mean", "dense_max")
     )
     return PooledPairs(
-        len(pairs), dictionary.d_sae, tuple(poolings), tokens_read, truncated, dense_mean, dense_max, tuple(shards)
+        n_pairs=len(pairs),
+        d_sae=dictionary.d_sae,
+        poolings=tuple(poolings),
+        tokens=tokens_read,
+        truncated=truncated,
+        dense_mean=dense_mean,
+        dense_max=dense_max,
+        shards=tuple(shards),
+        left_out=tuple(left_out),
     )
+
+
+def _left_out(
+    part: Sequence[LabelledPair], tokens: Sequence[_Tokenised], shard: Path, reading: Reading
+) -> Iterator[LeftOut]:
+    """The pairs of a shard that could not be read, or have no token in the segment."""
+    for item, refused, failed, n in zip(part, tokens, _array(shard, "failed"), _array(shard, "tokens"), strict=True):
+        if isinstance(refused, InvalidRequest):
+            yield reading.checked(failure(item.place, refused))
+        elif failed:
+            yield reading.checked(failure(item.place, EngineError(str(failed))))
+        elif not n:
+            yield LeftOut(item.place, "empty_segment")
 
 
 def _home(folder: Path, dictionary: DictionaryEngine, segment: Segment, poolings: Sequence[Pooling]) -> Path:
@@ -138,29 +168,28 @@ def _home(folder: Path, dictionary: DictionaryEngine, segment: Segment, poolings
 
 
 def _shard(
-    part: Sequence[LabelledPair],
-    tokens: Sequence[TokenisedPair],
-    dictionary: DictionaryEngine,
-    segment: Segment,
-    poolings: Sequence[Pooling],
+    tokens: Sequence[_Tokenised], dictionary: DictionaryEngine, segment: Segment, poolings: Sequence[Pooling]
 ) -> dict[str, NDArray[Any]]:
     """The arrays of a shard: some per pair, and, pair after pair, the features that fired and their pooled values."""
-    counts: list[int] = []
-    dense = np.zeros((2, len(part), dictionary.d_in), np.float32)
-    indices: list[NDArray[np.int32]] = []
-    values: list[Float32] = []
-    outcomes = dictionary.encode(tokens, segment, features=bool(poolings))
-    for row, (item, outcome) in enumerate(zip(part, outcomes, strict=True)):
-        read = _checked(item, outcome)
-        counts.append(len(read.positions))
-        features, pooled = _pooled(read.fired, poolings)
-        indices.append(features)
-        values.append(pooled)
+    counts, failed, truncated = np.zeros(len(tokens), np.int32), [""] * len(tokens), np.zeros(len(tokens), bool)
+    dense = np.zeros((2, len(tokens), dictionary.d_in), np.float32)
+    indices: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(tokens)
+    values: list[Float32] = [np.empty((len(poolings), 0), np.float32)] * len(tokens)
+    good = {row: pair for row, pair in enumerate(tokens) if isinstance(pair, TokenisedPair)}
+    outcomes = dictionary.encode(list(good.values()), segment, features=bool(poolings))
+    for (row, pair), read in zip(good.items(), outcomes, strict=True):
+        truncated[row] = pair.coverage.truncated
+        if isinstance(read, EngineError):
+            failed[row] = str(read)
+            continue
+        counts[row] = len(read.positions)
+        indices[row], values[row] = _pooled(read.fired, poolings)
         if len(read.positions):
             dense[:, row] = read.residual.mean(axis=0, dtype=np.float64), read.residual.max(axis=0)
     return {
-        "tokens": np.array(counts, np.int32),
-        "truncated": np.array([pair.coverage.truncated for pair in tokens]),
+        "tokens": counts,
+        "truncated": truncated,
+        "failed": np.array(failed),
         "dense_mean": dense[0],
         "dense_max": dense[1],
         "fired": np.array([len(features) for features in indices]),
@@ -186,24 +215,22 @@ def _pooled(fired: Activations, poolings: Sequence[Pooling]) -> tuple[NDArray[np
     return features, pooled
 
 
-def _checked(item: LabelledPair, outcome: T | ScopewatchError) -> T:
-    if isinstance(outcome, ScopewatchError):
-        raise DataError(f"{item.place}: {outcome}")
-    return outcome
-
-
-def _digest(tokens: Sequence[TokenisedPair]) -> str:
+def _digest(tokens: Sequence[_Tokenised]) -> str:
     total = hashlib.sha256()
     for pair in tokens:
+        if isinstance(pair, InvalidRequest):
+            total.update(b"refused")
+            continue
         total.update(len(pair.ids).to_bytes(8, "little") + bytes([pair.coverage.truncated]))
-        total.update(pair.ids.astype("<i4").tobytes() + pair.segments.tobytes())
+        total.update(pair.ids.astype("<i4").tobytes() + pair.segments.tobytes() + repr(pair.window_tokens).encode())
     return total.hexdigest()
 
 
 def _is_whole(shard: Path) -> bool:
+    """Whether a shard is there, and the reader failed on none of its pairs, as it need not do again."""
     try:
         with zipfile.ZipFile(shard) as archive:
-            return archive.testzip() is None
+            return archive.testzip() is None and not any(_array(shard, "failed"))
     except (OSError, zipfile.BadZipFile):
         return False
 
