@@ -159,7 +159,7 @@ MISTRAL_TEMPLATE = """{{ bos_token }}
 {%- set system = messages[0]['content'] + '\\n\\n' if messages[0]['role'] == 'system' else '' %}
 {%- for message in (messages[1:] if system else messages) %}
 {%- if message['role'] == 'user' %}
-{{- '[INST] ' + (system if messages[-2] == message else '') + message['content'] + '[/INST]' }}
+{{- '[INST] ' + (system if loop.last else '') + message['content'] + '[/INST]' }}
 {%- else %}
 {{- ' ' + message['content'] | trim + eos_token }}
 {%- endif %}

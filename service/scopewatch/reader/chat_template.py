@@ -14,7 +14,7 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from scopewatch.reader.traced import Traced, joined, pieces_of, traced_json
+from scopewatch.reader.traced import Traced, formatted, joined, pieces_of, traced_json
 
 __all__ = ["ChatTemplate", "TemplateError", "TemplateSyntaxError"]
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -74,11 +74,15 @@ class _CodeGenerator(CodeGenerator):
 class _Environment(ImmutableSandboxedEnvironment):
     code_generator_class = _CodeGenerator
     concat = staticmethod(joined)
+    intercepted_binops = frozenset(["%"])
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.filters |= {"tojson": _tojson, "join": _join, "replace": _replace}
+        self.filters |= {"tojson": _tojson, "join": _join, "replace": _replace, "indent": _indent, "format": _format}
         self.globals |= {"raise_exception": _raise, "dict": _Dict(), "namespace": _Namespace}
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002 - as Jinja calls it
+        return formatted(left, right)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         # A method of a text that no caller wrote, which may be given one that a caller did.
@@ -153,6 +157,19 @@ def _join(environment: Environment, value: Iterable[Any], d: str = "", attribute
 
 def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> str:
     return _kept(str(value)).replace(str(old), str(new), -1 if count is None else count)
+
+
+def _indent(s: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    indention = width if isinstance(width, str) else " " * width
+    lines = joined((str(s), "\n")).splitlines()
+    wanted = [line or blank if number else first for number, line in enumerate(lines)]
+    return _kept("\n").join(
+        joined((indention, line)) if want else line for want, line in zip(wanted, lines, strict=True)
+    )
+
+
+def _format(value: Any, *args: Any, **kwargs: Any) -> Any:
+    return formatted(str(value), kwargs or args)
 
 
 def _kept(text: str) -> Traced:

@@ -9,11 +9,12 @@ it is of and where in it. What the template itself wrote is of no message.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, SupportsIndex, overload
+from typing import Any, NamedTuple, Self, SupportsIndex, overload
 
 NO_SEGMENT = -1
 """The source of a caller's text that is read and not scored, such as the arguments of a tool call."""
-_JSON_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_JSON_STRING = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
+_CONVERSION = re.compile("(%s|%%)")
 
 
 class Piece(NamedTuple):
@@ -35,12 +36,15 @@ class Traced(str):
     __slots__ = ("_pieces",)
     _pieces: tuple[Piece, ...]
 
+    def __new__(cls, text: str, pieces: Iterable[Piece] = ()) -> Self:
+        made = super().__new__(cls, text)
+        made._pieces = tuple(pieces)
+        return made
+
     @classmethod
     def of(cls, text: str, pieces: Iterable[Piece]) -> "Traced":
         """The text, of which these pieces are a caller's."""
-        traced = cls(text)
-        traced._pieces = tuple(pieces)
-        return traced
+        return cls(text, pieces)
 
     def __str__(self) -> str:
         return self
@@ -51,9 +55,10 @@ class Traced(str):
     def __radd__(self, other: str) -> str:
         return joined((other, self)) if isinstance(other, str) else NotImplemented
 
-    def __rmod__(self, form: str) -> str:
-        before, mark, after = form.partition("%s")
-        return joined((before, self, after)) if mark and "%" not in before + after else form % str.__str__(self)
+    def __mul__(self, times: SupportsIndex) -> str:
+        return joined([self] * times)
+
+    __rmul__ = __mul__
 
     def __iter__(self) -> Iterator[str]:
         return (self[place] for place in range(len(self)))
@@ -130,8 +135,9 @@ class Traced(str):
         return found
 
     def _part(self, start: int, stop: int) -> str:
-        inside = [piece for piece in self._pieces if piece.start < stop and piece.end > start]
-        return Traced.of(super().__getitem__(slice(start, stop)), (_shifted(p, start, stop) for p in inside))
+        text = super().__getitem__(slice(start, stop))
+        inside = [piece for piece in self._pieces if piece.start < stop and piece.end > start] if text else ()
+        return Traced.of(text, (_shifted(piece, start, stop) for piece in inside))
 
 
 @overload
@@ -167,6 +173,16 @@ def joined(parts: Iterable[str]) -> str:
                 pieces.append(Piece(start + place, end + place, source, offset))
         place += len(part)
     return Traced.of(text, pieces) if pieces else text
+
+
+def formatted(form: Any, values: Any) -> Any:
+    """What `form % values` gives; of a form with plain `%s` alone, with the pieces of what it puts in."""
+    text = form % values
+    parts = _CONVERSION.split(form) if isinstance(form, str) else []
+    if not parts or any("%" in part for part in parts[::2]):
+        return text
+    given = iter(values if isinstance(values, tuple) else (values,))
+    return joined(str(next(given)) if part == "%s" else "%" if part == "%%" else part for part in parts)
 
 
 def traced_json(value: Any, **options: Any) -> str:

@@ -65,6 +65,8 @@ class Vocabulary:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        around = self._backend.encode("a").special_tokens_mask
+        self._behind = around[::-1].index(0) if 0 in around else 0
         added = tokenizer.added_tokens_decoder
         special = {index for index, token in added.items() if token.special}
         # The unknown token stands for text, unless it is one of these by another name, as in Qwen's tokenizers.
@@ -115,11 +117,12 @@ class Vocabulary:
 
         Args:
             texts: The texts; where text is text, their control tokens are stand-ins.
-            as_whole: Whether each is put between what the tokenizer puts around a whole text, such as BOS.
+            as_whole: Whether each comes behind what the tokenizer puts before a whole text, such as BOS.
         """
         # Plain strings, since the library looks at no subclass.
         plain = [str.__str__(text) for text in texts]
-        return [self._encoded(one) for one in self._backend.encode_batch(plain, add_special_tokens=as_whole)]
+        behind = self._behind if as_whole else 0
+        return [self._encoded(one, behind) for one in self._backend.encode_batch(plain, add_special_tokens=as_whole)]
 
     def decode(self, ids: Sequence[int]) -> tuple[str, Encoded]:
         """The text that tokens decode to, without special tokens, and the place of each token in it.
@@ -143,10 +146,12 @@ class Vocabulary:
         at = int(np.searchsorted(self.special, one))
         return at < len(self.special) and int(self.special[at]) == one
 
-    def _encoded(self, encoding: Any) -> Encoded:
-        raw = np.array(encoding.ids, np.int64)
-        added = np.array(encoding.special_tokens_mask, np.bool_)
-        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+    def _encoded(self, encoding: Any, behind: int) -> Encoded:
+        """The tokens of an encoding but for the last `behind`."""
+        end = len(encoding.ids) - behind
+        raw = np.array(encoding.ids[:end], np.int64)
+        added = np.array(encoding.special_tokens_mask[:end], np.bool_)
+        offsets = np.array(encoding.offsets[:end], np.int32).reshape(-1, 2)
         return Encoded(self._real_ids[raw], offsets, added | self._control[raw])
 
 
