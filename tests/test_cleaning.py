@@ -149,12 +149,21 @@ def test_capitals_that_imitate_others_become_a_word_in_small_letters(kind: str) 
     assert clean(f"it {kind} be so").text == "it may be so"
 
 
+@pytest.mark.parametrize(
+    "written", ["tHe rAiN mAy fAlL. iT mIgHt.", "ᴛʜᴇ ʀᴀɪɴ ᴍᴀʏ ꜰᴀʟʟ. ɪᴛ ᴍɪɢʜᴛ.", "ⓣⓗⓔ ⓡⓐⓘⓝ ⓜⓐⓨ ⓕⓐⓛⓛ. ⓘⓣ ⓜⓘⓖⓗⓣ."]
+)
+def test_a_sentence_of_odd_letters_begins_with_a_capital(written: str) -> None:
+    """What imitates letters seldom has capitals, and a reader expects one; texts in plain small letters keep theirs."""
+    assert clean(written).text == "The rain may fall. It might."
+    assert clean("the rain may fall. it might.").text == "the rain may fall. it might."
+
+
 def test_a_word_of_lookalikes_is_of_the_language_around_it() -> None:
     """A word all of whose letters are ambiguous is Latin in English text, Russian beside Russian, and itself alone."""
     assert clean("the сор said so").text == "the cop said so"
     assert clean("the word сор, мусор").text == "the word сор, мусор"
     assert clean("сор").text == "сор"
-    assert clean("а cat").text == "a cat"
+    assert clean("а cat").text == "A cat"
     assert clean("plan В, Χ").text == "plan В, Χ"
 
 

@@ -11,13 +11,14 @@ from scopewatch.engine.budget import batch_tokens
 from scopewatch.engine.choices import SaeChoice, asked_by
 from scopewatch.engine.passes import ROW_TOKENS
 from scopewatch.engine.runner import Runner
-from scopewatch.engine.watching import LoadedSae, Watching, load_sae, watching_of
+from scopewatch.engine.watching import LoadedSae, Watching, assert_bos, assert_excluded, load_sae, watching_of
 from scopewatch.errors import ReaderError, SaeError, WatchlistError
 from scopewatch.identity import EngineIdentity, ReaderIdentity
 from scopewatch.logs import Laps
 from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, width
 from scopewatch.reader.loading import Reader, find_reader, load_reader
 from scopewatch.reader.text import Tokeniser
+from scopewatch.sae.encoder import Training
 from scopewatch.sources import ReaderSource, Rendering
 
 
@@ -83,6 +84,7 @@ class Engine:
             )
         with asked_by(choice):
             assert_fits(self.reader, sae.hookpoint, sae.watched.d_in)
+            assert_trained_alike(sae.watched.training, self.tokeniser)
         return sae
 
 
@@ -127,6 +129,9 @@ def build_engine(
             assert_fits(reader, sae.hookpoint, sae.watched.d_in)
     laps.end("reader")
     tokeniser, max_tokens = load_tokeniser(directory, reader, config, source.rendering)
+    for choice, sae in zip(sae_choices, saes, strict=True):
+        with asked_by(choice):
+            assert_trained_alike(sae.watched.training, tokeniser)
     laps.end("tokenizer")
     watching = watching_of(identity_of(reader, tokeniser), saes, head=head)
     runner = Runner(
@@ -197,6 +202,17 @@ def assert_fits(reader: Reader, hookpoint: Hookpoint, d_in: int) -> None:
             f"the SAE reads vectors of {d_in}, {hookpoint} of the reader has {there}; "
             "it was made for another model or another place in it"
         )
+
+
+def assert_trained_alike(training: Training, tokeniser: Tokeniser) -> None:
+    """Compares what an SAE's files say of the texts that it was trained on with what a reader reads.
+
+    Raises:
+        SaeError: BOS stands before the ones and not before the others, or a token counts that was left out of training.
+    """
+    if training != Training():
+        assert_bos(training, bos=tokeniser.bos, reads_bos=tokeniser.reads_bos, has_bos=tokeniser.has_bos)
+        assert_excluded(training, tokeniser.special_ids)
 
 
 def identity_of(reader: Reader, tokeniser: Tokeniser) -> ReaderIdentity:

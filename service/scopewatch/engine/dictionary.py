@@ -12,7 +12,14 @@ import numpy as np
 import torch
 
 from scopewatch.config import Config
-from scopewatch.engine.build import assert_fits, identity_of, load_found, load_tokeniser, set_threads
+from scopewatch.engine.build import (
+    assert_fits,
+    assert_trained_alike,
+    identity_of,
+    load_found,
+    load_tokeniser,
+    set_threads,
+)
 from scopewatch.engine.encoder import median_norms
 from scopewatch.engine.passes import ROW_TOKENS, Passes, halved, in_rows, untouched
 from scopewatch.engine.slabs import Dictionary, Portions
@@ -92,6 +99,7 @@ class DictionaryEngine:
     ) -> None:
         try:
             assert_fits(reader, whole.hookpoint, whole.sae.d_in)
+            assert_trained_alike(whole.sae.training, tokeniser)
         except SaeError as error:
             raise SaeError(f"{whole.sae.files[0]}: {error}") from None
         self.tokeniser = tokeniser

@@ -6,6 +6,7 @@ letters that are spaced out or upside down, flags, and Latin letters that imitat
 
 from dataclasses import dataclass
 
+import numpy as np
 import regex
 
 from scopewatch.reader.invisible import stacked_marks, unseen
@@ -13,7 +14,7 @@ from scopewatch.reader.letter_case import usual_case
 from scopewatch.reader.letter_forms import plain_letters, whole_letters
 from scopewatch.reader.lookalikes import latin_letters
 from scopewatch.reader.traced_text import TracedText
-from scopewatch.types import Int32
+from scopewatch.types import Bools, Int32
 
 _ODD_CONTROL = regex.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SPELLING = (unseen, whole_letters, plain_letters, stacked_marks, latin_letters)
@@ -50,8 +51,17 @@ def clean(text: str) -> Cleaned:
     What is clean already comes back as it is.
     """
     spelt = _spelt(TracedText.untouched(text))
-    traced = _spelt(spelt.edited(usual_case(spelt.text)))
+    traced = _spelt(spelt.edited(usual_case(spelt.text, _changed(spelt, text))))
     return Cleaned(traced.text, traced.starts, traced.ends, spelt.invisible_chars, spelt.lookalike_chars)
+
+
+def _changed(spelt: TracedText, text: str) -> Bools:
+    """Whether each character of the edited text stands for another that stood there; ligatures stand for several."""
+    other = np.array([text[place] != char for place, char in zip(spelt.starts.tolist(), spelt.text, strict=True)], bool)
+    alone = np.ones(len(other), bool)
+    alone[1:] &= spelt.starts[1:] != spelt.starts[:-1]
+    alone[:-1] &= spelt.starts[1:] != spelt.starts[:-1]
+    return other & alone
 
 
 def odd_chars(text: str) -> OddChars:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import regex
 
 from scopewatch.reader.traced_text import Edit
+from scopewatch.types import Bools
 
 _WORD = regex.compile(r"[\p{L}\p{M}]+")
 _OF_ONE_SCRIPT = regex.compile(
@@ -21,10 +22,15 @@ _END = regex.compile(r"[.!?\u2026\n]")
 _SPACE = regex.compile(r"\s")
 
 
-def usual_case(text: str) -> Iterator[Edit]:
+def usual_case(text: str, changed: Bools) -> Iterator[Edit]:
     """Writes words in small letters that are all in capitals, or have some where names such as iPhone have none.
 
-    The first letter of a sentence stays a capital, and so does the word I.
+    The first letter of a sentence stays a capital, and so does the word I. It becomes one in a word that was written
+    otherwise, since what imitates letters seldom has both kinds.
+
+    Args:
+        text: The text.
+        changed: Whether each character is another than the caller wrote; shape (len(text),).
     """
     done = 0
     before = ""
@@ -36,6 +42,9 @@ def usual_case(text: str) -> Iterator[Edit]:
         goes_with = gap in _APOSTROPHES and (lowered or before == "I") and word.isupper()
         goes_with |= word == "A" and lowered and not begins
         lowered = bool(_OF_ONE_SCRIPT.fullmatch(word)) and (goes_with or not _USUAL.fullmatch(word))
+        imitated = word.islower() and changed[found.start() : found.end()].any()
+        if begins and word[0].islower() and (lowered or (imitated and _OF_ONE_SCRIPT.fullmatch(word))):
+            yield Edit(found.start(), found.start() + 1, word[0].title())
         if lowered:
             yield from _in_small_letters(word, int(begins), found.start())
         before, done = word, found.end()

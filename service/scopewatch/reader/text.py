@@ -64,6 +64,16 @@ class Tokeniser:
         return self._vocabulary.size
 
     @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of special tokens, which never count."""
+        return frozenset(self._vocabulary.special.tolist())
+
+    @property
+    def bos(self) -> str:
+        """What the settings say of BOS: `files`, `always` or `never`."""
+        return self._rendering.bos
+
+    @property
     def has_bos(self) -> bool:
         """Whether the tokenizer has a BOS token."""
         return self._vocabulary.bos is not None
