@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from scopewatch import logs
-from scopewatch.cli.argument_types import check_written
+from scopewatch.cli.argument_types import check_read, check_written
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS, Config
 from scopewatch.errors import ConfigError, DataError
@@ -34,8 +34,7 @@ def add(command: AddCommand) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from scopewatch.calibration.evaluate import evaluate_indicator
-    from scopewatch.calibration.evaluation_report import as_text
+    from scopewatch.engine.choices import check_places, choices
     from scopewatch.report.figures import need_matplotlib
     from scopewatch.watch.watchlist import load_watchlist
 
@@ -45,6 +44,10 @@ def _run(args: argparse.Namespace) -> int:
         need_matplotlib()
     _check(args, config)
     watchlist = load_watchlist(config.watchlist[0])
+    check_places(*choices([watchlist]), allow_download=config.allow_download)
+    from scopewatch.calibration.evaluate import evaluate_indicator
+    from scopewatch.calibration.evaluation_report import as_text
+
     measured = evaluate_indicator(
         watchlist, args.indicator, args.data, config, train=args.train, baselines=not args.no_baselines
     )
@@ -59,6 +62,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, config: Config) -> None:
     """Refuses arguments that would fail, or lose a file, only after all is measured."""
+    check_read(*args.data, *args.train)
     check_written(args.html, args.plot)
     if args.plot and args.plot.suffix != ".svg":
         raise DataError(f"{args.plot}: expected a name that ends in .svg")

@@ -83,6 +83,7 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace) -> int:
+    from scopewatch.engine.choices import check_places, choices
     from scopewatch.lifecycle.replay import hear_watchlist, replay
     from scopewatch.pairs.labelled import read_texts
     from scopewatch.watch.watchlist import load_watchlist
@@ -91,6 +92,8 @@ def _replay(args: argparse.Namespace) -> int:
     logs.configure("warning", "text")
     before, after = load_watchlist(args.before), load_watchlist(args.after)
     pairs = read_texts(args.data)
+    for watchlist in (before, after):
+        check_places(*choices([watchlist]), allow_download=config.allow_download)
     # One after the other, since they may have one name or different readers.
     result = replay(pairs, *(hear_watchlist(pairs, watchlist, config) for watchlist in (before, after)))
     if args.json:
