@@ -20,8 +20,9 @@ from scopewatch.engine.choices import SaeChoice, choices
 from scopewatch.engine.token_activations import token_activations
 from scopewatch.errors import ConfigError, ReaderError, SaeError, SetupError, WatchlistError
 from scopewatch.identity import FeatureKey
+from scopewatch.reader.find import find_reader
 from scopewatch.reader.linear import multiplies_bfloat16
-from scopewatch.reader.loading import Reader, find_reader, load_reader
+from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.watch.watchlist import load_watchlist
 

@@ -10,8 +10,9 @@ from scopewatch.acceptance.text_windows import load_tokenizer, read_text, shorte
 from scopewatch.acceptance.verification import Verification, Verifier, place_of
 from scopewatch.config import Config
 from scopewatch.errors import SaeError
+from scopewatch.reader.find import find_reader
 from scopewatch.reader.hookpoints import Hookpoint
-from scopewatch.reader.loading import find_reader, layer_count, load_reader
+from scopewatch.reader.loading import layer_count, load_reader
 from scopewatch.releases.find import find_sae
 from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import is_pack

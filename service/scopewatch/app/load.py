@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scopewatch.config import Config
+from scopewatch.engine.choices import check_places, choices
 from scopewatch.errors import WatchlistError
 from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.logs import Laps
@@ -51,12 +52,13 @@ def load(config: Config, watchlists: Sequence[Watchlist] = ()) -> Loaded:
     watchlists = tuple(watchlists) or tuple(load_watchlist(file) for file in config.watchlist)
     laps.end("watchlists")
     with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
+        reader, saes = choices(watchlists)
+        check_places(reader, saes, allow_download=config.allow_download)
         with _imported_for_good():
             from scopewatch.engine.build import build_engine
-            from scopewatch.engine.choices import choices
         laps.end("imports")
         head = any(watchlist.reads_head for watchlist in watchlists)
-        engine = build_engine(*choices(watchlists), config, laps, head=head)
+        engine = build_engine(reader, saes, config, laps, head=head)
         check_watchlists(watchlists, engine.identity, strict=config.strict_cards)
         labels = index.labels_of(engine.identity) if index else {}
         laps.end("labels")

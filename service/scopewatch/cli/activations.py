@@ -4,7 +4,7 @@ import argparse
 import json
 
 from scopewatch import logs
-from scopewatch.cli.argument_types import indices, text
+from scopewatch.cli.argument_types import indices, said, text
 from scopewatch.cli.reader_and_sae import add_sae, sae_source
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS
@@ -17,19 +17,24 @@ def add(command: AddCommand) -> None:
     add_sae(parser)
     parser.add_argument("--features", type=indices, required=True, help="feature indices, such as 1,5")
     parser.add_argument("--prompt", type=text, default="", help="the user's message")
-    parser.add_argument("--response", type=text, required=True, help="the response")
+    parser.add_argument("--response", type=said, required=True, help="the response")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_settings(parser, ENGINE_SETTINGS)
 
 
 def _run(args: argparse.Namespace) -> int:
-    from scopewatch.engine.token_activations import token_activations
+    from scopewatch.engine.choices import SaeChoice, check_places
+    from scopewatch.sources import ReaderSource
 
     config = settings(args)
     logs.configure("warning", "text")
+    sae = sae_source(args)
+    check_places(ReaderSource.named(args.reader), [SaeChoice("sae", sae)], allow_download=config.allow_download)
+    from scopewatch.engine.token_activations import token_activations
+
     table = token_activations(
         reader=args.reader,
-        sae=sae_source(args),
+        sae=sae,
         features=args.features,
         prompt=args.prompt,
         response=args.response,

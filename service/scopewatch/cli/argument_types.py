@@ -1,6 +1,7 @@
-"""Types of arguments that several commands have, and a check of the files that they write."""
+"""Types of arguments that several commands have, and checks of the files that they read and write."""
 
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -18,6 +19,34 @@ def check_written(*files: Path | None) -> None:
             raise DataError(f"{file}: there is no folder {file.parent}")
         if file.is_dir():
             raise DataError(f"{file}: is a folder; name a file to write")
+        if not os.access(file.parent, os.W_OK):
+            raise DataError(f"{file}: nothing may be written in folder {file.parent}")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses, before any work is done, a folder that is not there and could not be made, or that nothing may go into.
+
+    Raises:
+        DataError: The folder, or one that it would lie in, is a file or may not be written.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise DataError(f"{folder}: {there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise DataError(f"{folder}: nothing may be written in folder {there}")
+
+
+def check_read(*files: Path | None) -> None:
+    """Refuses, before any work is done, files that cannot be read.
+
+    Raises:
+        DataError: A file is not there, or may not be read.
+    """
+    for file in filter(None, files):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def text(argument: str) -> str:
@@ -26,6 +55,13 @@ def text(argument: str) -> str:
         argument.encode()
     except UnicodeEncodeError:
         raise argparse.ArgumentTypeError("not valid UTF-8") from None
+    return argument
+
+
+def said(argument: str) -> str:
+    """Argument type: text with more than white space in it."""
+    if not text(argument).strip():
+        raise argparse.ArgumentTypeError("is empty; there is nothing to score")
     return argument
 
 

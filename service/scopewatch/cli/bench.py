@@ -20,8 +20,8 @@ def add(command: AddCommand) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from scopewatch.capacity.as_text import describe_curve
-    from scopewatch.capacity.benchmark import benchmark
+    from scopewatch.engine.choices import check_places, choices
+    from scopewatch.watch.watchlist import load_watchlist
 
     config = settings(args)
     logs.configure("warning", "text")
@@ -29,6 +29,11 @@ def _run(args: argparse.Namespace) -> int:
     # Said before the minute of measuring, not after it.
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise SetupError(f"--out {out}: expected a file in a folder that exists")
+    reader_and_saes = choices([load_watchlist(file) for file in config.watchlist])
+    check_places(*reader_and_saes, allow_download=config.allow_download)
+    from scopewatch.capacity.as_text import describe_curve
+    from scopewatch.capacity.benchmark import benchmark
+
     curve = benchmark(config, args.rounds, lambda text: print(text, file=sys.stderr, flush=True))
     print(describe_curve(curve))
     if out:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scopewatch import logs
-from scopewatch.cli.argument_types import check_written, share, text, valid_name
+from scopewatch.cli.argument_types import check_folder, check_written, share, text, valid_name
 from scopewatch.cli.data_files import DATA_HELP, add_reading, data_of, reading_of, tell
 from scopewatch.cli.reader_and_sae import add_reader_and_sae, add_work_dir, reader_of, sae_of
 from scopewatch.cli.settings import AddCommand, add_settings, settings
@@ -147,14 +147,18 @@ def _calibrate(args: argparse.Namespace, request: "Request", config: Config) -> 
         from scopewatch.calibration.benign import set_benign_threshold
 
         return set_benign_threshold(request, config)
+    from scopewatch.engine.choices import SaeChoice, check_places, choices
+
     if args.combine:
+        check_places(*choices([request.base]), allow_download=config.allow_download)
         from scopewatch.calibration.combination import calibrate_combination
 
         return calibrate_combination(request, args.combine, config)
-    from scopewatch.calibration.detector import Sources, calibrate_detector
-
     reader = reader_of(args, request.base)
     known_as, sae = sae_of(args, request.base)
+    check_places(reader, [SaeChoice(known_as, sae)], allow_download=config.allow_download)
+    from scopewatch.calibration.detector import Sources, calibrate_detector
+
     sources = Sources(reader, sae, args.sae_name or known_as or "sae")
     return calibrate_detector(request, sources, config, work_dir=args.work_dir.expanduser(), describe=args.describe)
 
@@ -166,6 +170,8 @@ def _check_places(args: argparse.Namespace, data: list[Path]) -> None:
         if place in {file.resolve() for file in data} or places.count(place) > 1:
             raise ConfigError(f"{place}: is named twice, to be written; give another --out or --html")
     check_written(args.html)
+    check_folder(args.out.parent)
+    check_folder(args.work_dir.expanduser())
 
 
 def _watchlist_name(args: argparse.Namespace) -> str:

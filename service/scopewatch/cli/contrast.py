@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scopewatch import logs
-from scopewatch.cli.argument_types import check_written, count, share, text
+from scopewatch.cli.argument_types import check_folder, check_written, count, share, text
 from scopewatch.cli.data_files import add_reading, reading_of, tell
 from scopewatch.cli.reader_and_sae import add_reader_and_sae, add_work_dir, reader_of, sae_of
 from scopewatch.cli.settings import AddCommand, add_settings, settings
@@ -58,6 +58,7 @@ def _run(args: argparse.Namespace) -> int:
     config = settings(args)
     logs.configure("warning", "text")
     check_written(args.html)
+    check_folder(args.work_dir.expanduser())
     corpora = _corpora(args)
     found = _contrast(args, config, corpora)
     _show(args, found, (corpora.name_a, corpora.name_b))
@@ -90,21 +91,27 @@ def _corpora(args: argparse.Namespace) -> "Corpora":
 
 
 def _contrast(args: argparse.Namespace, config: Config, corpora: "Corpora") -> "Contrast":
-    from scopewatch.contrast.recipe import contrast_corpora, own_labels, pooling_named
-    from scopewatch.contrast.results import Wanted
+    from scopewatch.engine.choices import SaeChoice, check_places
     from scopewatch.types import Segment
+    from scopewatch.watch.labels import open_labels
     from scopewatch.watch.watchlist import load_watchlist
 
-    pooling = pooling_named(args.pooling)
     if len(config.watchlist) > 1:
         raise ConfigError("--watchlist: give one, whose reader and SAE are to read")
     watchlist = load_watchlist(config.watchlist[0])
     reader = reader_of(args, watchlist)
     name, sae = sae_of(args, watchlist)
+    check_places(reader, [SaeChoice(name, sae)], allow_download=config.allow_download)
+    if config.labels:
+        with open_labels(Path(config.labels)):
+            pass
+    from scopewatch.contrast.recipe import contrast_corpora, own_labels, pooling_named
+    from scopewatch.contrast.results import Wanted
+
     wanted = Wanted(
         sae=name,
         segment=Segment[args.segment.upper()],
-        pooling=pooling,
+        pooling=pooling_named(args.pooling),
         paired=bool(args.paired or args.swap),
         fdr=args.fdr,
         top=args.top,

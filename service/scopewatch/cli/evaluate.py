@@ -38,8 +38,7 @@ def _run(args: argparse.Namespace) -> int:
     config, reading = settings(args), reading_of(args)
     data, train = data_of(args.data, reading), data_of(args.train, reading)
 
-    from scopewatch.calibration.evaluate import evaluate_indicator
-    from scopewatch.calibration.evaluation_report import as_text
+    from scopewatch.engine.choices import check_places, choices
     from scopewatch.report.figures import need_matplotlib
     from scopewatch.watch.watchlist import load_watchlist
 
@@ -48,6 +47,10 @@ def _run(args: argparse.Namespace) -> int:
         need_matplotlib()
     _check(args, config)
     watchlist = load_watchlist(config.watchlist[0])
+    check_places(*choices([watchlist]), allow_download=config.allow_download)
+    from scopewatch.calibration.evaluate import evaluate_indicator
+    from scopewatch.calibration.evaluation_report import as_text
+
     measured = evaluate_indicator(
         watchlist, args.indicator, data, config, train=train, baselines=not args.no_baselines, reading=reading
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scopewatch import logs
-from scopewatch.cli.argument_types import indices, text
+from scopewatch.cli.argument_types import check_read, check_written, indices, text
 from scopewatch.cli.reader_and_sae import SAE_HELP, add_sae, add_sae_options, sae_source
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.errors import SaeError
@@ -97,6 +97,7 @@ def _pack(args: argparse.Namespace) -> int:
 
     source, config = sae_source(args), settings(args)
     logs.configure("warning", "text")
+    check_written(args.out)
     found = find_sae(source, allow_download=config.allow_download)
     watched = load_watched(found, args.features)
     write_pack(replace(watched, hookpoint=found.hookpoint or watched.hookpoint), args.out)
@@ -122,14 +123,19 @@ def _add_verify(command: AddCommand) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from scopewatch.engine.choices import SaeChoice, check_places
+    from scopewatch.sources import ReaderSource
+
+    config, source = settings(args), sae_source(args)
+    logs.configure("warning", "text")
+    check_read(args.text, args.golden)
+    check_places(ReaderSource.named(args.reader), [SaeChoice("sae", source)], allow_download=config.allow_download)
     from scopewatch.acceptance.golden import Golden
     from scopewatch.acceptance.verify import verify
 
-    config = settings(args)
-    logs.configure("warning", "text")
     outcome = verify(
         reader=args.reader,
-        source=sae_source(args),
+        source=source,
         config=config,
         text=args.text,
         max_tokens=args.max_sample_tokens,

@@ -6,7 +6,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from scopewatch.cli.argument_types import text
+from scopewatch.cli.argument_types import said, text
 from scopewatch.cli.settings import AddCommand
 from scopewatch.errors import DataError, ScopewatchError
 
@@ -17,7 +17,7 @@ def add(command: AddCommand) -> None:
     score.add_argument("--address", default="127.0.0.1:50051", help="host:port of the server")
     score.add_argument("--timeout-s", type=float, default=30.0, help="deadline of a call")
     score.add_argument("--prompt", type=text, default="", help="the user's message")
-    score.add_argument("--response", type=text, help="the text to judge")
+    score.add_argument("--response", type=said, help="the text to judge")
     score.add_argument("--file", type=Path, help="JSONL with prompt and response, instead of --response; - for stdin")
     score.add_argument("--watchlist", default="", help="name of a loaded watchlist; empty for the default one")
     score.add_argument("--evidence", action="store_true", help="ask for the spans on which features fired")

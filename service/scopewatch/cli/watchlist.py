@@ -78,12 +78,15 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace) -> int:
+    from scopewatch.engine.choices import check_places, choices
     from scopewatch.watch.watchlist import load_watchlist
 
     config, reading = settings(args), reading_of(args)
     logs.configure("warning", "text")
     before, after = load_watchlist(args.before), load_watchlist(args.after)
     data = data_of(args.data, reading)
+    for watchlist in (before, after):
+        check_places(*choices([watchlist]), allow_download=config.allow_download)
 
     from scopewatch.lifecycle.replay import hear_watchlist, replay
     from scopewatch.lifecycle.replay_text import replay_lines

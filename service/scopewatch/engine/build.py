@@ -15,8 +15,9 @@ from scopewatch.engine.watching import LoadedSae, Watching, assert_bos, assert_e
 from scopewatch.errors import ReaderError, SaeError, WatchlistError
 from scopewatch.identity import EngineIdentity, ReaderIdentity
 from scopewatch.logs import Laps
+from scopewatch.reader.find import find_reader
 from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, width
-from scopewatch.reader.loading import Reader, find_reader, load_reader
+from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.reader.text import Tokeniser
 from scopewatch.sae.encoder import Training
 from scopewatch.sources import ReaderSource, Rendering

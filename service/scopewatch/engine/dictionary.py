@@ -25,8 +25,9 @@ from scopewatch.engine.passes import ROW_TOKENS, Passes, halved, in_rows, untouc
 from scopewatch.engine.slabs import Dictionary, Portions
 from scopewatch.errors import EngineError, SaeError
 from scopewatch.identity import EngineIdentity, SaeIdentity
+from scopewatch.reader.find import find_reader
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
-from scopewatch.reader.loading import Reader, find_reader
+from scopewatch.reader.loading import Reader
 from scopewatch.reader.prefixes import Reading
 from scopewatch.reader.text import Tokeniser
 from scopewatch.releases.find import find_sae

@@ -13,8 +13,8 @@ import torch
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from scopewatch.errors import ConfigError, HubError, ReaderError
-from scopewatch.hub import InvalidModelConfig, snapshot
+from scopewatch.errors import ConfigError, ReaderError
+from scopewatch.hub import InvalidModelConfig
 from scopewatch.identity import ReaderIdentity
 from scopewatch.reader.attention import register_attention
 from scopewatch.reader.compiled_regions import compile_regions
@@ -22,11 +22,8 @@ from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
 from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
 from scopewatch.reader.weight_files import OWN_HEAD, digests, text_weights
-from scopewatch.sources import ReaderSource
 
 log = logging.getLogger(__name__)
-
-_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +51,6 @@ class Reader:
     def family(self) -> Family:
         """What is special about the reader's family."""
         return FAMILIES[self.identity.model_type]
-
-
-def find_reader(source: ReaderSource, *, allow_download: bool) -> Path:
-    """The directory of a reader: the given one, or the local snapshot of a hub id.
-
-    Raises:
-        ReaderError: The directory is not there, or lacks a file.
-    """
-    path = Path(source.path)
-    if source.id:
-        try:
-            path = snapshot(source.id, revision=source.revision, patterns=_FILES, allow_download=allow_download).folder
-        except HubError as error:
-            raise ReaderError(f"reader {error}") from None
-    if not path.is_dir():
-        raise ReaderError(f"reader {path}: no such directory")
-    if not (path / "config.json").is_file():
-        raise ReaderError(f"reader {path}: config.json is missing; expected a Hugging Face model directory")
-    if not any(path.glob("*.safetensors")):
-        raise ReaderError(f"reader {path}: no *.safetensors file; weights in other formats are not loaded")
-    return path
 
 
 def layer_count(directory: Path) -> int:

@@ -10,15 +10,22 @@ from scopewatch.sae.npz_file import open_npz
 from scopewatch.sae.sae_files import SaeFiles
 from scopewatch.sae.safetensors_file import open_safetensors
 from scopewatch.sae.tensors import TensorFile
-from scopewatch.sae.torch_file import open_torch
 from scopewatch.sae.weights import Sae
 from scopewatch.sources import SAE_WEIGHTS, FoundSae
+
+
+def _open_torch(file: Path) -> TensorFile:
+    """The table of a torch file. Torch, which takes seconds, is imported for such a file alone."""
+    from scopewatch.sae.torch_file import open_torch
+
+    return open_torch(file)
+
 
 _OPENERS: dict[str, Callable[[Path], TensorFile]] = {
     ".npz": open_npz,
     ".safetensors": open_safetensors,
-    ".pt": open_torch,
-    ".pth": open_torch,
+    ".pt": _open_torch,
+    ".pth": _open_torch,
 }
 _LISTED = 12
 """How many files or arrays a message names."""

@@ -1,0 +1,30 @@
+"""From a reader as a watchlist or a command names it to its directory on this machine; needs no torch."""
+
+from pathlib import Path
+
+from scopewatch.errors import HubError, ReaderError
+from scopewatch.hub import snapshot
+from scopewatch.sources import ReaderSource
+
+_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+
+
+def find_reader(source: ReaderSource, *, allow_download: bool) -> Path:
+    """The directory of a reader: the given one, or the local snapshot of a hub id.
+
+    Raises:
+        ReaderError: The directory is not there, or lacks a file.
+    """
+    path = Path(source.path)
+    if source.id:
+        try:
+            path = snapshot(source.id, revision=source.revision, patterns=_FILES, allow_download=allow_download).folder
+        except HubError as error:
+            raise ReaderError(f"reader {error}") from None
+    if not path.is_dir():
+        raise ReaderError(f"reader {path}: no such directory")
+    if not (path / "config.json").is_file():
+        raise ReaderError(f"reader {path}: config.json is missing; expected a Hugging Face model directory")
+    if not any(path.glob("*.safetensors")):
+        raise ReaderError(f"reader {path}: no *.safetensors file; weights in other formats are not loaded")
+    return path
