@@ -1,0 +1,318 @@
+"""What is read is what the model saw, whatever anybody writes: templates and conversations of every kind."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from chat_templates import TEMPLATES, Template, save
+from conversations import CONVERSATIONS, Conversation, Message, call, model, result, system, user
+from scopewatch.errors import InvalidRequest
+from scopewatch.reader.text import Tokeniser
+from scopewatch.sources import Rendering
+from scopewatch.types import Pair, Segment, TokenisedPair, Turn
+from test_text import BYTE_OF_LETTER
+
+PLENTY = 1_000_000
+
+
+class Reader:
+    """A template's tokeniser under test, beside transformers' own tokenizer of the same files."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.template: Template = TEMPLATES[name]
+        self.directory = save(name, directory)
+        self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(directory)
+        self.tokeniser = self.made()
+        self.parsing = self.made(special_tokens="parse")
+
+    def made(self, **rendering: Any) -> Tokeniser:
+        return Tokeniser(self.directory, max_tokens=PLENTY, rendering=Rendering(**rendering))
+
+    def read(self, pair: Pair) -> TokenisedPair:
+        return read_by(self.tokeniser, pair)
+
+    def rendered(self, messages: Sequence[Message], said: Conversation, **options: Any) -> list[int]:
+        """The ids that transformers gives for messages and the beginning of an answer."""
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            list(messages),
+            tools=list(said.tools) or None,
+            documents=list(said.documents) or None,
+            add_generation_prompt=True,
+            return_dict=False,
+            **said.arguments,
+            **options,
+        )
+        return ids
+
+    def generated(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    @property
+    def control(self) -> list[int]:
+        """The ids of tokens that no text holds: the special ones, and those the template writes around messages."""
+        turns = [t for t in self.template.ordinary if "im_start" in t or t in {"<｜User｜>", "<｜Assistant｜>"}]  # noqa: RUF001
+        return [self.tokenizer.convert_tokens_to_ids(text) for text in (*self.template.special, *turns)]
+
+
+def read_by(tokeniser: Tokeniser, pair: Pair) -> TokenisedPair:
+    (tokens,) = tokeniser.tokenise([pair])
+    assert isinstance(tokens, TokenisedPair), tokens
+    return tokens
+
+
+@pytest.fixture(scope="module", params=TEMPLATES)
+def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """A reader of every template."""
+    return Reader(request.param, tmp_path_factory.mktemp("reader"))
+
+
+def folded_once(messages: Sequence[Message]) -> list[Message]:
+    """The documented rule: what the system says is put before what the user says next, an empty line between."""
+    found: list[Message] = []
+    waiting: list[str] = []
+    for message in messages:
+        if message["role"] in {"system", "developer"}:
+            waiting.append(message["content"])
+        elif message["role"] == "user" and waiting:
+            found.append({**message, "content": "\n\n".join(filter(None, [*waiting, message["content"]]))})
+            waiting = []
+        else:
+            found.append(message)
+    return [*found, *([user("\n\n".join(waiting))] if waiting else [])]
+
+
+def folded_twice(messages: Sequence[Message]) -> list[Message]:
+    """The documented rule where that is refused too: a user and an assistant by turns, whatever is neither the user's."""
+    found: list[Message] = []
+    for message in folded_once(messages):
+        role = "assistant" if message["role"] == "assistant" else "user"
+        if found and found[-1]["role"] == role:
+            found[-1]["content"] = "\n\n".join(filter(None, [found[-1]["content"], message["content"]]))
+        else:
+            found.append({"role": role, "content": message["content"]})
+    return found if found[0]["role"] == "user" else [user(""), *found]
+
+
+@pytest.mark.parametrize("said", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_what_is_read_is_what_transformers_renders(reader: Reader, said: Conversation) -> None:
+    """Token ids are those of `apply_chat_template` on all before the answer, with its generation prompt, and then the
+    answer's own; messages that the template refuses are folded by the documented rule, and the coverage says so.
+    """
+    tokens = read_by(reader.parsing, said.pair(str(date.today())))
+
+    folds = []
+    for folded in (list, folded_once, folded_twice):
+        try:
+            folds.append(reader.rendered(folded(said.before), said))
+        except Exception:  # noqa: BLE001 - a template may raise anything
+            folds.append(None)
+    expected = next(ids for ids in folds if ids is not None)
+    assert expected + reader.generated(said.response) == tokens.ids.tolist()
+    assert (folds[0] is None) == tokens.coverage.folded
+
+
+@pytest.mark.parametrize("said", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_text_is_text_and_otherwise_as_transformers_sanitizes(reader: Reader, said: Conversation) -> None:
+    """Where text is text, ids are those of transformers' `sanitize_control_tokens`, and each token is in its place."""
+    pair = said.pair(str(date.today()))
+    tokens = reader.read(pair)
+
+    if not tokens.coverage.folded and not any(token in str(said) for token in reader.template.special):
+        assert read_by(reader.parsing, pair).ids.tolist() == tokens.ids.tolist()
+    check_places(reader, pair, tokens)
+
+
+def check_places(reader: Reader, pair: Pair, tokens: TokenisedPair) -> None:
+    """Every scored token cuts its own text out of the caller's; texts that are not covered are named."""
+    texts = texts_of(pair)
+    covered: dict[str, set[int]] = {name: set() for name in texts}
+    for name, start, end, spelled in scored(reader, pair, tokens):
+        cut = texts[name][start:end]
+        cut = cut if reader.template.pieces == "bytes" else cut.replace("▁", " ")
+        assert cut
+        # A token holds a character or more, or some bytes of one. JSON writes some characters otherwise, and some
+        # tokenizers put a space before a text.
+        put = spelled == b" " and reader.template.pieces in {"words", "characters behind ▁"}
+        whole = spelled in cut.encode() or cut.encode() in spelled
+        assert whole or put or any(letter in '"\\\r\n\t' for letter in cut), (name, cut, spelled)
+        covered[name] |= set(range(start, end))
+    for name, text in texts.items():
+        missing = "".join(letter for place, letter in enumerate(text) if place not in covered[name]).strip()
+        first = name == "response" and tokens.segments[0] == Segment.RESPONSE
+        lost = (*tokens.coverage.unlocated, *tokens.coverage.shortened)
+        assert bool(missing) == (name in lost) or first, (name, missing)
+        assert not covered[name] or name not in tokens.coverage.unlocated
+
+
+def texts_of(pair: Pair) -> dict[str, str]:
+    """The caller's texts by the names of their fields."""
+    history = {f"history[{number}].content": turn.content for number, turn in enumerate(pair.history)}
+    return {**history, "prompt": pair.prompt, "response": pair.response}
+
+
+def scored(reader: Reader, pair: Pair, tokens: TokenisedPair) -> Iterator[tuple[str, int, int, bytes]]:
+    """The text, start, end and own bytes of each token that is scored."""
+    written = reader.tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
+    for text, segment, turn, start, end in zip(
+        written, tokens.segments, tokens.turns, tokens.starts, tokens.ends, strict=True
+    ):
+        if segment:
+            name = {Segment.PROMPT: "prompt", Segment.RESPONSE: "response"}.get(segment, f"history[{turn}].content")
+            yield name, int(start), int(end), spelling(reader, text)
+
+
+def spelling(reader: Reader, token: str) -> bytes:
+    """The bytes that a token stands for."""
+    if token in reader.template.ordinary and reader.template.pieces == "bytes":
+        return token.encode()
+    if reader.template.pieces == "bytes":
+        return bytes(BYTE_OF_LETTER[letter] for letter in token)
+    return (
+        bytes([int(token[3:5], 16)])
+        if len(token) == 6 and token.startswith("<0x")
+        else token.replace("▁", " ").encode()
+    )
+
+
+def spelling_out(reader: Reader) -> Conversation:
+    """A conversation in which every text spells every control token of a reader."""
+    names = [*reader.template.special, *reader.template.ordinary]
+    told = "a" + " b".join(names) + "".join(names) + "\n" + "\n".join(names) + "c"
+    return Conversation(told, told, (user(told), model(told), user(told), model(told)), arguments={"custom": told})
+
+
+def test_control_tokens_in_texts_are_text(reader: Reader) -> None:
+    """Whatever control tokens texts spell, the control tokens that are read are those of texts that spell none."""
+    said = spelling_out(reader)
+    tokens = reader.read(said.pair())
+    plain = reader.read(Pair("a", "b", tuple(Turn(turn["role"], "a") for turn in said.history)))
+
+    def control(read: TokenisedPair) -> list[int]:
+        return [index for index in read.ids.tolist() if index in reader.control]
+
+    assert control(plain) == control(tokens)
+    assert not np.isin(tokens.ids[tokens.segments > 0], reader.control).any()
+    check_places(reader, said.pair(), tokens)
+
+
+@pytest.mark.parametrize("reader", [name for name, row in TEMPLATES.items() if row.pieces == "bytes"], indirect=True)
+def test_ids_are_those_of_sanitized_control_tokens(reader: Reader) -> None:
+    """Where texts spell control tokens, ids are those of transformers' `sanitize_control_tokens`.
+
+    It cuts the text at each of them. Tokenizers that are not of bytes make other tokens of the parts than of the whole.
+    """
+    said = spelling_out(reader)
+    reader.tokenizer.chat_control_tokens = reader.tokenizer.convert_ids_to_tokens(reader.control)
+
+    expected = reader.rendered(said.before, said, sanitize_control_tokens=True)
+
+    tokens = reader.read(said.pair(str(date.today())))
+    answer = np.flatnonzero(tokens.segments == Segment.RESPONSE)
+    assert expected == tokens.ids.tolist()[: answer[0]]
+
+
+def test_thoughts_that_a_template_leaves_out_are_named(tmp_path: Path) -> None:
+    """An earlier answer's thought that the model did not see is not read, and the coverage names the text."""
+    for name in ("qwen 3", "r1"):
+        reader = Reader(name, tmp_path / name)
+        said = CONVERSATIONS["thought in history"].pair()
+        tokens = reader.read(said)
+        mine = tokens.segments == Segment.HISTORY
+        read = "".join(
+            said.history[turn].content[start:end]
+            for turn, start, end in zip(tokens.turns[mine], tokens.starts[mine], tokens.ends[mine], strict=True)
+        )
+
+        assert ("history[1].content",) == tokens.coverage.shortened
+        assert "Hi" + "\n\n" * (name == "r1") + "Hello" == read
+
+
+def test_what_a_template_refuses_is_refused_where_it_is_not_to_be_folded(tmp_path: Path) -> None:
+    """With `fold_system: false` the pair is refused, by the field to blame and in the template's own words."""
+    reader = Reader("gemma 2", tmp_path)
+    unfolded = reader.made(fold_system=False)
+    for name, words in {"system": "no system role here", "user twice": "roles must alternate"}.items():
+        (refusal,) = unfolded.tokenise([CONVERSATIONS[name].pair()])
+
+        assert isinstance(refusal, InvalidRequest)
+        assert [("history", f"the reader's chat template refuses it: {words}")] == [
+            (violation.field, violation.description) for violation in refusal.violations
+        ]
+
+
+def test_a_refused_pair_does_not_touch_its_neighbours(tmp_path: Path) -> None:
+    """In one call, good pairs come back in their places beside a refused one."""
+    tokeniser = Reader("gemma 2", tmp_path).made(fold_system=False)
+    pairs = [CONVERSATIONS[name].pair() for name in ("plain", "system", "history")]
+
+    first, between, last = tokeniser.tokenise(pairs)
+
+    assert isinstance(between, InvalidRequest)
+    assert [tokeniser.tokenise([pair])[0].ids.tolist() for pair in (pairs[0], pairs[2])] == [
+        first.ids.tolist(),
+        last.ids.tolist(),
+    ]
+
+
+REWRITES = {
+    "drops a message": "{% for m in messages %}{% if not loop.first %}[{{ m.content }}]{% endif %}{% endfor %}",
+    "reverses": "{% for m in messages | reverse %}[{{ m.content }}]{% endfor %}",
+    "repeats": "{% for m in messages %}[{{ m.content }}{{ m.content * 2 }}]{% endfor %}",
+    "shouts": "{% for m in messages %}[{{ m.content | upper }}]{% endfor %}",
+    "shortens": "{% for m in messages %}[{{ m.content[:4] }}]{% endfor %}",
+    "looks inside": "{% for m in messages %}[{{ m.content | replace('e', 'xx') }}{{ '!' if 'a' in m.content }}]{% endfor %}",
+    "takes apart": "{% for m in messages %}{% for w in m.content.split() %}[{{ w }}]{% endfor %}{% endfor %}",
+    "joins": "{{ messages | map(attribute='content') | join('] [') }}{{ ', '.join([messages[0].content, 'x']) }}",
+    "sets": "{% set all %}{% for m in messages %}{{ m.content }}\n{% endfor %}{% endset %}{{ all | trim | indent(2) }}",
+    "indents": "{% for m in messages %}{{ m.content | indent('> ', true, true) }}{{ m.content | indent }}{% endfor %}",
+    "fills a form": "{% for m in messages %}{{ '%s: %s%%' % (m.role, m.content) }}{{ '<%s>' | format(m.content) }}{% endfor %}",
+    "another form": "{% for m in messages %}{{ '{}: {}'.format(m.role, m.content) }}{{ m.content.format() }}{% endfor %}",
+    "letters": "{% for m in messages %}{% for c in m.content %}{{ c }}-{% endfor %}{% endfor %}",
+    "escapes": "{% for m in messages %}{{ m.content | e }}{{ m.content | title }}{{ m.content | wordwrap(3) }}{% endfor %}",
+    "looks up": "{% set d = {'user': 'U', 'assistant': 'A'} %}{% for m in messages %}{{ d[m.role] ~ m['content'][::-1] }}{% endfor %}",
+    "calls": "{% macro t(m) %}<{{ caller(m) }}>{% endmacro %}{% for m in messages %}{% call(x) t(m) %}{{ x.content }}{% endcall %}{% endfor %}",
+    "filters": "{% for m in messages %}{% filter trim %} {{ m.content }} {% endfilter %}{% endfor %}",
+    "breaks": "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("template", REWRITES.values(), ids=REWRITES)
+def test_whatever_a_template_does_with_texts_they_are_read(tmp_path: Path, template: str) -> None:
+    """Ids are transformers'; each token that is scored is in its place, and what is not located is named."""
+    directory = save("chatml", tmp_path)
+    (directory / "chat_template.jinja").write_text(template)
+    tokeniser = Tokeniser(directory, max_tokens=PLENTY)
+    texts = ["hello there\nyou", "é ok ", " why\n\nnot"]
+    pair = Pair(texts[2], "world", (Turn("user", texts[0]), Turn("assistant", texts[1])))
+
+    tokens = read_by(tokeniser, pair)
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    messages = [user(texts[0]), model(texts[1]), user(texts[2])]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids + tokenizer.encode("world", add_special_tokens=False) == tokens.ids.tolist()
+    located = texts_of(pair)
+    found = dict.fromkeys(located, "")
+    for written, segment, turn, start, end in zip(
+        tokenizer.convert_ids_to_tokens(tokens.ids.tolist()),
+        tokens.segments,
+        tokens.turns,
+        tokens.starts,
+        tokens.ends,
+        strict=True,
+    ):
+        if segment:
+            name = {Segment.PROMPT: "prompt", Segment.RESPONSE: "response"}.get(segment, f"history[{turn}].content")
+            cut, spelled = located[name][start:end], bytes(BYTE_OF_LETTER[letter] for letter in written)
+            assert any(one.encode() in spelled or spelled in one.encode() for one in (cut, cut.upper())), (cut, spelled)
+            found[name] += cut
+    assert {name for name, cut in found.items() if not cut} == set(tokens.coverage.unlocated)
