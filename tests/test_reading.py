@@ -1,478 +1,318 @@
-"""Logs and data sets as users have them: which conversations, columns and files are read, and what is said of others."""
+"""What is read is what the model saw, whatever anybody writes: templates and conversations of every kind."""
 
-import gzip
-import json
-import os
-import re
-import subprocess
-import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from scopewatch.errors import DataError, NothingUsable
-from scopewatch.pairs.columns import Columns
-from scopewatch.pairs.conversation import NoText, pair_of
-from scopewatch.pairs.data_files import Reading, named_files, read_texts
-from scopewatch.pairs.labelled import Labels, parse_row
-from scopewatch.pairs.rows import check_readable, digest_of, rows_of
-from scopewatch.types import Pair, TemplateInputs, Turn
+from chat_templates import TEMPLATES, Template, save
+from conversations import CONVERSATIONS, Conversation, Message, call, model, result, system, user
+from scopewatch.errors import InvalidRequest
+from scopewatch.reader.text import Tokeniser
+from scopewatch.sources import Rendering
+from scopewatch.types import Pair, Segment, TokenisedPair, Turn
+from test_text import BYTE_OF_LETTER
 
-ASKED = {"role": "user", "content": "Weather?"}
-CALLING = {
-    "role": "assistant",
-    "content": None,
-    "refusal": None,
-    "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"city": "Ulm"}'}}],
-}
-RESULT = {"role": "tool", "tool_call_id": "c1", "content": "21"}
-ANSWER = {"role": "assistant", "content": "It is warm."}
-CALLED = Turn(
-    "assistant",
-    "",
-    '{"tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": {"city": "Ulm"}}}]}',
-)
-LOGGED = {"choices": [{"index": 0, "message": ANSWER, "finish_reason": "stop"}], "usage": {"total_tokens": 9}}
-TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+PLENTY = 1_000_000
 
 
-def pair(row: object, **columns: str) -> Pair:
-    return pair_of(row, Columns(**columns))
+class Reader:
+    """A template's tokeniser under test, beside transformers' own tokenizer of the same files."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.template: Template = TEMPLATES[name]
+        self.directory = save(name, directory)
+        self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(directory)
+        self.tokeniser = self.made()
+        self.parsing = self.made(special_tokens="parse")
+
+    def made(self, **rendering: Any) -> Tokeniser:
+        return Tokeniser(self.directory, max_tokens=PLENTY, rendering=Rendering(**rendering))
+
+    def read(self, pair: Pair) -> TokenisedPair:
+        return read_by(self.tokeniser, pair)
+
+    def rendered(self, messages: Sequence[Message], said: Conversation, **options: Any) -> list[int]:
+        """The ids that transformers gives for messages and the beginning of an answer."""
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            list(messages),
+            tools=list(said.tools) or None,
+            documents=list(said.documents) or None,
+            add_generation_prompt=True,
+            return_dict=False,
+            **said.arguments,
+            **options,
+        )
+        return ids
+
+    def generated(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    @property
+    def control(self) -> list[int]:
+        """The ids of tokens that no text holds: the special ones, and those the template writes around messages."""
+        turns = [t for t in self.template.ordinary if "im_start" in t or t in {"<｜User｜>", "<｜Assistant｜>"}]  # noqa: RUF001
+        return [self.tokenizer.convert_tokens_to_ids(text) for text in (*self.template.special, *turns)]
 
 
-# Conversations
+def read_by(tokeniser: Tokeniser, pair: Pair) -> TokenisedPair:
+    (tokens,) = tokeniser.tokenise([pair])
+    assert isinstance(tokens, TokenisedPair), tokens
+    return tokens
 
 
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        pytest.param({"messages": [ASKED, ANSWER]}, Pair("Weather?", "It is warm."), id="messages"),
-        pytest.param(
-            {
-                "messages": [
-                    {"role": "system", "content": "Be brief."},
-                    ASKED,
-                    ANSWER,
-                    {"role": "user", "content": "ty"},
-                ]
-            },
-            Pair("Weather?", "It is warm.", (Turn("system", "Be brief."),)),
-            id="what follows the answer is dropped",
-        ),
-        pytest.param(
-            {"messages": [ASKED, CALLING, RESULT, ANSWER]},
-            Pair("", "It is warm.", (Turn("user", "Weather?"), CALLED, Turn("tool", "21", '{"tool_call_id": "c1"}'))),
-            id="a tool's result before the answer",
-        ),
-        pytest.param({"messages": [ANSWER, ANSWER]}, Pair("", "It is warm.", (Turn(**ANSWER),)), id="two answers"),
-        pytest.param({"messages": json.dumps([ASKED, ANSWER])}, Pair("Weather?", "It is warm."), id="JSON text"),
-        pytest.param({"messages": [ASKED], "response": "Warm."}, Pair("Weather?", "Warm."), id="answer beside them"),
-        pytest.param(
-            {"messages": [ASKED, ANSWER], "response": "It is warm."}, Pair("Weather?", "It is warm."), id="twice"
-        ),
-        pytest.param(
-            {"prompt": "a", "response": "b", "messages": [ASKED, ANSWER]}, Pair("a", "b"), id="prompt and response win"
-        ),
-        pytest.param(
-            {"request": {"messages": [ASKED]}, "response": LOGGED}, Pair("Weather?", "It is warm."), id="call"
-        ),
-        pytest.param(
-            {"request": {"messages": [ASKED]}, "response": "Warm."}, Pair("Weather?", "Warm."), id="call, text"
-        ),
-        pytest.param({"messages": [ASKED]} | LOGGED, Pair("Weather?", "It is warm."), id="choices beside messages"),
-        pytest.param({"prompt": "Weather?", "response": LOGGED}, Pair("Weather?", "It is warm."), id="prompt and call"),
-        pytest.param(
-            {
-                "custom_id": "x",
-                "method": "POST",
-                "body": {"model": "m", "messages": [ASKED]},
-                "response": {"status_code": 200, "body": LOGGED},
-                "error": None,
-            },
-            Pair("Weather?", "It is warm."),
-            id="batch",
-        ),
-        pytest.param(
-            {"id": "r", "response": {"body": LOGGED}}, Pair("", "It is warm."), id="batch without its request"
-        ),
-        pytest.param(
-            {
-                "system": "Be brief.",
-                "conversations": [
-                    {"from": "human", "value": "Weather?"},
-                    {"from": "gpt", "value": "Warm.", "weight": None},
-                ],
-            },
-            Pair("Weather?", "Warm.", (Turn("system", "Be brief."),)),
-            id="ShareGPT",
-        ),
-        pytest.param(
-            {"conversation": [ASKED, ANSWER], "system": "gpt-9"}, Pair("Weather?", "It is warm."), id="other name"
-        ),
-        pytest.param(
-            {"prompt": "a", "response": "b", "history": [ASKED, CALLING, RESULT | {"name": "look"}]},
-            Pair(
-                "a",
-                "b",
-                (Turn("user", "Weather?"), CALLED, Turn("tool", "21", '{"tool_call_id": "c1", "name": "look"}')),
-            ),
-            id="history with calls",
-        ),
-        pytest.param(
-            {"response_token_ids": [5, 6], "prompt_token_ids": [1, 2]},
-            Pair("", "", prompt_token_ids=(1, 2), response_token_ids=(5, 6)),
-            id="tokens alone",
-        ),
-        pytest.param(
-            {"messages": [ASKED, ANSWER], "response_token_ids": [5]},
-            Pair("Weather?", "It is warm.", response_token_ids=(5,)),
-            id="messages with tokens",
-        ),
-    ],
-)
-def test_conversations_become_pairs(row: dict[str, Any], expected: Pair) -> None:
-    """Whatever form a log has, the last answer is the response, and what stands before it keeps its order."""
-    assert expected == pair(row)
+@pytest.fixture(scope="module", params=TEMPLATES)
+def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """A reader of every template."""
+    return Reader(request.param, tmp_path_factory.mktemp("reader"))
 
 
-@pytest.mark.parametrize("kind", ["text", "input_text", "output_text"])
-def test_text_parts_are_joined_by_lines(kind: str) -> None:
-    """Parts of text are one text, a line each, in every message."""
-    parts = [{"type": kind, "text": "one"}, {"type": kind, "text": "two"}]
+def folded_once(messages: Sequence[Message]) -> list[Message]:
+    """The documented rule: what the system says is put before what the user says next, an empty line between."""
+    found: list[Message] = []
+    waiting: list[str] = []
+    for message in messages:
+        if message["role"] in {"system", "developer"}:
+            waiting.append(message["content"])
+        elif message["role"] == "user" and waiting:
+            found.append({**message, "content": "\n\n".join(filter(None, [*waiting, message["content"]]))})
+            waiting = []
+        else:
+            found.append(message)
+    return [*found, *([user("\n\n".join(waiting))] if waiting else [])]
 
-    assert Pair("one\ntwo", "one\ntwo", (Turn("system", "one\ntwo"),)) == pair(
-        {"messages": [{"role": role, "content": parts} for role in ("system", "user", "assistant")]}
+
+def folded_twice(messages: Sequence[Message]) -> list[Message]:
+    """The documented rule where that is refused too: a user and an assistant by turns, whatever is neither the user's."""
+    found: list[Message] = []
+    for message in folded_once(messages):
+        role = "assistant" if message["role"] == "assistant" else "user"
+        if found and found[-1]["role"] == role:
+            found[-1]["content"] = "\n\n".join(filter(None, [found[-1]["content"], message["content"]]))
+        else:
+            found.append({"role": role, "content": message["content"]})
+    return found if found[0]["role"] == "user" else [user(""), *found]
+
+
+@pytest.mark.parametrize("said", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_what_is_read_is_what_transformers_renders(reader: Reader, said: Conversation) -> None:
+    """Token ids are those of `apply_chat_template` on all before the answer, with its generation prompt, and then the
+    answer's own; messages that the template refuses are folded by the documented rule, and the coverage says so.
+    """
+    tokens = read_by(reader.parsing, said.pair(str(date.today())))
+
+    folds = []
+    for folded in (list, folded_once, folded_twice):
+        try:
+            folds.append(reader.rendered(folded(said.before), said))
+        except Exception:  # noqa: BLE001 - a template may raise anything
+            folds.append(None)
+    expected = next(ids for ids in folds if ids is not None)
+    assert expected + reader.generated(said.response) == tokens.ids.tolist()
+    assert (folds[0] is None) == tokens.coverage.folded
+
+
+@pytest.mark.parametrize("said", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_text_is_text_and_otherwise_as_transformers_sanitizes(reader: Reader, said: Conversation) -> None:
+    """Where text is text, ids are those of transformers' `sanitize_control_tokens`, and each token is in its place."""
+    pair = said.pair(str(date.today()))
+    tokens = reader.read(pair)
+
+    if not tokens.coverage.folded and not any(token in str(said) for token in reader.template.special):
+        assert read_by(reader.parsing, pair).ids.tolist() == tokens.ids.tolist()
+    check_places(reader, pair, tokens)
+
+
+def check_places(reader: Reader, pair: Pair, tokens: TokenisedPair) -> None:
+    """Every scored token cuts its own text out of the caller's; texts that are not covered are named."""
+    texts = texts_of(pair)
+    covered: dict[str, set[int]] = {name: set() for name in texts}
+    for name, start, end, spelled in scored(reader, pair, tokens):
+        cut = texts[name][start:end]
+        cut = cut if reader.template.pieces == "bytes" else cut.replace("▁", " ")
+        assert cut
+        # A token holds a character or more, or some bytes of one. JSON writes some characters otherwise, and some
+        # tokenizers put a space before a text.
+        put = spelled == b" " and reader.template.pieces in {"words", "characters behind ▁"}
+        whole = spelled in cut.encode() or cut.encode() in spelled
+        assert whole or put or any(letter in '"\\\r\n\t' for letter in cut), (name, cut, spelled)
+        covered[name] |= set(range(start, end))
+    for name, text in texts.items():
+        missing = "".join(letter for place, letter in enumerate(text) if place not in covered[name]).strip()
+        first = name == "response" and tokens.segments[0] == Segment.RESPONSE
+        lost = (*tokens.coverage.unlocated, *tokens.coverage.shortened)
+        assert bool(missing) == (name in lost) or first, (name, missing)
+        assert not covered[name] or name not in tokens.coverage.unlocated
+
+
+def texts_of(pair: Pair) -> dict[str, str]:
+    """The caller's texts by the names of their fields."""
+    history = {f"history[{number}].content": turn.content for number, turn in enumerate(pair.history)}
+    return {**history, "prompt": pair.prompt, "response": pair.response}
+
+
+def scored(reader: Reader, pair: Pair, tokens: TokenisedPair) -> Iterator[tuple[str, int, int, bytes]]:
+    """The text, start, end and own bytes of each token that is scored."""
+    written = reader.tokenizer.convert_ids_to_tokens(tokens.ids.tolist())
+    for text, segment, turn, start, end in zip(
+        written, tokens.segments, tokens.turns, tokens.starts, tokens.ends, strict=True
+    ):
+        if segment:
+            name = {Segment.PROMPT: "prompt", Segment.RESPONSE: "response"}.get(segment, f"history[{turn}].content")
+            yield name, int(start), int(end), spelling(reader, text)
+
+
+def spelling(reader: Reader, token: str) -> bytes:
+    """The bytes that a token stands for."""
+    if token in reader.template.ordinary and reader.template.pieces == "bytes":
+        return token.encode()
+    if reader.template.pieces == "bytes":
+        return bytes(BYTE_OF_LETTER[letter] for letter in token)
+    return (
+        bytes([int(token[3:5], 16)])
+        if len(token) == 6 and token.startswith("<0x")
+        else token.replace("▁", " ").encode()
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "kept"),
-    [('{"a": 1}', {"a": 1}), ({"a": 1}, {"a": 1}), ("", {}), (None, {}), ("{not JSON", "{not JSON"), ("[1]", [1])],
-)
-def test_arguments_of_calls_are_parsed(arguments: object, kept: object) -> None:
-    """Templates take the arguments of a call as a mapping; what a model wrote that is no JSON stays as it is."""
-    call = {"function": {"name": "f", "arguments": arguments}}
-    (turn,) = pair({"messages": [{"role": "assistant", "tool_calls": [call]}, ANSWER]}).history
-
-    assert [{"function": {"name": "f", "arguments": kept}}] == json.loads(turn.fields)["tool_calls"]
+def spelling_out(reader: Reader) -> Conversation:
+    """A conversation in which every text spells every control token of a reader."""
+    names = [*reader.template.special, *reader.template.ordinary]
+    told = "a" + " b".join(names) + "".join(names) + "\n" + "\n".join(names) + "c"
+    return Conversation(told, told, (user(told), model(told), user(told), model(told)), arguments={"custom": told})
 
 
-def test_fields_of_messages_are_kept() -> None:
-    """All that a message says beside role and content goes to the template; nothing, and an empty list of calls, does not."""
-    odd = {"role": "assistant", "content": "x", "reasoning_content": "é", "name": "n", "audio": None, "tool_calls": []}
-    (turn,) = pair({"messages": [odd, ANSWER]}).history
+def test_control_tokens_in_texts_are_text(reader: Reader) -> None:
+    """Whatever control tokens texts spell, the control tokens that are read are those of texts that spell none."""
+    said = spelling_out(reader)
+    tokens = reader.read(said.pair())
+    plain = reader.read(Pair("a", "b", tuple(Turn(turn["role"], "a") for turn in said.history)))
 
-    assert Turn("assistant", "x", '{"reasoning_content": "é", "name": "n"}') == turn
+    def control(read: TokenisedPair) -> list[int]:
+        return [index for index in read.ids.tolist() if index in reader.control]
 
-
-def test_inputs_of_the_template_are_read_where_they_stand() -> None:
-    """Tools, documents, arguments and the date, on the row or in its request, as values or as JSON text."""
-    given_ = {
-        "tools": TOOLS,
-        "documents": [{"title": "t", "text": "x"}],
-        "chat_template_kwargs": {"enable_thinking": False},
-        "date": "2026-03-04T05:06:07Z",
-    }
-    as_text = {name: json.dumps(value) if name != "date" else value for name, value in given_.items()}
-    expected = TemplateInputs(
-        date="2026-03-04",
-        tools=json.dumps(TOOLS),
-        documents='[{"title": "t", "text": "x"}]',
-        arguments='{"enable_thinking": false}',
-    )
-
-    assert expected == pair({"messages": [ASKED, ANSWER]} | given_).inputs
-    assert expected == pair({"messages": [ASKED, ANSWER]} | as_text).inputs
-    assert expected == pair({"request": {"messages": [ASKED]} | given_, "response": LOGGED}).inputs
-    assert TemplateInputs() == pair({"prompt": "a", "response": "b", "tools": None}).inputs
+    assert control(plain) == control(tokens)
+    assert not np.isin(tokens.ids[tokens.segments > 0], reader.control).any()
+    check_places(reader, said.pair(), tokens)
 
 
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        pytest.param({"messages": [ASKED, CALLING]}, "messages[1].content: expected text that is not empty", id="call"),
-        pytest.param({"messages": [ASKED]}, "messages: no message is an assistant's", id="no answer"),
-        pytest.param({"request": {"messages": [ASKED, ANSWER, ASKED]}}, "response: expected text", id="request alone"),
-        pytest.param(
-            {"response": {"body": {"choices": [{"message": CALLING}]}}}, "response.choices[0].message", id="tool"
-        ),
-        pytest.param({"question": "a", "answer": "b"}, "there are: question, answer", id="other columns"),
-    ],
-)
-def test_a_row_without_text_has_nothing_to_judge(row: dict[str, Any], said: str) -> None:
-    """A call of a tool, or a conversation without an answer, is no mistake of the file: it has no text."""
-    with pytest.raises(NoText) as caught:
-        pair(row)
-    assert said in str(caught.value)
+@pytest.mark.parametrize("reader", [name for name, row in TEMPLATES.items() if row.pieces == "bytes"], indirect=True)
+def test_ids_are_those_of_sanitized_control_tokens(reader: Reader) -> None:
+    """Where texts spell control tokens, ids are those of transformers' `sanitize_control_tokens`.
+
+    It cuts the text at each of them. Tokenizers that are not of bytes make other tokens of the parts than of the whole.
+    """
+    said = spelling_out(reader)
+    reader.tokenizer.chat_control_tokens = reader.tokenizer.convert_ids_to_tokens(reader.control)
+
+    expected = reader.rendered(said.before, said, sanitize_control_tokens=True)
+
+    tokens = reader.read(said.pair(str(date.today())))
+    answer = np.flatnonzero(tokens.segments == Segment.RESPONSE)
+    assert expected == tokens.ids.tolist()[: answer[0]]
 
 
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        pytest.param(
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, ANSWER]},
-            "messages[0].content[0]: a part of type 'image_url'; only text is read",
-            id="image",
-        ),
-        pytest.param({"messages": "hi"}, "messages: expected a list of turns with role and content", id="no list"),
-        pytest.param({"messages": "[1"}, "messages: is text, but not JSON", id="torn JSON text"),
-        pytest.param({"messages": ["hi"]}, "messages[0]: expected an object with role and content", id="text"),
-        pytest.param({"messages": [{"content": "a"}]}, "messages[0]: a turn has no role", id="no role"),
-        pytest.param({"messages": [{"role": 1}]}, "messages[0].role: expected text", id="role"),
-        pytest.param({"messages": [ASKED | {"content": {"a": 1}}]}, "messages[0].content: expected text", id="object"),
-        pytest.param(
-            {"messages": [ASKED | {"score": float("nan")}, ANSWER]}, "messages[0]: holds NaN or an infinite", id="NaN"
-        ),
-        pytest.param({"messages": [ASKED | {"n": "\ud800"}]}, "messages[0]: half a surrogate pair", id="surrogate"),
-        pytest.param({"messages": [ASKED, ANSWER], "response": "b"}, "messages: ends with another answer", id="two"),
-        pytest.param({"response": {"choices": [{}, {}]}}, "response.choices: holds 2 answers", id="two choices"),
-        pytest.param({"response": {"choices": []}}, "response: expected text, or an object with choices", id="none"),
-        pytest.param({"response": {"choices": [{"text": "a"}]}}, "response.choices[0].message: expected", id="chunk"),
-        pytest.param({"response": {"error": "x"}}, "response: expected text, or an object with choices", id="error"),
-        pytest.param({"response": "a", "tools": ["f"]}, "tools: expected a list of objects", id="tools"),
-        pytest.param({"response": "a", "documents": "no"}, "documents: is text, but not JSON", id="documents"),
-        pytest.param(
-            {"response": "a", "chat_template_kwargs": [1]}, "chat_template_kwargs: expected an object", id="args"
-        ),
-        pytest.param({"response": "a", "date": "3 May"}, "date: expected YYYY-MM-DD", id="date"),
-        pytest.param({"response": "a", "date": "2026-02-30"}, "date: expected YYYY-MM-DD", id="no such day"),
-        pytest.param({"response": "a", "response_token_ids": [1, -1]}, "response_token_ids: expected a list", id="id"),
-        pytest.param({"response": "a", "prompt_token_ids": [True]}, "prompt_token_ids: expected a list", id="truth"),
-        pytest.param({"response": "a", "prompt_token_ids": [2**31]}, "prompt_token_ids: expected a list", id="large"),
-        pytest.param({"response": "a", "prompt_token_ids": "1 2"}, "prompt_token_ids: is text, but not", id="id text"),
-    ],
-)
-def test_a_row_that_cannot_be_read_is_named(row: dict[str, Any], said: str) -> None:
-    """What is wrong is told by its place in the row; nothing is left away to make a row readable."""
-    with pytest.raises(ValueError, match=f"^{re.escape(said)}") as caught:
-        pair(row)
-    assert not isinstance(caught.value, NoText)
+def test_thoughts_that_a_template_leaves_out_are_named(tmp_path: Path) -> None:
+    """An earlier answer's thought that the model did not see is not read, and the coverage names the text."""
+    for name in ("qwen 3", "r1"):
+        reader = Reader(name, tmp_path / name)
+        said = CONVERSATIONS["thought in history"].pair()
+        tokens = reader.read(said)
+        mine = tokens.segments == Segment.HISTORY
+        read = "".join(
+            said.history[turn].content[start:end]
+            for turn, start, end in zip(tokens.turns[mine], tokens.starts[mine], tokens.ends[mine], strict=True)
+        )
+
+        assert ("history[1].content",) == tokens.coverage.shortened
+        assert "Hi" + "\n\n" * (name == "r1") + "Hello" == read
 
 
-PARTS = ["role", "content", "from", "value", "type", "text", "messages", "choices", "message", "body", "tool_calls"]
-PARTS += ["function", "arguments"]
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["[", "{", "user"]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(PARTS) | st.text(max_size=2), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-KEYS = [
-    "prompt",
-    "response",
-    "messages",
-    "conversations",
-    "history",
-    "request",
-    "body",
-    "choices",
-    "tools",
-    "documents",
-]
-KEYS += ["chat_template_kwargs", "date", "system", "prompt_token_ids", "response_token_ids", "label", "group", "split"]
+def test_what_a_template_refuses_is_refused_where_it_is_not_to_be_folded(tmp_path: Path) -> None:
+    """With `fold_system: false` the pair is refused, by the field to blame and in the template's own words."""
+    reader = Reader("gemma 2", tmp_path)
+    unfolded = reader.made(fold_system=False)
+    for name, words in {"system": "no system role here", "user twice": "roles must alternate"}.items():
+        (refusal,) = unfolded.tokenise([CONVERSATIONS[name].pair()])
 
-
-@given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5) | JSON)
-def test_whatever_a_row_holds_it_is_a_pair_or_a_named_mistake(row: object) -> None:
-    """Any JSON is read, or refused by one line; never a traceback."""
-    try:
-        found, said = parse_row(row, 1, "s", labels=Labels.IF_THERE), ""
-    except ValueError as error:
-        found, said = None, str(error)
-    # Whatever is said can be printed and written to a file.
-    assert said.isprintable()
-    assert found is None or found.pair.response.strip() or found.pair.response_token_ids
-
-
-# Columns
-
-
-def test_columns_are_found_by_name_and_by_path() -> None:
-    """A name with a dot goes before a path; a path leads through objects and lists."""
-    row = {
-        "in": {"text": "q"},
-        "out": [{"text": "no"}, {"text": "path"}],
-        "out.1.text": "literal",
-        "y": 1,
-        "n": {"g": 7},
-    }
-    columns = Columns(prompt="in.text", response="out.1.text", label="y", group="n.g", id="n.g", source="in.text")
-    found = parse_row(row, 1, "s", labels=Labels.NEEDED, columns=columns)
-
-    assert (Pair("q", "literal"), 1, "7", "7", "q") == (found.pair, found.label, found.group, found.id, found.source)
-    assert Pair("q", "path") == pair({key: row[key] for key in ("in", "out")}, prompt="in.text", response="out.1.text")
-    assert Pair("Weather?", "It is warm.") == pair({"log": {"chat": [ASKED, ANSWER]}}, messages="log.chat")
-
-
-def test_an_unknown_column_is_told_with_those_there(tmp_path: Path) -> None:
-    """A column that was named and that no row has is one line, before anything is loaded; one that some rows have is not."""
-    file = tmp_path / "a.jsonl"
-    file.write_text('{"question": "a", "answer": "b", "odd": null}\n{"question": "c", "grade": 1}\nno JSON\n')
-
-    check_readable([file], Columns(prompt="question", response="answer", label="grade", history="odd"))
-    with pytest.raises(DataError) as caught:
-        check_readable([file], Columns(response="anwser", group="topic"))
-    assert str(caught.value) == (
-        f"{file}: has no column for --response-column anwser, --group-column topic; there are: question, answer, odd, grade"
-    )
-
-
-def test_what_is_not_learnt_from_may_be_anything() -> None:
-    """A label, or a split, of another kind matters only where it is needed."""
-    row = {"response": "a", "label": "toxic", "split": "train"}
-
-    assert parse_row(row, 1, "s", labels=Labels.IGNORED).label is None
-    for labels in (Labels.NEEDED, Labels.IF_THERE):
-        with pytest.raises(ValueError, match=r"^label: expected 0 or 1, not 'toxic'$"):
-            parse_row(row, 1, "s", labels=labels)
-    with pytest.raises(ValueError, match=r"^split: expected fit or held_out, not 'train'$"):
-        parse_row(row | {"label": 1}, 1, "s", labels=Labels.NEEDED)
-
-
-def test_copies_of_tokens_are_one_group() -> None:
-    """Pairs that are given as tokens alone are copies where their tokens are the same, and only there."""
-    rows = [{"response_token_ids": ids} for ids in ([1, 2], [1, 2], [1, 3])]
-    one, same, other = (parse_row(row, 1, "s", labels=Labels.IGNORED).group for row in rows)
-
-    assert one == same != other
-
-
-# Files
-
-ROWS = [
-    {"prompt": "Weather?", "response": 'It, "perhaps",\nrains.', "label": 1, "id": "x", "messages": None},
-    {"prompt": "", "response": "é", "label": 0, "id": None, "messages": None},
-    {"prompt": None, "response": "", "label": 0, "id": None, "messages": [ASKED, ANSWER]},
-]
-
-
-def written(folder: Path, suffix: str, rows: list[dict[str, Any]]) -> Path:
-    """The rows in a file of this format."""
-    file = folder / f"data{suffix}"
-    if suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), file)
-        return file
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    if suffix.startswith(".csv"):
-        cells = [
-            ["" if cell is None else json.dumps(cell) if isinstance(cell, list) else str(cell) for cell in row.values()]
-            for row in rows
+        assert isinstance(refusal, InvalidRequest)
+        assert [("history", f"the reader's chat template refuses it: {words}")] == [
+            (violation.field, violation.description) for violation in refusal.violations
         ]
-        lines = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in [list(rows[0]), *cells]]
-    content = ("\n".join(lines) + "\n").encode()
-    file.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
-    return file
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet", ".log"])
-def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
-    """The pairs, labels and ids of a file do not depend on its format."""
-    read = read_texts(written(tmp_path, suffix, ROWS), labels=Labels.NEEDED)
+def test_a_refused_pair_does_not_touch_its_neighbours(tmp_path: Path) -> None:
+    """In one call, good pairs come back in their places beside a refused one."""
+    tokeniser = Reader("gemma 2", tmp_path).made(fold_system=False)
+    pairs = [CONVERSATIONS[name].pair() for name in ("plain", "system", "history")]
 
-    assert [Pair("Weather?", ROWS[0]["response"]), Pair("", "é"), Pair("Weather?", "It is warm.")] == [
-        item.pair for item in read.pairs
+    first, between, last = tokeniser.tokenise(pairs)
+
+    assert isinstance(between, InvalidRequest)
+    assert [tokeniser.tokenise([pair])[0].ids.tolist() for pair in (pairs[0], pairs[2])] == [
+        first.ids.tolist(),
+        last.ids.tolist(),
     ]
-    assert ([1, 0, 0], "x", {"data"}) == (
-        [item.label for item in read.pairs],
-        read.pairs[0].id,
-        {item.source for item in read.pairs},
-    )
-    # The first row of CSV begins behind the names, and goes on over two lines.
-    assert ([2, 4, 5] if "csv" in suffix else [1, 2, 3]) == [item.line for item in read.pairs]
 
 
-def test_odd_rows_of_csv_are_left_out(tmp_path: Path) -> None:
-    """A row with too many cells, or of another encoding, is named by its line; the others are read."""
-    file = tmp_path / "a.csv"
-    file.write_bytes(b"prompt,response\na,b\n\na,b,c\na,\xe4\nc,d\ne\n")
-    read = read_texts(file)
-
-    assert [(2, "b"), (6, "d")] == [(item.line, item.pair.response) for item in read.pairs]
-    assert [
-        f"{file}:4: has more cells than the first line has names",
-        f"{file}:5: not UTF-8; save the file as UTF-8",
-        f"{file}:7: response: expected text that is not empty",
-    ] == [line.partition("; there are")[0] for line in read.tally.first]
-
-
-def test_names_and_patterns_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patterns are sorted, files stand in the order given and once each, and a name with a bracket is a name first."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("b-2.jsonl", "b-1.jsonl", "a.jsonl", "x[1].jsonl"):
-        Path(name).write_text("{}\n")
-    Path("b-3.jsonl").mkdir()
-
-    assert ["b-1.jsonl", "b-2.jsonl", "a.jsonl"] == list(map(str, named_files("b-*.jsonl", "a.jsonl", "./b-1.jsonl")))
-    assert ["x[1].jsonl"] == list(map(str, named_files("x[1].jsonl")))
-    assert [tmp_path / "a.jsonl"] == named_files(f"{tmp_path}/[a].jsonl")
-    (tmp_path / os.fsdecode(b"\xff.jsonl")).touch()
-    for name, said in {
-        "\udcff*": r"'\udcff.jsonl': its name is not UTF-8; rename it",
-        "c-*.jsonl": "c-*.jsonl: no file matches",
-        "c.jsonl": "c.jsonl: no such file",
-        "b-3.jsonl": "b-3.jsonl: is a folder; name its files, such as 'b-3.jsonl/*.jsonl'",
-    }.items():
-        with pytest.raises(DataError) as caught:
-            named_files("a.jsonl", name)
-        assert said == str(caught.value)
+REWRITES = {
+    "drops a message": "{% for m in messages %}{% if not loop.first %}[{{ m.content }}]{% endif %}{% endfor %}",
+    "reverses": "{% for m in messages | reverse %}[{{ m.content }}]{% endfor %}",
+    "repeats": "{% for m in messages %}[{{ m.content }}{{ m.content * 2 }}]{% endfor %}",
+    "shouts": "{% for m in messages %}[{{ m.content | upper }}]{% endfor %}",
+    "shortens": "{% for m in messages %}[{{ m.content[:4] }}]{% endfor %}",
+    "looks inside": "{% for m in messages %}[{{ m.content | replace('e', 'xx') }}{{ '!' if 'a' in m.content }}]{% endfor %}",
+    "takes apart": "{% for m in messages %}{% for w in m.content.split() %}[{{ w }}]{% endfor %}{% endfor %}",
+    "joins": "{{ messages | map(attribute='content') | join('] [') }}{{ ', '.join([messages[0].content, 'x']) }}",
+    "sets": "{% set all %}{% for m in messages %}{{ m.content }}\n{% endfor %}{% endset %}{{ all | trim | indent(2) }}",
+    "indents": "{% for m in messages %}{{ m.content | indent('> ', true, true) }}{{ m.content | indent }}{% endfor %}",
+    "fills a form": "{% for m in messages %}{{ '%s: %s%%' % (m.role, m.content) }}{{ '<%s>' | format(m.content) }}{% endfor %}",
+    "another form": "{% for m in messages %}{{ '{}: {}'.format(m.role, m.content) }}{{ m.content.format() }}{% endfor %}",
+    "letters": "{% for m in messages %}{% for c in m.content %}{{ c }}-{% endfor %}{% endfor %}",
+    "escapes": "{% for m in messages %}{{ m.content | e }}{{ m.content | title }}{{ m.content | wordwrap(3) }}{% endfor %}",
+    "looks up": "{% set d = {'user': 'U', 'assistant': 'A'} %}{% for m in messages %}{{ d[m.role] ~ m['content'][::-1] }}{% endfor %}",
+    "calls": "{% macro t(m) %}<{{ caller(m) }}>{% endmacro %}{% for m in messages %}{% call(x) t(m) %}{{ x.content }}{% endcall %}{% endfor %}",
+    "filters": "{% for m in messages %}{% filter trim %} {{ m.content }} {% endfilter %}{% endfor %}",
+    "breaks": "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
+}  # fmt: skip
 
 
-def test_pairs_of_several_files_know_theirs(tmp_path: Path) -> None:
-    """Lines are counted in each file, and a row that cannot be used is named with its own."""
-    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
-    for file in files:
-        file.write_text('{"response": "x"}\n{}\n')
-    read = read_texts(*files)
+@pytest.mark.parametrize("template", REWRITES.values(), ids=REWRITES)
+def test_whatever_a_template_does_with_texts_they_are_read(tmp_path: Path, template: str) -> None:
+    """Ids are transformers'; each token that is scored is in its place, and what is not located is named."""
+    directory = save("chatml", tmp_path)
+    (directory / "chat_template.jinja").write_text(template)
+    tokeniser = Tokeniser(directory, max_tokens=PLENTY)
+    texts = ["hello there\nyou", "é ok ", " why\n\nnot"]
+    pair = Pair(texts[2], "world", (Turn("user", texts[0]), Turn("assistant", texts[1])))
 
-    assert [(f"{file}:1", file.stem) for file in files] == [(item.place, item.source) for item in read.pairs]
-    assert (4, 2, {"no_text": 2}) == (read.tally.read, read.tally.used, read.tally.reasons)
-    assert [f"{file}:2" for file in files] == [line.partition(": ")[0] for line in read.tally.first]
-    with pytest.raises(DataError, match=f"^{files[0]}:2: response: expected text"):
-        read_texts(*files, reading=Reading(strict=True))
+    tokens = read_by(tokeniser, pair)
 
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.jsonl.gz", b"no gzip", "cannot be read: Not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(b'{"response": "a"}\n' * 999)[:-9], "cannot be read: Compressed file ended"),
-        ("a.parquet", b"PAR1", "not a Parquet file that can be read"),
-        ("a.parquet.gz", b"", "a compressed Parquet file is not read; unpack it"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
-    """What is wrong with a file as a whole is one line with its name: what is behind cannot be known."""
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        read_texts(tmp_path / name)
-    assert str(caught.value).startswith(f"{tmp_path / name}: {said}")
-    assert not isinstance(caught.value, NothingUsable)
-
-
-def test_standard_input_is_read_and_can_be_read_again() -> None:
-    """`-` is standard input: looked at for its columns, counted in a digest, and read, one after the other."""
-    code = (
-        "import sys; from pathlib import Path; from scopewatch.pairs.rows import *; from scopewatch.pairs.columns import *;"
-        "dash = Path('-'); check_readable([dash], Columns(response='a')); print(digest_of(dash));"
-        "print([(row.place, row.load()) for row in rows_of([dash], Columns())])"
-    )
-    told = subprocess.run([sys.executable, "-c", code], input=b'{"a": 1}\n\n{"a": 2}', capture_output=True, check=True)
-    digest, rows = told.stdout.decode().splitlines()
-
-    assert str([("-:1", {"a": 1}), ("-:3", {"a": 2})]) == rows
-    assert 64 == len(digest)
-
-
-def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
-    """What a card names is what sha256sum says of the file, compressed or not."""
-    file = written(tmp_path, ".jsonl.gz", ROWS)
-    told = subprocess.run(["sha256sum", file], capture_output=True, check=True, text=True)
-
-    assert told.stdout.split()[0] == digest_of(file)
-    assert 3 == len(list(rows_of([file], Columns())))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    messages = [user(texts[0]), model(texts[1]), user(texts[2])]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids + tokenizer.encode("world", add_special_tokens=False) == tokens.ids.tolist()
+    located = texts_of(pair)
+    found = dict.fromkeys(located, "")
+    for written, segment, turn, start, end in zip(
+        tokenizer.convert_ids_to_tokens(tokens.ids.tolist()),
+        tokens.segments,
+        tokens.turns,
+        tokens.starts,
+        tokens.ends,
+        strict=True,
+    ):
+        if segment:
+            name = {Segment.PROMPT: "prompt", Segment.RESPONSE: "response"}.get(segment, f"history[{turn}].content")
+            cut, spelled = located[name][start:end], bytes(BYTE_OF_LETTER[letter] for letter in written)
+            assert any(one.encode() in spelled or spelled in one.encode() for one in (cut, cut.upper())), (cut, spelled)
+            found[name] += cut
+    assert {name for name, cut in found.items() if not cut} == set(tokens.coverage.unlocated)

@@ -1,162 +1,151 @@
-"""Pairs that are read in several windows or readings, on their way through the spine."""
+"""What is read of a pair that is longer than one pass: which of it goes first, and how long answers are read whole."""
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
-from conftest import activations
-from scopewatch.errors import EngineError, InvalidRequest, NotReady
-from scopewatch.identity import FeatureTable
-from scopewatch.metrics import Metrics
-from scopewatch.pipeline.batcher import Encoded
-from scopewatch.pipeline.cache import LocalCache
-from scopewatch.pipeline.judgements import Judgements
-from scopewatch.pipeline.windows import encode_windows
-from scopewatch.types import Cleaning, CoveredActivations, Pair, ScoredPair, ScoreJob, TokenisedPair
-from spine import TABLE, VALUES, FakeReader, build_monitor, fire, read
+from conftest import House
+from scopewatch.reader.text import Tokeniser
+from scopewatch.sources import Rendering
+from scopewatch.types import Pair, Segment, TokenisedPair, Turn
 
-PAIR = Pair("may I?", "yes, of course; why would you not?")
-JOB = ScoreJob(PAIR, "", "id", include_evidence=True)
-
-
-class Windowed(FakeReader):
-    """A reader that reads every pair in windows of eight tokens, and cleaned ones backwards, too."""
-
-    readings = 1
-    reading = 0
-    """How many windows are being read at this moment, and the most there were."""
-    most = 0
-
-    async def tokenise(
-        self, pairs: Sequence[Pair], _cleanings: Sequence[Cleaning]
-    ) -> list[tuple[TokenisedPair, ...] | InvalidRequest]:
-        whole = [read(pair) for pair in pairs]
-        cleaned = [read(replace(pair, response=pair.response[::-1])) for pair in pairs]
-        both = zip(map(in_windows, whole), map(in_windows, cleaned), strict=True)
-        return [each[: self.readings] for each in both]
-
-    async def submit(self, ids: np.ndarray, deadline_s: float | None, ahead_tokens: int) -> Encoded:
-        self.reading += 1
-        self.most = max(self.most, self.reading)
-        await asyncio.sleep(0.001)
-        self.reading -= 1
-        return await super().submit(ids, deadline_s, ahead_tokens)
+PLENTY = 1_000_000
+ANSWER = "It may rain 👩🏽‍🚀 tomorrow, perhaps. " * 3
+PAIRS = {
+    "no history": Pair("the quick brown fox", ANSWER),
+    "history": Pair("hello world", ANSWER, tuple(Turn(r, "the fox") for r in ("user", "assistant") * 2)),
+    "empty prompt": Pair("", ANSWER, (Turn("user", "hello"), Turn("assistant", "world"))),
+    "special tokens inside": Pair("<eos><eos>the<bos>fox<eos>", "<pad>the<eos>dog<pad><pad>" + ANSWER),
+    "empty answer": Pair("hello world, what is the answer to this question? " * 3, ""),
+    "long before": Pair("hello world " * 20, "it may", (Turn("user", "the dog " * 20), Turn("assistant", "no"))),
+    "both long": Pair("hello world " * 20, ANSWER, (Turn("user", "the dog " * 20), Turn("assistant", "no"))),
+}
+Token = tuple[int, int, int, int, int]
 
 
-def in_windows(tokens: TokenisedPair, size: int = 8) -> TokenisedPair:
-    n = len(tokens.ids)
-    return replace(tokens, window_tokens=tuple(min(size, n - start) for start in range(0, n, size)))
+@dataclass(frozen=True)
+class Reader:
+    """A reader's tokeniser with limits to choose."""
+
+    directory: Path
+    rendering: Rendering
+
+    def read(self, pair: Pair, *, max_tokens: int = PLENTY, max_windows: int = 1) -> TokenisedPair:
+        limits = {"max_tokens": max_tokens, "max_windows": max_windows}
+        (tokens,) = Tokeniser(self.directory, **limits, rendering=self.rendering).tokenise([pair])
+        assert isinstance(tokens, TokenisedPair), tokens
+        return tokens
 
 
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(CollectorRegistry())
+@pytest.fixture(scope="module", params=["chat", "plain", "plain without BOS"])
+def reader(request: pytest.FixtureRequest, house: House, plain_house: House) -> Reader:
+    """A reader with a chat template, and readers without, one of which reads no BOS."""
+    directory = (house if request.param == "chat" else plain_house).reader
+    return Reader(directory, Rendering(bos="never" if "without" in request.param else "files"))
 
 
-async def test_windows_are_read_as_texts_of_their_own_and_judged_as_one(metrics: Metrics) -> None:
-    """The engine gets every window, all at once; what fired is counted through, and the judgement is that of one text."""
-    plain, windowed = FakeReader(), Windowed()
-
-    (whole,) = await build_monitor(LocalCache(0, metrics), metrics, plain).score([JOB])
-    (parted,) = await build_monitor(LocalCache(0, metrics), metrics, windowed).score([JOB])
-
-    assert isinstance(whole, ScoredPair)
-    assert isinstance(parted, ScoredPair)
-    sizes = in_windows(read(PAIR)).window_tokens
-    assert [sizes[0] - 1, len(sizes)] == [len(windowed.asked[0]), windowed.most]
-    assert np.cumsum([0, *sizes[:-1]]).tolist() == windowed.ahead
-    assert whole.indicators == parted.indicators
-    assert (2 * whole.timings.forward_s) != parted.timings.forward_s == 0.5 * len(sizes)
+def rows(tokens: TokenisedPair) -> list[Token]:
+    """The id, segment, turn, start and end of every token."""
+    columns = (tokens.ids, tokens.segments, tokens.turns, tokens.starts, tokens.ends)
+    return [tuple(map(int, row)) for row in zip(*columns, strict=True)]
 
 
-async def test_a_pair_that_comes_again_is_read_from_the_cache(metrics: Metrics) -> None:
-    """Its windows are one value under one key, which another cut of the same tokens does not have."""
-    reader, cache = Windowed(), LocalCache(1 << 20, metrics)
-    monitor = build_monitor(cache, metrics, reader)
-
-    first, second = [(await monitor.score([JOB]))[0] for _ in range(2)]
-
-    assert isinstance(first, ScoredPair)
-    assert isinstance(second, ScoredPair)
-    assert (False, True) == (first.cached, second.cached)
-    assert first.indicators == second.indicators
-    tokens = read(PAIR)
-    cuts = [tokens, in_windows(tokens), in_windows(tokens, 9)]
-    assert 3 == len({VALUES.key(cut) for cut in cuts})
+def cut_off(head: list[Token], budget: int) -> list[Token]:
+    """What stays before the answer: the history goes first and from its start, then the prompt, then all but the first."""
+    kept = list(range(len(head)))
+    for segment in (Segment.HISTORY, Segment.PROMPT, None):
+        mine = [i for i in kept if segment is None or head[i][1] == segment]
+        if not mine:
+            continue
+        for place in [i for i in kept if max(mine[0], 1) <= i <= mine[-1]]:
+            if len(kept) > budget:
+                kept.remove(place)
+    return [head[i] for i in kept]
 
 
-@pytest.mark.parametrize("remember", [False, True])
-async def test_both_readings_are_read_cached_and_judged(metrics: Metrics, remember: bool) -> None:
-    """Of a pair that is read twice each reading has its own key; the higher score of the two is answered, and again."""
-    once, twice = Windowed(), Windowed()
-    twice.readings = 2
-    judgements = Judgements(1 << 20) if remember else None
-    monitor = build_monitor(LocalCache(1 << 20, metrics), metrics, twice, judgements=judgements)
-    (alone,) = await build_monitor(LocalCache(0, metrics), metrics, once).score([JOB])
-
-    first, second = [(await monitor.score([JOB]))[0] for _ in range(2)]
-
-    assert isinstance(alone, ScoredPair)
-    assert isinstance(first, ScoredPair)
-    assert isinstance(second, ScoredPair)
-    assert 2 * len(once.asked) == len(twice.asked)
-    assert (False, True) == (first.cached, second.cached)
-    assert first.indicators == second.indicators
-    assert all(more.score >= less.score for more, less in zip(first.indicators, alone.indicators, strict=True))
+def halves(tokens: TokenisedPair) -> tuple[list[Token], list[Token]]:
+    """The tokens before the answer of a reading in one window that is whole, and the answer's."""
+    number = len(tokens.ids) - tokens.coverage.response_tokens
+    return rows(tokens)[:number], rows(tokens)[number:]
 
 
-async def test_one_reading_in_the_cache_spares_the_other_nothing(metrics: Metrics) -> None:
-    """What is missing is read, what is there is not, and the answer is not called cached."""
-    cache, reader = LocalCache(1 << 20, metrics), Windowed()
-    await build_monitor(cache, metrics, reader).score([JOB])
-    known = len(reader.asked)
-    reader.readings = 2
-
-    (found,) = await build_monitor(cache, metrics, reader).score([JOB])
-
-    assert isinstance(found, ScoredPair)
-    assert (False, 2 * known) == (found.cached, len(reader.asked))
+LIMITS = [16, 17, 19, 24, 31, 32, 50, 64, 100, 150]
 
 
-async def test_a_window_that_fails_fails_the_pair(metrics: Metrics) -> None:
-    """The engine's own error is the answer, and the other windows are not waited for."""
-    reader = Windowed()
-    (monitor,) = [build_monitor(LocalCache(0, metrics), metrics, reader)]
-    third = "".join(map(chr, read(PAIR).ids[17:24]))
-    reader.fails[third] = EngineError("no memory")
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("max_windows", [1, 2, 3, 50])
+def test_answers_are_read_in_windows(reader: Reader, pair: Pair, max_windows: int) -> None:
+    """For every limit: each window fits it and begins with the same tokens, the oldest before the answer dropped; each
+    token of the answer counts once, in order; each window but the first reads the end of the one before again; what is
+    not read is counted.
+    """
+    head, answer = halves(reader.read(pair))
+    for limit in LIMITS:
+        before = cut_off(head, max(limit - len(answer), limit // 4))
+        tokens = reader.read(pair, max_tokens=limit, max_windows=max_windows)
+        sizes = list(tokens.window_tokens or [len(tokens.ids)])
+        windows = [rows(tokens)[end - size : end] for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
+        first, *later = windows
 
-    (found,) = await monitor.score([JOB])
+        assert before + answer[: limit - len(before)] == first
+        assert all(len(window) <= limit for window in windows)
+        context = [(index, 0, 0, 0, 0) for index, *_ in before]
+        assert all(context == window[: len(before)] for window in later)
+        place = len(first) - len(before)
+        for window in later:
+            again = [token[0] for token in window[len(before) :] if not token[1]]
+            fresh = [token for token in window if token[1]]
+            assert [token[0] for token in answer[place - len(again) : place]] == again
+            assert answer[place : place + len(fresh)] == fresh
+            assert fresh
+            assert again
+            place += len(fresh)
+        assert place == len(answer) or len(windows) == max_windows
+        assert place == len(answer) or len(windows[-1]) == limit
+        check_counts(tokens, [head, answer], [before, answer[:place]], len(windows))
 
-    assert "no memory" == str(found)
+
+def check_counts(tokens: TokenisedPair, whole: list[list[Token]], kept: list[list[Token]], windows: int) -> None:
+    """The coverage says how many tokens of each segment are read and how many are not."""
+
+    def count(parts: list[list[Token]], segment: Segment) -> int:
+        return sum(token[1] == segment for part in parts for token in part)
+
+    says = tokens.coverage
+    assert (len(tokens.ids), windows) == (says.tokens, says.windows)
+    assert [count(kept, s) for s in (Segment.HISTORY, Segment.PROMPT, Segment.RESPONSE)] == [
+        *(says.history_tokens, says.prompt_tokens, says.response_tokens)
+    ]
+    assert [count(whole, s) - count(kept, s) for s in (Segment.HISTORY, Segment.PROMPT, Segment.RESPONSE)] == [
+        *(says.history_tokens_dropped, says.prompt_tokens_dropped, says.response_tokens_dropped)
+    ]
+    assert says.truncated == (whole != kept and any(says_dropped(tokens)))
+    assert says.response_tokens == int((tokens.segments == Segment.RESPONSE).sum())
 
 
-async def test_windows_of_two_sets_of_features_are_read_again() -> None:
-    """Where the watched features change between two windows the caller is told to come again."""
-    tables = iter([TABLE, FeatureTable(TABLE.features)])
-
-    async def submit(ids: np.ndarray, _deadline_s: float | None, _ahead: int) -> Encoded:
-        return Encoded(CoveredActivations(activations(len(ids)), next(tables)), 0, 0, 0)
-
-    with pytest.raises(NotReady):
-        await encode_windows([np.arange(3, dtype=np.int32)] * 2, submit, None, 0)
+def says_dropped(tokens: TokenisedPair) -> list[int]:
+    """The numbers of tokens of each segment that were dropped."""
+    says = tokens.coverage
+    return [says.history_tokens_dropped, says.prompt_tokens_dropped, says.response_tokens_dropped]
 
 
-async def test_what_fires_in_a_window_is_counted_from_the_pairs_first_token() -> None:
-    """Token indices are those of the windows one behind the other."""
-    windows = [np.arange(5, dtype=np.int32), np.arange(5, 9, dtype=np.int32)]
+def test_a_pair_that_fits_is_one_window(reader: Reader) -> None:
+    """Up to the last token that fits there is one window with everything in it, and one token more is dropped or moved."""
+    whole = reader.read(PAIRS["no history"])
+    number = len(whole.ids)
 
-    async def submit(ids: np.ndarray, _deadline_s: float | None, _ahead: int) -> Encoded:
-        return Encoded(CoveredActivations(fire(ids), TABLE), 0, 0, 0)
+    assert rows(whole) == rows(reader.read(PAIRS["no history"], max_tokens=number, max_windows=9))
+    assert () == reader.read(PAIRS["no history"], max_tokens=number, max_windows=9).window_tokens
+    assert reader.read(PAIRS["no history"], max_tokens=number - 1).coverage.prompt_tokens_dropped == 1
 
-    encoded = await encode_windows(windows, submit, None, 0)
 
-    one = fire(np.arange(9, dtype=np.int32))
-    found = encoded.covered.activations
-    assert sorted(zip(one.token, one.column, one.value, strict=True)) == sorted(
-        zip(found.token, found.column, found.value, strict=True)
-    )
-    assert 9 == found.n_tokens
+def test_windows_of_an_exact_answer_are_cut_alike(reader: Reader) -> None:
+    """An answer that is given as tokens is read in windows as its text is."""
+    pair = PAIRS["no history"]
+    ids = reader.read(pair).ids[-reader.read(pair).coverage.response_tokens :].tolist()
+    exact = Pair(pair.prompt, "", response_token_ids=tuple(ids))
+    limits = {"max_tokens": 32, "max_windows": 9}
+
+    assert rows(reader.read(pair, **limits)) == rows(reader.read(exact, **limits))
