@@ -296,7 +296,7 @@ def test_inspection_takes_a_directory_or_a_hub_id(
     """What looks like a hub id and is no directory is one; everything else is a directory."""
     with pytest.raises(ReaderError, match=told):
         token_activations(
-            reader=reader,
+            reader=ReaderSource.named(reader),
             sae=SaeSource(path=str(house.saes["mid"])),
             features=[3],
             prompt="hello",

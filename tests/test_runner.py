@@ -469,7 +469,7 @@ def test_a_token_beyond_the_vocabulary_fails_alone(bench: Bench) -> None:
 @pytest.fixture
 def inspected(house: House) -> dict[str, Any]:
     return token_activations(
-        reader=str(house.reader),
+        reader=ReaderSource.named(str(house.reader)),
         sae=SaeSource(path=str(house.saes["mid"])),
         features=[11, 3, 40, 3],
         prompt=CONVERSATIONS["emoji"].prompt,
@@ -514,7 +514,7 @@ def test_inspection_refuses_what_cannot_be_read(house: House) -> None:
     """A pair that leaves no room for the response is refused, not shown in part."""
     with pytest.raises(InvalidRequest, match="max_tokens=16"):
         token_activations(
-            reader=str(house.reader),
+            reader=ReaderSource.named(str(house.reader)),
             sae=SaeSource(path=str(house.saes["mid"]), hookpoint="layers.0"),
             features=[3],
             prompt="hello",

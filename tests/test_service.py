@@ -14,7 +14,7 @@ from scopewatch.client import AsyncClient, Client, pb, request
 from scopewatch.config import Config
 from scopewatch.engine.token_activations import token_activations
 from scopewatch.errors import InvalidRequest, NotReady
-from scopewatch.sources import SaeSource
+from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Turn
 from servers import ServerProcess
 
@@ -132,7 +132,7 @@ def test_evidence_is_where_the_feature_fired(house: House, client: Client) -> No
     """Evidence spans are the runs of tokens on which the feature fired, in code points of the caller's own text."""
     response = "It may 🤔 rain — naïvely."
     table = token_activations(
-        reader=str(house.reader),
+        reader=ReaderSource.named(str(house.reader)),
         sae=SaeSource(path=str(house.saes["mid"])),
         features=[3],
         prompt=PROMPT,

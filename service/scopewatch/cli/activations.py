@@ -5,7 +5,7 @@ import json
 
 from scopewatch import logs
 from scopewatch.cli.argument_types import indices, said, text
-from scopewatch.cli.reader_and_sae import add_sae, sae_source
+from scopewatch.cli.reader_and_sae import add_rendering, add_sae, rendered, sae_source
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS
 
@@ -14,6 +14,7 @@ def add(command: AddCommand) -> None:
     """Adds the command."""
     parser = command("activations", _run, "Print what some features do on one pair, token by token.")
     parser.add_argument("--reader", required=True, help="reader directory or hub id")
+    add_rendering(parser)
     add_sae(parser)
     parser.add_argument("--features", type=indices, required=True, help="feature indices, such as 1,5")
     parser.add_argument("--prompt", type=text, default="", help="the user's message")
@@ -28,12 +29,12 @@ def _run(args: argparse.Namespace) -> int:
 
     config = settings(args)
     logs.configure("warning", "text")
-    sae = sae_source(args)
-    check_places(ReaderSource.named(args.reader), [SaeChoice("sae", sae)], allow_download=config.allow_download)
+    sae, reader = sae_source(args), rendered(ReaderSource.named(args.reader), args.rendering)
+    check_places(reader, [SaeChoice("sae", sae)], allow_download=config.allow_download)
     from scopewatch.engine.token_activations import token_activations
 
     table = token_activations(
-        reader=args.reader,
+        reader=reader,
         sae=sae,
         features=args.features,
         prompt=args.prompt,

@@ -19,8 +19,41 @@ _NEURONPEDIA_SOURCE = re.compile(r"[^/]+/(?:[0-9]+|e)-[^/]+")
 def add_reader_and_sae(parser: argparse._ActionsContainer) -> None:
     """Adds the arguments of `reader_of` and `sae_of`."""
     parser.add_argument("--reader", type=text, default="", help="reader directory or hub id")
+    add_rendering(parser)
     parser.add_argument("--sae", type=text, default="", help=f"name in the watchlist, or {SAE_HELP}")
     add_sae_options(parser)
+
+
+def add_rendering(parser: argparse._ActionsContainer) -> None:
+    """Adds the argument of `rendered`."""
+    parser.add_argument(
+        "--rendering",
+        type=text,
+        default="",
+        metavar="JSON",
+        help="how the reader of --reader is given conversations, as under reader: in a watchlist, such as "
+        '{"arguments": {"enable_thinking": false}}',
+    )
+
+
+def rendered(source: "ReaderSource", rendering: str) -> "ReaderSource":
+    """The reader, given conversations as a text of JSON says.
+
+    Raises:
+        ConfigError: The text is not JSON, or a setting is wrong.
+    """
+    from pydantic import ValidationError
+
+    from scopewatch.sources import Rendering
+
+    if not rendering:
+        return source
+    try:
+        return source.model_copy(update=dict(Rendering.model_validate_json(rendering)))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise ConfigError(f"--rendering: {place}{': ' if place else ''}{problem['msg']}") from None
 
 
 def add_work_dir(parser: argparse.ArgumentParser) -> None:
@@ -34,12 +67,18 @@ def add_work_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def reader_of(args: argparse.Namespace, base: "Watchlist") -> "ReaderSource":
-    """The reader that the arguments name, else that of the watchlist, with its path counted from the root."""
+    """The reader that the arguments name, else that of the watchlist, with its path counted from the root.
+
+    Raises:
+        ConfigError: What the arguments say of its rendering is wrong, or of a watchlist's reader.
+    """
     from scopewatch.sources import ReaderSource
 
     if not args.reader:
+        if args.rendering:
+            raise ConfigError("--rendering: is said of the reader of --reader; a watchlist says it of its own")
         return base.absolute(base.reader)
-    named = ReaderSource.named(args.reader)
+    named = rendered(ReaderSource.named(args.reader), args.rendering)
     return named.model_copy(update={"path": str(Path(named.path).absolute())}) if named.path else named
 
 

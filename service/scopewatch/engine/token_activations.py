@@ -15,7 +15,7 @@ from scopewatch.types import Pair, Segment, TokenisedPair
 
 def token_activations(
     *,
-    reader: str,
+    reader: ReaderSource,
     sae: SaeSource,
     features: Sequence[int],
     prompt: str,
@@ -25,7 +25,7 @@ def token_activations(
     """Reads one pair and reports every token, template tokens included.
 
     Args:
-        reader: Directory, or a hub id when no such directory exists and it looks like one.
+        reader: Where the reader is, and how it is given conversations.
         sae: Where the SAE is.
         features: Feature indices; rows of `activations` keep this order.
         prompt: The user's message.
@@ -41,7 +41,7 @@ def token_activations(
         InvalidRequest: The pair cannot be read.
     """
     choice = SaeChoice("sae", sae, wanted=dict.fromkeys(features, "--features"))
-    engine = build_engine(ReaderSource.named(reader), [choice], config)
+    engine = build_engine(reader, [choice], config)
     (tokens,) = engine.tokeniser.tokenise([Pair(prompt, response)])
     if isinstance(tokens, InvalidRequest):
         raise tokens
