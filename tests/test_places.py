@@ -254,6 +254,7 @@ def test_inspect_does_not_state_a_place_that_nobody_says(
 
     assert 0 == code
     assert f"not said by its files: say it as --hookpoint, one of {', '.join(FOUR)}" in out
+    assert 1 == out.count(FOUR[1])
     assert ("", "", list(FOUR)) == (told["hookpoint"], told["hookpoint_out"], told["places"])
     assert ("layers.2.mlp_out", []) == (settled["hookpoint"], settled["places"])
 

@@ -57,7 +57,7 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_plain(told), ensure_ascii=False))
         return 0
-    told["hookpoint"] = told["hookpoint"] or _unsaid(inspection.places)
+    told |= {"hookpoint": told["hookpoint"] or _unsaid(inspection.places), "places": ()}
     for name, value in told.items():
         parts = [f"{key} {part}" for key, part in value.items()] if isinstance(value, dict) else [value]
         for part in parts:

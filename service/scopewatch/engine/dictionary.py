@@ -68,6 +68,16 @@ class SegmentActivations:
     """The reader's activations at the hookpoint, shape (n_tokens, d_in)."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """The reader's activations on one segment of a pair."""
+
+    residual: torch.Tensor
+    """Shape (n_tokens, d_in), float32."""
+    median: torch.Tensor
+    """The median norm on the whole pair, once for each of these tokens; shape (n_tokens,)."""
+
+
 class DictionaryEngine:
     """Reads pairs down to an SAE's hookpoint and encodes all its features.
 
@@ -158,11 +168,11 @@ class DictionaryEngine:
                 )
             yield from _parted(fired, heard, [np.flatnonzero(pair.segments == segment) for pair in batch])
 
-    def _read(self, row: Sequence[TokenisedPair], segment: Segment) -> "list[_Heard | EngineError]":
+    def _read(self, row: Sequence[TokenisedPair], segment: Segment) -> list[_Heard | EngineError]:
         """Each pair's activations on the segment; one pass, or on failure several."""
         return halved(lambda pairs: self._forward(pairs, segment), row, _failed, self._reader.device)
 
-    def _forward(self, row: Sequence[TokenisedPair], segment: Segment) -> "list[_Heard | EngineError]":
+    def _forward(self, row: Sequence[TokenisedPair], segment: Segment) -> list[_Heard | EngineError]:
         readings = [Reading(window, ()) for pair in row for window in pair.windows]
         found = self._passes.read(readings, {self._hookpoint: untouched}).tapped[self._hookpoint]
         inside = [pair.segments == segment for pair in row]
@@ -174,16 +184,6 @@ class DictionaryEngine:
         median = median_norms(found, [len(reading.ids) for reading in readings])[wanted]
         lengths = [int(tokens.sum()) for tokens in inside]
         return list(map(_Heard, torch.split(residual, lengths), torch.split(median, lengths)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """The reader's activations on one segment of a pair."""
-
-    residual: torch.Tensor
-    """Shape (n_tokens, d_in), float32."""
-    median: torch.Tensor
-    """The median norm on the whole window, once for each of these tokens; shape (n_tokens,)."""
 
 
 def build_dictionary(

@@ -118,7 +118,7 @@ class _Part(torch.nn.Module):
         before = torch.zeros_like(left)
         for pre, here in self._chunks(x, 1):
             equal = pre == least
-            place = before + equal.cumsum(dim=-1)
+            place = before + equal.cumsum(dim=-1, dtype=torch.int32)
             wins.append(((pre > least) | (equal & (place <= left)))[..., here])
             before = place[..., -1:]
         return torch.cat(wins, dim=-1)

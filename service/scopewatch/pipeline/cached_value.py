@@ -23,7 +23,7 @@ from scopewatch.identity import FeatureId, FeatureTable, ReaderIdentity
 from scopewatch.pipeline.lru import Lru
 from scopewatch.types import Activations, CoveredActivations, TokenisedPair
 
-SCHEMA = b"scw2"
+SCHEMA = b"scw3"
 _HEADER = struct.Struct("<4s32s16sIII")
 _SHAPE = struct.Struct("<III")
 _RUN = struct.Struct("<16sI")
