@@ -271,3 +271,47 @@ def test_a_pack_of_an_earlier_version_says_nothing(tmp_path: Path) -> None:
     opened = load_watched(pack, [3])
 
     assert (None, Training()) == (opened.encoder.max_norm_multiple, opened.training)
+
+
+# The reader that an SAE is put on.
+
+
+def saelens_of_house(folder: Path, **metadata: Any) -> Path:
+    """An SAE in SAELens' form that fits the readers of these tests."""
+    folder.mkdir()
+    made = {"hook_name": "blocks.1.hook_resid_post", "model_name": "m", "sae_lens_version": "6.1"}
+    cfg = {"architecture": "standard", "d_in": HIDDEN, "d_sae": D_SAE, "dtype": "float32", "device": "cpu"}
+    cfg |= {"apply_b_dec_to_input": True, "normalize_activations": "none", "metadata": made | metadata}
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    rng = np.random.default_rng(3)
+    shapes = {"W_enc": (HIDDEN, D_SAE), "b_enc": (D_SAE,), "W_dec": (D_SAE, HIDDEN), "b_dec": (HIDDEN,)}
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(arrays, folder / "sae_weights.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["watched", "whole dictionary"])
+def test_a_reader_is_asked_how_its_texts_begin(house: House, tmp_path: Path, whole: bool) -> None:
+    """An SAE trained without BOS is refused on a reader whose template writes one, until the watchlist decides."""
+    sae = SaeSource(path=str(saelens_of_house(tmp_path / "sae", prepend_bos=False)))
+
+    def build(**rendering: Any) -> object:
+        reader = ReaderSource(path=str(house.reader), **rendering)
+        if whole:
+            return build_dictionary(reader, sae, Config(device="cpu"))
+        return build_engine(reader, [SaeChoice("x", sae, {3: "a.yaml:9"}, asked_by="a.yaml:5")], Config(device="cpu"))
+
+    with pytest.raises(SaeError, match=r"prepend_bos: false.*say bos: never under reader:") as refused:
+        build()
+    build(bos="never")
+    build(bos="always")
+
+    assert whole or str(refused.value).startswith("a.yaml:5: ")
+
+
+def test_tokens_left_out_of_training_must_not_count(house: House, tmp_path: Path) -> None:
+    """A token of texts that the SAE never saw is named."""
+    sae = SaeSource(path=str(saelens_of_house(tmp_path / "sae", exclude_special_tokens=[1, 200])))
+
+    with pytest.raises(SaeError, match="of these 200 are no special tokens of the reader"):
+        build_dictionary(ReaderSource(path=str(house.reader)), sae, Config(device="cpu"))
