@@ -404,11 +404,12 @@ def test_odd_rows_of_csv_are_left_out(tmp_path: Path) -> None:
 def test_names_and_patterns_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patterns are sorted, files stand in the order given and once each, and a name with a bracket is a name first."""
     monkeypatch.chdir(tmp_path)
-    for name in ("b-2.jsonl", "b-1.jsonl", "a.jsonl", "x[1].jsonl"):
+    for name in ("a.jsonl", "x[1].jsonl", *(f"b-{digit}.jsonl" for digit in "7524816")):
         Path(name).write_text("{}\n")
     Path("b-3.jsonl").mkdir()
 
-    assert ["b-1.jsonl", "b-2.jsonl", "a.jsonl"] == list(map(str, named_files("b-*.jsonl", "a.jsonl", "./b-1.jsonl")))
+    found = named_files("b-*.jsonl", "a.jsonl", "./b-1.jsonl")
+    assert [*(f"b-{digit}.jsonl" for digit in "1245678"), "a.jsonl"] == list(map(str, found))
     assert ["x[1].jsonl"] == list(map(str, named_files("x[1].jsonl")))
     assert [tmp_path / "a.jsonl"] == named_files(f"{tmp_path}/[a].jsonl")
     (tmp_path / os.fsdecode(b"\xff.jsonl")).touch()
