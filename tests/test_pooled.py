@@ -235,9 +235,9 @@ def test_without_poolings_only_activations_are_kept(dictionary: DictionaryEngine
 
 
 def test_a_pair_that_cannot_be_read_is_left_out(dictionary: DictionaryEngine, tmp_path: Path) -> None:
-    """A pair the chat template refuses keeps its row, which is empty, and is told; the others are as without it."""
-    refused = Pair("a", "b", (Turn("assistant", "out of turn"),))
-    pairs = labelled(Pair("hello", "world"), refused, Pair("", "not sure"), Pair("", "perhaps", (Turn("user", "a"),)))
+    """A pair that is refused keeps its row, which is empty, and is told; the others are as without it."""
+    refused = Pair("a", "b", (Turn("<user>", "of no role"),))
+    pairs = labelled(Pair("hello", "world"), refused, Pair("", "not sure"), refused)
     found, alone = read(pairs, dictionary, tmp_path), read([pairs[0], pairs[2]], dictionary, tmp_path)
 
     assert [(2, "invalid_request"), (4, "invalid_request")] == [
@@ -248,7 +248,7 @@ def test_a_pair_that_cannot_be_read_is_left_out(dictionary: DictionaryEngine, tm
         whole = found.features(pooling).toarray()
         np.testing.assert_allclose(alone.features(pooling).toarray(), whole[[0, 2]], rtol=1e-4, atol=1e-5)
         assert not whole[[1, 3]].any()
-    with pytest.raises(DataError, match=r"^some\.jsonl, line 2: history: the reader's chat template refuses it"):
+    with pytest.raises(DataError, match=r"^some\.jsonl, line 2: history\[0\]\.role: is no role"):
         encode_pairs(pairs, dictionary, segment=Segment.RESPONSE, folder=tmp_path, reading=Reading(strict=True))
 
 

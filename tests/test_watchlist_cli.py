@@ -128,6 +128,7 @@ def test_load_holds_cards_against_what_runs(run: Terminal, house: House) -> None
         "reader_digest": identity.reader.digest,
         "dtype": identity.reader.dtype,
         "template_digest": identity.reader.template_digest,
+        "rendering_digest": identity.reader.rendering_digest,
         "saes": {sae.name: sae.digest for sae in identity.saes},
     }
 
@@ -317,8 +318,8 @@ def test_replay_prints_no_text_unless_asked(run: Terminal, house: House, tmp_pat
 def test_replay_leaves_out_what_cannot_be_scored(
     run: Terminal, house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rows that cannot be read, and pairs that the template refuses, are counted; the others are compared."""
-    odd = {"response": "a", "history": [{"role": "assistant", "content": "b"}]}
+    """Rows that cannot be read, and pairs that are refused, are counted; the others are compared."""
+    odd = {"response": "a", "history": [{"role": "<user>", "content": "b"}]}
     data = texts(tmp_path / "data.jsonl")
     data.write_text("\n".join([data.read_text(), json.dumps(odd), "{"]))
     (tmp_path / "more.jsonl").write_text('{"response": "rain"}\n')
