@@ -364,7 +364,7 @@ _GEMMA = {
     "bos": "<bos>",
     "eos": "<eos>",
     "pieces": "characters",
-    "ordinary": ("\n\n", "▁▁", "<h1>", "</h1>"),
+    "ordinary": ("\n", "\n\n", "▁▁", "<h1>", "</h1>"),
 }
 TEMPLATES: Mapping[str, Template] = {
     "gemma 2": Template(GEMMA2, **_GEMMA, keeps_system=False, alternates=True),
@@ -435,7 +435,8 @@ def save(name: str, directory: Path) -> Path:
         tokenizer.decoder = decoders.ByteLevel()
     else:
         space = decoders.Replace("▁", " ")
-        tokenizer.decoder = decoders.Sequence([space, decoders.ByteFallback(), decoders.Fuse()])
+        put = [] if template.pieces == "characters" else [decoders.Strip(" ", 1, 0)]
+        tokenizer.decoder = decoders.Sequence([space, decoders.ByteFallback(), decoders.Fuse(), *put])
     if template.pieces == "characters":
         tokenizer.normalizer = normalizers.Replace(" ", "▁")
     elif template.pieces == "characters behind ▁":

@@ -1,17 +1,14 @@
 """Tokens that a caller gives are read as they are, and their places are found by decoding."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chat_templates import TEMPLATES
 from conversations import CONVERSATIONS
 from scopewatch.errors import InvalidRequest
 from scopewatch.types import Pair, Segment, TokenisedPair, Turn
-from test_reading import Reader, read_by, spelling
+from test_reading import Reader, spelling
 
 TEXTS = [
     "The answer is 42, perhaps.",
@@ -40,14 +37,17 @@ def test_the_tokens_of_an_answer_are_read_as_its_text_is(reader: Reader, text: s
     """Given the tokens that the text is made of, the reading is the text's, with or without the text beside them."""
     plain = reader.read(Pair("why?", text))
     ids = tuple(reader.generated(text))
-    space = reader.template.pieces in {"words", "characters behind ▁"} and text[:1].strip()
 
     for pair in (Pair("why?", text, response_token_ids=ids), Pair("why?", "", response_token_ids=ids)):
         exact = reader.read(pair)
 
         assert plain.ids.tolist() == exact.ids.tolist()
-        if not space:
+        # Some tokenizers put a space before a text, and take it away again.
+        if reader.template.pieces not in {"words", "characters behind ▁"}:
             assert places(plain, Segment.RESPONSE) == places(exact, Segment.RESPONSE)
+        elif pair.response:
+            last = places(exact, Segment.RESPONSE)[-9:]
+            assert places(plain, Segment.RESPONSE)[-len(last) :] == last
 
 
 @given(data=st.data())
@@ -60,7 +60,8 @@ def test_any_tokens_are_read_and_each_has_a_place(reader: Reader, data: st.DataO
     tokens = reader.read(Pair("why?", "", response_token_ids=tuple(ids)))
 
     assert ids == tokens.ids.tolist()[-len(ids) :]
-    decoded = reader.tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True)
+    heard = [one for one in ids if one not in reader.control]
+    decoded = reader.tokenizer.backend_tokenizer.decode(heard, skip_special_tokens=True)
     mine = tokens.segments[-len(ids) :] == Segment.RESPONSE
     starts, ends = tokens.starts[-len(ids) :][mine], tokens.ends[-len(ids) :][mine]
     assert (starts < ends).all()
@@ -71,7 +72,7 @@ def test_any_tokens_are_read_and_each_has_a_place(reader: Reader, data: st.DataO
     }
 
 
-@given(text=st.text(max_size=20))
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=20))
 @settings(max_examples=40)
 def test_parts_of_a_character_have_its_place(reader: Reader, text: str) -> None:
     """Each token's place is the characters of which it holds a byte."""

@@ -2,8 +2,7 @@
 
 import json
 import re
-import secrets
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -12,16 +11,22 @@ from typing import Any
 
 from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.reader.chat_template import ChatTemplate, TemplateError
-from scopewatch.reader.traced import NO_SEGMENT, Traced, joined, pieces_of, traced
+from scopewatch.reader.traced import NO_SEGMENT, Piece, Traced, joined, pieces_of, traced
 from scopewatch.reader.vocabulary import Vocabulary
 from scopewatch.sources import TODAY, Rendering, today
 from scopewatch.types import Pair, TemplateInputs, Turn
 
 ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_. -]*")
 """What a role may be: a template may make a control token of one, such as `<|user|>`."""
+_ROLES = {"user", "assistant", "system", "developer", "tool", "function", "ipython", "model"}
+"""Roles that templates make control tokens of."""
 _FOLDED = ("system", "developer")
 _ASKED = ("user", "tool", "function", "ipython")
 """Roles of messages that a model answers."""
+_MARK = "\ufdd0"
+"""What parts a control token that a caller wrote, so that the template cannot put it together again."""
+_MARKUP = re.compile(r"[^\w\s].*\w|\w.*[^\w\s]", re.DOTALL)
+"""What a token is that opens or closes a turn, other than added tokens for words or white space."""
 _BETWEEN = "\n\n"
 """What stands between two messages of which one was folded into the other."""
 Messages = list[dict[str, Any]]
@@ -50,10 +55,15 @@ class Conversations:
         self._settings = rendering
         self._templates: dict[str, ChatTemplate] = {}
         self._special = dict(vocabulary.tokenizer.special_tokens_map)
-        self._mark = "\ufdd0" + secrets.token_hex(8)
-        """What parts a control token that a caller wrote, so that the template cannot put it together again."""
+        self._written = re.compile("(?!)")
+        """What the template writes and is no text: control tokens, and marks in those of callers."""
+        turn_tokens = self._turn_tokens() if self.has_template else set()
+        names = {re.sub(r"^\W+|\W+$", "", str(token)) for token in [*turn_tokens, *self._special.values()]}
+        self._no_roles = names - _ROLES
+        """Names of control tokens, of which a template might make one where a role has such a name."""
         if rendering.special_tokens == "text":
-            vocabulary.guard(self._turn_tokens() if self.has_template else ())
+            vocabulary.guard(turn_tokens)
+            self._written = re.compile(f"{_MARK}|{vocabulary.control_tokens.pattern}")
 
     @property
     def has_template(self) -> bool:
@@ -65,15 +75,21 @@ class Conversations:
 
         Args:
             own: What the pair's caller gives; where that is empty, the reader's settings decide.
+
+        Raises:
+            InvalidRequest: What the caller gives is not what its field holds.
         """
         settings = self._settings
         day = own.date or settings.date
-        arguments: dict[str, Any] = json.loads(own.arguments) if own.arguments else {}
+        tools, documents = (
+            _read(getattr(own, name), f"template_inputs.{name}_json", list) or list(getattr(settings, name))
+            for name in ("tools", "documents")
+        )
         return {
-            "date": today() if day == TODAY else day,
-            "tools": json.loads(own.tools) if own.tools else list(settings.tools),
-            "documents": json.loads(own.documents) if own.documents else list(settings.documents),
-            "arguments": settings.arguments | arguments,
+            "date": _day(today() if day == TODAY else day),
+            "tools": tools,
+            "documents": documents,
+            "arguments": settings.arguments | _read(own.arguments, "template_inputs.arguments_json", dict),
         }
 
     def render(self, pair: Pair) -> Head:
@@ -127,11 +143,11 @@ class Conversations:
         return self.template(tools=bool(tools)).render(messages, variables, date.fromisoformat(inputs["date"]))
 
     def _message(self, number: int, turn: Turn) -> dict[str, Any]:
-        if not ROLE.fullmatch(turn.role):
+        if not ROLE.fullmatch(turn.role) or turn.role in self._no_roles:
             raise InvalidRequest(
                 FieldViolation(f"history[{number}].role", "is no role; write user, assistant or system")
             )
-        fields = json.loads(turn.fields) if turn.fields else {}
+        fields = _read(turn.fields, f"history[{number}].fields_json", dict)
         message: dict[str, Any] = self._foreign({name: value for name, value in fields.items() if value is not None})
         return message | {"role": turn.role, "content": self._parted(traced(turn.content, number))}
 
@@ -148,21 +164,28 @@ class Conversations:
     def _parted(self, text: str) -> str:
         """The text with a mark inside each control token that stands in it."""
         found = list(self._vocabulary.control_tokens.finditer(text))
-        return joined(_around([text[a:b] for a, b in _cuts(found, len(text))], self._mark)) if found else text
+        return joined(_around([text[a:b] for a, b in _cuts(found, len(text))], _MARK)) if found else text
 
     def _guarded(self, text: str) -> str:
         """The text with stand-ins for the control tokens that are the template's, and without marks."""
         pieces = pieces_of(text)
         starts = [piece.start for piece in pieces]
         parts: list[str] = []
-        place = 0
-        for match in self._vocabulary.control_tokens.finditer(text):
-            before = bisect_right(starts, match.end() - 1) - 1
-            if before < 0 or pieces[before].end <= match.start():
-                parts += (text[place : match.start()], self._vocabulary.stand_in(match[0]))
-                place = match.end()
-        whole = joined([*parts, text[place:]])
-        return whole.replace(self._mark, "") if self._mark in whole else whole
+        moved: list[Piece] = []
+        place, moving, shift = 0, 0, 0
+        match = self._written.search(text)
+        while match:
+            behind = bisect_left(starts, match.end())
+            if behind and pieces[behind - 1].end > match.start():
+                match = self._written.search(text, match.start() + 1)
+                continue
+            moved += (_moved(piece, shift) for piece in pieces[moving:behind])
+            written = "" if match[0] == _MARK else self._vocabulary.stand_in(match[0])
+            parts += (str.__str__(text)[place : match.start()], written)
+            place, moving, shift = match.end(), behind, shift + len(written) - len(match[0])
+            match = self._written.search(text, place)
+        parts.append(str.__str__(text)[place:])
+        return Traced.of("".join(parts), [*moved, *(_moved(piece, shift) for piece in pieces[moving:])])
 
     def _turn_tokens(self) -> set[str]:
         """The added tokens that the template writes around messages; some readers call none of them special."""
@@ -171,7 +194,31 @@ class Conversations:
             text = self.template().render(ordinary, self._special, date.min)
         except Exception:
             return set()  # Whoever loads the reader tries the template and says what is wrong.
-        return {token for token in self._vocabulary.added_tokens if token in text}
+        return {token for token in self._vocabulary.added_tokens if token in text and _MARKUP.search(token)}
+
+
+def _moved(piece: Piece, shift: int) -> Piece:
+    return Piece(piece.start + shift, piece.end + shift, piece.source, piece.offset)
+
+
+def _read(text: str, field: str, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
+    """What a field holds as JSON; nothing where it is empty."""
+    try:
+        value = json.loads(text) if text else kind()
+    except (ValueError, RecursionError):
+        value = None
+    items = value if kind is list and isinstance(value, list) else []
+    if not isinstance(value, kind) or not all(isinstance(item, dict) for item in items):
+        wanted = "a JSON object" if kind is dict else "a JSON array of objects"
+        raise InvalidRequest(FieldViolation(field, f"is not {wanted}"))
+    return value
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise InvalidRequest(FieldViolation("template_inputs.date", "is no day; write YYYY-MM-DD")) from None
 
 
 def _as_they_are(messages: Messages) -> Messages:
@@ -201,7 +248,8 @@ def _alternating(messages: Messages) -> Messages:
         if folded and folded[-1]["role"] == role:
             folded[-1] = folded[-1] | {"content": _together([folded[-1]["content"], message["content"]])}
         else:
-            folded.append({**message, "role": role})
+            # Without other fields, such as `tool_calls`: it may be these that the template refuses.
+            folded.append({"role": role, "content": message["content"]})
     return folded if folded[0]["role"] == "user" else [{"role": "user", "content": ""}, *folded]
 
 

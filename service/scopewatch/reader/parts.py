@@ -125,9 +125,11 @@ def _whole(text: str, source: Source) -> Part:
 def _given(ids: Sequence[int], text: str, vocabulary: Vocabulary, source: Source) -> Part:
     """Tokens that a caller gave. Where the caller gave the text too, it is the last place in them where that stands."""
     decoded, encoded = vocabulary.decode(ids)
-    at = decoded.rfind(text) if text else 0
-    length = len(text or decoded)
-    pieces = [Piece(at, at + length, 0, 0)] if at >= 0 and length else []
+    # Some tokenizers leave out a space at the beginning.
+    wanted = [text, text.lstrip()] if text else [decoded]
+    found = next((one for one in wanted if one and one in decoded), "")
+    at = decoded.rfind(found)
+    pieces = [Piece(at, at + len(found), 0, text.find(found) if text else 0)] if found else []
     return Part(Traced.of(decoded, pieces), (source,), encoded)
 
 

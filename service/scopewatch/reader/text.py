@@ -192,6 +192,7 @@ class Tokeniser:
         tokens = chosen.tokens
         for array in (tokens.segments, tokens.turns, tokens.starts, tokens.ends):
             array[~tokens.scored] = 0
+        inputs = "" if pair.prompt_token_ids else self._inputs(pair.inputs)
         exact = "prompt" * bool(pair.prompt_token_ids) + "response" * bool(pair.response_token_ids)
         return TokenisedPair(
             tokens.ids,
@@ -201,7 +202,7 @@ class Tokeniser:
             tokens.ends,
             chosen.coverage,
             chosen.window_tokens,
-            self._digest(self._inputs(pair.inputs), exact),
+            self._digest(inputs, exact),
             parts.odd_shares,
         )
 

@@ -4,19 +4,23 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken
-from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from scopewatch.errors import ReaderError
 from scopewatch.types import Bools, Int32, TokenIds
 
 FILE = "tokenizer.json"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNREADABLE = "\ufffd"
+"""What stands for bytes that are no text, and for half a character of UTF-16."""
+_MOST_PARTS = 64
+"""The most tokens that are taken together for parts of what they decode to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,10 @@ class Encoded:
     """The first code point of each token in the text, and one past the last."""
     control: Bools
     """Whether a token is one that no text holds, such as BOS, or one that opens or closes a turn."""
+
+    def part(self, start: int, end: int) -> "Encoded":
+        """The tokens from one up to another."""
+        return Encoded(self.ids[start:end], self.offsets[start:end], self.control[start:end])
 
 
 class Vocabulary:
@@ -73,9 +81,11 @@ class Vocabulary:
         unknown = {tokenizer.unk_token_id} - {self.bos, tokenizer.eos_token_id, tokenizer.pad_token_id}
         self.special = np.array(sorted(special - unknown), np.int32)
         """The ids of special tokens, ascending."""
+        self._silent = np.isin(np.arange(self.size), sorted(special))
         self._added = {str(token): (index, token) for index, token in added.items()}
         self._real_ids = np.arange(self.size, dtype=np.int32)
         self._control = np.zeros(self.size, np.bool_)
+        self._guarded = np.zeros(self.size, np.bool_)
         self._stand_ins: dict[str, str] = {}
         self.control_tokens = re.compile("(?!)")
         """What finds control tokens where text is text, and nothing before `guard`."""
@@ -101,10 +111,12 @@ class Vocabulary:
         self._backend.add_tokens([_like(self._added[name][1], text) for name, text in self._stand_ins.items()])
         self._real_ids = np.arange(self._backend.get_vocab_size(with_added_tokens=True), dtype=np.int32)
         self._control = np.zeros(len(self._real_ids), np.bool_)
+        self._guarded = np.zeros(len(self._real_ids), np.bool_)
         for name, text in self._stand_ins.items():
-            stand_in = self._backend.token_to_id(text)
-            self._real_ids[stand_in] = self._added[name][0]
-            self._control[stand_in] = True
+            stand_in, real = self._backend.token_to_id(text), self._added[name][0]
+            self._real_ids[stand_in] = real
+            self._control[stand_in] = self._silent[real] = True
+            self._guarded[real] = real != self.tokenizer.unk_token_id and len(name) > 1
         longest_first = sorted(names, key=len, reverse=True)
         self.control_tokens = re.compile("|".join(map(re.escape, longest_first)))
 
@@ -121,38 +133,76 @@ class Vocabulary:
         """
         # Plain strings, since the library looks at no subclass.
         plain = [str.__str__(text) for text in texts]
+        try:
+            made = self._backend.encode_batch(plain, add_special_tokens=as_whole)
+        except TypeError:
+            # The library takes no half of a character, which JSON can hold.
+            plain = [_SURROGATE.sub(_UNREADABLE, text) for text in plain]
+            made = self._backend.encode_batch(plain, add_special_tokens=as_whole)
         behind = self._behind if as_whole else 0
-        return [self._encoded(one, behind) for one in self._backend.encode_batch(plain, add_special_tokens=as_whole)]
+        return [self._encoded(one, text, behind) for one, text in zip(made, plain, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> tuple[str, Encoded]:
-        """The text that tokens decode to, without special tokens, and the place of each token in it.
+        """The text that tokens decode to, without control tokens, and the place of each token in it.
 
         A character that is made of several tokens is the place of them all.
         """
-        text = self._backend.decode(list(ids), skip_special_tokens=True)
-        stream = DecodeStream(skip_special_tokens=True)
-        offsets = np.zeros((len(ids), 2), np.int32)
-        place, waiting = 0, 0
-        for number, one in enumerate(ids):
-            step = stream.step(self._backend, one) or ""
-            if step or self._is_special(one):
-                offsets[waiting : number + 1] = place, min(place + len(step), len(text))
-                place, waiting = place + len(step), number + 1
-        offsets[waiting:] = min(place, len(text)), len(text)
         array = np.array(ids, np.int32)
-        return text, Encoded(array, offsets, np.isin(array, self.special))
+        control: Bools = self._silent[array]
+        heard = array[~control].tolist()
+        text = self._decoded(heard)
+        offsets = np.zeros((len(ids), 2), np.int32)
+        offsets[~control] = self._places(heard, text)
+        return text, Encoded(array, offsets, control)
 
-    def _is_special(self, one: int) -> bool:
-        at = int(np.searchsorted(self.special, one))
-        return at < len(self.special) and int(self.special[at]) == one
+    def _decoded(self, ids: Sequence[int]) -> str:
+        text: str = self._backend.decode(ids, skip_special_tokens=True)
+        return text
 
-    def _encoded(self, encoding: Any, behind: int) -> Encoded:
-        """The tokens of an encoding but for the last `behind`."""
+    def _places(self, ids: Sequence[int], text: str) -> Int32:
+        """The place of each token in the text that all decode to, shape (n_tokens, 2).
+
+        Tokens are taken together until they decode to what stands next in the text. They are decoded behind those
+        before them, since some tokenizers leave out a space at the beginning.
+        """
+        places = np.zeros((len(ids), 2), np.int32)
+        context, first, place, before = 0, 0, 0, ""
+        for last in range(1, len(ids) + 1):
+            now = self._decoded(ids[context:last])
+            fits = len(now) > len(before) and text.startswith(now, place - len(before))
+            if not fits and last - first >= _MOST_PARTS:
+                break
+            if fits and (not now.endswith(_UNREADABLE) or last - first >= _MOST_PARTS):
+                end = place + len(now) - len(before)
+                places[first:last] = place, end
+                context, first, place = first, last, end
+                before = self._decoded(ids[context:last])
+        places[first:] = min(place, max(len(text) - 1, 0)), len(text)
+        return places
+
+    def _encoded(self, encoding: Any, text: str, behind: int = 0) -> Encoded:
+        """The tokens of an encoding of a text but for the last `behind`."""
         end = len(encoding.ids) - behind
         raw = np.array(encoding.ids[:end], np.int64)
         added = np.array(encoding.special_tokens_mask[:end], np.bool_)
         offsets = np.array(encoding.offsets[:end], np.int32).reshape(-1, 2)
-        return Encoded(self._real_ids[raw], offsets, added | self._control[raw])
+        encoded = Encoded(self._real_ids[raw], offsets, added | self._control[raw])
+        forged = self._guarded[raw] & ~added
+        return self._as_text(encoded, text, np.flatnonzero(forged).tolist()) if forged.any() else encoded
+
+    def _as_text(self, encoded: Encoded, text: str, forged: Sequence[int]) -> Encoded:
+        """The tokens with others for the control tokens that the vocabulary made of letters: those of parts of them."""
+        parts = []
+        place = 0
+        for number in forged:
+            parts.append(encoded.part(place, number))
+            place = number + 1
+            start, end = encoded.offsets[number].tolist()
+            for first, last in ((start, start + 1), (start + 1, end)):
+                part = self._encoded(self._backend.encode(text[first:last], add_special_tokens=False), text[first:last])
+                parts.append(Encoded(part.ids, part.offsets + first, part.control))
+        parts.append(encoded.part(place, len(encoded.ids)))
+        return Encoded(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Encoded)))
 
 
 def _like(token: AddedToken, text: str) -> AddedToken:
