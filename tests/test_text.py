@@ -573,12 +573,12 @@ def test_the_unknown_token_is_scored(tmp_path: Path) -> None:
         ("y\n\n", [(Segment.PROMPT, 0, 1, 2), (Segment.PROMPT, 0, 2, 3)]),
         ("y\n", [(Segment.PROMPT, 0, 1, 2), (Segment.PROMPT, 0, 2, 3)]),
         ("\n\nmay", [(Segment.HISTORY, 0, 2, 5), (Segment.PROMPT, 0, 0, 3)]),
-        ("o\n\nmay", [(Segment.HISTORY, 0, 3, 4), (Segment.HISTORY, 0, 4, 5)]),
+        ("o\n\nmay", [(Segment.HISTORY, 0, 3, 4), (Segment.PROMPT, 0, 0, 3)]),
     ],
     ids=["prompt and separator", "half the separator", "separator and prompt", "both texts"],
 )
 def test_a_token_over_a_border_stays_within_one_text(tmp_path: Path, token: str, expected: list[Place]) -> None:
-    """A token that reaches over a border belongs to one text, the earlier one, and its span is cut to it."""
+    """A token that reaches over a border belongs to one text, the later one, and its span is cut to it."""
     gemma_tokenizer(tmp_path, chat=False, byte_level=True)
     backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     backend.add_tokens([AddedToken(token, special=False, normalized=False)])
