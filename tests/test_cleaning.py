@@ -54,7 +54,7 @@ PROSE = {
     "Navajo": "Diné bizaad, ąą́ ǫ́ł.",
     "Persian": "می‌خواهم این متن‌ها را بخوانم.",
     "Russian": "Это обычный текст: а у нас сор, хор и ухо. За́мок, ёж, «СD-ром», май.",
-    "Science": "TNFα and NFκB, αvβ3, 5 μm, λx, kΩ, Δt, νt, the α and ρ parameters.",
+    "Science": "TNFα and NFκB, αvβ3, 5 μm, λx, kΩ, Δt, the α and ρ parameters; the phase is νt there.",
     "Sinhala": "මෙය සාමාන්‍ය වාක්‍යයකි, ශ්‍රී ලංකා.",
     "Tamil": "இது ஒரு சாதாரண வாக்கியம்.",
     "Telugu": "ఇది సాధారణ వాక్యం.",

@@ -368,6 +368,8 @@ def test_what_a_template_is_given_may_be_null_and_nothing_ambiguous(write: Write
     assert (reader.arguments, reader.tools) == ({"a": None, "b": [None, 1.5, True]}, ({"default": None},))
     (said,) = mistakes(write(FULL.replace("id: google/gemma-2-2b", given.replace("1.5", "1e3"))))
     assert said.startswith("3: reader.arguments.b[1]: 1e3 is read differently")
+    (said,) = mistakes(write(FULL.replace("id: google/gemma-2-2b", given.replace("1.5", "1.0e+999"))))
+    assert said == "3: reader.arguments.b[1]: Input should be a finite number"
 
 
 @pytest.mark.parametrize("date", ["2026-11-01", "2026-1-1", "2026-11-01T10:00:00Z", "2026-02-30", "'2026-11-01'"])
