@@ -43,6 +43,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from scopewatch.errors import WatchlistError
+from scopewatch.files import expanded
 from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Strict
 from scopewatch.watch.indicators import PROBE, Indicator
@@ -128,7 +129,7 @@ class Watchlist:
 
     def resolve(self, path: str) -> Path:
         """A path that stands in the watchlist, which counts from the watchlist's folder unless it is absolute."""
-        return self.file.parent / Path(path).expanduser()
+        return self.file.parent / expanded(path)
 
     def absolute(self, source: Source) -> Source:
         """The source with its path, if it has one, counted from the root."""
