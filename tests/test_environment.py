@@ -1,11 +1,16 @@
 """Variables that others put into the environment, and what they may change."""
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+import scopewatch
 from scopewatch.client import AsyncClient, Client
 from scopewatch.errors import NotReady
 from servers import DEAD_PROXIES, NO_EXEMPTIONS, ServerProcess
@@ -57,3 +62,22 @@ def test_another_machine_is_reached_through_the_proxy(monkeypatch: pytest.Monkey
         listening.join()
 
     assert asked[0].startswith(b"CONNECT " + target.removeprefix("ipv4:").encode())
+
+
+@pytest.mark.parametrize(
+    "terminal",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["encoding", "locale"],
+)
+def test_a_terminal_that_lacks_a_letter_shows_its_number(terminal: dict[str, str]) -> None:
+    """Output that a terminal's encoding cannot write is escaped, and no command ends over it."""
+    demo = Path(scopewatch.__file__).parent / "demo"
+    (sae,) = demo.rglob("params.npz")
+    command = ["activations", "--reader", demo / "reader", "--sae", sae, "--features", "1", "--response", "a - b"]
+    main = "import sys; from scopewatch.cli import main; sys.argv[-1] = 'a \\u2014 \\u00e9'; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", main, *command], capture_output=True, env=os.environ | terminal, timeout=120, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"u2014" in done.stdout

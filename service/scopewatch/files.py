@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Paths from home, and writing files so that nobody ever sees half of one."""
 
 import os
 import shutil
@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from scopewatch.errors import DataError
+from scopewatch.errors import DataError, SetupError
+
+
+def expanded(path: Path | str) -> Path:
+    """A path with the home folder in place of `~`.
+
+    Raises:
+        SetupError: The system knows no such home; a process may run as a user that has none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SetupError(f"{path}: there is no such home folder; write the whole path") from None
 
 
 @contextmanager

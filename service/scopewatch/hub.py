@@ -24,16 +24,12 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
-    StrictDataclassError,
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from scopewatch.errors import HubError
 
 log = logging.getLogger(__name__)
-
-InvalidModelConfig = StrictDataclassError
-"""What transformers raises when a field of a model's config.json is of another type than the model asks for."""
 
 _PATH = re.compile(r"(?:\w[\w.:+=-]*(?:/\w[\w.:+=-]*)*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from scopewatch.files import expanded
 from scopewatch.identity import Relation
 
 NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
@@ -81,7 +82,7 @@ class ReaderSource(Rendering):
         """The reader in the directory of this name, or the one of this hub id when no such directory exists and the
         text looks like one.
         """
-        directory = Path(text).expanduser()
+        directory = expanded(text)
         if not directory.exists() and text.count("/") == 1 and not text.startswith((".", "~", "/")):
             return cls(id=text)
         return cls(path=str(directory))

@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs one subcommand and exits: 0 done, 1 failed while running, 2 the input is wrong, 3 done but for some rows."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Texts hold letters that a terminal's encoding may lack.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = args.run(args)
         sys.stdout.flush()

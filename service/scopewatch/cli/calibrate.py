@@ -12,7 +12,7 @@ from scopewatch.cli.reader_and_sae import add_reader_and_sae, add_work_dir, read
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import BUNDLED_WATCHLIST, ENGINE_SETTINGS, Config
 from scopewatch.errors import ConfigError
-from scopewatch.files import write_text
+from scopewatch.files import expanded, write_text
 
 if TYPE_CHECKING:
     from scopewatch.calibration.outcome import Outcome
@@ -160,7 +160,7 @@ def _calibrate(args: argparse.Namespace, request: "Request", config: Config) -> 
     from scopewatch.calibration.detector import Sources, calibrate_detector
 
     sources = Sources(reader, sae, args.sae_name or known_as or "sae")
-    return calibrate_detector(request, sources, config, work_dir=args.work_dir.expanduser(), describe=args.describe)
+    return calibrate_detector(request, sources, config, work_dir=expanded(args.work_dir), describe=args.describe)
 
 
 def _check_places(args: argparse.Namespace, data: list[Path]) -> None:

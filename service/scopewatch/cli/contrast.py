@@ -13,7 +13,7 @@ from scopewatch.cli.reader_and_sae import add_reader_and_sae, add_work_dir, read
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS, Config
 from scopewatch.errors import ConfigError
-from scopewatch.files import write_text
+from scopewatch.files import expanded, write_text
 
 if TYPE_CHECKING:
     from scopewatch.contrast.corpora import Corpora
@@ -117,7 +117,7 @@ def _contrast(args: argparse.Namespace, config: Config, corpora: "Corpora") -> "
         top=args.top,
     )
     labels = {} if args.reader else own_labels(watchlist)
-    return contrast_corpora(corpora, reader, sae, wanted, config, work_dir=args.work_dir.expanduser(), labels=labels)
+    return contrast_corpora(corpora, reader, sae, wanted, config, work_dir=expanded(args.work_dir), labels=labels)
 
 
 def _swaps(argument: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from scopewatch.cli.argument_types import text
 from scopewatch.errors import ConfigError, SaeError
+from scopewatch.files import expanded
 
 if TYPE_CHECKING:
     from scopewatch.sources import ReaderSource, SaeSource
@@ -141,7 +142,7 @@ def _place(name: str) -> dict[str, str]:
     """The field of an SAE's source that a name of one of the forms in `SAE_HELP` means."""
     from scopewatch.releases.names import is_weights_file
 
-    path = Path(name).expanduser()
+    path = expanded(name)
     release, _, sae_id = name.partition(":")
     if path.exists() or name.startswith((".", "~", "/")):
         return {"path": str(path)}

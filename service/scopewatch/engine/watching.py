@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ import numpy as np
 from scopewatch.config import Config
 from scopewatch.engine.choices import SaeChoice, asked_by
 from scopewatch.engine.runner import PlacedEncoder
-from scopewatch.errors import SaeError
+from scopewatch.errors import SaeError, SetupError
+from scopewatch.files import expanded
 from scopewatch.identity import EngineIdentity, FeatureTable, ReaderIdentity, SaeIdentity
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
 from scopewatch.releases.find import find_sae
@@ -167,8 +167,11 @@ def _extended(
 def _packs(config: Config) -> PackFolder | None:
     """Explicitly named, the folder takes every pack; by default only those that save something."""
     if config.pack_dir == "auto":
-        return PackFolder(Path("~/.cache/scopewatch/packs").expanduser(), smallest_bytes=32 << 20)
-    return PackFolder(Path(config.pack_dir).expanduser()) if config.pack_dir else None
+        try:
+            return PackFolder(expanded("~/.cache/scopewatch/packs"), smallest_bytes=32 << 20)
+        except SetupError:
+            return None  # A user without a home keeps no packs.
+    return PackFolder(expanded(config.pack_dir)) if config.pack_dir else None
 
 
 def _group(part: WatchedSae) -> int:

@@ -25,6 +25,10 @@ def find_reader(source: ReaderSource, *, allow_download: bool) -> Path:
         raise ReaderError(f"reader {path}: no such directory")
     if not (path / "config.json").is_file():
         raise ReaderError(f"reader {path}: config.json is missing; expected a Hugging Face model directory")
+    if (path / "adapter_config.json").exists():
+        raise ReaderError(
+            f"reader {path}: adapter_config.json: adapters are not applied; merge them into the weights, or remove them"
+        )
     if not any(path.glob("*.safetensors")):
         raise ReaderError(f"reader {path}: no *.safetensors file; weights in other formats are not loaded")
     return path

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from scopewatch.errors import ConfigError, ReaderError
-from scopewatch.hub import InvalidModelConfig
 from scopewatch.identity import ReaderIdentity
 from scopewatch.reader.attention import register_attention
 from scopewatch.reader.compiled_regions import compile_regions
+from scopewatch.reader.configuration import on_one_line, read_configuration, shorten
 from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
 from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
@@ -59,7 +59,7 @@ def layer_count(directory: Path) -> int:
     Raises:
         ReaderError: Its configuration cannot be read, or is of no supported family.
     """
-    return int(_config(directory)[1].num_hidden_layers)
+    return int(read_configuration(directory).text.num_hidden_layers)
 
 
 def load_reader(
@@ -91,22 +91,28 @@ def load_reader(
     """
     place = _device(device)
     kind = _dtype(dtype, place)
-    model_type, config = _config(directory)
+    configuration = read_configuration(directory)
+    config, family = configuration.text, FAMILIES[configuration.model_type]
     layers_total = config.num_hidden_layers
+    if deepest_layer >= layers_total:
+        raise ReaderError(
+            f"reader {directory}: layer {deepest_layer} is watched, but it has layers 0 to {layers_total - 1}"
+        )
     layers_run = layers_total if head else deepest_layer + 1
-    _cut(config, deepest_layer, layers_run, directory)
+    shorten(config, layers_run)
     attention = register_attention(place)
-    weights = text_weights(directory, layers_run, head=head)
+    weights = text_weights(directory, layers_run, layers_total, head=head)
+    _assert_shapes(weights, configuration.shapes, directory)
     weights_digests = digests(directory, weights)
     own_head = weights.pop(OWN_HEAD, None)
     model: Any = _load_model(directory, config, weights, kind, attention)
-    _settle(model, FAMILIES[model_type], place, compiled=compiled)
-    _assert_attention(model, FAMILIES[model_type], attention, directory)
+    _assert_attention(model, family, attention, directory)
+    _settle(model, family, place, directory, compiled=compiled)
     by_depth = weights_digests.result()
     identity = ReaderIdentity(
         name=name,
         revision=revision,
-        model_type=model_type,
+        model_type=configuration.model_type,
         digest=by_depth[-1],
         layers_run=layers_run,
         layers_total=layers_total,
@@ -124,53 +130,30 @@ def load_reader(
         config.max_position_embeddings,
         config.vocab_size,
         place,
-        _head(directory, model, FAMILIES[model_type], own_head) if head else None,
+        _head(directory, model, family, own_head) if head else None,
     )
 
 
-def _cut(config: Any, deepest_layer: int, layers_run: int, directory: Path) -> None:
-    """Shortens a configuration to the layers that are loaded."""
-    if deepest_layer >= config.num_hidden_layers:
+def _settle(model: PreTrainedModel, family: Family, place: torch.device, directory: Path, *, compiled: bool) -> None:
+    """Puts a model on its device, for reading only, in the form that is fastest there, once it has read two tokens."""
+    try:
+        torch.nn.Module.to(model, place).train(mode=False)
+        model.requires_grad_(requires_grad=False)
+        if place.type == "cpu":
+            pack_linears(model, getattr(model.config, family.activation, ""))
+        hidden = model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=place), use_cache=False, return_dict=True)[
+            0
+        ]
+    except RuntimeError as error:
+        raise ReaderError(f"reader {directory}: cannot be run on {place}: {on_one_line(error)}") from None
+    # Attention may hide what positions that are no numbers made of its logits.
+    if not all(torch.isfinite(numbers).all() for numbers in [hidden, *model.buffers()]):
         raise ReaderError(
-            f"reader {directory}: layer {deepest_layer} is watched, but it has layers 0 to "
-            f"{config.num_hidden_layers - 1}"
+            f"reader {directory}: reads numbers that are not finite; the weights, or rope_parameters or rms_norm_eps "
+            "in config.json, are wrong"
         )
-    config.num_hidden_layers = layers_run
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers_run]
-
-
-def _settle(model: PreTrainedModel, family: Family, place: torch.device, *, compiled: bool) -> None:
-    """Puts a model on its device, for reading only, in the form that is fastest there."""
-    torch.nn.Module.to(model, place).train(mode=False)
-    model.requires_grad_(requires_grad=False)
-    if place.type == "cpu":
-        pack_linears(model, getattr(model.config, family.activation, ""))
     if compiled:
         compile_regions(model)
-
-
-def _config(directory: Path) -> tuple[str, Any]:
-    """The model type, and the configuration of the text model."""
-    try:
-        config: Any = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, InvalidModelConfig) as error:
-        told = " ".join(str(error).split())
-        raise ReaderError(f"reader {directory}: config.json: {told}") from None
-    if config.model_type not in FAMILIES:
-        supported = ", ".join(sorted(FAMILIES))
-        raise ReaderError(
-            f"reader {directory}: model type {config.model_type!r} is not supported yet; supported: {supported}"
-        )
-    text = config.get_text_config()
-    if getattr(config, "quantization_config", None):
-        raise ReaderError(f"reader {directory}: config.json: quantization_config; quantised weights are not read")
-    if getattr(text, "use_bidirectional_attention", None) or not getattr(text, "is_causal", True):
-        raise ReaderError(f"reader {directory}: config.json: attention is not causal; a reader reads left to right")
-    if "longrope" in str(text.rope_parameters):
-        # Its frequencies follow the longest pair of a batch: a pair's activations would depend on its neighbours.
-        raise ReaderError(f"reader {directory}: config.json: rope type longrope is not supported")
-    return config.model_type, text
 
 
 def _load_model(
@@ -192,10 +175,18 @@ def _load_model(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ReaderError(f"reader {directory}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    # Transformers, torch and what they are built on raise errors of many kinds over weights that do not fit.
+    except Exception as error:
+        raise ReaderError(f"reader {directory}: cannot be loaded: {on_one_line(error)}") from None
     _assert_complete(info, directory)
     return model  # type: ignore[no-any-return]
+
+
+def _assert_shapes(weights: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], directory: Path) -> None:
+    """Refuses weights of other shapes than the configuration says, before memory is taken for those that it says."""
+    for name, weight in weights.items():
+        if (there := tuple(weight.shape)) != (asked := wanted.get(name, there)):
+            raise ReaderError(f"reader {directory}: {name} has shape {there}, config.json asks for {asked}")
 
 
 def _assert_complete(info: Mapping[str, Any], directory: Path) -> None:

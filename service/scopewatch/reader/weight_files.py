@@ -23,7 +23,7 @@ _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 # Tensors that every supported family has once, in its text model.
 _ANCHOR = re.compile(rf"((?:\w+\.)*)(?:embed_tokens|layers\.0\.{INPUT_NORM}|norm)\.weight")
-_LAYER = re.compile(r"layers\.(\d+)\..+")
+_LAYER = re.compile(r"layers\.(\d{1,9})\..+")
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -39,7 +39,7 @@ def weight_files(directory: Path) -> list[Path]:
         return sorted(directory.glob("*.safetensors"))
     try:
         files = [directory / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ReaderError(f"reader {directory}: {_INDEX} is damaged; expected JSON with a weight_map") from None
     for file in files:
         if file.parent != directory or not file.is_file():
@@ -47,7 +47,7 @@ def weight_files(directory: Path) -> list[Path]:
     return files
 
 
-def text_weights(directory: Path, layers: int, *, head: bool = False) -> dict[str, torch.Tensor]:
+def text_weights(directory: Path, layers: int, total: int, *, head: bool = False) -> dict[str, torch.Tensor]:
     """The embedding, the final norm and the first `layers` decoder layers, named as inside the text model.
 
     Files write something before those names, such as `model.` or `language_model.model.`; it is found by search. The
@@ -56,13 +56,16 @@ def text_weights(directory: Path, layers: int, *, head: bool = False) -> dict[st
     Args:
         directory: The reader's directory.
         layers: The number of decoder layers wanted.
+        total: The number of decoder layers that the reader has by its configuration.
         head: Whether the output head comes too, as OWN_HEAD, if the files hold one.
 
     Raises:
-        ReaderError: A file is damaged, or holds weights that are not floating-point numbers.
+        ReaderError: A file is damaged, or holds weights that are not floating-point numbers, or the files hold fewer or
+            more layers.
     """
     names = {file: _names(file) for file in weight_files(directory)}
     prefix = _prefix(name for held in names.values() for name in held)
+    _check_layers({name.removeprefix(prefix) for held in names.values() for name in held}, layers, total, directory)
     weights: dict[str, torch.Tensor] = {}
     for file, held in names.items():
         with safe_open(file, "pt") as stream:
@@ -72,6 +75,14 @@ def text_weights(directory: Path, layers: int, *, head: bool = False) -> dict[st
                 elif name.startswith(prefix) and _needed(own := name.removeprefix(prefix), layers):
                     weights[own] = _floating(stream.get_tensor(name), own, directory)
     return weights
+
+
+def _check_layers(names: Iterable[str], layers: int, total: int, directory: Path) -> None:
+    held = 1 + max((int(layer[1]) for name in names if (layer := _LAYER.fullmatch(name))), default=-1)
+    if held and not layers <= held <= total:
+        raise ReaderError(
+            f"reader {directory}: config.json: num_hidden_layers is {total}, the weights hold {held} layers"
+        )
 
 
 def _prefix(names: Iterable[str]) -> str:
@@ -136,5 +147,5 @@ def _names(file: Path) -> list[str]:
     try:
         with safe_open(file, "pt") as stream:
             return list(stream.keys())
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise ReaderError(f"reader {file.parent}: {file.name} is damaged ({error}); download it again") from None

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel
 
 from scopewatch.errors import DataError, WatchlistError
-from scopewatch.files import atomic_write, unwritable
+from scopewatch.files import atomic_write, expanded, unwritable
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
@@ -235,7 +235,7 @@ def _from(folder: Path, source: Any) -> Any:
     if not source.path:
         return source
     # Links are not followed: in a hub cache they lead to files without a name.
-    path = Path(source.path).expanduser().absolute()
+    path = expanded(source.path).absolute()
     return source.model_copy(update={"path": str(path.relative_to(folder) if path.is_relative_to(folder) else path)})
 
 

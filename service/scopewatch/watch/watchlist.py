@@ -47,6 +47,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from scopewatch.errors import WatchlistError
+from scopewatch.files import expanded
 from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Several, Strict
 from scopewatch.types import Cleaning
@@ -143,7 +144,7 @@ class Watchlist:
 
     def resolve(self, path: str) -> Path:
         """A path that stands in the watchlist, which counts from the watchlist's folder unless it is absolute."""
-        return self.file.parent / Path(path).expanduser()
+        return self.file.parent / expanded(path)
 
     def absolute(self, source: Source) -> Source:
         """The source with its path, if it has one, counted from the root."""
