@@ -153,8 +153,8 @@ class Tokeniser:
         found = []
         for part in parts:
             encoded = part.given or next(made)
-            tokens = locate(encoded, len(part.text), pieces_of(part.text), part.sources)
-            tokens.scored[np.isin(encoded.ids, self._vocabulary.special)] = False
+            tokens = locate(encoded, pieces_of(part.text), part.sources)
+            tokens.scored[self._vocabulary.is_special[encoded.ids]] = False
             found.append(tokens)
         return found
 
