@@ -3,8 +3,9 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,7 @@ class Vocabulary:
             self._real_ids[stand_in] = real
             self._control[stand_in] = self._silent[real] = True
             self._guarded[real] = real != self.tokenizer.unk_token_id and len(name) > 1
-        longest_first = sorted(names, key=len, reverse=True)
-        self.control_tokens = re.compile("|".join(map(re.escape, longest_first)))
+        self.control_tokens = re.compile(_any_of(names))
 
     def stand_in(self, token: str) -> str:
         """What is written for a control token that `control_tokens` found, so that it is read as one."""
@@ -205,6 +205,21 @@ class Vocabulary:
                 parts.append(Encoded(part.ids, part.offsets + first, part.control))
         parts.append(encoded.part(place, len(encoded.ids)))
         return Encoded(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Encoded)))
+
+
+def _any_of(words: Collection[str]) -> str:
+    """What finds any of the words, the longest that stands there, as a regular expression.
+
+    It branches as the words do, letter by letter: some tokenizers have thousands of control tokens.
+    """
+    prefix = commonprefix(list(words))  # noqa: RUF071 - it is letters that are compared
+    ends = prefix in words
+    branches: dict[str, set[str]] = {}
+    for word in words:
+        rest = word[len(prefix) :]
+        branches.setdefault(rest[:1], set()).add(rest)
+    found = "|".join(_any_of(branch) for letter, branch in branches.items() if letter)
+    return re.escape(prefix) + (f"(?:{found}){'?' * ends}" if found else "")
 
 
 def _like(token: AddedToken, text: str) -> AddedToken:
