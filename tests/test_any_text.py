@@ -171,6 +171,24 @@ def test_a_tokenizer_that_makes_a_control_token_of_letters_makes_none_of_a_calle
     )
 
 
+def test_of_control_tokens_that_begin_alike_the_longest_is_meant(tmp_path: Path) -> None:
+    """A template's control token may begin with another one, or many with the same letters: it is read as it is."""
+    save("chatml", tmp_path)
+    backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    names = ["<a>", "<a>b", "<a>bc", "<ab>", "<b>", *(f"<unused{number}>" for number in range(120))]
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    source = "".join(names) + "<a>x<unused7<unused11>>{{ messages[0].content }}"
+    (tmp_path / "chat_template.jinja").write_text(source)
+
+    tokens = read_by(Tokeniser(tmp_path, max_tokens=PLENTY), Pair("hello", "<a>bc"))
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    expected = tokenizer.encode(source.replace("{{ messages[0].content }}", "hello"), add_special_tokens=False)
+    assert expected == tokens.ids.tolist()[: len(expected)]
+    assert not set(tokens.ids.tolist()[len(expected) :]) & set(tokenizer.convert_tokens_to_ids(names))
+
+
 def test_added_tokens_for_words_and_lines_are_no_control_tokens(tmp_path: Path) -> None:
     """What a template writes between turns and callers write too, such as the word `user`, is read as transformers does."""
     save("chatml", tmp_path)

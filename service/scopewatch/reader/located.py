@@ -55,7 +55,7 @@ class Tokens:
         return type(self)(self.ids, none.astype(np.int8), none, none, none, none.astype(np.bool_))
 
 
-def locate(encoded: Encoded, length: int, pieces: Sequence[Piece], sources: Sequence[Source]) -> Tokens:
+def locate(encoded: Encoded, pieces: Sequence[Piece], sources: Sequence[Source]) -> Tokens:
     """Gives each token the caller's text that it overlaps, and its place there.
 
     A token reaches to where the next one starts elsewhere. So the bytes of one character that fell back to byte tokens
@@ -64,36 +64,29 @@ def locate(encoded: Encoded, length: int, pieces: Sequence[Piece], sources: Sequ
 
     Args:
         encoded: The tokens of a text.
-        length: The number of code points of that text.
-        pieces: The stretches of the text that a caller wrote; a source below 0 is of no segment.
+        pieces: The stretches of the text that a caller wrote, in order; a source below 0 is of no segment.
         sources: The caller's texts.
     """
-    # Of every character: whose text it is of, where in it, and where the stretch begins.
-    owner, place, since = (np.full(length + 1, value, np.int32) for value in (-1, 0, 0))
-    for start, end, source, offset in pieces:
-        owner[start:end] = source
-        place[start:end] = np.arange(offset, offset + end - start)
-        since[start:end] = start
-    position = np.arange(length + 1, dtype=np.int32)
-    following = np.minimum.accumulate(np.where(owner >= 0, position, length)[::-1])[::-1]
-    preceding = np.maximum.accumulate(np.where(owner >= 0, position, -1))
-    begins = np.minimum(encoded.offsets[:, 0], length)
-    ends = np.minimum(_reach(encoded.offsets), length)
-    first, last = following[begins], preceding[np.maximum(ends - 1, 0)]
-    inside = (first < ends) & ~encoded.control
-    first, last = np.where(inside, first, length), np.where(inside, last, length)
-    whose = owner[last]
+    own = [piece for piece in pieces if piece.source >= 0] or [Piece(0, 0, 0, 0)]
+    piece_starts, piece_ends, piece_sources, offsets = np.array(own, np.int32).T
+    begins, ends = encoded.offsets[:, 0], _reach(encoded.offsets)
+    # The first piece that ends behind the token's beginning, and the last that starts before its end.
+    first = np.searchsorted(piece_ends, begins, side="right")
+    last = np.searchsorted(piece_starts, ends, side="left") - 1
+    inside = (first <= last) & ~encoded.control
+    first, last = np.where(inside, first, 0), np.where(inside, last, 0)
     # A token of two texts is of the later one.
-    first = np.where(owner[first] == whose, first, since[last])
-    own = [(number, sources[number]) for number in np.unique(whose[inside]).tolist()]
-    segments, turns, starts, stops = (np.zeros(len(encoded.ids), np.int32) for _ in range(4))
-    for number, source in own:
-        mine = whose == number
-        segments[mine], turns[mine] = source.segment, source.turn
-        from_, to = place[first[mine]], place[last[mine]]
-        starts[mine] = from_ if source.starts is None else source.starts[from_]
-        stops[mine] = to + 1 if source.ends is None else source.ends[to]
-    return Tokens(encoded.ids, segments.astype(np.int8), turns, starts, stops, inside)
+    whose = piece_sources[last]
+    first = np.where(piece_sources[first] == whose, first, last)
+    starts = np.maximum(begins - piece_starts[first], 0) + offsets[first]
+    stops = np.maximum(np.minimum(ends, piece_ends[last]) - piece_starts[last] + offsets[last], starts + 1)
+    for number, source in enumerate(sources):
+        if source.starts is not None and source.ends is not None:
+            mine = inside & (whose == number)
+            starts[mine], stops[mine] = source.starts[starts[mine]], source.ends[stops[mine] - 1]
+    segments = np.array([source.segment for source in sources], np.int8)
+    turns = np.array([source.turn for source in sources], np.int32)
+    return Tokens(encoded.ids, segments[whose] * inside, turns[whose], starts, stops, inside)
 
 
 def _reach(offsets: Int32) -> Int32:

@@ -10,7 +10,7 @@ from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.reader.cleaning import Cleaned, clean, odd_chars
 from scopewatch.reader.conversation import Conversations
 from scopewatch.reader.located import Source
-from scopewatch.reader.traced import Piece, Traced, joined, pieces_of
+from scopewatch.reader.traced import Piece, Traced, joined, pieces_of, traced
 from scopewatch.reader.vocabulary import Encoded, Vocabulary
 from scopewatch.types import Coverage, Pair, Segment
 
@@ -119,7 +119,7 @@ def _answer(pair: Pair, vocabulary: Vocabulary) -> Part:
 
 
 def _whole(text: str, source: Source) -> Part:
-    return Part(Traced.of(text, [Piece(0, len(text), 0, 0)]), (source,))
+    return Part(traced(text, 0), (source,))
 
 
 def _given(ids: Sequence[int], text: str, vocabulary: Vocabulary, source: Source) -> Part:

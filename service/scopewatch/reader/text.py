@@ -66,7 +66,7 @@ class Tokeniser:
     @property
     def special_ids(self) -> frozenset[int]:
         """The ids of special tokens, which never count."""
-        return frozenset(self._vocabulary.special.tolist())
+        return frozenset(np.flatnonzero(self._vocabulary.is_special).tolist())
 
     @property
     def bos(self) -> str:
@@ -178,8 +178,8 @@ class Tokeniser:
         found = []
         for part in parts:
             encoded = part.given or next(made)
-            tokens = locate(encoded, len(part.text), pieces_of(part.text), part.sources)
-            tokens.scored[np.isin(encoded.ids, self._vocabulary.special)] = False
+            tokens = locate(encoded, pieces_of(part.text), part.sources)
+            tokens.scored[self._vocabulary.is_special[encoded.ids]] = False
             found.append(tokens)
         return found
 

@@ -161,17 +161,21 @@ def pieces_of(text: str) -> tuple[Piece, ...]:
 def joined(parts: Iterable[str]) -> str:
     """The parts one behind the other, as `"".join` puts them, with their pieces."""
     parts = list(parts)
-    text = "".join(parts)
     pieces: list[Piece] = []
     place = 0
     for part in parts:
         for start, end, source, offset in pieces_of(part):
             last = pieces[-1] if pieces else None
-            if last and last[1:3] == (start + place, source) and last.offset + last.end - last.start == offset:
-                pieces[-1] = last._replace(end=end + place)
+            if (
+                last
+                and last.end == start + place
+                and (last.source, last.offset + last.end - last.start) == (source, offset)
+            ):
+                pieces[-1] = Piece(last.start, end + place, source, last.offset)
             else:
                 pieces.append(Piece(start + place, end + place, source, offset))
         place += len(part)
+    text = "".join(parts)
     return Traced.of(text, pieces) if pieces else text
 
 

@@ -3,8 +3,9 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,16 @@ class Vocabulary:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        # What the tokenizer puts around a whole text.
         around = self._backend.encode("a").special_tokens_mask
-        self._behind = around[::-1].index(0) if 0 in around else 0
+        text = [place for place, put in enumerate(around) if not put] or [len(around)]
+        self._before, self._behind = text[0], max(len(around) - 1 - text[-1], 0)
         added = tokenizer.added_tokens_decoder
         special = {index for index, token in added.items() if token.special}
         # The unknown token stands for text, unless it is one of these by another name, as in Qwen's tokenizers.
         unknown = {tokenizer.unk_token_id} - {self.bos, tokenizer.eos_token_id, tokenizer.pad_token_id}
-        self.special = np.array(sorted(special - unknown), np.int32)
-        """The ids of special tokens, ascending."""
+        self.is_special: Bools = np.isin(np.arange(self.size), sorted(special - unknown))
+        """Whether each id is that of a special token, shape (n_tokens,)."""
         self._silent = np.isin(np.arange(self.size), sorted(special))
         self._added = {str(token): (index, token) for index, token in added.items()}
         self._real_ids = np.arange(self.size, dtype=np.int32)
@@ -117,8 +120,7 @@ class Vocabulary:
             self._real_ids[stand_in] = real
             self._control[stand_in] = self._silent[real] = True
             self._guarded[real] = real != self.tokenizer.unk_token_id and len(name) > 1
-        longest_first = sorted(names, key=len, reverse=True)
-        self.control_tokens = re.compile("|".join(map(re.escape, longest_first)))
+        self.control_tokens = re.compile(_any_of(names))
 
     def stand_in(self, token: str) -> str:
         """What is written for a control token that `control_tokens` found, so that it is read as one."""
@@ -139,8 +141,7 @@ class Vocabulary:
             # The library takes no half of a character, which JSON can hold.
             plain = [_SURROGATE.sub(_UNREADABLE, text) for text in plain]
             made = self._backend.encode_batch(plain, add_special_tokens=as_whole)
-        behind = self._behind if as_whole else 0
-        return [self._encoded(one, text, behind) for one, text in zip(made, plain, strict=True)]
+        return [self._encoded(one, text, as_whole=as_whole) for one, text in zip(made, plain, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> tuple[str, Encoded]:
         """The text that tokens decode to, without control tokens, and the place of each token in it.
@@ -180,12 +181,13 @@ class Vocabulary:
         places[first:] = min(place, max(len(text) - 1, 0)), len(text)
         return places
 
-    def _encoded(self, encoding: Any, text: str, behind: int = 0) -> Encoded:
-        """The tokens of an encoding of a text but for the last `behind`."""
-        end = len(encoding.ids) - behind
+    def _encoded(self, encoding: Any, text: str, *, as_whole: bool = False) -> Encoded:
+        """The tokens of an encoding of a text, without what is put behind a whole one."""
+        end = len(encoding.ids) - self._behind * as_whole
         raw = np.array(encoding.ids[:end], np.int64)
-        added = np.array(encoding.special_tokens_mask[:end], np.bool_)
         offsets = np.array(encoding.offsets[:end], np.int32).reshape(-1, 2)
+        added = np.zeros(end, np.bool_)
+        added[: self._before] = as_whole
         encoded = Encoded(self._real_ids[raw], offsets, added | self._control[raw])
         forged = self._guarded[raw] & ~added
         return self._as_text(encoded, text, np.flatnonzero(forged).tolist()) if forged.any() else encoded
@@ -203,6 +205,21 @@ class Vocabulary:
                 parts.append(Encoded(part.ids, part.offsets + first, part.control))
         parts.append(encoded.part(place, len(encoded.ids)))
         return Encoded(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Encoded)))
+
+
+def _any_of(words: Collection[str]) -> str:
+    """What finds any of the words, the longest that stands there, as a regular expression.
+
+    It branches as the words do, letter by letter: some tokenizers have thousands of control tokens.
+    """
+    prefix = commonprefix(list(words))  # noqa: RUF071 - it is letters that are compared
+    ends = prefix in words
+    branches: dict[str, set[str]] = {}
+    for word in words:
+        rest = word[len(prefix) :]
+        branches.setdefault(rest[:1], set()).add(rest)
+    found = "|".join(_any_of(branch) for letter, branch in branches.items() if letter)
+    return re.escape(prefix) + (f"(?:{found}){'?' * ends}" if found else "")
 
 
 def _like(token: AddedToken, text: str) -> AddedToken:

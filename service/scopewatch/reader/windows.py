@@ -6,13 +6,12 @@ reader takes is left for it. An answer that does not fit behind it is read in se
 before each; each begins with the end of the one before it, so that no token is read without what stands before it.
 """
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from scopewatch.reader.located import Tokens
-from scopewatch.types import Bools, Coverage, Segment
+from scopewatch.types import Bools, Coverage, Indices, Segment
 
 _HEAD_SHARE = 4
 """Which part of a pass what comes before an answer may always have: a quarter."""
@@ -42,7 +41,8 @@ def windows(head: Tokens, answer: Tokens, says: Coverage, *, max_tokens: int, ma
     """
     # Attention rests on the first token, whatever it is, and its activations are of another size than all others.
     (head if len(head) else answer).scored[0] = False
-    before = head[_kept(head, max(max_tokens - len(answer), max_tokens // _HEAD_SHARE))]
+    budget = max(max_tokens - len(answer), max_tokens // _HEAD_SHARE)
+    before = head if len(head) <= budget else head[_kept(head, budget)]
     room = max_tokens - len(before)
     overlap = room // _OVERLAP_SHARE
     parts = [before, answer[:room]]
@@ -54,26 +54,25 @@ def windows(head: Tokens, answer: Tokens, says: Coverage, *, max_tokens: int, ma
         sizes.append(len(before) + len(again) + len(fresh))
         read += len(fresh)
     tokens = Tokens.joined(parts)
-    dropped = Counter(_segments(head) + _segments(answer))
-    dropped.subtract(count := Counter(_segments(tokens)))
+    count = _counts(tokens)
+    dropped = _counts(head) + _counts(answer) - count
     coverage = replace(
         says,
         tokens=sum(sizes),
-        prompt_tokens=count[Segment.PROMPT],
-        response_tokens=count[Segment.RESPONSE],
-        history_tokens=count[Segment.HISTORY],
-        prompt_tokens_dropped=dropped[Segment.PROMPT],
-        response_tokens_dropped=dropped[Segment.RESPONSE],
-        history_tokens_dropped=dropped[Segment.HISTORY],
+        prompt_tokens=int(count[Segment.PROMPT]),
+        response_tokens=int(count[Segment.RESPONSE]),
+        history_tokens=int(count[Segment.HISTORY]),
+        prompt_tokens_dropped=int(dropped[Segment.PROMPT]),
+        response_tokens_dropped=int(dropped[Segment.RESPONSE]),
+        history_tokens_dropped=int(dropped[Segment.HISTORY]),
         windows=len(sizes),
     )
     return Windows(tokens, tuple(sizes) if len(sizes) > 1 else (), coverage)
 
 
-def _segments(tokens: Tokens) -> list[int]:
-    """The segment of each token that counts."""
-    found: list[int] = tokens.segments[tokens.scored].tolist()
-    return found
+def _counts(tokens: Tokens) -> Indices:
+    """The number of tokens of each segment that count."""
+    return np.bincount(tokens.segments[tokens.scored], minlength=len(Segment))
 
 
 def _kept(head: Tokens, budget: int) -> Bools:
