@@ -1,5 +1,6 @@
 """What is read is what the model saw, whatever anybody writes: templates and conversations of every kind."""
 
+import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -318,3 +319,33 @@ def test_whatever_a_template_does_with_texts_they_are_read(tmp_path: Path, templ
             assert any(one.encode() in spelled or spelled in one.encode() for one in (cut, cut.upper())), (cut, spelled)
             found[name] += cut
     assert {name for name, cut in found.items() if not cut} == set(tokens.coverage.unlocated)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ('{"a": 1}', '{"a": 1}'),
+        ({"a": 1}, '{"a": 1}'),
+        ("", "{}"),
+        (None, "{}"),
+        ("{not JSON", '"{not JSON"'),
+        ("[1]", "[1]"),
+    ],
+)
+def test_arguments_of_calls_are_what_templates_take(tmp_path: Path, arguments: object, kept: str) -> None:
+    """Serving engines give templates the arguments of a call as a mapping, and no empty list of calls."""
+    source = (
+        "{% for m in messages %}{% if 'tool_calls' in m %}{% for c in m.tool_calls %}"
+        "{{ c.function.arguments | tojson }}{% endfor %};{% endif %}{% endfor %}"
+    )
+    save("chatml", tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(source)
+    calls = [{"function": {"name": "f", "arguments": arguments}}]
+    turns = [Turn("assistant", "", json.dumps({"tool_calls": each})) for each in (calls, [], [7])]
+    tokeniser = Tokeniser(tmp_path, max_tokens=PLENTY)
+
+    (tokens,) = tokeniser.tokenise([Pair("", "x", (Turn("user", "a"), turns[0], turns[1], Turn("user", "b")))])
+
+    assert isinstance(tokens, TokenisedPair)
+    decoded = AutoTokenizer.from_pretrained(tmp_path).decode(tokens.ids)
+    assert f"{kept};x" == decoded

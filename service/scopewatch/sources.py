@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from scopewatch.files import expanded
 from scopewatch.identity import Relation
@@ -36,6 +36,15 @@ Several = Annotated[tuple[Item, ...], Field(strict=False)]
 """What a file has as a list."""
 
 
+_TAKEN = frozenset(
+    {
+        *("messages", "conversation", "conversations", "tools", "documents", "chat_template", "tokenizer_kwargs"),
+        *("add_generation_prompt", "continue_final_message", "tokenize", "padding", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "strftime_now", "raise_exception"),
+        # What jinja2 itself gives a template.
+        *("range", "dict", "lipsum", "cycler", "joiner", "namespace", "loop", "self", "caller", "varargs", "kwargs"),
+    }
+)
 TODAY = "today"
 """In place of a day: what the clock says."""
 
@@ -43,6 +52,11 @@ TODAY = "today"
 def today() -> str:
     """The day by the clock, in UTC, `YYYY-MM-DD`."""
     return datetime.now(UTC).date().isoformat()
+
+
+def is_taken(argument: str) -> bool:
+    """Whether a chat template's argument is one that whoever renders it gives."""
+    return argument in _TAKEN or argument.endswith("_token")
 
 
 class Rendering(Strict):
@@ -56,6 +70,21 @@ class Rendering(Strict):
     """The documents that the model is given, as the chat template takes them."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Other arguments of the chat template, such as `enable_thinking`."""
+
+    @field_validator("date")
+    @classmethod
+    def _is_a_day(cls, value: str) -> str:
+        if value != TODAY:
+            date.fromisoformat(value)  # Its own words say what is wrong.
+        return value
+
+    @field_validator("arguments")
+    @classmethod
+    def _are_free(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(name for name in value if is_taken(name)):
+            raise ValueError(f"must not hold {', '.join(taken)}; it is given otherwise")
+        return value
+
     special_tokens: Literal["text", "parse"] = "text"
     """Whether a special token written out in a caller's text is text, or the token as a serving engine may take it."""
     fold_system: bool = True

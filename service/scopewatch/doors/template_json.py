@@ -5,18 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from scopewatch.sources import is_taken
+
 MAX_NESTING = 32
 """How deep lists and objects may lie in each other; whoever renders them descends them by recursion."""
-_ARGUMENTS_TAKEN = frozenset(
-    {
-        *("messages", "conversation", "conversations", "tools", "documents", "chat_template", "tokenizer_kwargs"),
-        *("add_generation_prompt", "continue_final_message", "tokenize", "padding", "truncation", "max_length"),
-        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "strftime_now", "raise_exception"),
-        # What jinja2 itself gives a template.
-        *("range", "dict", "lipsum", "cycler", "joiner", "namespace", "loop", "self", "caller", "varargs", "kwargs"),
-    }
-)
-"""Arguments of a chat template that whoever renders it gives; so are all that end in `_token`."""
 _FIELDS_TAKEN = frozenset({"role", "content"})
 """Fields of a message that a turn has by themselves."""
 
@@ -33,7 +25,7 @@ def list_mistake(text: str) -> str:
 
 def arguments_mistake(text: str) -> str:
     """Why a text is not a JSON object of arguments for a chat template; empty if it is one, or is empty."""
-    return _object_mistake(text, lambda name: name in _ARGUMENTS_TAKEN or name.endswith("_token"))
+    return _object_mistake(text, is_taken)
 
 
 def fields_mistake(text: str) -> str:

@@ -5,7 +5,6 @@ kept: a user message directly before the response is the prompt, all else is his
 directly before the response, the prompt is empty, and there is no user turn between the two.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -211,23 +210,4 @@ def _part(part: object, name: str) -> str:
 def _fields(fields: dict[str, object], name: str) -> str:
     """The other fields of a message that hold something, as a JSON object; empty where there are none."""
     found = {key: value for key, value in fields.items() if value is not None}
-    calls = found.get("tool_calls")
-    if isinstance(calls, list):
-        # As vLLM does: templates take an empty list for a call, and want the arguments of a call as a mapping.
-        found["tool_calls"] = [_call(call) for call in calls]
-        if not calls:
-            del found["tool_calls"]
     return cells.json_text(found, name) if found else ""
-
-
-def _call(call: object) -> object:
-    """A tool call, its arguments parsed; arguments that are no JSON, as models write them at times, stay text."""
-    if not isinstance(call, dict) or not isinstance(function := call.get("function"), dict):
-        return call
-    arguments = function.get("arguments") or {}
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            return call
-    return call | {"function": function | {"arguments": arguments}}

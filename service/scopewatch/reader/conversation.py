@@ -147,7 +147,7 @@ class Conversations:
             raise InvalidRequest(
                 FieldViolation(f"history[{number}].role", "is no role; write user, assistant or system")
             )
-        fields = _read(turn.fields, f"history[{number}].fields_json", dict)
+        fields = _as_taken(_read(turn.fields, f"history[{number}].fields_json", dict))
         message: dict[str, Any] = self._foreign({name: value for name, value in fields.items() if value is not None})
         return message | {"role": turn.role, "content": self._parted(traced(turn.content, number))}
 
@@ -195,6 +195,32 @@ class Conversations:
         except Exception:
             return set()  # Whoever loads the reader tries the template and says what is wrong.
         return {token for token in self._vocabulary.added_tokens if token in text and _MARKUP.search(token)}
+
+
+def _as_taken(fields: dict[str, Any]) -> dict[str, Any]:
+    """A message's fields as templates take them, and serving engines give them.
+
+    An empty list of tool calls is none, and the arguments of a call are a mapping, where APIs have them as JSON text;
+    what a model wrote that is no JSON stays text.
+    """
+    calls = fields.get("tool_calls")
+    if not isinstance(calls, list):
+        return fields
+    taken = {name: value for name, value in fields.items() if name != "tool_calls"}
+    return taken | {"tool_calls": [_call(call) for call in calls]} if calls else taken
+
+
+def _call(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return call
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return call
+    return call | {"function": function | {"arguments": arguments}}
 
 
 def _moved(piece: Piece, shift: int) -> Piece:
