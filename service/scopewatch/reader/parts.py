@@ -76,7 +76,8 @@ def parts_of(pair: Pair, vocabulary: Vocabulary, conversations: Conversations, *
         turns = [replace(turn, content=one.text) for turn, one in zip(pair.history, clean_texts, strict=False)]
         pair = replace(pair, history=tuple(turns), prompt=clean_texts[-2].text)
     if pair.prompt_token_ids:
-        head = _given(pair.prompt_token_ids, pair.prompt, vocabulary, sources[-1])
+        # Tokens are as they are, so it is the caller's own text that is looked for in them.
+        head = _given(pair.prompt_token_ids, texts[-2], vocabulary, Source(Segment.PROMPT))
         lost = () if pieces_of(head.text) else ("prompt",)
         return Parts(head, answer, replace(says, unlocated=lost), changed, odd_shares)
     rendered = conversations.render(pair)

@@ -60,7 +60,7 @@ class Tokeniser:
 
     @property
     def size(self) -> int:
-        """The number of tokens; ids are below it."""
+        """One more than the highest id of a token."""
         return self._vocabulary.size
 
     @property

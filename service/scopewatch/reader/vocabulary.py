@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tokenizers import AddedToken
@@ -65,8 +65,8 @@ class Vocabulary:
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ReaderError(f"reader {directory}: {type(tokenizer).__name__} gives no exact offsets; use a fast one")
         self.tokenizer = tokenizer
-        self.size = len(tokenizer)
-        """The number of tokens; ids are below it."""
+        self.size = 1 + max(tokenizer.get_vocab().values())
+        """One more than the highest id; some vocabularies have gaps."""
         self.digest = _digest(file, tokenizer)
         """SHA-256 over the tokenizer's file and what its settings make of it."""
         self.bos: int | None = tokenizer.bos_token_id
@@ -112,14 +112,16 @@ class Vocabulary:
         self._backend.add_special_tokens([AddedToken(name, special=True) for name in names])
         self._backend.encode_special_tokens = True
         self._backend.add_tokens([_like(self._added[name][1], text) for name, text in self._stand_ins.items()])
-        self._real_ids = np.arange(self._backend.get_vocab_size(with_added_tokens=True), dtype=np.int32)
+        ids = {
+            self._added[name][0]: cast("int", self._backend.token_to_id(text)) for name, text in self._stand_ins.items()
+        }
+        self._real_ids = np.arange(max(self.size, *(one + 1 for one in ids.values())), dtype=np.int32)
         self._control = np.zeros(len(self._real_ids), np.bool_)
         self._guarded = np.zeros(len(self._real_ids), np.bool_)
-        for name, text in self._stand_ins.items():
-            stand_in, real = self._backend.token_to_id(text), self._added[name][0]
+        for real, stand_in in ids.items():
             self._real_ids[stand_in] = real
             self._control[stand_in] = self._silent[real] = True
-            self._guarded[real] = real != self.tokenizer.unk_token_id and len(name) > 1
+            self._guarded[real] = real != self.tokenizer.unk_token_id
         self.control_tokens = re.compile(_any_of(names))
 
     def stand_in(self, token: str) -> str:
@@ -189,7 +191,8 @@ class Vocabulary:
         added = np.zeros(end, np.bool_)
         added[: self._before] = as_whole
         encoded = Encoded(self._real_ids[raw], offsets, added | self._control[raw])
-        forged = self._guarded[raw] & ~added
+        # One letter cannot be taken apart.
+        forged = self._guarded[raw] & ~added & (offsets[:, 1] - offsets[:, 0] > 1)
         return self._as_text(encoded, text, np.flatnonzero(forged).tolist()) if forged.any() else encoded
 
     def _as_text(self, encoded: Encoded, text: str, forged: Sequence[int]) -> Encoded:
