@@ -18,7 +18,8 @@ from scopewatch.app.load import load
 from scopewatch.config import Config
 from scopewatch.errors import ReaderError, SaeError, SetupError
 from scopewatch.files import expanded
-from scopewatch.reader.loading import Reader, find_reader, load_reader
+from scopewatch.reader.find import find_reader
+from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.reader.text import Tokeniser
 from scopewatch.sae.open import open_sae
 from scopewatch.sources import ReaderSource
