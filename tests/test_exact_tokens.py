@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conversations import CONVERSATIONS
+from reading import Reader, spelling
 from scopewatch.errors import InvalidRequest
 from scopewatch.types import Pair, Segment, TokenisedPair, Turn
-from test_reading import Reader, spelling
 
 TEXTS = [
     "The answer is 42, perhaps.",
