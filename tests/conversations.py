@@ -97,6 +97,7 @@ CONVERSATIONS = {
     "tool call beyond ascii": Conversation("So?", "Oui.", (user("é?"), call({"ville": 'Sète "é"\n'}), result("é"))),
     "two tool results": Conversation("So?", "Both.", (*asked("sunny"), result("rainy"))),
     "tool call with words": Conversation("So?", "Yes.", (user("a"), call({}, content="Let me look."), result("b"))),
+    "fields of nothing": Conversation("So?", "Yes.", (user("Hi"), model("Hello", tool_calls=None, name=None))),
     "documents": Conversation(
         "Which?",
         "The first.",
