@@ -84,6 +84,9 @@ CONVERSATIONS = {
     "thought alone": Conversation("So?", "Yes.", (user("Hi"), model("<think>\nhm\n</think>"))),
     "thought twice": Conversation("So?", THOUGHT + THOUGHT, (user("Hi"), model(THOUGHT + THOUGHT))),
     "thought as a field": Conversation("So?", "Yes.", (user("Hi"), model("Hello", reasoning_content="greet"))),
+    "thought by another name": Conversation(
+        "", "Sunny.", (user("Weather?"), {**call({"city": "Oslo"}), "reasoning": "Look it up."}, result("sunny"))
+    ),
     "thinking off": Conversation("Why?", "Rain.", arguments={"enable_thinking": False}),
     "tool result": Conversation("So?", "Sunny.", asked("sunny")),
     "tool result in json": Conversation("So?", "21.", asked('{"t": 21}')),

@@ -175,12 +175,20 @@ REWRITES = {
     "looks up": "{% set d = {'user': 'U', 'assistant': 'A'} %}{% for m in messages %}{{ d[m.role] ~ m['content'][::-1] }}{% endfor %}",
     "calls": "{% macro t(m) %}<{{ caller(m) }}>{% endmacro %}{% for m in messages %}{% call(x) t(m) %}{{ x.content }}{% endcall %}{% endfor %}",
     "filters": "{% for m in messages %}{% filter trim %} {{ m.content }} {% endfilter %}{% endfor %}",
+    "puts together": "{% for m in messages %}{{ '<' ~ m.role ~ m.content ~ 1 ~ '>' }}{% endfor %}",
     "breaks": "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("template", REWRITES.values(), ids=REWRITES)
-def test_whatever_a_template_does_with_texts_they_are_read(tmp_path: Path, template: str) -> None:
+FOLLOWED = (
+    *("reverses", "repeats", "shouts", "takes apart", "joins", "sets", "indents"),
+    *("fills a form", "letters", "calls", "filters", "puts together"),
+)
+"""Those of which all that a caller wrote is located."""
+
+
+@pytest.mark.parametrize(("name", "template"), REWRITES.items(), ids=REWRITES)
+def test_whatever_a_template_does_with_texts_they_are_read(tmp_path: Path, name: str, template: str) -> None:
     """Ids are transformers'; each token that is scored is in its place, and what is not located is named."""
     directory = save("chatml", tmp_path)
     (directory / "chat_template.jinja").write_text(template)
@@ -205,8 +213,20 @@ def test_whatever_a_template_does_with_texts_they_are_read(tmp_path: Path, templ
         strict=True,
     ):
         if segment:
-            name = {Segment.PROMPT: "prompt", Segment.RESPONSE: "response"}.get(segment, f"history[{turn}].content")
-            cut, spelled = located[name][start:end], bytes(BYTE_OF_LETTER[letter] for letter in written)
+            field = {Segment.PROMPT: "prompt", Segment.RESPONSE: "response"}.get(segment, f"history[{turn}].content")
+            cut, spelled = located[field][start:end], bytes(BYTE_OF_LETTER[letter] for letter in written)
             assert any(one.encode() in spelled or spelled in one.encode() for one in (cut, cut.upper())), (cut, spelled)
-            found[name] += cut
-    assert {name for name, cut in found.items() if not cut} == set(tokens.coverage.unlocated)
+            found[field] += cut
+    assert {field for field, cut in found.items() if not cut} == set(tokens.coverage.unlocated)
+    assert name not in FOLLOWED or ((), ()) == (tokens.coverage.unlocated, tokens.coverage.shortened)
+
+
+def test_a_token_of_two_copies_of_a_text_is_of_the_first(tmp_path: Path) -> None:
+    """Where a template writes a text twice, a token over the border has the place in which it begins, and not nothing."""
+    directory = save("chatml", tmp_path)
+    (directory / "chat_template.jinja").write_text("{{ messages[0].content * 2 }}|")
+
+    tokens = read_by(Tokeniser(directory, max_tokens=PLENTY), Pair("e the th", "x"))
+
+    mine = tokens.segments == Segment.PROMPT
+    assert (tokens.starts[mine] < tokens.ends[mine]).all()
