@@ -306,9 +306,7 @@ def test_what_a_card_does_not_say_is_absent() -> None:
 
 def test_indicators_say_what_they_are_made_of_and_whether_their_card_fits() -> None:
     """Kind, parts, calibration and the reason against a card are told of every indicator."""
-    fits = CARD.model_copy(
-        update={"made_with": MADE_WITH.model_copy(update={"template_digest": "", "rendering_digest": ""})}
-    )
+    fits = CARD.model_copy(update={"made_with": MADE_WITH.model_copy(update={"template_digest": "", "rendering_digest": ""})})
     parts = [{"indicator": "fits", "weight": 1}, {"signal": "mean_logprob", "weight": 1}]
     infos = indicator_infos(
         {"name": "fits", "features": [{"feature": "mid/3"}], "card": fits},
