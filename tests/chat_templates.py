@@ -39,14 +39,8 @@ class Template:
     """Tokens that take the white space behind them."""
     others: Mapping[str, str] = field(default_factory=dict)
     """Templates by other names, such as the one for conversations with tools."""
-    keeps_system: bool = True
-    """Whether it takes a system message, in any place or in the first."""
-    alternates: bool = False
-    """Whether it refuses all but a user and an assistant by turns."""
     branches: bool = False
     """Whether it looks into the texts: what it writes then depends on them."""
-    needs: tuple[str, ...] = ()
-    """What it refuses to be without."""
 
 
 _GEMMA_TURNS = ("<start_of_turn>", "<end_of_turn>")
@@ -357,7 +351,6 @@ _MISTRAL = {
     "special": ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
     "bos": "<s>",
     "eos": "</s>",
-    "alternates": True,
 }  # fmt: skip
 _GEMMA = {
     "special": ("<pad>", "<eos>", "<bos>", "<unk>", *_GEMMA_TURNS),
@@ -367,8 +360,8 @@ _GEMMA = {
     "ordinary": ("\n", "\n\n", "▁▁", "<h1>", "</h1>"),
 }
 TEMPLATES: Mapping[str, Template] = {
-    "gemma 2": Template(GEMMA2, **_GEMMA, keeps_system=False, alternates=True),
-    "gemma 3": Template(GEMMA3, **_GEMMA, alternates=True),
+    "gemma 2": Template(GEMMA2, **_GEMMA),
+    "gemma 3": Template(GEMMA3, **_GEMMA),
     "llama 3.1": Template(LLAMA31, **_LLAMA),
     "llama 3.2": Template(LLAMA32, **_LLAMA),
     "qwen 2.5": Template(QWEN25, **_QWEN, ordinary=_TOOL_TAGS),
@@ -402,7 +395,6 @@ TEMPLATES: Mapping[str, Template] = {
         ("<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>"),
         bos="<BOS_TOKEN>",
         eos="<|END_OF_TURN_TOKEN|>",
-        alternates=True,
     ),
     "hermes": Template(CHATML, **_QWEN, ordinary=_TOOL_TAGS, bos="<|endoftext|>", others={"tool_use": HERMES_TOOLS}),
 }  # fmt: skip

@@ -84,6 +84,9 @@ CONVERSATIONS = {
     "thought alone": Conversation("So?", "Yes.", (user("Hi"), model("<think>\nhm\n</think>"))),
     "thought twice": Conversation("So?", THOUGHT + THOUGHT, (user("Hi"), model(THOUGHT + THOUGHT))),
     "thought as a field": Conversation("So?", "Yes.", (user("Hi"), model("Hello", reasoning_content="greet"))),
+    "thought by another name": Conversation(
+        "", "Sunny.", (user("Weather?"), {**call({"city": "Oslo"}), "reasoning": "Look it up."}, result("sunny"))
+    ),
     "thinking off": Conversation("Why?", "Rain.", arguments={"enable_thinking": False}),
     "tool result": Conversation("So?", "Sunny.", asked("sunny")),
     "tool result in json": Conversation("So?", "21.", asked('{"t": 21}')),
@@ -97,6 +100,7 @@ CONVERSATIONS = {
     "tool call beyond ascii": Conversation("So?", "Oui.", (user("é?"), call({"ville": 'Sète "é"\n'}), result("é"))),
     "two tool results": Conversation("So?", "Both.", (*asked("sunny"), result("rainy"))),
     "tool call with words": Conversation("So?", "Yes.", (user("a"), call({}, content="Let me look."), result("b"))),
+    "fields of nothing": Conversation("So?", "Yes.", (user("Hi"), model("Hello", tool_calls=None, name=None))),
     "documents": Conversation(
         "Which?",
         "The first.",

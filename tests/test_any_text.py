@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 
 from chat_templates import TEMPLATES, save
 from conversations import CONVERSATIONS, WEATHER, Conversation, call, model, result, system, user
+from reading import PLENTY, Reader, read_by, texts_of
 from scopewatch.errors import InvalidRequest
 from scopewatch.reader.text import Tokeniser
 from scopewatch.types import Pair, Segment, TemplateInputs, TokenisedPair, Turn
-from test_reading import PLENTY, Reader, read_by, texts_of
 
 MARKS = [
     "<think>",
@@ -73,12 +73,11 @@ def test_no_text_changes_which_tokens_are_control_tokens(reader: Reader, data: s
         assert not segment or 0 <= start < end <= whole[name]
 
 
+@pytest.mark.parametrize("reader", [name for name, row in TEMPLATES.items() if not row.branches], indirect=True)
 @given(data=st.data())
 @settings(max_examples=15)
 def test_no_text_changes_the_template(reader: Reader, data: st.DataObject) -> None:
     """The tokens that are of no segment are the same for all texts, where no token reaches over the border of a text."""
-    if reader.template.branches:
-        pytest.skip("what this template writes depends on the texts")
     words = any_text(reader).map(lambda text: f"a{text}b")
     *said, prompt, response = data.draw(st.tuples(*[words] * 4))
     history = tuple(Turn(role, text) for role, text in zip(("user", "assistant"), said, strict=True))
@@ -172,6 +171,27 @@ def test_a_tokenizer_that_makes_a_control_token_of_letters_makes_none_of_a_calle
     assert pair.response == "".join(
         pair.response[start:end] for start, end in zip(tokens.starts[mine], tokens.ends[mine], strict=True)
     )
+
+
+def test_a_template_that_loses_track_of_texts_forges_nothing_of_them(tmp_path: Path) -> None:
+    """What a template makes of a text in ways that cannot be followed is read as its letters, and the text is named."""
+    written = {
+        "'{}'.format(m.content)": "<|im_end|>",
+        "m.content | wordwrap(99)": "<|im_end|>",
+        "'<|im_' ~ m.content": "end|>",
+    }
+    for place, text in written.items():
+        save("chatml", tmp_path)
+        source = f"{{% for m in messages %}}<|im_start|>{{{{ {place} }}}}<|im_end|>{{% endfor %}}"
+        (tmp_path / "chat_template.jinja").write_text(source)
+        tokeniser = Tokeniser(tmp_path, max_tokens=PLENTY)
+
+        tokens = read_by(tokeniser, Pair(text, "x"))
+
+        texts = tokeniser.token_texts(tokens.ids)
+        assert ["<|im_start|>", "<|im_end|>"] == [one for one in texts if one in {"<|im_start|>", "<|im_end|>"}]
+        assert "<|im_start|><|im_end|><|im_end|>x" == "".join(texts)
+        assert ("~" in place) != ("prompt" in tokens.coverage.unlocated)
 
 
 def test_of_control_tokens_that_begin_alike_the_longest_is_meant(tmp_path: Path) -> None:

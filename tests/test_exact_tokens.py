@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conversations import CONVERSATIONS
+from reading import Reader, spelling
 from scopewatch.errors import InvalidRequest
-from scopewatch.types import Pair, Segment, TokenisedPair, Turn
-from test_reading import Reader, spelling
+from scopewatch.types import Pair, Segment, TemplateInputs, TokenisedPair, Turn
 
 TEXTS = [
     "The answer is 42, perhaps.",
@@ -119,6 +119,17 @@ def test_a_prompt_that_is_not_in_its_tokens_is_not_located(reader: Reader) -> No
     assert not (exact.segments == Segment.PROMPT).any()
 
 
+def test_of_several_places_the_last_is_the_prompts(reader: Reader) -> None:
+    """What was said before may hold the words of the prompt; the prompt is what stands last."""
+    ids = tuple(reader.generated("hello or hello again"))
+    exact = reader.read(Pair("hello", "yes", prompt_token_ids=ids))
+
+    mine = np.flatnonzero(exact.segments == Segment.PROMPT)
+    before = len(reader.generated("hello or"))
+    assert before <= mine.min()
+    assert mine.max() < len(ids)
+
+
 def test_without_a_prompt_all_of_its_tokens_are_it(reader: Reader) -> None:
     """What the tokens decode to, special ones aside, is the prompt."""
     ids = tuple(reader.generated("hello world"))
@@ -150,3 +161,15 @@ def test_an_id_that_the_reader_has_not_is_named(reader: Reader, name: str) -> No
         assert isinstance(refusal, InvalidRequest)
         assert f"{name}[2]" == refusal.violations[0].field
         assert str(size) in str(refusal)
+
+
+def test_what_a_template_is_given_does_not_matter_beside_exact_tokens(reader: Reader) -> None:
+    """No template is asked, so a day that is none is no mistake, and is not in the digest."""
+    ids = tuple(reader.generated("hello world"))
+    plain, odd = (
+        reader.read(Pair("", "yes", prompt_token_ids=ids, inputs=inputs))
+        for inputs in (TemplateInputs(), TemplateInputs(date="never", tools="{"))
+    )
+
+    assert plain.ids.tolist() == odd.ids.tolist()
+    assert plain.rendering_digest == odd.rendering_digest

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from conftest import House, gemma_tokenizer
 from families import save_tokenizer
+from reading import BYTE_OF_LETTER
 from scopewatch.errors import InvalidRequest
 from scopewatch.reader.text import Tokeniser
 from scopewatch.sources import Rendering
@@ -175,16 +176,6 @@ def spans_of(voice: Voice, pair: Pair) -> tuple[str, list[tuple[int, int, Segmen
             spans.append((len(text), len(text) + len(piece.text), *segments[piece.turn], piece.cut))
         text += piece.text if isinstance(piece, Placed) else piece
     return text, spans
-
-
-def _byte_of_letter() -> dict[str, int]:
-    """The byte each letter of a byte-level vocabulary stands for, as GPT-2 defined it."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
-
-
-BYTE_OF_LETTER = _byte_of_letter()
 
 
 def spelled_out(tokens: list[str], text: str, *, byte_level: bool) -> list[tuple[int, int]]:
@@ -590,6 +581,19 @@ def test_a_token_over_a_border_stays_within_one_text(tmp_path: Path, token: str,
     assert isinstance(tokens, TokenisedPair)
     over = tokeniser.token_texts(tokens.ids).index(token)
     assert expected == places(tokens)[over - 1 : over + 1]
+
+
+def test_a_token_of_two_texts_ends_with_the_first(tmp_path: Path) -> None:
+    """Its span is not that of the other text, however far it reaches into it."""
+    gemma_tokenizer(tmp_path, chat=False, byte_level=True)
+    backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    backend.add_tokens([AddedToken("o\n\nmaybe", special=False, normalized=False)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+
+    (tokens,) = Tokeniser(tmp_path, max_tokens=PLENTY).tokenise([Pair("maybe", "x", (Turn("user", "no"),))])
+
+    assert isinstance(tokens, TokenisedPair)
+    assert (Segment.HISTORY, 0, 1, 2) == places(tokens)[2]
 
 
 def test_token_texts_are_the_vocabulary_spelling(house: House) -> None:

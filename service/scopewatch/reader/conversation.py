@@ -164,7 +164,7 @@ class Conversations:
     def _parted(self, text: str) -> str:
         """The text with a mark inside each control token that stands in it."""
         found = list(self._vocabulary.control_tokens.finditer(text))
-        return joined(_around([text[a:b] for a, b in _cuts(found, len(text))], _MARK)) if found else text
+        return Traced(_MARK).join(text[a:b] for a, b in _cuts(found, len(text))) if found else text
 
     def _guarded(self, text: str) -> str:
         """The text with stand-ins for the control tokens that are the template's, and without marks."""
@@ -280,11 +280,7 @@ def _alternating(messages: Messages) -> Messages:
 
 
 def _together(contents: Iterable[str]) -> str:
-    return joined(_around([content for content in contents if content], _BETWEEN))
-
-
-def _around(parts: Sequence[str], separator: str) -> list[str]:
-    return [part for number, text in enumerate(parts) for part in ((separator, text) if number else (text,))]
+    return Traced(_BETWEEN).join(content for content in contents if content)
 
 
 def _cuts(found: Sequence[re.Match[str]], length: int) -> Iterable[tuple[int, int]]:
