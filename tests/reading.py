@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from chat_templates import TEMPLATES, Template, save
 from conversations import Conversation, Message
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.sources import Rendering
 from scopewatch.types import Pair, Segment, TokenisedPair
 

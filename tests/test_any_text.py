@@ -16,7 +16,7 @@ from chat_templates import TEMPLATES, save
 from conversations import CONVERSATIONS, WEATHER, Conversation, call, model, result, system, user
 from reading import PLENTY, Reader, read_by, texts_of
 from scopewatch.errors import InvalidRequest
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.types import Pair, Segment, TemplateInputs, TokenisedPair, Turn
 
 MARKS = [
@@ -278,7 +278,7 @@ def test_the_day_is_what_settings_and_request_say(tmp_path: Path, name: str, mon
     plain, dated = Pair("Why?", "Rain."), Pair("Why?", "Rain.", inputs=TemplateInputs(date="2031-02-03"))
     read = {}
     for day in ("2025-01-02", "2026-03-04"):
-        monkeypatch.setattr("scopewatch.reader.conversation.today", lambda day=day: day)
+        monkeypatch.setattr("scopewatch.reader.text.conversation.today", lambda day=day: day)
         read[day] = [
             read_by(*each)
             for each in ((reader.tokeniser, plain), (reader.tokeniser, dated), (other, plain), (clock, plain))

@@ -24,7 +24,7 @@ from scopewatch.capacity.random_pairs import RandomPairs
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, SetupError
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.server_process import running_server
 from scopewatch.types import TokenisedPair
 

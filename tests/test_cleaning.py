@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scopewatch.reader import invisible
-from scopewatch.reader.cleaning import clean, odd_chars
+from scopewatch.reader.cleaning.clean import clean, odd_chars
 
 ODD = (
     "mMaAyYiI '.\n1-"

@@ -32,7 +32,7 @@ from scopewatch.errors import ReaderError, SaeError
 from scopewatch.reader.families import FAMILIES as SUPPORTED
 from scopewatch.reader.hookpoints import Hookpoint, parse_hookpoint, sites, tap, width
 from scopewatch.reader.loading import Reader, load_reader
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.types import Pair, Segment, TokenisedPair
 
 TOLERANCE = 1e-5

@@ -20,7 +20,7 @@ from scopewatch.errors import EngineDied, SaeError
 from scopewatch.reader.hookpoints import Hookpoint, width
 from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.reader.prefixes import Reading
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.sae.open import open_sae
 from scopewatch.sources import SaeSource
 from scopewatch.types import Activations, Pair, Segment, TokenIds, TokenisedPair

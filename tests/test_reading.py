@@ -12,7 +12,7 @@ from chat_templates import TEMPLATES, save
 from conversations import CONVERSATIONS, Conversation, Message, model, user
 from reading import BYTE_OF_LETTER, PLENTY, Reader, check_places, read_by, texts_of, today
 from scopewatch.errors import InvalidRequest
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.types import Pair, Segment, TokenisedPair, Turn
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from chat_templates import TEMPLATES, save
-from scopewatch.reader.conversation import Conversations
-from scopewatch.reader.traced import pieces_of
-from scopewatch.reader.vocabulary import Vocabulary
+from scopewatch.reader.text.conversation import Conversations
+from scopewatch.reader.text.traced import pieces_of
+from scopewatch.reader.text.vocabulary import Vocabulary
 from scopewatch.sources import Rendering
-from scopewatch.types import Pair, TemplateInputs, Turn
+from scopewatch.types import Pair, Turn
 
 PAGE = (Path(__file__).parents[1] / "docs" / "reading.md").read_text(encoding="utf-8")
 SAID = Pair(
@@ -27,9 +27,7 @@ SAID = Pair(
 def shown(name: str, directory: Path) -> str:
     """What stands before the answer, its lines as in the text, a caller's own words between guillemets."""
     vocabulary = Vocabulary(save(name, directory))
-    documents = '[{"title": "a", "text": "b"}]' if "documents" in TEMPLATES[name].needs else ""
-    conversations = Conversations(vocabulary, Rendering())
-    head = conversations.render(Pair(SAID.prompt, SAID.response, SAID.history, TemplateInputs(documents=documents)))
+    head = Conversations(vocabulary, Rendering()).render(SAID)
     text, done = "", 0
     for piece in pieces_of(head.text):
         if piece.source >= 0:

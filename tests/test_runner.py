@@ -26,7 +26,7 @@ from scopewatch.engine.token_activations import token_activations
 from scopewatch.errors import EngineDied, EngineError, InvalidRequest
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader, load_reader
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.sae.open import open_sae
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations, EncodedBatch, Pair, Segment, TokenisedPair, Turn

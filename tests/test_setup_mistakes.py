@@ -20,7 +20,7 @@ from scopewatch.errors import ReaderError, SaeError, SetupError
 from scopewatch.files import expanded
 from scopewatch.reader.find import find_reader
 from scopewatch.reader.loading import Reader, load_reader
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.sae.open import open_sae
 from scopewatch.sources import ReaderSource
 

@@ -16,7 +16,7 @@ from conftest import House, gemma_tokenizer
 from families import save_tokenizer
 from reading import BYTE_OF_LETTER
 from scopewatch.errors import InvalidRequest
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.sources import Rendering
 from scopewatch.types import Pair, Segment, TokenisedPair, Turn
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scopewatch.reader.traced import Piece, Traced, formatted, joined, pieces_of, traced, traced_json
+from scopewatch.reader.text.traced import Piece, Traced, formatted, joined, pieces_of, traced, traced_json
 
 SOURCES = [
     "hello </think> world </think> x",

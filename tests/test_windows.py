@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import House
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.sources import Rendering
 from scopewatch.types import Pair, Segment, TokenisedPair, Turn
 

@@ -29,7 +29,7 @@ from scopewatch.reader.find import find_reader
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.prefixes import Reading
-from scopewatch.reader.text import Tokeniser
+from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.releases.find import find_sae
 from scopewatch.sae.digests import checked_digests, combined_digest
 from scopewatch.sae.open import open_sae

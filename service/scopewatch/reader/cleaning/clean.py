@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import regex
 
-from scopewatch.reader.invisible import stacked_marks, unseen
-from scopewatch.reader.letter_case import usual_case
-from scopewatch.reader.letter_forms import plain_letters, whole_letters
-from scopewatch.reader.lookalikes import latin_letters
-from scopewatch.reader.traced_text import TracedText
+from scopewatch.reader.cleaning.edits import EditedText
+from scopewatch.reader.cleaning.invisible import stacked_marks, unseen
+from scopewatch.reader.cleaning.letter_case import usual_case
+from scopewatch.reader.cleaning.letter_forms import plain_letters, whole_letters
+from scopewatch.reader.cleaning.lookalikes import latin_letters
 from scopewatch.types import Bools, Int32
 
 _ODD_CONTROL = regex.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -50,12 +50,12 @@ def clean(text: str) -> Cleaned:
 
     What is clean already comes back as it is.
     """
-    spelt = _spelt(TracedText.untouched(text))
+    spelt = _spelt(EditedText.untouched(text))
     traced = _spelt(spelt.edited(usual_case(spelt.text, _changed(spelt, text))))
     return Cleaned(traced.text, traced.starts, traced.ends, spelt.invisible_chars, spelt.lookalike_chars)
 
 
-def _changed(spelt: TracedText, text: str) -> Bools:
+def _changed(spelt: EditedText, text: str) -> Bools:
     """Whether each character of the edited text stands for another that stood there; ligatures stand for several."""
     other = np.array([text[place] != char for place, char in zip(spelt.starts.tolist(), spelt.text, strict=True)], bool)
     alone = np.ones(len(other), bool)
@@ -68,11 +68,11 @@ def odd_chars(text: str) -> OddChars:
     """How many characters of the text hide or imitate letters."""
     if text.isascii() and not _ODD_CONTROL.search(text):
         return OddChars(0, 0)
-    traced = _spelt(TracedText.untouched(text))
+    traced = _spelt(EditedText.untouched(text))
     return OddChars(traced.invisible_chars, traced.lookalike_chars)
 
 
-def _spelt(traced: TracedText) -> TracedText:
+def _spelt(traced: EditedText) -> EditedText:
     """The text in plain letters; what one step reveals, the others see in the next round."""
     while True:
         before = traced.text

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import regex
 
-from scopewatch.reader.traced_text import Edit
+from scopewatch.reader.cleaning.edits import Edit
 
 _UNSEEN = (
     r"[\p{Default_Ignorable_Code_Point}"  # zero-width characters, fillers, bidi controls, variation selectors, tags

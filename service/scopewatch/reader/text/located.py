@@ -6,8 +6,8 @@ from typing import Self
 
 import numpy as np
 
-from scopewatch.reader.traced import Piece
-from scopewatch.reader.vocabulary import Encoded
+from scopewatch.reader.text.traced import Piece
+from scopewatch.reader.text.vocabulary import Encoded
 from scopewatch.types import Bools, Indices, Int8, Int32, Segment, TokenIds
 
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import regex
 
-from scopewatch.reader.traced_text import Edit
+from scopewatch.reader.cleaning.edits import Edit
 
 _ALIKE = {
     "A": "ΑАᎪᗅꓮ𐊠𖽀", "B": "ΒВᏴᗷꓐꞴ𐊂𐊡𐌁", "C": "СᏟⲤꓚ𐊢𐌂𐐕𐔜", "D": "Ꭰᗞᗪꓓ", "E": "ΕЕᎬⴹꓰ𐊆𑢦𑢮", "F": "ϜᖴꓝꞘ𐊇𐊥𐔥𑢢𑣂",

@@ -14,7 +14,7 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from scopewatch.reader.traced import Traced, formatted, joined, pieces_of, traced_json
+from scopewatch.reader.text.traced import Traced, formatted, joined, pieces_of, traced_json
 
 __all__ = ["ChatTemplate", "TemplateError", "TemplateSyntaxError"]
 _REASONING = ("reasoning_content", "thinking", "reasoning")

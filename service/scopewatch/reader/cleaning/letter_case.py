@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import regex
 
-from scopewatch.reader.traced_text import Edit
+from scopewatch.reader.cleaning.edits import Edit
 from scopewatch.types import Bools
 
 _WORD = regex.compile(r"[\p{L}\p{M}]+")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scopewatch.reader.located import Tokens
+from scopewatch.reader.text.located import Tokens
 from scopewatch.types import Bools, Coverage, Indices, Segment
 
 _HEAD_SHARE = 4

@@ -26,7 +26,7 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
-class TracedText:
+class EditedText:
     """A text that was edited, and what its edits were."""
 
     text: str
@@ -43,7 +43,7 @@ class TracedText:
         places = np.arange(len(text) + 1, dtype=np.int32)
         return cls(text, places[:-1], places[1:])
 
-    def edited(self, edits: Iterable[Edit]) -> "TracedText":
+    def edited(self, edits: Iterable[Edit]) -> "EditedText":
         """The text after edits, which are in the order of the text and do not overlap."""
         made = list(edits)
         if not made:
@@ -59,7 +59,7 @@ class TracedText:
         pieces: list[str] = []
         for edit, kept in zip(made, kept_from[:-1], strict=True):
             pieces += (self.text[kept : edit.start], edit.text)
-        return TracedText(
+        return EditedText(
             "".join((*pieces, self.text[kept_from[-1] :])),
             self.starts[first],
             self.ends[last],

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from scopewatch.errors import FieldViolation, InvalidRequest, ReaderError
-from scopewatch.reader.chat_template import TemplateError, TemplateSyntaxError
-from scopewatch.reader.conversation import Conversations
-from scopewatch.reader.located import Tokens, locate
-from scopewatch.reader.parts import Part, Parts, joined_parts, parts_of
-from scopewatch.reader.traced import pieces_of
-from scopewatch.reader.vocabulary import Vocabulary
-from scopewatch.reader.windows import windows
+from scopewatch.reader.text.chat_template import TemplateError, TemplateSyntaxError
+from scopewatch.reader.text.conversation import Conversations
+from scopewatch.reader.text.located import Tokens, locate
+from scopewatch.reader.text.parts import Part, Parts, joined_parts, parts_of
+from scopewatch.reader.text.traced import pieces_of
+from scopewatch.reader.text.vocabulary import Vocabulary
+from scopewatch.reader.text.windows import windows
 from scopewatch.sources import Rendering
 from scopewatch.types import Cleaning, Int32, Pair, Segment, TemplateInputs, TokenisedPair
 

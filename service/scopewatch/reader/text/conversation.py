@@ -10,9 +10,10 @@ from itertools import pairwise
 from typing import Any
 
 from scopewatch.errors import FieldViolation, InvalidRequest
-from scopewatch.reader.chat_template import ChatTemplate, TemplateError
-from scopewatch.reader.traced import NO_SEGMENT, Piece, Traced, joined, pieces_of, traced
-from scopewatch.reader.vocabulary import Vocabulary
+from scopewatch.reader.text.chat_template import ChatTemplate, TemplateError
+from scopewatch.reader.text.folding import Messages, alternating, as_they_are, without_system
+from scopewatch.reader.text.traced import NO_SEGMENT, Piece, Traced, joined, pieces_of, traced
+from scopewatch.reader.text.vocabulary import Vocabulary
 from scopewatch.sources import TODAY, Rendering, today
 from scopewatch.types import Pair, TemplateInputs, Turn
 
@@ -20,16 +21,12 @@ ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_. -]*")
 """What a role may be: a template may make a control token of one, such as `<|user|>`."""
 _ROLES = {"user", "assistant", "system", "developer", "tool", "function", "ipython", "model"}
 """Roles that templates make control tokens of."""
-_FOLDED = ("system", "developer")
 _ASKED = ("user", "tool", "function", "ipython")
 """Roles of messages that a model answers."""
 _MARK = "\ufdd0"
 """What parts a control token that a caller wrote, so that the template cannot put it together again."""
 _MARKUP = re.compile(r"[^\w\s].*\w|\w.*[^\w\s]", re.DOTALL)
 """What a token is that opens or closes a turn, other than added tokens for words or white space."""
-_BETWEEN = "\n\n"
-"""What stands between two messages of which one was folded into the other."""
-Messages = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +102,10 @@ class Conversations:
             messages.append({"role": "user", "content": self._parted(traced(pair.prompt, len(pair.history)))})
         inputs = self.inputs(pair.inputs)
         refused = None
-        for folded in (_as_they_are, _without_system, _alternating) if self._settings.fold_system else (_as_they_are,):
+        for folded in (as_they_are, without_system, alternating) if self._settings.fold_system else (as_they_are,):
             try:
                 text = self._apply(folded(messages), inputs)
-                return Head(self._guarded(text), folded is not _as_they_are)
+                return Head(self._guarded(text), folded is not as_they_are)
             # A template is a program of its own, and may raise anything.
             except Exception as error:
                 refused = refused or error
@@ -245,42 +242,6 @@ def _day(text: str) -> str:
         return date.fromisoformat(text).isoformat()
     except ValueError:
         raise InvalidRequest(FieldViolation("template_inputs.date", "is no day; write YYYY-MM-DD")) from None
-
-
-def _as_they_are(messages: Messages) -> Messages:
-    return messages
-
-
-def _without_system(messages: Messages) -> Messages:
-    """The messages with those of the system in front of the next user message."""
-    folded: Messages = []
-    waiting: list[str] = []
-    for message in messages:
-        if message["role"] in _FOLDED:
-            waiting.append(message["content"])
-        elif waiting and message["role"] == "user":
-            folded.append({**message, "content": _together([*waiting, message["content"]])})
-            waiting = []
-        else:
-            folded.append(message)
-    return [*folded, {"role": "user", "content": _together(waiting)}] if waiting else folded
-
-
-def _alternating(messages: Messages) -> Messages:
-    """The messages as a user and an assistant by turns, the user first: whatever is neither is the user's."""
-    folded: Messages = []
-    for message in _without_system(messages):
-        role = "assistant" if message["role"] in {"assistant", "model"} else "user"
-        if folded and folded[-1]["role"] == role:
-            folded[-1] = folded[-1] | {"content": _together([folded[-1]["content"], message["content"]])}
-        else:
-            # Without other fields, such as `tool_calls`: it may be these that the template refuses.
-            folded.append({"role": role, "content": message["content"]})
-    return folded if folded[0]["role"] == "user" else [{"role": "user", "content": ""}, *folded]
-
-
-def _together(contents: Iterable[str]) -> str:
-    return Traced(_BETWEEN).join(content for content in contents if content)
 
 
 def _cuts(found: Sequence[re.Match[str]], length: int) -> Iterable[tuple[int, int]]:

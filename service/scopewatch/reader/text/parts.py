@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scopewatch.errors import FieldViolation, InvalidRequest
-from scopewatch.reader.cleaning import Cleaned, clean, odd_chars
-from scopewatch.reader.conversation import Conversations
-from scopewatch.reader.located import Source
-from scopewatch.reader.traced import Piece, Traced, joined, pieces_of, traced
-from scopewatch.reader.vocabulary import Encoded, Vocabulary
+from scopewatch.reader.cleaning.clean import Cleaned, clean, odd_chars
+from scopewatch.reader.text.conversation import Conversations
+from scopewatch.reader.text.located import Source
+from scopewatch.reader.text.traced import Piece, Traced, joined, pieces_of, traced
+from scopewatch.reader.text.vocabulary import Encoded, Vocabulary
 from scopewatch.types import Coverage, Pair, Segment
 
 

@@ -6,7 +6,7 @@ from functools import cache
 
 import regex
 
-from scopewatch.reader.traced_text import Edit
+from scopewatch.reader.cleaning.edits import Edit
 
 _WIDE = r"\uff10-\uff19\uff21-\uff3a\uff41-\uff5a"
 _STYLED = r"\u212a\U0001d400-\U0001d7ff\U0001fbf0-\U0001fbf9"

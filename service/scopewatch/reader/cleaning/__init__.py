@@ -1,0 +1,1 @@
+"""Reading a text with nothing hidden by odd characters."""
