@@ -9,7 +9,7 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scopewatch.reader import invisible
+from scopewatch.reader.cleaning import invisible
 from scopewatch.reader.cleaning.clean import clean, odd_chars
 
 ODD = (
