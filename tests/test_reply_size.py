@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 
+import grpc
 import pytest
 from google.rpc import code_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import House
 from scopewatch.doors.grpc.replies import batch_reply
 from scopewatch.doors.grpc.reply_size import fitting
+from scopewatch.v1 import monitor_pb2 as pb
+from scopewatch.v1 import monitor_pb2_grpc
+from servers import config, serving
 
 STATUS = status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED, message="late")
 
@@ -61,3 +66,24 @@ def test_what_is_too_large_without_any_span_is_refused_by_name() -> None:
     assert makes[0](0) == first
     assert isinstance(second, status_pb2.Status)
     assert (code_pb2.INVALID_ARGUMENT, "send fewer requests at once" in second.message) == (second.code, True)
+
+
+async def test_the_largest_batch_is_answered_to_a_client_that_takes_no_more(house: House) -> None:
+    """All pairs with all their evidence, in a message of the size that the server states; what is left out is counted."""
+    most = 64 << 10
+    text = "the patient might have gout, perhaps, and it may rain tomorrow "
+    items = [pb.ScoreRequest(response=f"{number} {text * 8}", include_evidence=True) for number in range(80)]
+    async with serving(config(house.watchlist, max_reply_bytes=most, max_batch_items=80)) as server:
+        options = [("grpc.max_receive_message_length", most)]
+        async with grpc.aio.insecure_channel(server.grpc_address, options=options) as channel:
+            stub = monitor_pb2_grpc.MonitorServiceStub(channel)
+            info = await stub.GetInfo(pb.GetInfoRequest())
+            reply = await stub.BatchScore(pb.BatchScoreRequest(requests=items))
+            (alone,) = (await stub.BatchScore(pb.BatchScoreRequest(requests=items[:1]))).results
+
+    assert most == info.limits.max_reply_bytes
+    assert ["response"] * 80 == [result.WhichOneof("outcome") for result in reply.results]
+    assert 0 == alone.response.left_out < reply.results[0].response.left_out
+    assert [one.score for one in alone.response.indicators] == [
+        one.score for one in reply.results[0].response.indicators
+    ]

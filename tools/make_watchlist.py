@@ -86,7 +86,9 @@ def run(args: argparse.Namespace) -> None:
         name: {test: {key: each[key] for key in kept} for test, each in tests.items()} for name, tests in found.items()
     }
     out.replace(DEMO / "watchlist.yaml")
-    (Path(__file__).parent / "out" / "left_out.json").write_text(json.dumps(short, indent=1) + "\n")
+    left = Path(__file__).parent / "out" / "left_out.json"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text(json.dumps(short, indent=1) + "\n")
 
 
 if __name__ == "__main__":
