@@ -33,6 +33,7 @@ for command in json.load(sys.stdin):
 """
 NO_READER, NO_SAE = "reader NOWHERE: no such directory", "NOWHERE: no such file or folder"
 NOT_READ, NO_FOLDER = "NOWHERE: cannot be read: No such file or directory", "NOWHERE: there is no folder"
+NO_FILE = "NOWHERE: no such file"
 NOT_CACHED = "not in the local Hugging Face cache"
 IS_FILE = "DATA is no folder"
 EMPTY = "argument --response: is empty; there is nothing to score"
@@ -55,14 +56,14 @@ CASES = [
     ("sae inspect NOWHERE", NO_SAE),
     ("sae pack NOWHERE --features 1 --out OUT", NO_SAE),
     ("sae pack SAE --features 1 --out NOWHERE", NO_FOLDER),
-    ("evaluate NOWHERE --indicator alpha --watchlist LIST", NOT_READ),
+    ("evaluate NOWHERE --indicator alpha --watchlist LIST", NO_FILE),
     ("evaluate DATA --indicator alpha --watchlist NOWHERE", NOT_READ),
     ("evaluate DATA --indicator alpha --watchlist NO_READER", NO_READER),
     ("evaluate DATA --indicator alpha --watchlist NO_SAE", NO_SAE),
-    ("evaluate DATA --indicator alpha --watchlist LIST --train NOWHERE", NOT_READ),
+    ("evaluate DATA --indicator alpha --watchlist LIST --train NOWHERE", NO_FILE),
     ("evaluate DATA --indicator alpha --watchlist LIST --html NOWHERE", NO_FOLDER),
     ("evaluate DATA --indicator alpha --watchlist LIST --plot NOWHERE", NO_FOLDER),
-    ("calibrate NOWHERE --indicator new --out OUT", NOT_READ),
+    ("calibrate NOWHERE --indicator new --out OUT", NO_FILE),
     ("calibrate DATA --indicator new --out OUT --watchlist NOWHERE", NOT_READ),
     ("calibrate DATA --indicator new --out OUT --watchlist NO_READER --sae mid", NO_READER),
     ("calibrate DATA --indicator new --out OUT --watchlist NO_SAE --sae mid", NO_SAE),
@@ -73,8 +74,8 @@ CASES = [
     ("calibrate DATA --indicator new --out DATA/new.yaml", IS_FILE),
     ("calibrate DATA --indicator new --out OUT --combine alpha --watchlist NO_READER", NO_READER),
     ("calibrate DATA --indicator new --out OUT --combine alpha --watchlist NO_SAE", NO_SAE),
-    ("contrast NOWHERE DATA", NOT_READ),
-    ("contrast DATA NOWHERE", NOT_READ),
+    ("contrast NOWHERE DATA", NO_FILE),
+    ("contrast DATA NOWHERE", NO_FILE),
     ("contrast DATA DATA --watchlist NOWHERE", NOT_READ),
     ("contrast DATA DATA --sae mid --watchlist NO_READER", NO_READER),
     ("contrast DATA DATA --sae mid --watchlist NO_SAE", NO_SAE),
@@ -94,7 +95,7 @@ CASES = [
     ("watchlist diff LIST NOWHERE", NOT_READ),
     ("watchlist replay NOWHERE LIST DATA", NOT_READ),
     ("watchlist replay LIST NOWHERE DATA", NOT_READ),
-    ("watchlist replay LIST LIST NOWHERE", NOT_READ),
+    ("watchlist replay LIST LIST NOWHERE", NO_FILE),
     ("watchlist replay NO_READER LIST DATA", NO_READER),
     ("watchlist replay LIST NO_READER DATA", NO_READER),
     ("watchlist replay LIST NO_SAE DATA", NO_SAE),

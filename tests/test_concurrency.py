@@ -36,7 +36,7 @@ INVALID = [
     ("response", pb.ScoreRequest(response=" ")),
     ("prompt", pb.ScoreRequest(prompt="a\0", response="a")),
     ("history[0].role", pb.ScoreRequest(history=[pb.Turn(content="a")], response="a")),
-    ("history", pb.ScoreRequest(history=[pb.Turn(role="system", content="a")], response="a")),
+    ("history[0].role", pb.ScoreRequest(history=[pb.Turn(role="<system>", content="a")], response="a")),
     ("watchlist", pb.ScoreRequest(watchlist="nope", response="a")),
     ("labels", pb.ScoreRequest(labels={str(n): "" for n in range(9)}, response="a")),
     ("request_id", pb.ScoreRequest(request_id="i" * 99, response="a")),

@@ -73,7 +73,8 @@ def test_a_terminal_that_lacks_a_letter_shows_its_number(terminal: dict[str, str
     """Output that a terminal's encoding cannot write is escaped, and no command ends over it."""
     demo = Path(scopewatch.__file__).parent / "demo"
     (sae,) = demo.rglob("params.npz")
-    command = ["activations", "--reader", demo / "reader", "--sae", sae, "--features", "1", "--response", "a - b"]
+    command = ["activations", "--reader", demo / "reader", "--sae", sae, "--hookpoint", "layers.2.resid_post"]
+    command += ["--features", "1", "--response", "a - b"]
     main = "import sys; from scopewatch.cli import main; sys.argv[-1] = 'a \\u2014 \\u00e9'; main()"
     done = subprocess.run(
         [sys.executable, "-c", main, *command], capture_output=True, env=os.environ | terminal, timeout=120, check=False

@@ -25,7 +25,7 @@ PLANTED = {
     "lifecycle/scan.py": ["grpc_reflection", "sklearn", "scopewatch.calibration.evaluate"],
     "types.py": ["scopewatch.config", "ruamel.yaml"],
     "sae/pack.py": ["torch", "scopewatch.engine.runner"],
-    "reader/text.py": ["regex"],
+    "reader/text/tokeniser.py": ["regex"],
     "report/page.py": ["threadpoolctl"],
 }
 

@@ -458,7 +458,11 @@ OTHER_NAME = ("name: test", "name: other")
 CONFLICTS = {
     "same name": ([], "another watchlist is already named 'test'"),
     "another reader": ([OTHER_NAME, ("/reader", "/elsewhere")], "one process has one reader"),
-    "another SAE": ([OTHER_NAME, ("sae/layer_2", "sae/layer_1")], "calls a different SAE 'late'"),
+    "another rendering": (
+        [OTHER_NAME, ("/reader", "/reader\n  bos: never")],
+        "one process has one reader with one way of rendering",
+    ),
+    "another SAE": ([OTHER_NAME, ("res/layer_2", "res/layer_1")], "calls a different SAE 'late'"),
 }
 
 

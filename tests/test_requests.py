@@ -119,13 +119,6 @@ BAD = [
         id="long role",
     ),
     pytest.param(
-        Score(history=[pb.Turn(role="system", content="be kind")], response="a"),
-        "history",
-        "System role not supported",
-        id="role refused by the template",
-    ),
-    pytest.param(Score(history=[USER, USER], response="a"), "history", "must alternate", id="order refused"),
-    pytest.param(
         Score(labels={str(i): "" for i in range(4)}, response="a"), "labels", "4 entries; at most 3", id="many labels"
     ),
     pytest.param(Score(labels={"k" * 41: ""}, response="a"), f"labels[{'k' * 20}]", "at most 40", id="long label key"),
@@ -388,7 +381,9 @@ def test_what_a_request_leaves_out_is_empty() -> None:
 
 def taken(message: pb.ScoreRequest) -> Pair:
     """The pair that the door makes of a message."""
-    return to_job(message, Limits(1 << 20, 1000, 8, 4, 40, 4, 512), watchlist_set(watchlist_of()), None).pair
+    return to_job(
+        message, Limits(1 << 20, 1000, 8, 4, 40, 4, 512, 8, 1 << 20), watchlist_set(watchlist_of()), None
+    ).pair
 
 
 @pytest.mark.parametrize(

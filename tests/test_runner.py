@@ -510,14 +510,14 @@ def test_inspection_shows_every_token(house: House, inspected: dict[str, Any]) -
     assert expected == inspected["tokens"]
 
 
-def test_inspection_refuses_what_cannot_be_read(house: House) -> None:
-    """A pair that leaves no room for the response is refused, not shown in part."""
-    with pytest.raises(InvalidRequest, match="max_tokens=16"):
+def test_inspection_refuses_what_cannot_be_read(plain_house: House) -> None:
+    """A pair of which there is nothing to read is refused, and not shown empty."""
+    with pytest.raises(InvalidRequest, match="there is nothing to read"):
         token_activations(
-            reader=ReaderSource.named(str(house.reader)),
-            sae=SaeSource(path=str(house.saes["mid"]), hookpoint="layers.0"),
+            reader=ReaderSource(path=str(plain_house.reader), bos="never"),
+            sae=SaeSource(path=str(plain_house.saes["mid"]), hookpoint="layers.0"),
             features=[3],
-            prompt="hello",
-            response="world",
-            config=Config(max_tokens=16),
+            prompt="",
+            response="",
+            config=Config(),
         )

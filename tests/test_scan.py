@@ -100,7 +100,7 @@ def run(*arguments: object, code: int = 0) -> None:
 
 def conversations() -> list[dict[str, Any]]:
     """Long and short, with and without prompt and history."""
-    texts = ["It may rain.", "hello world " * 300, "perhaps 🤷🏽‍♀️", "the quick brown fox", "It is so."]
+    texts = ["It may rain.", "hello world " * 1600, "perhaps 🤷🏽‍♀️", "the quick brown fox", "It is so."]
     return [
         {
             "id": f"p{number}",

@@ -202,6 +202,7 @@ def test_provenance_is_what_get_info_describes(reply: pb.ScoreResponse, info: pb
         watchlist_digest=info.watchlists[0].digest,
         relation=pb.RELATION_READER_MODEL,
         version=__version__,
+        rendering_digest=info.reader.rendering_digest,
     )
 
     assert expected == reply.provenance
@@ -282,10 +283,11 @@ def test_truncation_shows(server: ServerProcess, client: Client, fields: dict[st
     before = server.metric("scopewatch_truncated_pairs_total", segment=cut)
     coverage = client.score(**fields).coverage
     dropped = {segment: getattr(coverage, f"{segment}_tokens_dropped") for segment in ("prompt", "response", "history")}
-    spared = {"response": [], "prompt": ["response"], "history": ["prompt", "response"]}[cut]
+    spared = {"response": ["prompt"], "prompt": ["response"], "history": ["prompt", "response"]}[cut]
 
     assert coverage.truncated
-    assert coverage.tokens == client.info().limits.max_tokens
+    limits = client.info().limits
+    assert coverage.tokens == limits.max_tokens * (limits.max_windows if cut == "response" else 1)
     assert dropped[cut] > 0
     assert [dropped[segment] for segment in spared] == [0] * len(spared)
     assert server.metric("scopewatch_truncated_pairs_total", segment=cut) == before + 1
@@ -337,6 +339,8 @@ def test_get_info_has_the_limits_of_the_flags(info: pb.GetInfoResponse) -> None:
         max_label_chars=40,
         max_history_turns=4,
         max_tokens=512,
+        max_windows=8,
+        max_reply_bytes=(4 << 20) - (64 << 10),
     )
 
     assert expected == info.limits
@@ -349,7 +353,7 @@ def test_a_batch_answers_every_item_in_its_place(client: Client) -> None:
         request(response="  "),
         request(response="x", watchlist="nope"),
         request(prompt=PROMPT, response="gout", request_id="last"),
-        request(response="x", history=[Turn("system", "no")]),
+        request(response="x", history=[Turn("<system>", "no")]),
     ]
     outcomes = client.score_batch(requests)
 
@@ -357,7 +361,7 @@ def test_a_batch_answers_every_item_in_its_place(client: Client) -> None:
         [v.field for v in outcome.violations] if isinstance(outcome, InvalidRequest) else outcome.request_id
         for outcome in outcomes
     ]
-    assert fields == ["first", ["response"], ["watchlist"], "last", ["history"]]
+    assert fields == ["first", ["response"], ["watchlist"], "last", ["history[0].role"]]
     for item, outcome in ((requests[0], outcomes[0]), (requests[3], outcomes[3])):
         assert isinstance(outcome, pb.ScoreResponse)
         alone = client.score(prompt=item.prompt, response=item.response)

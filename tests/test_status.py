@@ -164,7 +164,7 @@ async def service(registry: CollectorRegistry) -> AsyncIterator[monitor_pb2_grpc
     monitor_pb2_grpc.add_MonitorServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    limits = Limits(1 << 20, 1000, 8, 4, 40, 4, 512)
+    limits = Limits(1 << 20, 1000, 8, 4, 40, 4, 512, 8, 1 << 20)
     servicer.open(Spine(), limits)
     async with direct(f"127.0.0.1:{port}") as stub:
         yield stub
@@ -273,7 +273,7 @@ async def test_a_failed_item_of_a_batch_says_why(registry: CollectorRegistry) ->
 
 
 # A whole server whose engine waits at a gate. Every pair is cut to 28 tokens: two may wait, and make no full batch.
-SMALL = {"max_tokens": 28, "max_batch_tokens": 64, "max_queue_tokens": 64, "cache_bytes": 0}
+SMALL = {"max_tokens": 28, "max_batch_tokens": 64, "max_queue_tokens": 64, "max_windows": 1, "cache_bytes": 0}
 
 
 def text(number: int) -> str:

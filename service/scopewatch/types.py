@@ -1,5 +1,6 @@
 """Values that cross the borders of rooms. They are immutable, named, and have units and shapes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -50,6 +51,10 @@ class Cleaning(StrEnum):
     """The texts are read both ways, and of each indicator the higher score counts."""
     INSTEAD = "instead"
     """Only the cleaned texts are read."""
+
+
+ROLE = re.compile(r"[\w.-]([\w. -]*[\w.-])?")
+"""What a role may be. A template writes roles as they are: with other characters one could begin a turn of another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,10 @@ from scopewatch.config import Config
 from scopewatch.doors.template_json import arguments_mistake, fields_mistake, list_mistake
 from scopewatch.errors import FieldViolation, InvalidRequest, UnknownWatchlist
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import Pair, ScoreJob, TemplateInputs, Turn
+from scopewatch.types import ROLE, Pair, ScoreJob, TemplateInputs, Turn
 
 MAX_VIOLATIONS = 10
 """The most fields named in one answer; more would not fit into the 8 KiB of trailing metadata that clients accept."""
-_ROLE = re.compile(r"[\w.-]([\w. -]*[\w.-])?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -120,8 +119,7 @@ def _check_turn(found: list[FieldViolation], field: str, turn: Turn, limits: Lim
     _check_count(found, f"{field}.role", len(turn.role), "characters", limits.max_label_chars)
     if not turn.role:
         found.append(FieldViolation(f"{field}.role", "is empty; write user, assistant or system"))
-    elif not _ROLE.fullmatch(turn.role):
-        # A template writes roles as they are: with other characters one could begin a turn of another role.
+    elif not ROLE.fullmatch(turn.role):
         found.append(FieldViolation(f"{field}.role", "may hold letters, digits, _, -, . and, inside, spaces only"))
     _check_text(found, f"{field}.content", turn.content, limits)
     _check_json(found, f"{field}.fields_json", turn.fields, fields_mistake, limits)

@@ -15,10 +15,8 @@ from scopewatch.reader.text.folding import Messages, alternating, as_they_are, w
 from scopewatch.reader.text.traced import NO_SEGMENT, Piece, Traced, joined, pieces_of, traced
 from scopewatch.reader.text.vocabulary import Vocabulary
 from scopewatch.sources import TODAY, Rendering, today
-from scopewatch.types import Pair, TemplateInputs, Turn
+from scopewatch.types import ROLE, Pair, TemplateInputs, Turn
 
-ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_. -]*")
-"""What a role may be: a template may make a control token of one, such as `<|user|>`."""
 _ROLES = {"user", "assistant", "system", "developer", "tool", "function", "ipython", "model"}
 """Roles that templates make control tokens of."""
 _ASKED = ("user", "tool", "function", "ipython")
