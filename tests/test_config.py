@@ -58,7 +58,7 @@ def test_every_setting_has_a_variable() -> None:
         max_tokens=17,
         max_batch_tokens=18,
         max_windows=2,
-        max_queue_tokens=34,
+        max_queue_tokens=19,
         max_message_bytes=1025,
         max_text_chars=20,
         max_reply_bytes=65537,
@@ -207,15 +207,11 @@ def test_every_mistake_is_named_in_one_go() -> None:
         ({"max_tokens": 5000, "max_batch_tokens": 4096}, "settings: max_batch_tokens must be at least max_tokens"),
         ({"max_tokens": 5000, "max_queue_tokens": 4999}, "settings: max_queue_tokens must be at least max_tokens"),
         (
-            {"max_tokens": 5000, "max_queue_tokens": 9999, "max_windows": 2},
-            "settings: max_queue_tokens must be at least",
-        ),
-        (
-            {"max_queue_tokens": 4000, "max_batch_tokens": 4096, "max_windows": 1},
+            {"max_queue_tokens": 4000, "max_batch_tokens": 4096},
             "settings: max_queue_tokens must be at least max_batch_tokens",
         ),
     ],
-    ids=["batch", "queue and pair", "queue and windows", "queue and batch"],
+    ids=["batch", "queue and pair", "queue and batch"],
 )
 def test_limits_that_contradict_each_other_are_refused(flags: dict[str, int], said: str) -> None:
     """A full pair must fit a batch and a full batch the queue."""
@@ -281,3 +277,18 @@ def test_a_configuration_cannot_be_changed() -> None:
     config = load_config({}, {})
     with pytest.raises(ValueError, match="frozen"):
         config.max_tokens = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "windows", "at_once"),
+    [({}, 8, 32), ({"max_windows": 1}, 1, 256), ({"max_queue_tokens": 4200, "max_tokens": 2000}, 2, 1)],
+    ids=["default", "one", "as many as the queue holds"],
+)
+def test_a_pair_of_all_windows_is_never_too_much_for_the_queue(
+    settings: dict[str, int], windows: int, at_once: int
+) -> None:
+    """A response is read in as many windows as the queue takes, and files in as many pairs at once."""
+    config = Config(**settings)
+
+    assert (windows, at_once) == (config.windows, config.at_once)
+    assert config.at_once * config.windows * config.max_tokens <= config.max_queue_tokens

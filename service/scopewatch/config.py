@@ -74,7 +74,7 @@ class Config(BaseModel):
 
     max_tokens: int = Field(1024, ge=16, description="tokens read of one pair in one pass")
     max_windows: int = Field(
-        8, ge=1, le=1024, description="passes over a response that does not fit one; longer ones are truncated"
+        8, ge=1, le=1024, description="passes over a response that does not fit one, as many as max_queue_tokens holds"
     )
     max_batch_tokens: int = Field(
         0, ge=0, description="tokens the engine computes at once; 0: 4,096 on a CPU, what fits up to 16,384 on a GPU"
@@ -119,7 +119,12 @@ class Config(BaseModel):
     @property
     def at_once(self) -> int:
         """How many pairs of a file can wait together: the queue never refuses so many, however long they are."""
-        return min(256, self.max_queue_tokens // (self.max_tokens * self.max_windows))
+        return min(256, self.max_queue_tokens // (self.max_tokens * self.windows))
+
+    @property
+    def windows(self) -> int:
+        """How many passes over a response there can be: the queue takes all of them."""
+        return min(self.max_windows, self.max_queue_tokens // self.max_tokens)
 
     @field_validator("grpc_address", "metrics_address")
     @classmethod
@@ -133,10 +138,8 @@ class Config(BaseModel):
     def _limits_fit_each_other(self) -> "Config":
         if 0 < self.max_batch_tokens < self.max_tokens:
             raise ValueError("max_batch_tokens must be at least max_tokens, or a full pair never fits a batch")
-        if self.max_queue_tokens < self.max_tokens * self.max_windows:
-            raise ValueError(
-                "max_queue_tokens must be at least max_tokens * max_windows, or a full pair is never taken"
-            )
+        if self.max_queue_tokens < self.max_tokens:
+            raise ValueError("max_queue_tokens must be at least max_tokens, or a full pair is never taken")
         if self.max_queue_tokens < self.max_batch_tokens:
             raise ValueError("max_queue_tokens must be at least max_batch_tokens")
         return self

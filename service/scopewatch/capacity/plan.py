@@ -273,7 +273,9 @@ def _assumptions(load: Load, curve: Curve, tokens: int) -> tuple[str, ...]:
         "no spare replica is counted for failures and rollouts",
     ]
     if tokens < load.tokens:
-        said.insert(1, f"pairs are truncated at max_tokens: {tokens} of {load.tokens} tokens are read")
+        said.insert(
+            1, f"one pass of max_tokens is counted: {tokens} of {load.tokens} tokens; long responses take several"
+        )
     ratio, busy = curve.service.computed_ratio, curve.service.engine_busy
     if abs(ratio - busy) > _NOISE:
         said.append(

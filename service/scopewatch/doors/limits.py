@@ -33,8 +33,8 @@ class Limits:
     @classmethod
     def of(cls, config: Config, *, max_tokens: int) -> "Limits":
         """The configured limits; `max_tokens` as far as the reader's context allows."""
-        names = set(cls.__dataclass_fields__) - {"max_tokens"}
-        return cls(max_tokens=max_tokens, **{name: getattr(config, name) for name in names})
+        names = set(cls.__dataclass_fields__) - {"max_tokens", "max_windows"}
+        return cls(max_tokens=max_tokens, max_windows=config.windows, **{name: getattr(config, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)

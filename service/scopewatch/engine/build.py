@@ -181,7 +181,7 @@ def load_tokeniser(directory: Path, reader: Reader, config: Config, rendering: R
         ReaderError: The tokenizer is not usable, or belongs to another model.
     """
     max_tokens = min(config.max_tokens, reader.context)
-    tokeniser = Tokeniser(directory, max_tokens=max_tokens, max_windows=config.max_windows, rendering=rendering)
+    tokeniser = Tokeniser(directory, max_tokens=max_tokens, max_windows=config.windows, rendering=rendering)
     if tokeniser.size > reader.vocabulary:
         # On a GPU one such token would take the whole process down.
         raise ReaderError(

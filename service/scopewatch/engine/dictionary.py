@@ -211,7 +211,7 @@ def build_dictionary(
         tokeniser,
         whole,
         max_tokens=max_tokens,
-        max_windows=config.max_windows,
+        max_windows=config.windows,
         row_tokens=row_tokens,
         portions=portions,
     )
