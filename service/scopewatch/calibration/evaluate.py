@@ -75,7 +75,7 @@ def evaluate_indicator(
     train_read = read_pairs(*train, reading=reading) if train else PairsRead([], Tally())
     scored = asyncio.run(_score(read.pairs, watchlist, name, config, reading))
     pairs, tally = scored.pairs, read.tally.without(scored.left_out).need(name)
-    check_both_labels(pairs, f"{name}, of {tally.read} rows read")
+    check_both_labels(pairs, f"{name}, of {tally.read} rows read", tally)
     rivals = measure_baselines(watchlist, indicator, pairs, train_read.pairs, config) if baselines else None
     own = scored.by_indicator[name]
     return MeasuredIndicator(

@@ -23,6 +23,10 @@ _SCORES = (
 )
 # fmt: on
 _STAGES = {name.removesuffix("_s"): name for name in Timings.__dataclass_fields__}
+_ODD = {"invisible": "invisible_chars", "lookalike": "lookalike_chars"}
+"""Kinds of odd characters, and where a pair's coverage counts them."""
+_REWRITTEN = ("unlocated", "shortened", "folded")
+"""What a pair's coverage says of what the chat template did."""
 OTHER_FEATURES = "other"
 """The label of the features beyond `max_feature_series`."""
 
@@ -51,6 +55,10 @@ class PairCounts:
         self._truncated = counter("truncated_pairs_total", "Pairs cut to fit the reader.", "segment")
         self._odd = counter("odd_characters_total", "Characters that hide or imitate letters.", "kind")
         self._rewritten = counter("rewritten_pairs_total", "Pairs whose texts the chat template changed.", "how")
+        for kind in _ODD:
+            self._odd[kind,]
+        for how in _REWRITTEN:
+            self._rewritten[how,]
         self._windows = Counter("scopewatch_windows_total", "Passes over pairs.", registry=registry)
         self._scores = Histograms(
             registry, self._counts, "indicator_score", "Indicator scores.", _SCORES, "watchlist", "indicator"
@@ -164,10 +172,10 @@ class PairCounts:
 
     def _count_rendering(self, coverages: Sequence[Coverage]) -> None:
         self._windows.inc(sum(one.windows for one in coverages))
-        for kind, odd in (("invisible", "invisible_chars"), ("lookalike", "lookalike_chars")):
+        for kind, odd in _ODD.items():
             if count := sum(getattr(one, odd) for one in coverages):
                 self._odd[kind,].inc(count)
-        for how in ("unlocated", "shortened", "folded"):
+        for how in _REWRITTEN:
             if count := sum(bool(getattr(one, how)) for one in coverages):
                 self._rewritten[how,].inc(count)
 

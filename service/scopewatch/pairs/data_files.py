@@ -70,7 +70,7 @@ def read_pairs(*files: Path, reading: Reading = Reading()) -> PairsRead:
         NothingUsable: No row can be used.
     """
     read = read_texts(*files, labels=Labels.NEEDED, reading=reading)
-    check_both_labels(read.pairs, ", ".join(map(str, files)))
+    check_both_labels(read.pairs, ", ".join(map(str, files)), read.tally)
     return read
 
 
@@ -98,15 +98,16 @@ def read_texts(
     return PairsRead(pairs, tally)
 
 
-def check_both_labels(pairs: Sequence[LabelledPair], what: str) -> None:
+def check_both_labels(pairs: Sequence[LabelledPair], what: str, tally: Tally) -> None:
     """Refuses pairs that all have one label.
 
     Raises:
-        DataError: Says so of `what`, which the pairs are of.
+        DataError: Says so of `what`, which the pairs are of, and which rows of it were left out.
     """
     if len({pair.label for pair in pairs}) < 2:
         only = f", all of label {pairs[0].label}" if pairs else ""
-        raise DataError(f"{what}: {len(pairs)} pairs{only}; both labels, 0 and 1, are needed")
+        told = f"{what}: {len(pairs)} pairs{only}; both labels, 0 and 1, are needed"
+        raise DataError("\n".join([told, *tally.first_lines]))
 
 
 def problem_of(row: RawRow, error: Exception) -> LeftOut:
