@@ -23,7 +23,7 @@ import yaml
 
 from scopewatch.app.spine import Spine, offline
 from scopewatch.config import BUNDLED_WATCHLIST, Config
-from scopewatch.pairs.labelled import read_texts
+from scopewatch.pairs.data_files import read_texts
 from scopewatch.types import Pair, ScoredPair, ScoreJob, Verdict
 
 WAYS = ("none", "beside", "instead")
@@ -159,13 +159,13 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config = Config(watchlist=tuple(watchlists(Path(folder))), cache_bytes=0, max_queue_tokens=1 << 20)
         async with offline(config) as spine:
-            pairs = [item.pair for file in args.data for item in read_texts(file)]
+            pairs = [item.pair for file in args.data for item in read_texts(file).pairs]
             found = await scored(spine, pairs, "none")
             flagged = [pair for pair, one in zip(pairs, found, strict=True) if one.verdict is Verdict.FLAG]
             flagged = flagged[: args.flagged]
             print(f"{len(flagged)} flagged responses; share of flags lost" + "".join(f"{way:>10}" for way in WAYS))
             lost = await lost_flags(spine, flagged)
-            benign = [item.pair for item in read_texts(args.benign)][: args.pairs]
+            benign = [item.pair for item in read_texts(args.benign).pairs][: args.pairs]
             cost = await ordinary(spine, benign, args.rounds)
     print(json.dumps(cost, indent=2))
     return {"flagged": len(flagged), "flags_lost": lost, "ordinary": cost}

@@ -181,7 +181,9 @@ def test_longer_pairs_are_truncated_aloud() -> None:
     worked_out = plan(replace(LOAD, tokens=5000), curve())
 
     assert [round(3000 / 1024, 2)] == values(worked_out, "engine_pairs_per_s")
-    assert "one pass of max_tokens is counted: 1024 of 5000 tokens; long responses take several" in worked_out.assumptions
+    assert (
+        "one pass of max_tokens is counted: 1024 of 5000 tokens; long responses take several" in worked_out.assumptions
+    )
 
 
 def test_p95_by_hand() -> None:

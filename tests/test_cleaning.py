@@ -160,6 +160,13 @@ def test_a_sentence_of_odd_letters_begins_with_a_capital(written: str) -> None:
     assert clean("the rain may fall. it might.").text == "the rain may fall. it might."
 
 
+def test_short_words_go_with_the_others() -> None:
+    """In a text of odd capitals a short word that looks like a name is none, nor is a letter in a circle a sign."""
+    assert clean("sOmE Of iT Is tHeRe In OsLo").text == "Some of it is there in oslo"
+    assert clean("ⓐⓢ ⓐ ⓡⓤⓛⓔ").text == "As a rule"
+    assert clean("Some of it is in Oslo Ⓐ").text == "Some of it is in Oslo Ⓐ"
+
+
 def test_a_word_of_lookalikes_is_of_the_language_around_it() -> None:
     """A word all of whose letters are ambiguous is Latin in English text, Russian beside Russian, and itself alone."""
     assert clean("the сор said so").text == "the cop said so"

@@ -15,6 +15,7 @@ _RAISED = r"\u02b0-\u02b8\u02e1-\u02e3\u1d2c-\u1d6a\u1d9c-\u1dbb\u2071\u207f\u20
 _FORM = regex.compile(f"[{_WIDE}{_STYLED}{_SIGNS}{_RAISED}]")
 _RUN = regex.compile(rf"[\p{{L}}\p{{M}}\p{{N}}{_SIGNS}]+")
 _NEEDS_COMPANY = regex.compile(f"[{_SIGNS}{_RAISED}]")
+_SIGN = regex.compile(f"[{_SIGNS}]")
 _LETTER = regex.compile(rf"[\p{{L}}--[{_WIDE}{_STYLED}{_RAISED}]]", regex.VERSION1)
 _BASE = regex.compile(r"\P{M}")
 _EAST_ASIAN = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}]")
@@ -30,20 +31,21 @@ _SPLIT_OR_JOINED = regex.compile(
 def plain_letters(text: str) -> Iterator[Edit]:
     """Writes letters and digits in the form of every day.
 
-    What prose uses stays: signs that stand alone (ℝ, Ⓐ), raised endings (1ᵉʳ, Mᵐᵉ), and full-width and enclosed letters
-    in a text that is mostly Chinese, Japanese or Korean.
+    What prose uses stays: signs that stand alone (ℝ, Ⓐ) in a text that has no words of them, raised endings (1ᵉʳ, Mᵐᵉ),
+    and full-width and enclosed letters in a text that is mostly Chinese, Japanese or Korean.
     """
     if not _FORM.search(text):
         return
     plain = _plain_letters()
     east_asian = 2 * len(_EAST_ASIAN.findall(text)) > len(_LETTER.findall(text))
-    for run in _RUN.finditer(text):
-        if _FORM.search(run[0]):
-            alone = len(_BASE.findall(run[0])) == 1
-            for index, char in enumerate(run[0][: _end_of_stem(run[0])], run.start()):
-                usual = (alone and _NEEDS_COMPANY.match(char)) or (east_asian and _OF_EAST_ASIAN.match(char))
-                if char in plain and not usual:
-                    yield Edit(index, index + 1, plain[char], lookalike_chars=int(plain[char].isascii()))
+    runs = [run for run in _RUN.finditer(text) if _FORM.search(run[0])]
+    words = any(len(_SIGN.findall(run[0])) > 1 for run in runs)
+    for run in runs:
+        alone = len(_BASE.findall(run[0])) == 1 and not words
+        for index, char in enumerate(run[0][: _end_of_stem(run[0])], run.start()):
+            usual = (alone and _NEEDS_COMPANY.match(char)) or (east_asian and _OF_EAST_ASIAN.match(char))
+            if char in plain and not usual:
+                yield Edit(index, index + 1, plain[char], lookalike_chars=int(plain[char].isascii()))
 
 
 def whole_letters(text: str) -> Iterator[Edit]:
