@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from chat_templates import TEMPLATES, save
 from conversations import CONVERSATIONS, Conversation, Message, model, user
 from reading import BYTE_OF_LETTER, PLENTY, Reader, check_places, read_by, texts_of, today
-from scopewatch.errors import InvalidRequest
+from scopewatch.errors import InvalidRequest, ReaderError
 from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.types import Pair, Segment, TokenisedPair, Turn
 
@@ -261,3 +261,21 @@ def test_arguments_of_calls_are_what_templates_take(tmp_path: Path, arguments: o
     assert isinstance(tokens, TokenisedPair)
     decoded = AutoTokenizer.from_pretrained(tmp_path).decode(tokens.ids)
     assert f"{kept};x" == decoded
+
+
+def test_a_template_in_the_processors_file_is_read(tmp_path: Path) -> None:
+    """Multimodal models may keep it in `chat_template.json`; without it their conversations would be read as plain text."""
+    save("chatml", tmp_path)
+    template = tmp_path / "chat_template.jinja"
+    expected = Tokeniser(tmp_path, max_tokens=PLENTY).tokenise([Pair("Why?", "So.")])[0]
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template.read_text()}))
+    template.unlink()
+
+    found = Tokeniser(tmp_path, max_tokens=PLENTY).tokenise([Pair("Why?", "So.")])[0]
+    (tmp_path / "chat_template.json").write_text('{"template": "x"}')
+
+    assert isinstance(expected, TokenisedPair)
+    assert isinstance(found, TokenisedPair)
+    assert expected.ids.tolist() == found.ids.tolist()
+    with pytest.raises(ReaderError, match=r"chat_template\.json: chat_template: expected a text"):
+        Tokeniser(tmp_path, max_tokens=PLENTY)

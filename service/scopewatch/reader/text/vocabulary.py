@@ -1,6 +1,7 @@
 """A reader's tokenizer: from text to token ids and back, each with its place in the text."""
 
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import Collection, Iterable, Sequence
@@ -64,6 +65,8 @@ class Vocabulary:
             raise ReaderError(f"reader {directory}: no usable tokenizer: {told[0]}") from None
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ReaderError(f"reader {directory}: {type(tokenizer).__name__} gives no exact offsets; use a fast one")
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = _template_of_processor(directory)
         self.tokenizer = tokenizer
         self.size = 1 + max(tokenizer.get_vocab().values())
         """One more than the highest id; some vocabularies have gaps."""
@@ -223,6 +226,24 @@ def _any_of(words: Collection[str]) -> str:
         branches.setdefault(rest[:1], set()).add(rest)
     found = "|".join(_any_of(branch) for letter, branch in branches.items() if letter)
     return re.escape(prefix) + (f"(?:{found}){'?' * ends}" if found else "")
+
+
+def _template_of_processor(directory: Path) -> str | None:
+    """The chat template of multimodal models that keep it in a file of their processor; None without such a file.
+
+    Raises:
+        ReaderError: The file holds no template.
+    """
+    file = directory / "chat_template.json"
+    if not file.is_file():
+        return None
+    try:
+        template = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        template = None
+    if not isinstance(template, str):
+        raise ReaderError(f"reader {directory}: chat_template.json: chat_template: expected a text")
+    return template
 
 
 def _like(token: AddedToken, text: str) -> AddedToken:
