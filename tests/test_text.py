@@ -583,7 +583,7 @@ def test_a_token_over_a_border_stays_within_one_text(tmp_path: Path, token: str,
     assert expected == places(tokens)[over - 1 : over + 1]
 
 
-def test_a_token_of_two_texts_ends_with_the_first(tmp_path: Path) -> None:
+def test_a_token_of_two_texts_begins_with_the_second(tmp_path: Path) -> None:
     """Its span is not that of the other text, however far it reaches into it."""
     gemma_tokenizer(tmp_path, chat=False, byte_level=True)
     backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -593,7 +593,7 @@ def test_a_token_of_two_texts_ends_with_the_first(tmp_path: Path) -> None:
     (tokens,) = Tokeniser(tmp_path, max_tokens=PLENTY).tokenise([Pair("maybe", "x", (Turn("user", "no"),))])
 
     assert isinstance(tokens, TokenisedPair)
-    assert (Segment.HISTORY, 0, 1, 2) == places(tokens)[2]
+    assert (Segment.PROMPT, 0, 0, 5) == places(tokens)[2]
 
 
 def test_token_texts_are_the_vocabulary_spelling(house: House) -> None:

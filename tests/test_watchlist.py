@@ -109,7 +109,7 @@ def test_the_documented_example_is_a_watchlist(write: Write) -> None:
     _, example, _ = str(watchlist_module.__doc__).split("\n\n")
     watchlist = load_watchlist(write(dedent(example)))
 
-    assert ["features", "probe", "combination"] == [indicator.kind for indicator in watchlist.indicators]
+    assert ["features", "probe", "combination", "obfuscation"] == [indicator.kind for indicator in watchlist.indicators]
     assert watchlist.reads_head
 
 
@@ -616,7 +616,7 @@ def test_only_a_signal_makes_the_reader_run_whole(write: Write, part: str, key: 
             "kind: probe, pooling: mean",
             "kind: prob, pooling: nean",
             [
-                "9: indicators[1].kind: Input should be 'features', 'probe' or 'combination'",
+                "9: indicators[1].kind: Input should be 'features', 'probe', 'combination' or 'obfuscation'",
                 "9: indicators[1].pooling.kind: Input should be 'max', 'mean', 'sum', 'fraction_active', 'rolling_mean_max' or 'k_of_n'",
             ],
             id="unknown kind",
@@ -826,12 +826,12 @@ class TestSeveralWatchlists:
         [
             pytest.param(
                 {"reader": {"path": "other"}},
-                "{two}:3: reader: one process has one reader, and {one} asks for another",
+                "{two}:3: reader: one process has one reader with one way of rendering, and {one} asks for another",
                 id="reader",
             ),
             pytest.param(
                 {"reader": {"id": "google/gemma-2-2b"}},
-                "{two}:3: reader: one process has one reader, and {one} asks for another",
+                "{two}:3: reader: one process has one reader with one way of rendering, and {one} asks for another",
                 id="reader by id",
             ),
             pytest.param(
