@@ -1,6 +1,6 @@
 """Replies fit into one message of a plain client, whatever the limits let in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 import pytest
@@ -23,6 +23,15 @@ def reply(shown: int, least: int) -> Callable[[int], bytes]:
     return lambda most: b"x" * (least + 10 * min(most, shown))
 
 
+def by_number(makes: Sequence[Callable[[int], bytes] | None]) -> Callable[[int, int], bytes]:
+    def shorter(number: int, most: int) -> bytes:
+        make = makes[number]
+        assert make is not None, "a status cannot be shortened"
+        return make(most)
+
+    return shorter
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.integers(1, 200)) | st.none(), min_size=1, max_size=40),
     st.integers(2000, 40_000),
@@ -32,7 +41,7 @@ def test_all_results_fit_into_one_message(items: list[tuple[int, int] | None], m
     makes = [reply(*item) if item else None for item in items]
     whole = [make(1000) if make else STATUS for make in makes]
 
-    results = fitting(whole, makes, max_bytes)
+    results = fitting(whole, by_number(makes), max_bytes)
 
     assert len(items) == len(results)
     # What cannot be made smaller than its refusal is not the message's fault.
@@ -52,7 +61,7 @@ def test_the_largest_give_way_first(max_bytes: int, sizes: list[int]) -> None:
     """They show fewer features and spans, as many as there is room for by steps; the others stay whole."""
     makes = [reply(1, 100), reply(300, 110)]
 
-    results = fitting([make(1000) for make in makes], makes, max_bytes)
+    results = fitting([make(1000) for make in makes], by_number(makes), max_bytes)
 
     assert sizes == [len(one) for one in results if isinstance(one, bytes)]
 
@@ -61,7 +70,7 @@ def test_what_is_too_large_without_any_span_is_refused_by_name() -> None:
     """The item says what to do; the others are answered."""
     makes = [reply(0, 100), reply(0, 5000)]
 
-    first, second = fitting([make(1000) for make in makes], makes, 1000)
+    first, second = fitting([make(1000) for make in makes], by_number(makes), 1000)
 
     assert makes[0](0) == first
     assert isinstance(second, status_pb2.Status)

@@ -81,6 +81,10 @@ class TemplateInputs:
     """The template's other arguments, such as `enable_thinking`, as a JSON object."""
 
 
+NO_INPUTS = TemplateInputs()
+"""What most callers give a chat template."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A prompt and its response, as a caller wants them scored."""
@@ -88,7 +92,7 @@ class Pair:
     prompt: str
     response: str
     history: tuple[Turn, ...] = ()
-    inputs: TemplateInputs = TemplateInputs()
+    inputs: TemplateInputs = NO_INPUTS
     prompt_token_ids: tuple[int, ...] = ()
     """The tokens that the serving model was given, where the caller knows them; they are read as they are."""
     response_token_ids: tuple[int, ...] = ()
@@ -119,6 +123,11 @@ class Coverage:
     """Characters of the caller's texts that are not seen and stand at letters, such as a zero-width joiner."""
     lookalike_chars: int = 0
     """Characters of the caller's texts that look like other letters, such as full-width ones."""
+
+    @property
+    def remarkable(self) -> bool:
+        """Whether the chat template changed a text, or a text has odd characters."""
+        return bool(self.unlocated or self.shortened or self.folded or self.invisible_chars or self.lookalike_chars)
 
     @property
     def truncated(self) -> bool:

@@ -9,7 +9,7 @@ from scopewatch.config import Config
 from scopewatch.doors.template_json import arguments_mistake, fields_mistake, list_mistake
 from scopewatch.errors import FieldViolation, InvalidRequest, UnknownWatchlist
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import ROLE, Pair, ScoreJob, TemplateInputs, Turn
+from scopewatch.types import NO_INPUTS, ROLE, Pair, ScoreJob, TemplateInputs, Turn
 
 MAX_VIOLATIONS = 10
 """The most fields named in one answer; more would not fit into the 8 KiB of trailing metadata that clients accept."""
@@ -93,7 +93,8 @@ def check_batch(count: int, limits: Limits) -> None:
 def _violations(job: ScoreJob, sent: Sent, limits: Limits) -> list[FieldViolation]:
     found: list[FieldViolation] = []
     _check_pair(found, job.pair, sent, limits)
-    _check_inputs(found, job.pair.inputs, limits)
+    if job.pair.inputs is not NO_INPUTS:
+        _check_inputs(found, job.pair.inputs, limits)
     _check_count(found, "labels", len(job.labels), "entries", limits.max_labels)
     for key, value in job.labels.items():
         longest = max(len(key), len(value))
@@ -111,8 +112,10 @@ def _check_pair(found: list[FieldViolation], pair: Pair, sent: Sent, limits: Lim
     _check_count(found, "history", sent.turns, "turns", limits.max_history_turns)
     for index, turn in enumerate(pair.history):
         _check_turn(found, f"history[{index}]", turn, limits)
-    longer = max("response_token_ids", "prompt_token_ids", key=lambda name: len(getattr(pair, name)))
-    _check_count(found, longer, sent.token_ids, "token ids, those of the other text included", limits.max_text_chars)
+    if sent.token_ids > limits.max_text_chars:
+        longer = max("response_token_ids", "prompt_token_ids", key=lambda name: len(getattr(pair, name)))
+        unit = "token ids, those of the other text included"
+        _check_count(found, longer, sent.token_ids, unit, limits.max_text_chars)
 
 
 def _check_turn(found: list[FieldViolation], field: str, turn: Turn, limits: Limits) -> None:
@@ -144,7 +147,7 @@ def _check_json(
     found: list[FieldViolation], field: str, text: str, mistake: Callable[[str], str], limits: Limits
 ) -> None:
     _check_count(found, field, len(text), "characters", limits.max_text_chars)
-    if len(text) <= limits.max_text_chars and (said := mistake(text)):
+    if text and len(text) <= limits.max_text_chars and (said := mistake(text)):
         found.append(FieldViolation(field, said))
 
 

@@ -105,7 +105,6 @@ class PairCounts:
             self._count_stages(timings, times)
         self._count_indicators(judgements)
         self._count_tokens([one.coverage for one in judgements])
-        self._count_rendering([one.coverage for one in judgements])
 
     def _series_name(self, feature: str) -> str:
         """The feature's own name, or that of all that are one too many."""
@@ -157,27 +156,31 @@ class PairCounts:
                 metric[labels].inc(times)
 
     def _count_tokens(self, coverages: Sequence[Coverage]) -> None:
-        tokens = prompt = response = history = 0
+        tokens = prompt = response = history = windows = 0
         for coverage in coverages:
             tokens += coverage.tokens
+            windows += coverage.windows
             prompt += coverage.prompt_tokens
             response += coverage.response_tokens
             history += coverage.history_tokens
             if coverage.truncated:
                 self._count_truncation(coverage)
+            if coverage.remarkable:
+                self._count_rendering(coverage)
+        self._windows.inc(windows)
         template = tokens - prompt - response - history
         counts = {"prompt": prompt, "response": response, "history": history, "template": template}
         for segment, count in counts.items():
             self._tokens[segment,].inc(count)
 
-    def _count_rendering(self, coverages: Sequence[Coverage]) -> None:
-        self._windows.inc(sum(one.windows for one in coverages))
+    def _count_rendering(self, coverage: Coverage) -> None:
+        """Counts what is said of few pairs."""
         for kind, odd in _ODD.items():
-            if count := sum(getattr(one, odd) for one in coverages):
+            if count := getattr(coverage, odd):
                 self._odd[kind,].inc(count)
         for how in _REWRITTEN:
-            if count := sum(bool(getattr(one, how)) for one in coverages):
-                self._rewritten[how,].inc(count)
+            if getattr(coverage, how):
+                self._rewritten[how,].inc()
 
     def _count_truncation(self, coverage: Coverage) -> None:
         for segment in ("prompt", "response", "history"):

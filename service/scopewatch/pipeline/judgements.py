@@ -8,9 +8,7 @@ goes the whole way.
 import hashlib
 import os
 import struct
-from dataclasses import astuple, dataclass
-
-import numpy as np
+from dataclasses import dataclass
 
 from scopewatch.pipeline.lru import Lru
 from scopewatch.types import Judgement, ScoreJob
@@ -52,12 +50,13 @@ class Judgements:
                 be given to another watchlist.
         """
         pair = job.pair
-        texts = [pair.prompt, pair.response, *astuple(pair.inputs)]
+        inputs = pair.inputs
+        texts = [pair.prompt, pair.response, inputs.date, inputs.tools, inputs.documents, inputs.arguments]
         for turn in pair.history:
             texts += (turn.role, turn.content, turn.fields)
         # Texts read from files may hold lone surrogates.
         parts = [watchlist_digest] + [text.encode("utf-8", "surrogatepass") for text in texts]
-        parts += [np.array(ids, "<u4").tobytes() for ids in (pair.prompt_token_ids, pair.response_token_ids)]
+        parts += [repr(ids).encode() if ids else b"" for ids in (pair.prompt_token_ids, pair.response_token_ids)]
         shape = struct.pack(f"<?{len(parts)}Q", job.include_evidence, *map(len, parts))
         digest = self._keyed.copy()
         digest.update(b"".join((shape, *parts)))

@@ -9,15 +9,15 @@ from scopewatch.doors.grpc.status import to_status
 from scopewatch.errors import FieldViolation, InvalidRequest
 
 Result: TypeAlias = bytes | status_pb2.Status
-Shortened: TypeAlias = Callable[[int], bytes]
-"""A serialised reply whose indicators show so many features and spans, the strongest ones."""
+Shorter: TypeAlias = Callable[[int, int], bytes]
+"""Given the number of a reply, and how many features and spans its indicators may show, that reply, serialised."""
 _SHOWN = (64, 16, 4, 1, 0)
 """How many features and spans an indicator shows where a reply is too large, tried one after another."""
 _AROUND_BYTES = 16
 """What stands around a result in a batch, at most."""
 
 
-def fitting(whole: Sequence[Result], shorter: Sequence[Shortened | None], max_bytes: int) -> list[Result]:
+def fitting(whole: Sequence[Result], shorter: Shorter, max_bytes: int) -> list[Result]:
     """The results of a call, so that all of them together fit into a message.
 
     Those that are larger than what each may take are shortened, first of all in what they show of features and spans.
@@ -25,7 +25,7 @@ def fitting(whole: Sequence[Result], shorter: Sequence[Shortened | None], max_by
 
     Args:
         whole: The results in full: serialised replies, and statuses.
-        shorter: What makes a shorter reply; None for a status.
+        shorter: Makes a shorter reply.
         max_bytes: The size of the message.
     """
     sizes = [_size(one) for one in whole]
@@ -33,14 +33,14 @@ def fitting(whole: Sequence[Result], shorter: Sequence[Shortened | None], max_by
         return list(whole)
     share = _share(sizes, max_bytes)
     return [
-        one if size <= share or make is None else _shortened(make, share)
-        for one, size, make in zip(whole, sizes, shorter, strict=True)
+        _shortened(shorter, number, share) if isinstance(one, bytes) and sizes[number] > share else one
+        for number, one in enumerate(whole)
     ]
 
 
-def _shortened(make: Shortened, share: int) -> Result:
+def _shortened(shorter: Shorter, number: int, share: int) -> Result:
     for most in _SHOWN:
-        if _size(reply := make(most)) <= share:
+        if _size(reply := shorter(number, most)) <= share:
             return reply
     mend = "send fewer requests at once"
     return to_status(InvalidRequest(FieldViolation("requests", f"the reply would be too large; {mend}")))

@@ -5,7 +5,7 @@ import uuid
 from scopewatch.doors.limits import Limits, Sent, check_job
 from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import Pair, ScoreJob, TemplateInputs, Turn
+from scopewatch.types import NO_INPUTS, Pair, ScoreJob, TemplateInputs, Turn
 from scopewatch.v1 import monitor_pb2 as pb
 
 
@@ -31,9 +31,9 @@ def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, d
             history=tuple(
                 [Turn(turn.role, turn.content, turn.fields_json) for turn in history[: limits.max_history_turns]]
             ),
-            inputs=_inputs(request.template_inputs) if request.HasField("template_inputs") else TemplateInputs(),
-            prompt_token_ids=tuple(prompt_ids[: limits.max_text_chars]),
-            response_token_ids=tuple(response_ids[: limits.max_text_chars]),
+            inputs=_inputs(request.template_inputs) if request.HasField("template_inputs") else NO_INPUTS,
+            prompt_token_ids=tuple(prompt_ids[: limits.max_text_chars]) if prompt_ids else (),
+            response_token_ids=tuple(response_ids[: limits.max_text_chars]) if response_ids else (),
         ),
         watchlist=request.watchlist,
         request_id=own_id or str(uuid.uuid4()),

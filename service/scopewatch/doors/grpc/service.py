@@ -1,8 +1,7 @@
 """MonitorService: parse, call the spine, reply."""
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -14,7 +13,7 @@ from scopewatch.doors.door import Spine
 from scopewatch.doors.grpc.info import info_response
 from scopewatch.doors.grpc.malformed import Malformed
 from scopewatch.doors.grpc.replies import Replies, batch_reply
-from scopewatch.doors.grpc.reply_size import fitting
+from scopewatch.doors.grpc.reply_size import Result, fitting
 from scopewatch.doors.grpc.requests import check_size, to_job
 from scopewatch.doors.grpc.status import PUSHBACK, pushback_ms, to_status
 from scopewatch.doors.limits import Limits, check_batch
@@ -114,18 +113,21 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         self,
         jobs: Sequence[ScoreJob | status_pb2.Status],
         outcomes: Sequence[ScoredPair | ScopewatchError | status_pb2.Status],
-    ) -> list[bytes | status_pb2.Status]:
+    ) -> list[Result]:
         """What a call is answered, item by item, in one message that every client takes."""
-        whole: list[bytes | status_pb2.Status] = []
-        shorter: list[Callable[[int], bytes] | None] = []
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(job, ScoreJob) and isinstance(outcome, ScoredPair):
-                whole.append(self._replies.score(job, outcome))
-                shorter.append(partial(self._replies.shorter, job, outcome))
-            else:
-                whole.append(to_status(outcome) if isinstance(outcome, ScopewatchError) else outcome)
-                shorter.append(None)
+
+        def shorter(number: int, most: int) -> bytes:
+            return self._replies.shorter(jobs[number], outcomes[number], most)  # type: ignore[arg-type]
+
+        whole = [self._result(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
         return fitting(whole, shorter, self._limits.max_reply_bytes)
+
+    def _result(
+        self, job: ScoreJob | status_pb2.Status, outcome: ScoredPair | ScopewatchError | status_pb2.Status
+    ) -> Result:
+        if isinstance(job, ScoreJob) and isinstance(outcome, ScoredPair):
+            return self._replies.score(job, outcome)
+        return to_status(outcome) if isinstance(outcome, ScopewatchError) else outcome
 
 
 def _deadline_s(context: Context) -> float | None:
