@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scopewatch.reader.cleaning import invisible
-from scopewatch.reader.cleaning.clean import clean, odd_chars
+from scopewatch.reader.cleaning.clean import _ORDINARY, _SPELLING, clean, odd_chars
 
 ODD = (
     "mMaAyYiI '.\n1-"
@@ -270,3 +270,25 @@ def test_no_long_pile_of_marks_is_put_in_order(monkeypatch: pytest.MonkeyPatch) 
     for letter in "mжあ":
         clean("it " + letter + "\u0301\u0327" * 10_000)
     assert 0 < max(lengths) <= 8
+
+
+@given(
+    st.text(
+        st.characters(max_codepoint=0x17E, exclude_characters="\xad\u0131", exclude_categories=["Cc"])
+        | st.characters(min_codepoint=0x2010, max_codepoint=0x27BF, categories=["P", "S"])
+        | st.characters(min_codepoint=0x1F300, max_codepoint=0x1FAFF, exclude_categories=["Cn"]),
+        max_size=30,
+    )
+)
+def test_ordinary_characters_need_no_second_look(text: str) -> None:
+    """What is taken for ordinary at once is what every step would leave as it is."""
+    if _ORDINARY.fullmatch(text):
+        assert not [edit for step in _SPELLING for edit in step(text)]
+
+
+def test_every_ordinary_character_is_left_alone_among_letters() -> None:
+    """One by one, at letters and at its like."""
+    for char in map(chr, range(0x20000)):
+        if _ORDINARY.fullmatch(char):
+            text = f"a{char}b {char}{char} {char}"
+            assert not [edit for step in _SPELLING for edit in step(text)], hex(ord(char))

@@ -16,7 +16,11 @@ from scopewatch.reader.cleaning.letter_forms import plain_letters, whole_letters
 from scopewatch.reader.cleaning.lookalikes import latin_letters
 from scopewatch.types import Bools, Int32
 
-_ODD_CONTROL = regex.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_ORDINARY = regex.compile(
+    r"[\t\n\r\x20-\x7e\u00a0-\u00ac\u00ae-\u0130\u0132-\u017e"  # of Western and Central Europe
+    r"\u2010-\u2027\u2030-\u205e\u20a0-\u20c0\u2190-\u23ff\u2500-\u27bf\U0001f300-\U0001faff]*+"  # signs
+)
+"""Texts in which no character hides or imitates another: most texts are such, and are known at once."""
 _SPELLING = (unseen, whole_letters, plain_letters, stacked_marks, latin_letters)
 
 
@@ -66,8 +70,6 @@ def _changed(spelt: EditedText, text: str) -> Bools:
 
 def odd_chars(text: str) -> OddChars:
     """How many characters of the text hide or imitate letters."""
-    if text.isascii() and not _ODD_CONTROL.search(text):
-        return OddChars(0, 0)
     traced = _spelt(EditedText.untouched(text))
     return OddChars(traced.invisible_chars, traced.lookalike_chars)
 
@@ -76,7 +78,7 @@ def _spelt(traced: EditedText) -> EditedText:
     """The text in plain letters; what one step reveals, the others see in the next round."""
     while True:
         before = traced.text
-        if before.isascii() and not _ODD_CONTROL.search(before):
+        if _ORDINARY.fullmatch(before):
             return traced
         for step in _SPELLING:
             traced = traced.edited(step(traced.text))
