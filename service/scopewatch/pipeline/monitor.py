@@ -238,8 +238,9 @@ class Monitor:
             timings: What the pair took so far.
         """
         missing = [number for number in range(len(tokenised.readings)) if number not in known]
-        readings = [tokenised.readings[number] for number in missing]
-        outcomes = await asyncio.gather(*(self._encode(tokenised.asked, one, ahead_tokens) for one in readings))
+        encoding = [self._encode(tokenised.asked, tokenised.readings[number], ahead_tokens) for number in missing]
+        # A task of its own for each costs something, and most pairs have one reading.
+        outcomes = [await encoding[0]] if len(encoding) == 1 else await asyncio.gather(*encoding)
         found = dict(known)
         for number, encoded in zip(missing, outcomes, strict=True):
             if isinstance(encoded, ScopewatchError):
