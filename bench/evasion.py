@@ -157,7 +157,9 @@ def watchlists(folder: Path) -> list[Path]:
 
 async def run(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        config = Config(watchlist=tuple(watchlists(Path(folder))), cache_bytes=0, prefix_cache_bytes=0, max_queue_tokens=1 << 20)
+        config = Config(
+            watchlist=tuple(watchlists(Path(folder))), cache_bytes=0, prefix_cache_bytes=0, max_queue_tokens=1 << 20
+        )
         async with offline(config) as spine:
             pairs = [item.pair for file in args.data for item in read_texts(file).pairs]
             found = await scored(spine, pairs, "none")
