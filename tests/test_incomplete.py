@@ -52,10 +52,16 @@ def judged(
             id="the prompt is cut",
         ),
         pytest.param(
-            replace(FULL, response_tokens=0),
-            [ON_RESPONSE],
+            replace(FULL, response_tokens=0, unscored=("response",)),
+            [ON_RESPONSE, ON_PROMPT],
             ("response: none of its tokens could be scored",),
             id="special tokens only",
+        ),
+        pytest.param(
+            replace(FULL, prompt_tokens=0, unscored=("prompt",)),
+            [ON_RESPONSE, ON_PROMPT],
+            ("prompt: none of its tokens could be scored",),
+            id="a prompt of one token that is the first of all",
         ),
         pytest.param(
             replace(FULL, unlocated=("prompt", "history[1].content")),

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -621,3 +622,19 @@ def test_coverage_counts_the_tokens_of_each_segment(voice: Voice) -> None:
         coverage.history_tokens,
         coverage.truncated,
     ]
+
+
+def test_a_text_of_which_no_token_counts_is_told(tmp_path: Path) -> None:
+    """Special tokens that are read as such, and the first token of all, count for nothing; blank texts are none."""
+    gemma_tokenizer(tmp_path, chat=False, byte_level=True)
+
+    def unscored(pair: Pair, **rendering: Any) -> tuple[str, ...]:
+        tokeniser = Tokeniser(tmp_path, max_tokens=PLENTY, rendering=Rendering(**rendering))
+        (tokens,) = tokeniser.tokenise([pair])
+        assert isinstance(tokens, TokenisedPair)
+        return tokens.coverage.unscored
+
+    assert ("response",) == unscored(Pair(" ", "<eos><pad>"), special_tokens="parse")
+    assert () == unscored(Pair(" ", "<eos><pad>"))
+    assert ("prompt",) == unscored(Pair("m", "yes"), bos="never")
+    assert () == unscored(Pair("", "yes", (Turn("user", ""),)), bos="never")

@@ -119,6 +119,8 @@ class Coverage:
     """Texts of which the chat template left something out, such as an earlier answer's thought: so did the model."""
     folded: bool = False
     """Whether the chat template refused the roles, and messages were folded into others."""
+    unscored: tuple[str, ...] = ()
+    """Segments, such as `prompt`, that hold text of which no token counts: nothing but special tokens, say."""
     invisible_chars: int = 0
     """Characters of the caller's texts that are not seen and stand at letters, such as a zero-width joiner."""
     lookalike_chars: int = 0

@@ -1,7 +1,7 @@
 """What a watchlist was to judge and could not: the reasons why a verdict is not PASS though nothing is flagged."""
 
 from scopewatch.pipeline.compiled import CompiledWatchlist
-from scopewatch.types import Coverage, Segment
+from scopewatch.types import Coverage
 
 
 def incomplete(watchlist: CompiledWatchlist, coverage: Coverage) -> tuple[str, ...]:
@@ -20,8 +20,8 @@ def incomplete(watchlist: CompiledWatchlist, coverage: Coverage) -> tuple[str, .
         read, dropped = (getattr(coverage, f"{name}_tokens{which}") for which in ("", "_dropped"))
         if dropped:
             found.append(f"{name}: {dropped} of {read + dropped} tokens were not read")
-        elif segment is Segment.RESPONSE and not read:
-            found.append("response: none of its tokens could be scored")
+        elif name in coverage.unscored and not any(text.startswith(name) for text in coverage.unlocated):
+            found.append(f"{name}: none of its tokens could be scored")
         found += [
             f"{text}: not found in what the chat template made of it"
             for text in coverage.unlocated

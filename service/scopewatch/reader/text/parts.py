@@ -94,7 +94,9 @@ def joined_parts(head: Part, answer: Part) -> Part:
 
 
 def _oddities(texts: Sequence[str], segments: Sequence[Segment]) -> tuple[Coverage, dict[Segment, float]]:
-    """How many characters hide or imitate letters in all texts, and their share of each segment's characters."""
+    """What there is to say of texts: which segments hold any, how many characters hide or imitate letters in all of
+    them, and their share of each segment's characters.
+    """
     invisible, lookalike = 0, 0
     odd, length = Counter[Segment](), Counter[Segment]()
     for text, segment in zip(texts, segments, strict=True):
@@ -104,7 +106,11 @@ def _oddities(texts: Sequence[str], segments: Sequence[Segment]) -> tuple[Covera
         odd[segment] += found.invisible_chars + found.lookalike_chars
         length[segment] += len(text)
     shares = {segment: odd[segment] / length[segment] for segment in length if odd[segment]}
-    return Coverage(0, 0, 0, 0, invisible_chars=invisible, lookalike_chars=lookalike), shares
+    written = dict.fromkeys(
+        segment.name.lower() for text, segment in zip(texts, segments, strict=True) if text and not text.isspace()
+    )
+    says = Coverage(0, 0, 0, 0, unscored=tuple(written), invisible_chars=invisible, lookalike_chars=lookalike)
+    return says, shares
 
 
 def _answer(pair: Pair, vocabulary: Vocabulary) -> Part:

@@ -35,7 +35,7 @@ def windows(head: Tokens, answer: Tokens, says: Coverage, *, max_tokens: int, ma
     Args:
         head: Everything before the answer.
         answer: The answer's tokens; together with the head's at least one.
-        says: What the coverage says beside how much is read.
+        says: What the coverage says beside how much is read; as `unscored` the segments that hold text.
         max_tokens: The most tokens of one pass, at least 16.
         max_windows: The most passes.
     """
@@ -56,8 +56,10 @@ def windows(head: Tokens, answer: Tokens, says: Coverage, *, max_tokens: int, ma
     tokens = Tokens.joined(parts)
     count = _counts(tokens)
     dropped = _counts(head) + _counts(answer) - count
+    unheard = {segment.name.lower() for segment in Segment if not count[segment] and not dropped[segment]}
     coverage = replace(
         says,
+        unscored=tuple(name for name in says.unscored if name in unheard),
         tokens=sum(sizes),
         prompt_tokens=int(count[Segment.PROMPT]),
         response_tokens=int(count[Segment.RESPONSE]),
