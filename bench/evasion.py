@@ -24,7 +24,8 @@ import yaml
 from scopewatch.app.spine import Spine, offline
 from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.pairs.data_files import read_texts
-from scopewatch.types import Pair, ScoredPair, ScoreJob, Verdict
+from scopewatch.types import Pair, ScoreJob
+from scopewatch.verdicts import ScoredPair, Verdict
 
 WAYS = ("none", "beside", "instead")
 _CYRILLIC = [

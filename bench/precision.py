@@ -17,7 +17,8 @@ import numpy as np
 from scopewatch.app.spine import offline
 from scopewatch.config import Config
 from scopewatch.pairs.data_files import read_pairs
-from scopewatch.types import Pair, ScoredPair, ScoreJob
+from scopewatch.types import Pair, ScoreJob
+from scopewatch.verdicts import ScoredPair
 
 _AT_ONCE = 256
 

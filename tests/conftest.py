@@ -43,17 +43,8 @@ from scopewatch.config import ENV_PREFIX
 from scopewatch.identity import EngineIdentity, FeatureTable, ReaderIdentity, Relation, SaeIdentity
 from scopewatch.metrics import Metrics
 from scopewatch.sources import ReaderSource
-from scopewatch.types import (
-    Activations,
-    Coverage,
-    CoveredActivations,
-    IndicatorScore,
-    Judgement,
-    Provenance,
-    ScoredPair,
-    Timings,
-    Verdict,
-)
+from scopewatch.types import Activations, Coverage, CoveredActivations
+from scopewatch.verdicts import IndicatorScore, Judgement, Provenance, ScoredPair, Timings, Verdict
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist
 from scopewatch.watch.yaml_lines import Lines

@@ -22,7 +22,8 @@ from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import POOLINGS
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import LABEL_NOTE, Pair, Segment, Turn
+from scopewatch.types import Pair, Segment, Turn
+from scopewatch.verdicts import LABEL_NOTE
 from scopewatch.watch.labels import import_file
 
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")

@@ -29,7 +29,8 @@ from scopewatch.pairs.data_files import Reading, read_pairs
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.scored import score_pairs
-from scopewatch.types import Coverage, IndicatorScore, Pair, ScoredPair, ScoreJob, Turn, Verdict
+from scopewatch.types import Coverage, Pair, ScoreJob, Turn
+from scopewatch.verdicts import IndicatorScore, ScoredPair, Verdict
 
 
 @dataclass

@@ -9,7 +9,8 @@ import pytest
 from conftest import activations, covered, engine_identity, watchlist_of
 from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.scoring import judge
-from scopewatch.types import Activations, Coverage, Judgement, Segment, TokenisedPair, Verdict
+from scopewatch.types import Activations, Coverage, Segment, TokenisedPair
+from scopewatch.verdicts import Judgement, Verdict
 
 ENGINE = engine_identity(res=(2, 3))
 ON_RESPONSE = {"features": [{"feature": "res/2"}]}

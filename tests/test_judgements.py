@@ -10,7 +10,8 @@ from scopewatch.metrics import Metrics
 from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.judgements import Judgements, Remembered
 from scopewatch.pipeline.monitor import Monitor
-from scopewatch.types import Cleaning, Coverage, CoveredActivations, Pair, ScoredPair, ScoreJob, Turn, Verdict
+from scopewatch.types import Cleaning, Coverage, CoveredActivations, Pair, ScoreJob, Turn
+from scopewatch.verdicts import ScoredPair, Verdict
 from spine import TABLE, VALUES, FakeReader, build_monitor, read
 
 PAIR = Pair("may I?", "yes, of course", (Turn("user", "hi"),))

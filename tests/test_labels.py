@@ -23,7 +23,7 @@ from scopewatch.client import AsyncClient
 from scopewatch.config import Config
 from scopewatch.errors import LabelError
 from scopewatch.identity import EngineIdentity, FeatureKey
-from scopewatch.types import LABEL_NOTE, Label
+from scopewatch.verdicts import LABEL_NOTE, Label
 from scopewatch.watch.label_export import MAX_LINE_BYTES
 from scopewatch.watch.labels import Imported, LabelledFeature, import_file, open_labels
 from servers import config, serving

@@ -23,7 +23,8 @@ from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.scoring import judge
-from scopewatch.types import CoveredActivations, IndicatorScore, Pair, ScoredPair, ScoreJob, Timings, Turn, Verdict
+from scopewatch.types import CoveredActivations, Pair, ScoreJob, Turn
+from scopewatch.verdicts import IndicatorScore, ScoredPair, Timings, Verdict
 from scopewatch.watch.indicators import PROBE
 from spine import IDENTITY, TABLE, VALUES, WATCHLISTS, FakeReader, build_monitor, fire, read
 

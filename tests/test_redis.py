@@ -20,7 +20,8 @@ from scopewatch.metrics import Metrics
 from scopewatch.pipeline.breaker import Breaker
 from scopewatch.pipeline.cache import KEY_PREFIX, RedisCache
 from scopewatch.pipeline.redis_client import redis_client
-from scopewatch.types import Pair, ScoredPair, ScoreJob
+from scopewatch.types import Pair, ScoreJob
+from scopewatch.verdicts import ScoredPair
 from spine import VALUES, FakeReader, build_monitor, read
 
 pytestmark = pytest.mark.system

@@ -18,8 +18,9 @@ from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import Pair, ScoredPair, ScoreJob
+from scopewatch.types import Pair, ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
+from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.watchlist import Watchlist
 from spine import IDENTITY, WATCHLISTS, FakeReader, build_monitor, watchlist_set
 

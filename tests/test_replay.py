@@ -29,7 +29,8 @@ from scopewatch.lifecycle.replay import (
 )
 from scopewatch.lifecycle.replay_text import replay_lines
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.types import Coverage, Evidence, IndicatorScore, Pair, ScoredPair, ScoreJob, Segment, Verdict
+from scopewatch.types import Coverage, Pair, ScoreJob, Segment
+from scopewatch.verdicts import Evidence, IndicatorScore, ScoredPair, Verdict
 
 
 def scored(

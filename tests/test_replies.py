@@ -17,21 +17,18 @@ from scopewatch.doors.grpc.info import info_response
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.limits import Limits
 from scopewatch.identity import FeatureKey, Relation
-from scopewatch.types import (
+from scopewatch.types import Coverage, Pair, ScoreJob, Segment
+from scopewatch.v1 import monitor_pb2 as pb
+from scopewatch.verdicts import (
     LABEL_NOTE,
-    Coverage,
     Evidence,
     FeatureScore,
     IndicatorScore,
-    Pair,
     Provenance,
     ScoredPair,
-    ScoreJob,
-    Segment,
     Timings,
     Verdict,
 )
-from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
 from spine import watchlist_set
 

@@ -35,7 +35,8 @@ from scopewatch.pairs import rows
 from scopewatch.pairs.columns import Columns
 from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.left_out import Tally
-from scopewatch.types import Coverage, IndicatorScore, ScoredPair, ScoreJob, Turn, Verdict
+from scopewatch.types import Coverage, ScoreJob, Turn
+from scopewatch.verdicts import IndicatorScore, ScoredPair, Verdict
 from servers import ServerProcess
 from spine import IDENTITY, WATCHLISTS
 

@@ -15,18 +15,8 @@ from conftest import activations, covered, engine_identity, watchlist_of
 from scopewatch.identity import EngineIdentity, FeatureId, FeatureKey, FeatureTable
 from scopewatch.pipeline import scoring
 from scopewatch.pipeline.compiled import CompiledWatchlist, compile_watchlist
-from scopewatch.types import (
-    Activations,
-    Coverage,
-    CoveredActivations,
-    FeatureScore,
-    IndicatorScore,
-    Judgement,
-    Label,
-    Segment,
-    TokenisedPair,
-    Verdict,
-)
+from scopewatch.types import Activations, Coverage, CoveredActivations, Segment, TokenisedPair
+from scopewatch.verdicts import FeatureScore, IndicatorScore, Judgement, Label, Verdict
 
 ENGINE = engine_identity(res=(2, 3, 5, 7))
 FEATURES = ENGINE.features

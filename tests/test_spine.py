@@ -20,7 +20,8 @@ from scopewatch.engine.runner import Runner
 from scopewatch.engine.watching import Watching
 from scopewatch.errors import ScopewatchError, WatchlistError
 from scopewatch.metrics import Metrics
-from scopewatch.types import EncodedBatch, Pair, ScoredPair, ScoreJob, TokenIds
+from scopewatch.types import EncodedBatch, Pair, ScoreJob, TokenIds
+from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 from servers import eventually
 

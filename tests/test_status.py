@@ -19,8 +19,9 @@ from scopewatch.doors.grpc.status import DOMAIN, PUSHBACK, code_of, from_status,
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import FieldViolation, InvalidRequest, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.types import ScoredPair, ScoreJob
+from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2_grpc
+from scopewatch.verdicts import ScoredPair
 from servers import Gate, LocalServer, config, direct, eventually, health, serving
 from spine import WATCHLISTS, watchlist_set
 

@@ -16,7 +16,8 @@ from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.windows import encode_windows
-from scopewatch.types import Cleaning, CoveredActivations, Pair, ScoredPair, ScoreJob, TokenisedPair
+from scopewatch.types import Cleaning, CoveredActivations, Pair, ScoreJob, TokenisedPair
+from scopewatch.verdicts import ScoredPair
 from spine import TABLE, VALUES, FakeReader, build_monitor, fire, read
 
 PAIR = Pair("may I?", "yes, of course; why would you not?")

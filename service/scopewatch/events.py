@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from scopewatch.types import ScoredPair, ScoreJob
+from scopewatch.types import ScoreJob
+from scopewatch.verdicts import ScoredPair
 
 
 class PairScored(NamedTuple):

@@ -14,7 +14,7 @@ from scopewatch.engine.choices import check_places, choices
 from scopewatch.errors import WatchlistError
 from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.logs import Laps
-from scopewatch.types import Label
+from scopewatch.verdicts import Label
 from scopewatch.watch.labels import open_labels
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 

@@ -29,7 +29,8 @@ from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.redis_client import redis_client
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.sources import TODAY, today
-from scopewatch.types import Cleaning, Label, Pair, ScoredPair, ScoreJob, TokenisedPair
+from scopewatch.types import Cleaning, Pair, ScoreJob, TokenisedPair
+from scopewatch.verdicts import Label, ScoredPair
 from scopewatch.watch.watchlist import Watchlist
 
 if TYPE_CHECKING:

@@ -68,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace, found: "Contrast", names: tuple[str, str]) -> None:
     """Writes the page that the arguments ask for, and prints."""
     from scopewatch.contrast.page import as_page, as_text
-    from scopewatch.types import LABEL_NOTE
+    from scopewatch.verdicts import LABEL_NOTE
 
     if args.html:
         write_text(args.html, as_page(found, *names))

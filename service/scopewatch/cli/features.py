@@ -47,7 +47,7 @@ def _add_search(search: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from scopewatch.types import LABEL_NOTE
+    from scopewatch.verdicts import LABEL_NOTE
     from scopewatch.watch.labels import import_file, open_labels
 
     labels = settings(args).labels

@@ -25,7 +25,7 @@ from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.statistics.rank_tests import benjamini_hochberg
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Scores
-from scopewatch.types import Label
+from scopewatch.verdicts import Label
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array, csr_array

@@ -7,7 +7,7 @@ from scopewatch.contrast.results import Contrast, Corpus, Difference
 from scopewatch.pairs.examples import Example
 from scopewatch.report.page import Number, html_page
 from scopewatch.report.tables import Cell, Table, table_as_text
-from scopewatch.types import LABEL_NOTE
+from scopewatch.verdicts import LABEL_NOTE
 
 _MEANING = {
     "auroc": "AUROC: the probability that a random group of pairs of B has a higher value than one of A; 0.5 is none.",

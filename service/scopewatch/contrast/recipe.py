@@ -13,7 +13,7 @@ from scopewatch.errors import ConfigError
 from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.pairs.pooled import POOLINGS
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import Label
+from scopewatch.verdicts import Label
 from scopewatch.watch.indicators import Pooling
 from scopewatch.watch.labels import open_labels
 from scopewatch.watch.watchlist import Watchlist

@@ -6,7 +6,8 @@ from typing import Protocol
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import ScopewatchError
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import ScoredPair, ScoreJob
+from scopewatch.types import ScoreJob
+from scopewatch.verdicts import ScoredPair
 
 
 class Spine(Protocol):

@@ -15,7 +15,7 @@ from scopewatch.errors import DataError
 from scopewatch.files import atomic_write
 from scopewatch.lifecycle.rows import json_lines, row_writer
 from scopewatch.pairs.left_out import LeftOut, Tally
-from scopewatch.types import Verdict
+from scopewatch.verdicts import Verdict
 
 _ROW_GROUP = 8192
 _MADE_OF = "made_of.json"

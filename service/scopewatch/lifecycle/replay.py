@@ -15,7 +15,8 @@ from scopewatch.pairs.left_out import LeftOut
 from scopewatch.pairs.scored import Scorer, answers
 from scopewatch.statistics.bounds import false_positive_bound
 from scopewatch.statistics.scores import Interval
-from scopewatch.types import IndicatorScore, ScoredPair, ScoreJob, Verdict
+from scopewatch.types import ScoreJob
+from scopewatch.verdicts import IndicatorScore, ScoredPair, Verdict
 from scopewatch.watch.watchlist import Watchlist
 
 

@@ -42,7 +42,8 @@ from scopewatch.pairs.data_files import Reading, problem_of
 from scopewatch.pairs.left_out import LeftOut
 from scopewatch.pairs.rows import RawRow, digest_of, rows_of
 from scopewatch.pairs.scored import Scorer, answers, failure
-from scopewatch.types import ScoredPair, ScoreJob
+from scopewatch.types import ScoreJob
+from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.watchlist import Watchlist
 
 

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, Counter
 from scopewatch.events import PairScored
 from scopewatch.identity import HEAD, EngineIdentity, FeatureId, FeatureTable
 from scopewatch.metrics.series import Bound, Counts, FiredFeatures, Histograms
-from scopewatch.types import Coverage, Judgement, Timings, Verdict
+from scopewatch.types import Coverage
+from scopewatch.verdicts import Judgement, Timings, Verdict
 from scopewatch.watch.indicators import PROBE
 from scopewatch.watch.watchlist import Watchlist
 

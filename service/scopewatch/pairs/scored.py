@@ -20,7 +20,8 @@ from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import LeftOut
 from scopewatch.statistics.scores import Bool, Scores
-from scopewatch.types import IndicatorScore, ScoredPair, ScoreJob, Verdict
+from scopewatch.types import ScoreJob
+from scopewatch.verdicts import IndicatorScore, ScoredPair, Verdict
 
 Scorer = Callable[[Sequence[ScoreJob]], Awaitable[list[ScoredPair | ScopewatchError]]]
 """The online scorer: pairs in, and for each of them what it says or why it cannot be scored."""

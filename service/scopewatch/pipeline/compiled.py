@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scopewatch.identity import EngineIdentity, FeatureId, FeatureKey, FeatureTable
-from scopewatch.types import Label, Provenance, Segment
+from scopewatch.types import Segment
+from scopewatch.verdicts import Label, Provenance
 from scopewatch.watch.indicators import CombinedTerm, Indicator, Pooling, WatchedFeature
 from scopewatch.watch.watchlist import Watchlist
 

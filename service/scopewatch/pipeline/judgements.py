@@ -11,7 +11,8 @@ import struct
 from dataclasses import dataclass
 
 from scopewatch.pipeline.lru import Lru
-from scopewatch.types import Judgement, ScoreJob
+from scopewatch.types import ScoreJob
+from scopewatch.verdicts import Judgement
 
 _PART_BYTES = 300
 """About what one feature's or one span's part in an indicator takes: as an object, and serialised in a door."""

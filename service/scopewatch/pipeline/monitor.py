@@ -22,7 +22,8 @@ from scopewatch.pipeline.scoring import judge
 from scopewatch.pipeline.stages import Asked, Judged, LookedUp, Read, Tokenised
 from scopewatch.pipeline.watchlist_set import RunningSet, WatchlistSet
 from scopewatch.pipeline.windows import Submit, encode_windows
-from scopewatch.types import Cleaning, CoveredActivations, Judgement, Pair, ScoredPair, ScoreJob, Timings, TokenisedPair
+from scopewatch.types import Cleaning, CoveredActivations, Pair, ScoreJob, TokenisedPair
+from scopewatch.verdicts import Judgement, ScoredPair, Timings
 
 log = logging.getLogger(__name__)
 

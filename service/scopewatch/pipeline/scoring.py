@@ -17,16 +17,8 @@ from scopewatch.pipeline.compiled import (
 )
 from scopewatch.pipeline.incomplete import incomplete
 from scopewatch.pipeline.pooling import Dense, pool
-from scopewatch.types import (
-    CoveredActivations,
-    Evidence,
-    FeatureScore,
-    IndicatorScore,
-    Judgement,
-    Segment,
-    TokenisedPair,
-    Verdict,
-)
+from scopewatch.types import CoveredActivations, Segment, TokenisedPair
+from scopewatch.verdicts import Evidence, FeatureScore, IndicatorScore, Judgement, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from scopewatch.pipeline.compiled import CompiledWatchlist
 from scopewatch.pipeline.judgements import Remembered
-from scopewatch.types import CoveredActivations, Judgement, ScoreJob, Timings, TokenisedPair
+from scopewatch.types import CoveredActivations, ScoreJob, TokenisedPair
+from scopewatch.verdicts import Judgement, Timings
 
 
 class Asked(NamedTuple):

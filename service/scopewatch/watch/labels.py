@@ -13,7 +13,7 @@ from typing import Literal
 
 from scopewatch.errors import LabelError
 from scopewatch.identity import EngineIdentity, FeatureKey
-from scopewatch.types import Label
+from scopewatch.verdicts import Label
 from scopewatch.watch.label_export import ExportedRow, read_export
 
 _MAX_SHOWN_CHARS = 200

@@ -10,17 +10,9 @@ from google.rpc import status_pb2
 
 from scopewatch.doors.grpc.mirrored import CALIBRATIONS, SEGMENTS, SEVERITIES, mirror
 from scopewatch.identity import FeatureKey, Relation
-from scopewatch.types import (
-    LABEL_NOTE,
-    Evidence,
-    IndicatorScore,
-    Judgement,
-    ScoredPair,
-    ScoreJob,
-    Timings,
-    Verdict,
-)
+from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
+from scopewatch.verdicts import LABEL_NOTE, Evidence, IndicatorScore, Judgement, ScoredPair, Timings, Verdict
 
 _VERDICTS = {
     Verdict.PASS: pb.VERDICT_PASS,

@@ -19,9 +19,10 @@ from scopewatch.doors.grpc.status import PUSHBACK, pushback_ms, to_status
 from scopewatch.doors.limits import Limits, check_batch
 from scopewatch.errors import FieldViolation, InvalidRequest, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.types import ScoredPair, ScoreJob
+from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.v1 import monitor_pb2_grpc
+from scopewatch.verdicts import ScoredPair
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["MonitorService"].full_name
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"

@@ -1,0 +1,161 @@
+"""What is said of a pair: verdicts, scores, evidence and what produced them. Immutable, like all that crosses rooms."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scopewatch.identity import FeatureKey, FeatureTable, Relation
+from scopewatch.types import Coverage, Segment
+
+
+class Verdict(StrEnum):
+    """What a watchlist says of a pair as a whole.
+
+    FLAG if one of its indicators is flagged; else INCOMPLETE if a text that one of them judges was not read whole;
+    else PASS.
+    """
+
+    PASS = "pass"  # noqa: S105 - not a password
+    FLAG = "flag"
+    INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """The seconds that each stage took; 0 where a stage did not run."""
+
+    tokenise_s: float = 0.0
+    cache_s: float = 0.0
+    queue_s: float = 0.0
+    forward_s: float = 0.0
+    encode_s: float = 0.0
+    score_s: float = 0.0
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a feature is said to mean, on one line, and who says so."""
+
+    text: str
+    source: str
+    """`watchlist`, or `neuronpedia: {method}, {model}` for a description from the label index; empty without a text."""
+
+
+LABEL_NOTE = (
+    "A label from Neuronpedia is a machine-written description, not evidence: features picked by such labels averaged "
+    "AUROC .70, features picked on labelled data .92 (AxBench, arXiv 2501.17148)."
+)
+"""The sentence that stands wherever labels of the index are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureScore:
+    """What one term added to an indicator's score."""
+
+    feature: FeatureKey | str
+    """The feature; in a combination, the name of the other indicator or of the reader's signal."""
+    label: str
+    pooling: str
+    pooled: float
+    contribution: float
+    label_source: str = ""
+    """Who says what the feature means, as in `Label.source`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A span of the caller's own text on which a feature fired, in Unicode code points."""
+
+    start: int
+    end: int
+    feature: FeatureKey
+    activation: float
+    segment: Segment
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndicatorScore:
+    """What one indicator says of a pair, and why."""
+
+    name: str
+    score: float
+    threshold: float
+    flagged: bool
+    severity: str
+    calibrated: bool
+    """Whether the indicator has a card, and the card speaks for what runs."""
+    probability: float | None = None
+    card_warning: str = ""
+    """Why the indicator's card does not speak for what runs; empty if it does, or if there is no card."""
+    features: tuple[FeatureScore, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    skipped_reason: str = ""
+    """Why the indicator was not scored; empty if it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What produced a judgement's numbers: the same for every pair that one version of a watchlist judges."""
+
+    watchlist: str
+    watchlist_digest: str
+    """SHA-256 of the watchlist's file."""
+    relation: Relation
+    reader: str
+    reader_revision: str
+    reader_digest: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Judgement:
+    """What a watchlist says of a pair: made once, and the same object every time the pair comes again.
+
+    Judgements are compared by identity, so that others can remember what they derive from one (a serialised reply, the
+    series it counts in) for as long as it lives.
+    """
+
+    made_by: Provenance
+    verdict: Verdict
+    indicators: tuple[IndicatorScore, ...]
+    coverage: Coverage
+    fired: NDArray[np.intp]
+    """Columns, ascending, of the features that fired on the caller's text; each stands once."""
+    table: FeatureTable
+    """The features that these columns belong to."""
+    incomplete: tuple[str, ...] = ()
+    """What was to be judged and was not read whole, and why: one sentence each."""
+    rendering_digest: str = ""
+    """SHA-256 over everything but the texts that decided what was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPair:
+    """A pair's judgement, and what this answer cost."""
+
+    judgement: Judgement
+    timings: Timings
+    cached: bool
+
+    @property
+    def verdict(self) -> Verdict:
+        """The judgement's verdict."""
+        return self.judgement.verdict
+
+    @property
+    def indicators(self) -> tuple[IndicatorScore, ...]:
+        """The judgement's indicators, in the order of the watchlist."""
+        return self.judgement.indicators
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much of the pair was read."""
+        return self.judgement.coverage
+
+    @property
+    def watchlist(self) -> str:
+        """The name of the watchlist that judged."""
+        return self.judgement.made_by.watchlist
