@@ -20,7 +20,7 @@ from scopewatch.engine.runner import Runner
 from scopewatch.engine.watching import Watching
 from scopewatch.errors import ScopewatchError, WatchlistError
 from scopewatch.metrics import Metrics
-from scopewatch.types import EncodedBatch, Pair, ScoreJob, TokenIds
+from scopewatch.types import EncodedBatch, Pair, ScoreJob, TemplateInputs, TokenIds
 from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 from servers import eventually
@@ -261,3 +261,24 @@ async def test_one_name_for_another_sae(write: Write, house: House, tmp_path: Pa
     async with spine(after) as fresh:
         assert said(found) == said(await score(fresh))
     assert said(found) != said(before)
+
+
+async def test_a_reader_that_follows_the_clock_judges_a_pair_anew_every_day(
+    write: Write, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judgement of yesterday is not today's, though the texts and what the cache holds are the same."""
+    day = "2026-11-29"
+    for module in ("scopewatch.app.spine", "scopewatch.reader.text.conversation"):
+        monkeypatch.setattr(f"{module}.today", lambda: day)
+    fixed = ScoreJob(Pair("", TEXTS[0], inputs=TemplateInputs(date="2026-11-30")), "", "id")
+    async with spine(write("clock", reader={"path": "reader", "date": "today"})) as running:
+        first, again = [(await running.score(jobs()[:1]))[0] for _ in range(2)]
+        day = "2026-11-30"
+        (later,) = await running.score(jobs()[:1])
+        (asked,) = await running.score([fixed])
+
+    digests = []
+    for scored in (first, again, later, asked):
+        assert isinstance(scored, ScoredPair)
+        digests.append(scored.judgement.rendering_digest)
+    assert digests[0] == digests[1] != digests[2] == digests[3]
