@@ -8,13 +8,13 @@ import numpy as np
 from scopewatch.calibration.card_making import benign_card, data_files, made_with
 from scopewatch.calibration.evidence import benign_threshold
 from scopewatch.calibration.outcome import Outcome
-from scopewatch.calibration.request import Request, score_all, today
+from scopewatch.calibration.request import Request, score_all
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, DataError
 from scopewatch.pairs.data_files import read_texts
 from scopewatch.pairs.labelled import groups_of
 from scopewatch.pairs.rows import digest_of
-from scopewatch.sources import SaeSource
+from scopewatch.sources import SaeSource, today
 from scopewatch.watch.indicators import Indicator
 
 

@@ -10,13 +10,14 @@ from scopewatch.calibration.calibrate import text_detectors
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
 from scopewatch.calibration.evidence import HeldOutEvidence, assert_enough, measure
 from scopewatch.calibration.outcome import Outcome
-from scopewatch.calibration.request import Request, score_all, today
+from scopewatch.calibration.request import Request, score_all
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.calibration.split import split
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.config import Config
 from scopewatch.errors import WatchlistError
 from scopewatch.pairs.labelled import LabelledPair, labels_of
+from scopewatch.sources import today
 from scopewatch.statistics.folds import grouped_folds
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Scores

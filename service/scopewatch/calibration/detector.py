@@ -11,7 +11,7 @@ from scopewatch.calibration.calibrate import Found, calibrate
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
 from scopewatch.calibration.evidence import assert_enough
 from scopewatch.calibration.outcome import Outcome
-from scopewatch.calibration.request import Request, today
+from scopewatch.calibration.request import Request
 from scopewatch.calibration.simple_detectors import Probe
 from scopewatch.calibration.sparse_fit import Combination
 from scopewatch.config import Config
@@ -21,7 +21,7 @@ from scopewatch.pairs.feature_words import word_labels
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.sae.pack import load_pack, write_probe
-from scopewatch.sources import ReaderSource, SaeSource
+from scopewatch.sources import ReaderSource, SaeSource, today
 from scopewatch.types import Segment
 
 

@@ -4,7 +4,6 @@ Every recipe (`detector.py`, `combination.py`, `benign.py`) begins with a `Reque
 """
 
 import asyncio
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,8 +122,3 @@ def score_all(
             return await score_pairs(pairs, names, "", monitor.score, at_once=config.at_once, reading=reading)
 
     return ScoredHere(asyncio.run(run()), loaded.engine.identity)
-
-
-def today() -> str:
-    """The day in UTC, as a card has it."""
-    return dt.datetime.now(tz=dt.UTC).date().isoformat()
