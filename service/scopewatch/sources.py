@@ -54,6 +54,14 @@ def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
+def is_day(text: str) -> bool:
+    """Whether a text is a day of the calendar, `YYYY-MM-DD`."""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
 def is_taken(argument: str) -> bool:
     """Whether a chat template's argument is one that whoever renders it gives."""
     return argument in _TAKEN or argument.endswith("_token")
@@ -62,7 +70,7 @@ def is_taken(argument: str) -> bool:
 class Rendering(Strict):
     """How a conversation becomes what the reader reads; a request's own `template_inputs` win."""
 
-    date: str = Field("2024-07-26", pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}|today)$")
+    date: str = "2024-07-26"
     """The day that a chat template is told it is; `today` follows the clock, and scores with it."""
     tools: Several[dict[str, Any]] = ()
     """The tools that the model is offered, as the chat template takes them."""
@@ -74,8 +82,8 @@ class Rendering(Strict):
     @field_validator("date")
     @classmethod
     def _is_a_day(cls, value: str) -> str:
-        if value != TODAY:
-            date.fromisoformat(value)  # Its own words say what is wrong.
+        if value != TODAY and not is_day(value):
+            raise ValueError("is not a day of the calendar; write YYYY-MM-DD, or today")
         return value
 
     @field_validator("arguments")

@@ -1,19 +1,17 @@
 """What a caller may send, whichever door it comes by; every way a request can be wrong is found here."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 
 from scopewatch.config import Config
 from scopewatch.doors.template_json import arguments_mistake, fields_mistake, list_mistake
 from scopewatch.errors import FieldViolation, InvalidRequest, UnknownWatchlist
 from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.sources import is_day
 from scopewatch.types import NO_INPUTS, ROLE, Pair, ScoreJob, TemplateInputs, Turn
 
 MAX_VIOLATIONS = 10
 """The most fields named in one answer; more would not fit into the 8 KiB of trailing metadata that clients accept."""
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +127,11 @@ def _check_turn(found: list[FieldViolation], field: str, turn: Turn, limits: Lim
 
 
 def _check_inputs(found: list[FieldViolation], inputs: TemplateInputs, limits: Limits) -> None:
-    if inputs.date and not _is_day(inputs.date):
+    if inputs.date and not is_day(inputs.date):
         found.append(FieldViolation("template_inputs.date", "is not a day of the calendar; write YYYY-MM-DD"))
     _check_json(found, "template_inputs.tools_json", inputs.tools, list_mistake, limits)
     _check_json(found, "template_inputs.documents_json", inputs.documents, list_mistake, limits)
     _check_json(found, "template_inputs.arguments_json", inputs.arguments, arguments_mistake, limits)
-
-
-def _is_day(text: str) -> bool:
-    try:
-        return bool(_DATE.fullmatch(text) and date.fromisoformat(text))
-    except ValueError:
-        return False
 
 
 def _check_json(

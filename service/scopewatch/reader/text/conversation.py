@@ -14,7 +14,7 @@ from scopewatch.reader.text.chat_template import ChatTemplate, TemplateError
 from scopewatch.reader.text.folding import Messages, alternating, as_they_are, without_system
 from scopewatch.reader.text.traced import NO_SEGMENT, Piece, Traced, joined, pieces_of, traced
 from scopewatch.reader.text.vocabulary import Vocabulary
-from scopewatch.sources import TODAY, Rendering, today
+from scopewatch.sources import TODAY, Rendering, is_day, today
 from scopewatch.types import ROLE, Pair, TemplateInputs, Turn
 
 _ROLES = {"user", "assistant", "system", "developer", "tool", "function", "ipython", "model"}
@@ -236,10 +236,9 @@ def _read(text: str, field: str, kind: type[list[Any]] | type[dict[str, Any]]) -
 
 
 def _day(text: str) -> str:
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise InvalidRequest(FieldViolation("template_inputs.date", "is no day; write YYYY-MM-DD")) from None
+    if not is_day(text):
+        raise InvalidRequest(FieldViolation("template_inputs.date", "is no day; write YYYY-MM-DD"))
+    return text
 
 
 def _cuts(found: Sequence[re.Match[str]], length: int) -> Iterable[tuple[int, int]]:
