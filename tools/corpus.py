@@ -35,7 +35,7 @@ class Item:
     @property
     def text(self) -> str:
         """The text as the service presents it to the reader: prompt, blank line, response."""
-        return f"{self.prompt}\n\n{self.response}" if self.prompt else self.response
+        return joined(self.prompt, self.response)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,18 @@ class Document:
     """One training text. `kind` names the mix it belongs to (see MIX in train_reader.py)."""
 
     kind: str
-    text: str
+    response: str
+    prompt: str = ""
+
+    @property
+    def text(self) -> str:
+        """The text as a reader without a chat template reads it."""
+        return joined(self.prompt, self.response)
+
+
+def joined(prompt: str, response: str) -> str:
+    """Prompt, blank line, response; the response alone where there is no prompt."""
+    return f"{prompt}\n\n{response}" if prompt else response
 
 
 def fraction(key: str, salt: str) -> float:
@@ -146,7 +157,7 @@ def plain_documents(corpus: Path) -> Iterator[Document]:
     with gzip.open(corpus / "medquad.jsonl.gz", "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            yield Document("medical", f"{row['prompt']}\n\n{row['response']}")
+            yield Document("medical", row["response"], row["prompt"])
 
 
 def _copies_held_out(text: str, prints: set[str]) -> bool:
@@ -161,7 +172,9 @@ def training_documents(corpus: Path, data: Path, hedging: Path) -> list[Document
     documents = list(plain_documents(corpus))
     for name in labelled_sets(data):
         kind = "dialogue" if name.startswith(("hallu_", "truth_")) else "labelled"
-        documents += [Document(kind, item.text) for item in read_items(data, name) if item.part != HELD_OUT]
+        documents += [
+            Document(kind, item.response, item.prompt) for item in read_items(data, name) if item.part != HELD_OUT
+        ]
     seen: set[str] = set()
     kept = []
     for document in documents:
