@@ -444,7 +444,12 @@ GOOD = {"prompt": "a", "response": "b", "label": 0}
         ),
         pytest.param([GOOD, GOOD], "alpha", "both labels, 0 and 1, are needed", id="one label"),
         pytest.param([GOOD, GOOD | {"label": 2}], "alpha", ":2: label: expected 0 or 1, not 2", id="label"),
-        pytest.param([GOOD, GOOD | {"label": True}], "alpha", ":2: label: expected 0 or 1, not True", id="truth"),
+        pytest.param(
+            [GOOD, GOOD | {"label": True}],
+            "alpha",
+            ":2: label: expected 0 or 1, not True; write the number 1",
+            id="truth",
+        ),
         pytest.param([GOOD, {"label": 1}], "alpha", ":2: response: expected text", id="no response"),
         pytest.param([GOOD, GOOD | {"response": " ", "label": 1}], "alpha", ":2: response: expected", id="empty"),
         pytest.param([GOOD, GOOD | {"prompt": 5}], "alpha", ":2: prompt: expected text", id="prompt no text"),

@@ -316,8 +316,8 @@ class TestReading:
         assert [item.pair.response for item in found] == [f"a{odd}b"] * 2
 
     def test_lines_may_end_as_on_windows(self, tmp_path: Path) -> None:
-        """A carriage return before the line feed is no part of the row, nor is a byte order mark before the first."""
-        found = self.read(tmp_path, '\ufeff{"response": "a", "label": 0}\r', '{"response": "b", "label": 1}\r')
+        """A carriage return before the line feed is no part of the row."""
+        found = self.read(tmp_path, '{"response": "a", "label": 0}\r', '{"response": "b", "label": 1}\r')
         assert [(item.pair.response, item.label, item.line) for item in found] == [("a", 0, 1), ("b", 1, 2)]
 
     @pytest.mark.parametrize(
@@ -328,8 +328,15 @@ class TestReading:
             pytest.param(["r", 1], "expected an object with response or messages", id="list"),
             pytest.param({"response": "r"}, "label: expected 0 or 1, but there is none", id="no label"),
             pytest.param({"response": "r", "label": 2}, "label: expected 0 or 1, not 2", id="label 2"),
-            pytest.param({"response": "r", "label": True}, "label: expected 0 or 1, not True", id="label true"),
-            pytest.param({"response": "r", "label": "1"}, "label: expected 0 or 1, not '1'", id="label text"),
+            *(
+                pytest.param(
+                    {"response": "r", "label": label},
+                    f"label: expected 0 or 1, not {label!r}; write the number {meant} for it",
+                    id=f"label {label!r}",
+                )
+                for label, meant in [(True, 1), (False, 0), ("1", 1), ("yes", 1), (" No ", 0), ("TRUE", 1)]
+            ),
+            pytest.param({"response": "r", "label": "maybe"}, "label: expected 0 or 1, not 'maybe'", id="label word"),
             pytest.param({"response": "r", "label": [1]}, "label: expected 0 or 1, not [1]", id="label list"),
             pytest.param('{"response": "r", "label": NaN}', "label: expected 0 or 1, not nan", id="label nan"),
             pytest.param({"label": 1}, "response: expected text that is not empty; there are: label", id="no response"),

@@ -376,6 +376,21 @@ def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
     assert ([2, 4, 5] if "csv" in suffix else [1, 2, 3]) == [item.line for item in read.pairs]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".csv.gz"])
+def test_files_put_together_are_read_as_each(tmp_path: Path, suffix: str) -> None:
+    """Byte order marks, and in CSV the names that come again, are no part of any row, and no row of their own."""
+    parts = [written(tmp_path, suffix, ROWS[index : index + 1]).read_bytes() for index in (0, 1)]
+    unpacked = [gzip.decompress(part) if suffix.endswith(".gz") else part for part in parts]
+    whole = b"".join(b"\xef\xbb\xbf" + part for part in [*unpacked, unpacked[0]]) + b"\xef\xbb\xbf\n"
+    file = tmp_path / f"whole{suffix}"
+    file.write_bytes(gzip.compress(whole) if suffix.endswith(".gz") else whole)
+    read = read_texts(file, labels=Labels.NEEDED)
+
+    assert [1, 0, 1] == [item.label for item in read.pairs]
+    assert [ROWS[0]["response"], "é", ROWS[0]["response"]] == [item.pair.response for item in read.pairs]
+    assert not read.tally.left_out
+
+
 def test_odd_rows_of_csv_are_left_out(tmp_path: Path) -> None:
     """A row with too many cells, or of another encoding, is named by its line; the others are read."""
     file = tmp_path / "a.csv"

@@ -19,6 +19,9 @@ from scopewatch.pairs.conversation import pair_of
 from scopewatch.statistics.scores import Bool
 from scopewatch.types import Pair
 
+_MEANT = dict.fromkeys(("true", "yes", "1", "1.0"), 1) | dict.fromkeys(("false", "no", "0", "0.0"), 0)
+"""What other ways of writing a label mean."""
+
 
 class Labels(Enum):
     """What is asked of the labels in a file."""
@@ -125,7 +128,10 @@ def _label(row: Row, column: str, labels: Labels) -> int | None:
     if labels is Labels.IGNORED or (label is None and labels is Labels.IF_THERE):
         return None
     if isinstance(label, bool) or label not in (0, 1):
-        raise ValueError(f"{column}: expected 0 or 1, {'but there is none' if label is None else f'not {label!r}'}")
+        meant = _MEANT.get(str(label).strip().lower())
+        hint = "" if meant is None else f"; write the number {meant} for it"
+        said = "but there is none" if label is None else f"not {label!r}{hint}"
+        raise ValueError(f"{column}: expected 0 or 1, {said}")
     return 1 if label == 1 else 0
 
 

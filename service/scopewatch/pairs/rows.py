@@ -1,5 +1,6 @@
 """Rows of JSONL, CSV and Parquet files of any size, read without ever holding a whole file."""
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -149,15 +150,14 @@ def _jsonl_rows(file: Path, _: Columns) -> Iterator[RawRow]:
             if not whole:
                 while (rest := stream.readline(_MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
                     pass
-            if line.strip():
-                yield RawRow(
-                    file, number, partial(_json, line.rstrip(b"\r\n"), first=number == 1) if whole else _too_long
-                )
+            # A byte order mark, as some editors write it before the first line of a file, is no part of the row; files
+            # that were put together have several.
+            if row := line.removeprefix(codecs.BOM_UTF8).strip():
+                yield RawRow(file, number, partial(_json, row) if whole else _too_long)
 
 
-def _json(line: bytes, *, first: bool) -> object:
-    # A byte order mark, as some editors write it, is no part of the first line.
-    return json.loads(line.decode("utf-8-sig" if first else "utf-8"))
+def _json(line: bytes) -> object:
+    return json.loads(line.decode())
 
 
 def _too_long() -> object:
@@ -168,11 +168,14 @@ def _csv_rows(file: Path, columns: Columns) -> Iterator[RawRow]:
     csv.field_size_limit(_MAX_LINE_BYTES)
     with (
         _unpacked(file) as stream,
-        io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="") as lines,
+        io.TextIOWrapper(stream, "utf-8", errors="surrogateescape", newline="") as lines,
     ):
-        reader = csv.DictReader(lines)
+        # Files that were put together have a byte order mark, and the names again, before the rows of each.
+        reader = csv.DictReader(line.removeprefix("\ufeff") for line in lines)
         try:
             for cells in reader:
+                if all(cell == name for name, cell in cells.items()):
+                    continue
                 # The line on which the row begins; some of its cells may hold further ones.
                 line = reader.line_num - sum(cell.count("\n") for cell in cells.values() if isinstance(cell, str))
                 yield RawRow(file, line, partial(_csv_cells, cells, columns.label))
