@@ -50,11 +50,11 @@ $(BIN)/python:
 	$(BIN)/pip install --quiet --upgrade pip
 
 $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[reader]'
 	touch $@
 
 $(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt requirements-nodeps.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[calibration,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[calibration,reader,dev]'
 	$(BIN)/pip install --quiet --no-deps --requirement requirements-nodeps.txt
 	touch $@
 

@@ -244,7 +244,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
 def test_a_hub_id_is_not_downloaded_unasked(no_network: list[object]) -> None:
     """A hub id that is not in the local cache is refused without a word to the network."""
     with pytest.raises(ReaderError, match=r"google/gemma-2-2b: .*not in the local Hugging Face cache.*allow_download"):
-        find_reader(ReaderSource(id="google/gemma-2-2b"), allow_download=False)
+        find_reader(ReaderSource(id="google/gemma-2-2b"), Config())
 
     assert not no_network
 
@@ -252,7 +252,7 @@ def test_a_hub_id_is_not_downloaded_unasked(no_network: list[object]) -> None:
 def test_a_hub_id_that_cannot_be_downloaded_says_so(no_network: list[object]) -> None:
     """With downloads allowed and no network, the refusal blames the network."""
     with pytest.raises(ReaderError, match=r"google/gemma-2-2b: .*(cannot be reached|cannot be downloaded)"):
-        find_reader(ReaderSource(id="google/gemma-2-2b"), allow_download=True)
+        find_reader(ReaderSource(id="google/gemma-2-2b"), Config(allow_download=True))
 
     assert no_network
 
@@ -261,7 +261,7 @@ def test_a_hub_id_that_cannot_be_downloaded_says_so(no_network: list[object]) ->
 def test_a_malformed_hub_id_is_refused(no_network: list[object], hub_id: str) -> None:
     """What cannot be a hub id is a setup error that repeats it."""
     with pytest.raises(ReaderError, match="reader " + hub_id.replace(".", r"\.")):
-        find_reader(ReaderSource(id=hub_id), allow_download=False)
+        find_reader(ReaderSource(id=hub_id), Config())
 
 
 def test_a_cached_hub_id_is_found(no_network: list[object], house: House, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_cached_hub_id_is_found(no_network: list[object], house: House, tmp_pa
     (repository / "refs" / "main").write_text(commit)
 
     sources = [ReaderSource(id="someone/tiny", revision=revision) for revision in ("", commit)]
-    found = {source.revision: find_reader(source, allow_download=False) for source in sources}
+    found = {source.revision: find_reader(source, Config()) for source in sources}
 
     assert {repository / "snapshots" / commit} == set(found.values())
     assert not no_network

@@ -72,7 +72,7 @@ WRONG = (None, "x", "", -1, 0, 10**9, 10**30, 1e30, 0.5, [], [[1]], {}, {"a": 1}
 
 def loaded(directory: Path) -> Reader:
     """The whole reader in a directory, found and loaded as a service does."""
-    found = find_reader(ReaderSource(path=str(directory)), allow_download=False)
+    found = find_reader(ReaderSource(path=str(directory)), Config())
     return load_reader(found, name="r", revision="", deepest_layer=LAYERS - 1, device="cpu", dtype="float32", head=True)
 
 

@@ -14,12 +14,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from scopewatch.errors import ConfigError
+from scopewatch.files import expanded
 
 ENV_PREFIX = "SCOPEWATCH_"
 ENGINE_SETTINGS = (
     "device",
     "dtype",
     "allow_download",
+    "reader_dir",
     "pack_dir",
     "torch_compile",
     "torch_threads",
@@ -64,6 +66,9 @@ class Config(BaseModel):
         "auto", description="reader weights: auto is float32 on a CPU, bfloat16 on a GPU"
     )
     allow_download: bool = Field(False, description="let a hub id be downloaded; otherwise only local files")
+    reader_dir: str = Field(
+        "auto", description="folder of known readers, see `scopewatch reader`; auto is ~/.cache/scopewatch/readers"
+    )
     pack_dir: str = Field(
         "auto",
         description="folder of watch packs, the watched parts of large SAEs; empty for none, "
@@ -117,6 +122,15 @@ class Config(BaseModel):
     log_format: Literal["json", "text"] = Field("json", description="log line format")
 
     @property
+    def reader_folder(self) -> Path:
+        """The folder of known readers.
+
+        Raises:
+            SetupError: It lies in a home that there is not.
+        """
+        return expanded(cache_folder("readers") if self.reader_dir == "auto" else self.reader_dir)
+
+    @property
     def at_once(self) -> int:
         """How many pairs of a file can wait together: the queue never refuses so many, however long they are."""
         return min(256, self.max_queue_tokens // (self.max_tokens * self.windows))
@@ -168,6 +182,16 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
     if wrong:
         raise ConfigError("; ".join(wrong))
     return config
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of scopewatch's cache, which lies in `$XDG_CACHE_HOME` (as XDG specifies it) or `~/.cache`.
+
+    Args:
+        name: What the folder is for, such as `packs`.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (home if home.is_absolute() else Path("~/.cache")) / "scopewatch" / name
 
 
 def server_environment(settings: Mapping[str, object]) -> dict[str, str]:

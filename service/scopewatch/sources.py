@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from scopewatch.errors import ReaderError
 from scopewatch.files import expanded
 from scopewatch.identity import Relation
+from scopewatch.known_readers.table import KNOWN, known
 
 NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
 """What a watchlist, an indicator or an SAE may be called."""
@@ -104,10 +106,14 @@ class Rendering(Strict):
 
 
 class ReaderSource(Rendering):
-    """Where a reader is, a directory or a repository on the Hugging Face hub, and how it is given conversations."""
+    """Where a reader is, a directory, a repository on the Hugging Face hub or a known reader, and how it is given
+    conversations.
+    """
 
     path: str = ""
     """Directory; in a watchlist, relative to the watchlist."""
+    known: str = ""
+    """Name of a known reader, as `scopewatch reader list` shows it."""
     id: str = ""
     """`owner/name` on the Hugging Face hub."""
     revision: str = ""
@@ -116,24 +122,47 @@ class ReaderSource(Rendering):
 
     @classmethod
     def named(cls, text: str) -> Self:
-        """The reader in the directory of this name, or the one of this hub id when no such directory exists and the
-        text looks like one.
+        """The reader in the directory of this name; where there is none, the known reader of this name, or the one of
+        this hub id if the text looks like one.
         """
         directory = expanded(text)
+        if text in KNOWN and not directory.exists():
+            return cls(known=text)
         if not directory.exists() and text.count("/") == 1 and not text.startswith((".", "~", "/")):
             return cls(id=text)
         return cls(path=str(directory))
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if bool(self.path) == bool(self.id):
-            raise ValueError("give either path (a directory) or id (a hub id)")
+        if sum(map(bool, (self.path, self.known, self.id))) != 1:
+            raise ValueError(
+                "give one of path (a directory), id (a hub id) and known (a name of `scopewatch reader list`)"
+            )
+        if self.revision and not self.id:
+            raise ValueError("a revision belongs to a hub id")
         return self
+
+    @field_validator("known")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            if value:
+                known(value)
+        except ReaderError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    def revision_in(self, directory: Path) -> str:
+        """What of the reader lies in its directory: a commit on the hub, or the release of a package; else empty."""
+        if self.known:
+            return KNOWN[self.known].release
+        # The cache names a snapshot's folder by its commit.
+        return directory.name if self.id else ""
 
     @property
     def name(self) -> str:
-        """The reader's name for people: its hub id, or the name of its directory."""
-        return self.id or Path(self.path).resolve().name
+        """The reader's name for people: its hub id, what it is known by, or the name of its directory."""
+        return self.id or self.known or Path(self.path).resolve().name
 
     @property
     def rendering(self) -> Rendering:

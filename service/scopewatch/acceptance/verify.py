@@ -28,9 +28,9 @@ def load_verifier(
     """Loads a reader, whole if it has up to 32 layers, else to one layer beyond the hookpoints, and opens the text.
 
     Args:
-        reader: The reader's directory, or a hub id when no such directory exists and it looks like one.
+        reader: The reader as `ReaderSource.named` takes it.
         hookpoints: Where the SAEs that will be checked read and write.
-        config: Settings, of which device, dtype and `allow_download` count.
+        config: Settings, of which device, dtype, `allow_download` and `reader_dir` count.
         text: The text file; None for the bundled text.
         max_tokens: The most tokens measured on.
 
@@ -42,11 +42,11 @@ def load_verifier(
     name = str(text) if text else "bundled"
     content = read_text(text)
     choice = ReaderSource.named(reader)
-    home = find_reader(choice, allow_download=config.allow_download)
+    home = find_reader(choice, config)
     loaded = load_reader(
         home,
         name=choice.name,
-        revision=choice.revision,
+        revision=choice.revision_in(home),
         deepest_layer=_deepest(home, max(hookpoint.layer for hookpoint in hookpoints)),
         device=config.device,
         dtype=config.dtype,

@@ -53,7 +53,7 @@ def load(config: Config, watchlists: Sequence[Watchlist] = ()) -> Loaded:
     laps.end("watchlists")
     with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
         reader, saes = choices(watchlists)
-        check_places(reader, saes, allow_download=config.allow_download)
+        check_places(reader, saes, config)
         with _imported_for_good():
             from scopewatch.engine.build import build_engine
         laps.end("imports")

@@ -16,6 +16,7 @@ from scopewatch.cli import (
     evaluate,
     features,
     plan,
+    reader,
     sae,
     scan,
     score,
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    ours = (serve, demo, score, evaluate, activations, calibrate, contrast, scan, watchlist, features, sae, bench, plan)
-    for module in ours:
+    judging = (serve, demo, score, evaluate, activations, calibrate, contrast, scan)
+    for module in (*judging, watchlist, features, reader, sae, bench, plan):
         module.add(command)
     return parser

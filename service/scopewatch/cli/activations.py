@@ -5,7 +5,7 @@ import json
 
 from scopewatch import logs
 from scopewatch.cli.argument_types import indices, said, text
-from scopewatch.cli.reader_and_sae import add_rendering, add_sae, rendered, sae_source
+from scopewatch.cli.reader_and_sae import READER_HELP, add_rendering, add_sae, rendered, sae_source
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS
 
@@ -13,7 +13,7 @@ from scopewatch.config import ENGINE_SETTINGS
 def add(command: AddCommand) -> None:
     """Adds the command."""
     parser = command("activations", _run, "Print what some features do on one pair, token by token.")
-    parser.add_argument("--reader", required=True, help="reader directory or hub id")
+    parser.add_argument("--reader", required=True, help=READER_HELP)
     add_rendering(parser)
     add_sae(parser)
     parser.add_argument("--features", type=indices, required=True, help="feature indices, such as 1,5")
@@ -30,7 +30,7 @@ def _run(args: argparse.Namespace) -> int:
     config = settings(args)
     logs.configure("warning", "text")
     sae, reader = sae_source(args), rendered(ReaderSource.named(args.reader), args.rendering)
-    check_places(reader, [SaeChoice("sae", sae)], allow_download=config.allow_download)
+    check_places(reader, [SaeChoice("sae", sae)], config)
     from scopewatch.engine.token_activations import token_activations
 
     table = token_activations(

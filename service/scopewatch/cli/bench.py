@@ -30,7 +30,7 @@ def _run(args: argparse.Namespace) -> int:
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise SetupError(f"--out {out}: expected a file in a folder that exists")
     reader_and_saes = choices([load_watchlist(file) for file in config.watchlist])
-    check_places(*reader_and_saes, allow_download=config.allow_download)
+    check_places(*reader_and_saes, config)
     from scopewatch.capacity.as_text import describe_curve
     from scopewatch.capacity.benchmark import benchmark
 

@@ -150,13 +150,13 @@ def _calibrate(args: argparse.Namespace, request: "Request", config: Config) -> 
     from scopewatch.engine.choices import SaeChoice, check_places, choices
 
     if args.combine:
-        check_places(*choices([request.base]), allow_download=config.allow_download)
+        check_places(*choices([request.base]), config)
         from scopewatch.calibration.combination import calibrate_combination
 
         return calibrate_combination(request, args.combine, config)
     reader = reader_of(args, request.base)
     known_as, sae = sae_of(args, request.base)
-    check_places(reader, [SaeChoice(known_as, sae)], allow_download=config.allow_download)
+    check_places(reader, [SaeChoice(known_as, sae)], config)
     from scopewatch.calibration.detector import Sources, calibrate_detector
 
     sources = Sources(reader, sae, args.sae_name or known_as or "sae")

@@ -101,7 +101,7 @@ def _contrast(args: argparse.Namespace, config: Config, corpora: "Corpora") -> "
     watchlist = load_watchlist(config.watchlist[0])
     reader = reader_of(args, watchlist)
     name, sae = sae_of(args, watchlist)
-    check_places(reader, [SaeChoice(name, sae)], allow_download=config.allow_download)
+    check_places(reader, [SaeChoice(name, sae)], config)
     if config.labels:
         with open_labels(Path(config.labels)):
             pass

@@ -47,7 +47,7 @@ def _run(args: argparse.Namespace) -> int:
         need_matplotlib()
     _check(args, config)
     watchlist = load_watchlist(config.watchlist[0])
-    check_places(*choices([watchlist]), allow_download=config.allow_download)
+    check_places(*choices([watchlist]), config)
     from scopewatch.calibration.evaluate import evaluate_indicator
     from scopewatch.calibration.evaluation_report import as_text
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scopewatch.cli.argument_types import text
+from scopewatch.config import cache_folder
 from scopewatch.errors import ConfigError, SaeError
 from scopewatch.files import expanded
 
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
     from scopewatch.sources import ReaderSource, SaeSource
     from scopewatch.watch.watchlist import Watchlist
 
+READER_HELP = "reader directory, hub id, or a name that `scopewatch reader list` shows"
 SAE_HELP = "folder or file as published, owner/name/path on the hub, SAELENS_RELEASE:ID, or Neuronpedia model/source"
 _NEURONPEDIA_SOURCE = re.compile(r"[^/]+/(?:[0-9]+|e)-[^/]+")
 
 
 def add_reader_and_sae(parser: argparse._ActionsContainer) -> None:
     """Adds the arguments of `reader_of` and `sae_of`."""
-    parser.add_argument("--reader", type=text, default="", help="reader directory or hub id")
+    parser.add_argument("--reader", type=text, default="", help=READER_HELP)
     add_rendering(parser)
     parser.add_argument("--sae", type=text, default="", help=f"name in the watchlist, or {SAE_HELP}")
     add_sae_options(parser)
@@ -62,7 +64,7 @@ def add_work_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work-dir",
         type=Path,
-        default=Path("~/.cache/scopewatch/calibration"),
+        default=cache_folder("calibration"),
         help="where pooled features are kept, for the next run too",
     )
 

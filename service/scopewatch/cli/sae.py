@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scopewatch import logs
 from scopewatch.cli.argument_types import check_read, check_written, indices, text
-from scopewatch.cli.reader_and_sae import SAE_HELP, add_sae, add_sae_options, sae_source
+from scopewatch.cli.reader_and_sae import READER_HELP, SAE_HELP, add_sae, add_sae_options, sae_source
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.errors import SaeError
 
@@ -112,14 +112,14 @@ def _add_verify(command: AddCommand) -> None:
         "Check that an SAE gives its publisher's numbers on a reader, and if not, say which mistake they look like; "
         "exit code 0 only if it does.",
     )
-    verify.add_argument("--reader", type=text, required=True, help="reader directory or hub id")
+    verify.add_argument("--reader", type=text, required=True, help=READER_HELP)
     add_sae(verify)
     verify.add_argument("--text", type=Path, help="ordinary prose in UTF-8, instead of the bundled sample")
     verify.add_argument("--max-sample-tokens", type=_tokens, default=5000, help="most tokens measured on")
     verify.add_argument("--golden", type=Path, help="activations export of Neuronpedia, batch-N.jsonl.gz")
     verify.add_argument("--tolerance", type=_share, default=0.05, help="deviation from --golden that is accepted")
     verify.add_argument("--json", action="store_true", help="print JSON")
-    add_settings(verify, ["device", "dtype", "allow_download"])
+    add_settings(verify, ["device", "dtype", "allow_download", "reader_dir"])
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -129,7 +129,7 @@ def _verify(args: argparse.Namespace) -> int:
     config, source = settings(args), sae_source(args)
     logs.configure("warning", "text")
     check_read(args.text, args.golden)
-    check_places(ReaderSource.named(args.reader), [SaeChoice("sae", source)], allow_download=config.allow_download)
+    check_places(ReaderSource.named(args.reader), [SaeChoice("sae", source)], config)
     from scopewatch.acceptance.golden import Golden
     from scopewatch.acceptance.verify import verify
 

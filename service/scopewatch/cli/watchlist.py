@@ -86,7 +86,7 @@ def _replay(args: argparse.Namespace) -> int:
     before, after = load_watchlist(args.before), load_watchlist(args.after)
     data = data_of(args.data, reading)
     for watchlist in (before, after):
-        check_places(*choices([watchlist]), allow_download=config.allow_download)
+        check_places(*choices([watchlist]), config)
 
     from scopewatch.lifecycle.replay import hear_watchlist, replay
     from scopewatch.lifecycle.replay_text import replay_lines

@@ -120,7 +120,7 @@ def build_engine(
     """
     laps = laps or Laps()
     set_threads(config)
-    directory = find_reader(source, allow_download=config.allow_download)
+    directory = find_reader(source, config)
     saes = [load_sae(choice, config) for choice in sae_choices]
     laps.end("saes")
     deepest_layer = max((sae.hookpoint.layer for sae in saes), default=EMBEDDING)
@@ -164,8 +164,7 @@ def load_found(
     return load_reader(
         directory,
         name=source.name,
-        # The cache names a snapshot's folder by its commit.
-        revision=directory.name if source.id else "",
+        revision=source.revision_in(directory),
         deepest_layer=deepest_layer,
         device=config.device,
         dtype=config.dtype,

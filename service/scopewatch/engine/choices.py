@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from scopewatch.config import Config
 from scopewatch.errors import HubError, NoSuchFeature, SaeError, WatchlistError
 from scopewatch.identity import Relation
 from scopewatch.reader.find import find_reader
@@ -76,23 +77,23 @@ def united(held: Sequence[SaeChoice], wanted: Sequence[SaeChoice]) -> list[SaeCh
     return list(found.values())
 
 
-def check_places(reader: ReaderSource, saes: Sequence[SaeChoice], *, allow_download: bool) -> None:
+def check_places(reader: ReaderSource, saes: Sequence[SaeChoice], config: Config) -> None:
     """Refuses a reader and SAEs whose files are not on this machine, before torch is imported to read them.
 
     Args:
         reader: The reader.
         saes: The SAEs; their paths count from the working directory.
-        allow_download: Whether what has a hub id may be downloaded; then it is not looked for.
+        config: Settings; where `allow_download` is set, what has a hub id is not looked for.
 
     Raises:
         ReaderError: The reader is not there, or lacks a file.
         SaeError: An SAE is not there.
     """
-    if reader.path or not allow_download:
-        find_reader(reader, allow_download=False)
+    if not (reader.id and config.allow_download):
+        find_reader(reader, config)
     for choice in saes:
         with asked_by(choice):
-            if choice.source.path or not allow_download:
+            if choice.source.path or not config.allow_download:
                 path = find_sae(choice.source, allow_download=False).path
                 if not path.exists():
                     raise SaeError(f"{path}: no such file or folder")

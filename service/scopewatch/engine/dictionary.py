@@ -201,7 +201,7 @@ def build_dictionary(
         SetupError: A file or setting is wrong; the message names it.
     """
     set_threads(config)
-    directory = find_reader(reader, allow_download=config.allow_download)
+    directory = find_reader(reader, config)
     whole = open_whole(sae, config)
     loaded = load_found(directory, reader, config, deepest_layer=whole.hookpoint.layer)
     tokeniser, max_tokens = load_tokeniser(directory, loaded, config, reader.rendering)

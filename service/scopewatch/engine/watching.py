@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scopewatch.config import Config
+from scopewatch.config import Config, cache_folder
 from scopewatch.engine.choices import SaeChoice, asked_by
 from scopewatch.engine.runner import PlacedEncoder
 from scopewatch.errors import SaeError, SetupError
@@ -168,7 +168,7 @@ def _packs(config: Config) -> PackFolder | None:
     """Explicitly named, the folder takes every pack; by default only those that save something."""
     if config.pack_dir == "auto":
         try:
-            return PackFolder(expanded("~/.cache/scopewatch/packs"), smallest_bytes=32 << 20)
+            return PackFolder(expanded(cache_folder("packs")), smallest_bytes=32 << 20)
         except SetupError:
             return None  # A user without a home keeps no packs.
     return PackFolder(expanded(config.pack_dir)) if config.pack_dir else None

@@ -2,23 +2,31 @@
 
 from pathlib import Path
 
+from scopewatch.config import Config
 from scopewatch.errors import HubError, ReaderError
 from scopewatch.hub import snapshot
+from scopewatch.known_readers.find import need
 from scopewatch.sources import ReaderSource
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 
 
-def find_reader(source: ReaderSource, *, allow_download: bool) -> Path:
-    """The directory of a reader: the given one, or the local snapshot of a hub id.
+def find_reader(source: ReaderSource, config: Config) -> Path:
+    """The directory of a reader: the given one, that of a known reader in the cache, or the local snapshot of a hub id.
+
+    Args:
+        source: The reader; its path counts from the working directory.
+        config: Settings, of which `allow_download` and `reader_dir` count.
 
     Raises:
         ReaderError: The directory is not there, or lacks a file.
     """
-    path = Path(source.path)
+    path = need(source.known, config.reader_folder) if source.known else Path(source.path)
     if source.id:
         try:
-            path = snapshot(source.id, revision=source.revision, patterns=_FILES, allow_download=allow_download).folder
+            path = snapshot(
+                source.id, revision=source.revision, patterns=_FILES, allow_download=config.allow_download
+            ).folder
         except HubError as error:
             raise ReaderError(f"reader {error}") from None
     if not path.is_dir():

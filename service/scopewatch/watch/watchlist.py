@@ -2,7 +2,7 @@
 
     version: 1
     name: clinic
-    reader: {path: reader, relation: reader_model}     # or {id: google/gemma-2-2b, revision: ...}; see sources.py
+    reader: {path: reader, relation: reader_model}     # or {id: google/gemma-2-2b}, {known: ...}; see sources.py
     cleaned: beside                                    # none, or the reading without odd characters beside or instead
     saes:
       res: {path: sae/layer_2/width_3k/average_l0_32/params.npz}
