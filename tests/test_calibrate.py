@@ -50,7 +50,7 @@ class Pooled:
     """Stands in for what the store reads from disk."""
 
     by_pooling: dict[Pooling, csr_array]
-    dense_mean: NDArray[np.float32]
+    activations: NDArray[np.float32]
     tokens: NDArray[np.int32]
 
     @property
@@ -59,6 +59,9 @@ class Pooled:
 
     def features(self, pooling: Pooling) -> csr_array:
         return self.by_pooling[pooling]
+
+    def dense(self, _: Pooling) -> NDArray[np.float32]:
+        return self.activations
 
 
 def made(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from conftest import D_SAE, HIDDEN, House, covered, watchlist_of
+from conftest import D_SAE, HIDDEN, House, covered, engine_identity, watchlist_of
 from scopewatch.config import Config
 from scopewatch.engine.build import build_engine
 from scopewatch.engine.choices import SaeChoice
@@ -21,14 +21,16 @@ from scopewatch.pairs import pooled
 from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import LeftOut
-from scopewatch.pairs.pooled import POOLINGS, PooledPairs, encode_pairs
+from scopewatch.pairs.pooled import DENSE_POOLINGS, MEAN, POOLINGS, PooledPairs, encode_pairs
 from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.scoring import judge
+from scopewatch.sentences import SegmentSentences
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import Pair, Segment, Turn
+from scopewatch.types import Activations, Pair, Segment, Turn
 from scopewatch.watch.indicators import Pooling
 
 TEXTS = ["hello", "world, it may rain tomorrow", "Insulin lowers blood sugar. " * 6, "not sure", "perhaps gout?"]
+ALL_OF_MID = engine_identity(mid=tuple(range(D_SAE)))
 
 
 def labelled(*pairs: Pair) -> list[LabelledPair]:
@@ -57,14 +59,15 @@ def read(
     return encode_pairs(pairs, dictionary, segment=segment, folder=folder)
 
 
+def indicator(feature: int, pooling: Pooling, segment: Segment) -> dict[str, object]:
+    return {"segment": segment.name.lower(), "pooling": pooling, "features": [{"feature": f"mid/{feature}"}]}
+
+
 def online(house: House, pairs: Sequence[LabelledPair], pooling: Pooling, segment: Segment) -> NDArray[np.float64]:
     """Every feature's pooled value by the serving engine and the online scorer: one indicator for each feature."""
     choice = SaeChoice("mid", SaeSource(path=str(house.saes["mid"])), wanted=dict.fromkeys(range(D_SAE), ""))
     engine = build_engine(ReaderSource(path=str(house.reader)), [choice], Config())
-    indicators = [
-        {"segment": segment.name.lower(), "pooling": pooling, "features": [{"feature": f"mid/{feature}"}]}
-        for feature in range(D_SAE)
-    ]
+    indicators = [indicator(feature, pooling, segment) for feature in range(D_SAE)]
     watchlist = compile_watchlist(watchlist_of(*indicators), engine.identity)
     tokens = engine.tokeniser.tokenise([item.pair for item in pairs])
     encoded = engine.runner([pair.ids for pair in tokens]).activations
@@ -101,17 +104,39 @@ def test_long_segments_are_pooled_in_parts(
         np.testing.assert_array_equal(whole.features(pooling).toarray(), parts.features(pooling).toarray())
 
 
+@pytest.mark.parametrize("segment", [Segment.RESPONSE, Segment.PROMPT])
+@pytest.mark.parametrize("pooling", POOLINGS, ids=str)
+def test_the_online_scorer_pools_to_the_same_bits(
+    dictionary: DictionaryEngine, pooling: Pooling, segment: Segment
+) -> None:
+    """Of the very same activations an indicator of one feature makes the number that is kept, whatever else fires."""
+    pairs = dictionary.tokeniser.tokenise([item.pair for item in PAIRS])
+    whole = compile_watchlist(watchlist_of(*(indicator(f, pooling, segment) for f in range(D_SAE))), ALL_OF_MID)
+    for pair, read in zip(pairs, dictionary.encode(pairs, segment), strict=True):
+        fired = read.fired
+        features, values = pooled._pooled(fired, [pooling], SegmentSentences(pair, segment))
+        online = Activations(len(pair.ids), read.positions[fired.token].astype(np.int32), fired.column, fired.value)
+        judged = judge(whole, [pair], [covered(online, ALL_OF_MID)], max_evidence=0).indicators
+        assert [np.float32(judged[feature].score) for feature in features] == values[0].tolist()
+
+
 def test_activations_are_pooled_too(dictionary: DictionaryEngine, tmp_path: Path) -> None:
-    """Mean and maximum of the reader's own activations over the segment, and how many tokens that were."""
+    """The reader's own activations over the segment by each pooling a probe may have, and how many tokens that were."""
     tokens = dictionary.tokeniser.tokenise([item.pair for item in PAIRS])
     alone = [next(iter(dictionary.encode([pair], Segment.RESPONSE))).residual for pair in tokens]
 
     found = read(PAIRS, dictionary, tmp_path)
 
-    assert (len(PAIRS), HIDDEN) == found.dense_mean.shape
+    assert (len(PAIRS), HIDDEN) == found.dense(MEAN).shape
     assert [len(residual) for residual in alone] == found.tokens.tolist()
-    np.testing.assert_allclose(found.dense_mean, [residual.mean(axis=0) for residual in alone], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.dense_max, [residual.max(axis=0) for residual in alone], rtol=1e-4, atol=1e-5)
+    ends = [SegmentSentences(pair, Segment.RESPONSE).last_tokens for pair in tokens]
+    expected = [
+        [residual.mean(axis=0) for residual in alone],
+        [residual[-1] for residual in alone],
+        [residual[last].mean(axis=0) for residual, last in zip(alone, ends, strict=True)],
+    ]
+    for pooling, rows in zip(DENSE_POOLINGS, expected, strict=True):
+        np.testing.assert_allclose(found.dense(pooling), rows, rtol=1e-4, atol=1e-5)
 
 
 def test_an_empty_segment_is_zero(dictionary: DictionaryEngine, tmp_path: Path) -> None:
@@ -120,8 +145,8 @@ def test_an_empty_segment_is_zero(dictionary: DictionaryEngine, tmp_path: Path) 
 
     half = len(PAIRS) // 2
     assert [0] * half == found.tokens[:half].tolist()
-    assert not found.dense_mean[:half].any()
-    assert not found.dense_max[:half].any()
+    for pooling in DENSE_POOLINGS:
+        assert not found.dense(pooling)[:half].any()
     for pooling in POOLINGS:
         assert [0] * half == np.diff(found.features(pooling).indptr)[:half].tolist()
         assert found.features(pooling)[half:].nnz > 0
@@ -166,9 +191,10 @@ class Counting:
 
 
 def same(one: PooledPairs, other: PooledPairs) -> bool:
-    arrays = ("tokens", "truncated", "dense_mean", "dense_max")
-    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays) and all(
-        (one.features(pooling) != other.features(pooling)).nnz == 0 for pooling in POOLINGS
+    return (
+        all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("tokens", "truncated"))
+        and all(np.array_equal(one.dense(pooling), other.dense(pooling)) for pooling in DENSE_POOLINGS)
+        and all((one.features(pooling) != other.features(pooling)).nnz == 0 for pooling in POOLINGS)
     )
 
 
@@ -231,7 +257,7 @@ def test_without_poolings_only_activations_are_kept(dictionary: DictionaryEngine
     """Asked for no pooling, pairs are read for the reader's activations alone."""
     found = encode_pairs(PAIRS, dictionary, segment=Segment.RESPONSE, folder=tmp_path, poolings=())
 
-    np.testing.assert_array_equal(read(PAIRS, dictionary, tmp_path).dense_mean, found.dense_mean)
+    np.testing.assert_array_equal(read(PAIRS, dictionary, tmp_path).dense(MEAN), found.dense(MEAN))
 
 
 def test_a_pair_that_cannot_be_read_is_left_out(dictionary: DictionaryEngine, tmp_path: Path) -> None:

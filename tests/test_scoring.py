@@ -1,6 +1,7 @@
 """Scoring: from activations to a verdict, against the formulas written out in plain Python."""
 
 import math
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -15,7 +16,7 @@ from conftest import activations, covered, engine_identity, watchlist_of
 from scopewatch.identity import EngineIdentity, FeatureId, FeatureKey, FeatureTable
 from scopewatch.pipeline import scoring
 from scopewatch.pipeline.compiled import CompiledWatchlist, compile_watchlist
-from scopewatch.types import Activations, Coverage, CoveredActivations, Segment, TokenisedPair
+from scopewatch.types import Activations, Coverage, CoveredActivations, ReadText, Segment, TokenisedPair
 from scopewatch.verdicts import FeatureScore, IndicatorScore, Judgement, Label, Verdict
 
 ENGINE = engine_identity(res=(2, 3, 5, 7))
@@ -25,8 +26,15 @@ WIDTH = 3
 """Characters of every token in these tests."""
 
 
-def read(layout: str) -> TokenisedPair:
-    """A pair from one letter a token: T(emplate), P(rompt), R(esponse), or the number of a history turn."""
+def read(layout: str, stops: Collection[int] = ()) -> TokenisedPair:
+    """A pair from one letter a token: T(emplate), P(rompt), R(esponse), or the number of a history turn.
+
+    The tokens whose numbers are in `stops` end with a full stop.
+    """
+    texts = {
+        letter: "".join("oo\u3002" if i in stops else "ooo" for i, other in enumerate(layout) if other == letter)
+        for letter in sorted({*layout} - {"T"})
+    }
     segments = [SEGMENT.get(letter, Segment.HISTORY) for letter in layout]
     places = [layout[:i].count(letter) if letter != "T" else -1 for i, letter in enumerate(layout)]
     return TokenisedPair(
@@ -36,6 +44,10 @@ def read(layout: str) -> TokenisedPair:
         starts=np.array([max(place, 0) * WIDTH for place in places], np.int32),
         ends=np.array([(place + 1) * WIDTH for place in places], np.int32),
         coverage=Coverage(len(layout), layout.count("P"), layout.count("R"), 0),
+        texts=tuple(
+            ReadText(SEGMENT.get(letter, Segment.HISTORY), text, int(letter) if letter.isdigit() else 0)
+            for letter, text in texts.items()
+        ),
     )
 
 
@@ -63,15 +75,23 @@ def term(index: int, weight: float = 1.0, **keys: object) -> dict[str, Any]:
     return {"feature": f"res/{index}", "weight": weight} | keys
 
 
-def score(indicator: dict[str, Any], layout: str, *fired: tuple[int, int, float], max_evidence: int = 100) -> Any:
-    judgement = judge(compiled(indicator), read(layout), activations(len(layout), *fired), max_evidence=max_evidence)
-    return judgement.indicators[0]
+def score(
+    indicator: dict[str, Any],
+    layout: str,
+    *fired: tuple[int, int, float],
+    max_evidence: int = 100,
+    stops: Collection[int] = (),
+) -> Any:
+    tokens, found = read(layout, stops), activations(len(layout), *fired)
+    return judge(compiled(indicator), tokens, found, max_evidence=max_evidence).indicators[0]
 
 
 @dataclass(frozen=True)
 class Case:
     layout: str
     fired: tuple[tuple[int, int, float], ...]
+    stops: frozenset[int] = frozenset()
+    """The tokens that end with a full stop."""
 
     @property
     def activations(self) -> Activations:
@@ -81,6 +101,11 @@ class Case:
         """Activations of one column on the tokens of a segment, in order."""
         value = {(token, c): value for token, c, value in self.fired}
         return [value.get((i, column), 0.0) for i, letter in enumerate(self.layout) if letter in letters]
+
+    def ends(self, letters: str) -> list[bool]:
+        """Whether each token of a segment ends a sentence, as the last one of a text does without a stop."""
+        last = {letter: i for i, letter in enumerate(self.layout)}.values()
+        return [i in self.stops or i in last for i, letter in enumerate(self.layout) if letter in letters]
 
 
 LETTERS = {"prompt": "P", "response": "R", "history": "01"}
@@ -109,12 +134,22 @@ def cases(draw: st.DrawFn) -> Case:
         for place, byte in zip(drawn[::2], drawn[1::2], strict=False)
     ]
     fired = dict(reversed(rows))
-    return Case(layout, tuple((*divmod(place, len(FEATURES)), strength) for place, strength in fired.items()))
+    stops = draw(st.integers(0, 2 ** len(layout) - 1))
+    return Case(
+        layout,
+        tuple((*divmod(place, len(FEATURES)), strength) for place, strength in fired.items()),
+        frozenset(i for i in range(len(layout)) if stops >> i & 1),
+    )
 
 
 @st.composite
 def poolings(draw: st.DrawFn) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["max", "mean", "sum", "fraction_active", "rolling_mean_max", "k_of_n"]))
+    kinds = ["max", "mean", "sum", "fraction_active", "rolling_mean_max", "k_of_n", "last", "sentence_end"]
+    kind = draw(st.sampled_from(kinds))
+    if kind == "last":
+        return {"kind": kind} | draw(st.fixed_dictionaries({}, optional={"n": st.integers(1, 15)}))
+    if kind == "sentence_end":
+        return {"kind": kind, "over": draw(st.sampled_from(["mean", "max"]))}
     if kind == "rolling_mean_max":
         return {"kind": kind, "window": draw(st.integers(1, 15))}
     if kind == "k_of_n":
@@ -123,10 +158,15 @@ def poolings(draw: st.DrawFn) -> dict[str, Any]:
     return {"kind": kind}
 
 
-def by_hand(pooling: dict[str, Any], values: list[float]) -> float:
+def by_hand(pooling: dict[str, Any], values: list[float], ends: Sequence[bool] = ()) -> float:
     """The formulas of `indicators.Pooling`, one token at a time."""
+    kind = pooling["kind"]
+    if kind == "last":
+        kind, values = "mean", values[max(len(values) - pooling.get("n", 1), 0) :]
+    if kind == "sentence_end":
+        kind, values = pooling["over"], [value for value, end in zip(values, ends, strict=True) if end]
     n = len(values)
-    match pooling["kind"]:
+    match kind:
         case "max":
             return max(values)
         case "mean":
@@ -152,11 +192,12 @@ def test_each_pooling_is_its_formula(case: Case, pooling: dict[str, Any], segmen
     """A feature of weight 1 scores what its pooling's formula gives for the segment's tokens."""
     values = case.column(LETTERS[segment], column)
     indicator = {"segment": segment, "pooling": pooling, "features": [term(FEATURES[column].index)]}
-    found = score(indicator, case.layout, *case.fired)
+    found = score(indicator, case.layout, *case.fired, stops=case.stops)
     if not values:
         assert found.skipped_reason == "empty_segment"
     else:
-        assert found.score == pytest.approx(by_hand(pooling, values), rel=1e-9, abs=1e-12)
+        expected = by_hand(pooling, values, case.ends(LETTERS[segment]))
+        assert found.score == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -177,13 +218,44 @@ def test_each_pooling_is_its_formula(case: Case, pooling: dict[str, Any], segmen
         ({"kind": "k_of_n", "k": 4}, 1.0),
         ({"kind": "k_of_n", "k": 5}, 0.0),
         ({"kind": "k_of_n", "k": 13}, 0.0),
+        ({"kind": "last"}, 1.0),
+        ({"kind": "last", "n": 3}, 4 / 3),
+        ({"kind": "last", "n": 4096}, 9 / 12),
+        ({"kind": "sentence_end", "over": "mean"}, 4 / 3),
+        ({"kind": "sentence_end", "over": "max"}, 3.0),
     ],
     ids=str,
 )
 def test_poolings_of_a_known_row(pooling: dict[str, Any], expected: float) -> None:
-    """Twelve tokens with the activations 4 0 1 0 0 0 0 0 0 3 0 1 give these numbers."""
+    """Twelve tokens with the activations 4 0 1 0 0 0 0 0 0 3 0 1 and stops at the 0 in 4th and the 3 in 10th place."""
     fired = [(0, 0, 4.0), (2, 0, 1.0), (9, 0, 3.0), (11, 0, 1.0)]
-    assert score({"pooling": pooling, "features": [term(2)]}, "R" * 12, *fired).score == pytest.approx(expected)
+    found = score({"pooling": pooling, "features": [term(2)]}, "R" * 12, *fired, stops=(3, 9))
+    assert found.score == pytest.approx(expected)
+
+
+def test_a_turn_of_the_history_ends_a_sentence() -> None:
+    """Of two turns without a stop the last tokens count; `last` reads the end of the later one."""
+    fired = [(0, 0, 8.0), (1, 0, 2.0), (3, 0, 8.0), (4, 0, 4.0)]
+    for pooling, expected in (({"kind": "sentence_end", "over": "mean"}, 3.0), ({"kind": "last", "n": 3}, 14 / 3)):
+        indicator = {"segment": "history", "pooling": pooling, "features": [term(2)]}
+        assert score(indicator, "00T11", *fired).score == pytest.approx(expected)
+
+
+def test_evidence_is_what_the_pooling_read() -> None:
+    """A feature that fires at tokens its pooling does not look at did not raise the score there; another pooling's may."""
+    fired = [(0, 0, 9.0), (1, 0, 4.0), (2, 0, 7.0), (3, 0, 1.0), (0, 1, 5.0)]
+    at_ends = {"kind": "sentence_end", "over": "mean"}
+    last, ends, both = (
+        score({"features": terms}, "RRRR", *fired, stops=(1,)).evidence
+        for terms in (
+            [term(2, pooling="last"), term(3, pooling="last")],
+            [term(2, pooling=at_ends), term(3, -1.0)],
+            [term(2, pooling="last"), term(2, pooling="max"), term(3, pooling=at_ends)],
+        )
+    )
+    assert [(9, 12, 1.0)] == [(span.start, span.end, span.activation) for span in last]
+    assert [(3, 6, 4.0), (9, 12, 1.0)] == [(span.start, span.end, span.activation) for span in ends]
+    assert [(0, 12, 9.0)] == [(span.start, span.end, span.activation) for span in both]
 
 
 @given(cases(), st.integers(1, 6), st.integers(0, 9), st.floats(0, 64, width=32), st.data())
@@ -206,7 +278,9 @@ def test_only_the_indicators_segment_counts(case: Case, pooling: dict[str, Any],
     """Whatever fires on other segments, on template tokens or in unwatched columns changes nothing."""
     indicator = {"segment": segment, "pooling": pooling, "features": [term(2), term(5, -2)]}
     own = [row for row in case.fired if case.layout[row[0]] in LETTERS[segment] and row[1] in (0, 2)]
-    assert score(indicator, case.layout, *case.fired) == score(indicator, case.layout, *own)
+    assert score(indicator, case.layout, *case.fired, stops=case.stops) == score(
+        indicator, case.layout, *own, stops=case.stops
+    )
 
 
 TERMS = st.lists(
@@ -228,11 +302,11 @@ def test_a_score_is_the_bias_plus_the_weighted_sum(
         "threshold": threshold,
         "features": [term(index, weight, pooling=pooling) for index, pooling, weight in terms],
     }
-    found = score(indicator, case.layout, *case.fired)
+    found = score(indicator, case.layout, *case.fired, stops=case.stops)
     if not values[2]:
         assert (found.skipped_reason, found.features, found.flagged) == ("empty_segment", (), False)
         return
-    expected = [weight * by_hand(pooling, values[index]) for index, pooling, weight in terms]
+    expected = [weight * by_hand(pooling, values[index], case.ends("R")) for index, pooling, weight in terms]
     assert found.score == pytest.approx(bias + math.fsum(expected), rel=1e-9, abs=1e-9)
     assert math.fsum(part.contribution for part in found.features) == pytest.approx(found.score - bias, abs=1e-9)
     sizes = [abs(part.contribution) for part in found.features]
@@ -486,33 +560,38 @@ def whole_cases(draw: st.DrawFn) -> Case:
         np.random.default_rng(draw(st.integers(0, 1 << 32))).normal(scale=9, size=(len(case.layout), 4)).astype("f4")
     )
     fired += [(token, 2 + column, float(value)) for (token, column), value in np.ndenumerate(values)]
-    return Case(case.layout, tuple(fired))
+    return replace(case, fired=tuple(fired))
 
 
 SIGNED_TERMS = st.lists(
-    st.tuples(st.integers(0, 1), st.sampled_from(["max", "mean", "sum"]), st.floats(-4, 4, width=32).filter(bool)),
+    st.tuples(
+        st.integers(0, 1),
+        poolings().filter(lambda pooling: pooling["kind"] in {"max", "mean", "sum", "last", "sentence_end"}),
+        st.floats(-4, 4, width=32).filter(bool),
+    ),
     min_size=1,
     max_size=6,
-    unique_by=lambda row: row[:2],
+    unique_by=lambda row: (row[0], str(row[1])),
 )
 
 
 @given(whole_cases(), SIGNED_TERMS, st.floats(-10, 10), st.sampled_from(list(LETTERS)))
 def test_a_probe_scores_the_tokens_below_zero_too(
-    case: Case, terms: list[tuple[int, str, float]], bias: float, segment: str
+    case: Case, terms: list[tuple[int, dict[str, Any], float]], bias: float, segment: str
 ) -> None:
-    """score = bias + sum of weight times the largest, mean or summed value, in float64, whatever the values' signs.
+    """score = bias + sum of weight times the pooled value, in float64, whatever the values' signs.
 
     Its evidence is where a direction that raised the score is above zero.
     """
-    features = [{"feature": f"probe/{index}", "weight": weight, "pooling": kind} for index, kind, weight in terms]
+    features = [{"feature": f"probe/{index}", "weight": weight, "pooling": pooling} for index, pooling, weight in terms]
     probe = {"name": "dense", "kind": "probe", "segment": segment, "features": features, "bias": bias}
     found = judged([probe], case)["dense"]
     values = [case.column(LETTERS[segment], column) for column in (2, 3)]
     if not values[0]:
         assert "empty_segment" == found.skipped_reason
         return
-    expected = [weight * by_hand({"kind": kind}, values[index]) for index, kind, weight in terms]
+    ends = case.ends(LETTERS[segment])
+    expected = [weight * by_hand(pooling, values[index], ends) for index, pooling, weight in terms]
     raised = {f"probe/{index}" for (index, _, weight), part in zip(terms, expected, strict=True) if part > 0 < weight}
 
     assert found.score == pytest.approx(bias + math.fsum(expected), rel=1e-9, abs=1e-9)

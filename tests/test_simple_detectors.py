@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scopewatch.calibration.simple_detectors import (
+    Dense,
     bag_of_words,
     cross_fitted,
     dense_probe,
@@ -24,13 +25,15 @@ from scopewatch.calibration.simple_detectors import (
     hedge_words,
     random_columns,
     response_length,
+    rows_of,
     trained_on,
 )
 from scopewatch.errors import TooLittleData
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
-from scopewatch.pairs.pooled import PooledPairs
+from scopewatch.pairs.pooled import DENSE_POOLINGS, MEAN
 from scopewatch.statistics.folds import folds_of
 from scopewatch.types import Pair
+from scopewatch.watch.indicators import Pooling
 
 _COMPANY = ["response_length", "hedge_words", "bag_of_words", "dense_probe", "difference_of_means"]
 
@@ -42,9 +45,9 @@ def written(texts: Sequence[str], labels: Sequence[int] | None = None, group_siz
     ]
 
 
-def pooled(means: NDArray[np.float32]) -> PooledPairs:
-    n = len(means)
-    return PooledPairs(n, 0, (), np.ones(n, np.int32), np.zeros(n, bool), means, means, ())
+def pooled(x: NDArray[np.floating]) -> Dense:
+    """Activations that are the same by every pooling."""
+    return lambda _: x
 
 
 def texts_and_labels(n: int, seed: int) -> tuple[list[str], NDArray[np.bool_]]:
@@ -144,13 +147,15 @@ def test_bag_of_words_without_words_says_nothing() -> None:
 def test_probe_is_a_direction_with_the_standardisation_folded_in() -> None:
     """The same log-odds as scikit-learn's scaler and logistic regression with one of the strengths; a constant component has no weight."""
     x, labels = activations(400, 24, 0)
-    probe = dense_probe(x, labels, in_groups(400))
+    probe = dense_probe(pooled(x), labels, in_groups(400))
     assert (np.float64, (24,), 0.0) == (probe.direction.dtype, probe.direction.shape, probe.direction[1])
     gaps = []
     for strength in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, tol=1e-9, max_iter=10_000))
         gaps.append(
-            np.abs(model.fit(x.astype(float), labels).decision_function(x.astype(float)) - probe.scores(x)).max()
+            np.abs(
+                model.fit(x.astype(float), labels).decision_function(x.astype(float)) - probe.scores(pooled(x))
+            ).max()
         )
     assert min(gaps) < 0.01
     assert sorted(gaps)[1] > 0.05
@@ -159,17 +164,55 @@ def test_probe_is_a_direction_with_the_standardisation_folded_in() -> None:
 def test_probe_of_a_mean_is_the_mean_over_tokens() -> None:
     """Scoring every token and averaging gives the score of the averaged activations."""
     x, labels = activations(200, 16, 1)
-    probe = dense_probe(x, labels, in_groups(200))
+    probe = dense_probe(pooled(x), labels, in_groups(200))
     tokens = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
     by_token = (tokens.astype(float) @ probe.direction + probe.bias).mean()
-    assert by_token == pytest.approx(probe.scores(tokens.mean(axis=0, keepdims=True))[0], rel=1e-5)
+    assert by_token == pytest.approx(probe.scores(pooled(tokens.mean(axis=0, keepdims=True)))[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("telling", DENSE_POOLINGS, ids=str)
+def test_probe_takes_the_pooling_that_tells_most(telling: Pooling) -> None:
+    """Where one pooling knows the label and the others are noise, it is that one; scores are of its activations."""
+    x, labels = activations(300, 16, 9)
+    noise, _ = activations(300, 16, 10)
+    dense = {pooling: x if pooling == telling else noise for pooling in DENSE_POOLINGS}.__getitem__
+    fit, out = np.arange(200), np.arange(200, 300)
+    probe = dense_probe(rows_of(dense, fit), labels[fit], in_groups(200))
+    assert telling == probe.pooling
+    alone = dense_probe(pooled(x[fit]), labels[fit], in_groups(200))
+    np.testing.assert_allclose(alone.scores(pooled(x[out])), probe.scores(rows_of(dense, out)))
+    assert alone.cv_auroc == probe.cv_auroc
+
+
+def test_difference_of_means_reads_the_mean() -> None:
+    """It chooses no pooling, whatever another one knows."""
+    x, labels = activations(300, 16, 9)
+    read: list[Pooling] = []
+
+    def dense(pooling: Pooling) -> NDArray[np.float32]:
+        read.append(pooling)
+        return x
+
+    assert MEAN == difference_of_means(dense, labels).pooling
+    assert [MEAN] == read
+
+
+def test_without_activations_only_words_are_learnt() -> None:
+    """Detectors that need a reader are left out where there is none; the others are as they are with one."""
+    texts, labels = texts_and_labels(200, 8)
+    x, _ = activations(200, 20, 8)
+    pairs = written(texts, labels)
+    blind, seeing = cross_fitted(pairs, None), cross_fitted(pairs, pooled(x))
+    assert ["response_length", "hedge_words", "bag_of_words"] == list(blind)
+    assert all(np.array_equal(blind[name], seeing[name]) for name in blind)
+    assert list(blind) == list(trained_on(pairs[:100], None, pairs[100:], None))
 
 
 def test_probe_is_as_strong_as_a_grid_search() -> None:
     """More components than pairs: as good on unseen pairs as scikit-learn's choice of a finer grid."""
     x, labels = activations(700, 400, 2, signal=0.5)
     groups = in_groups(700)
-    probe = dense_probe(x[:350], labels[:350], groups[:350])
+    probe = dense_probe(pooled(x[:350]), labels[:350], groups[:350])
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     split = PredefinedSplit(folds_of(labels[:350], groups[:350]))
     search = GridSearchCV(model, {"logisticregression__C": np.logspace(-5, 0, 11)}, scoring="roc_auc", cv=split)
@@ -177,15 +220,17 @@ def test_probe_is_as_strong_as_a_grid_search() -> None:
         labels[350:], search.fit(x[:350].astype(float), labels[:350]).decision_function(x[350:].astype(float))
     )
     assert 0.65 < expected < 0.95
-    assert expected == pytest.approx(roc_auc_score(labels[350:], probe.scores(x[350:])), abs=0.015)
+    assert expected == pytest.approx(roc_auc_score(labels[350:], probe.scores(pooled(x[350:]))), abs=0.015)
     assert search.best_score_ == pytest.approx(probe.cv_auroc, abs=0.015)
 
 
 def test_probability_is_right_on_pairs_the_probe_did_not_see() -> None:
     """More components than pairs, so that its log-odds boast on what it learnt: the probability does not."""
     x, labels = activations(4000, 100, 3)
-    probe = dense_probe(x[:200], labels[:200], in_groups(200))
-    probability = 1 / (1 + np.exp(-(probe.probability.slope * probe.scores(x[200:]) + probe.probability.intercept)))
+    probe = dense_probe(pooled(x[:200]), labels[:200], in_groups(200))
+    probability = 1 / (
+        1 + np.exp(-(probe.probability.slope * probe.scores(pooled(x[200:])) + probe.probability.intercept))
+    )
     assert probability.mean() == pytest.approx(labels[200:].mean(), abs=0.06)
     sure = np.abs(probability - 0.5) > 0.3
     assert np.maximum(probability, 1 - probability)[sure].mean() == pytest.approx(
@@ -197,7 +242,7 @@ def test_no_signal_has_no_cross_validated_auroc() -> None:
     """Shuffled labels: near one half, though the probe knows the pairs it learnt from by heart."""
     x, labels = activations(300, 60, 4)
     shuffled = np.random.default_rng(0).permutation(labels)
-    assert 0.4 < dense_probe(x, shuffled, in_groups(300)).cv_auroc < 0.6
+    assert 0.4 < dense_probe(pooled(x), shuffled, in_groups(300)).cv_auroc < 0.6
 
 
 def test_siblings_do_not_vouch_for_each_other() -> None:
@@ -206,18 +251,18 @@ def test_siblings_do_not_vouch_for_each_other() -> None:
     x = np.repeat(random.normal(size=(60, 80)), 4, axis=0).astype(np.float32)
     labels = np.repeat(random.random(60) < 0.5, 4)
     together, apart = in_groups(240, 4), [str(row) for row in range(240)]
-    assert dense_probe(x, labels, together).cv_auroc < 0.65
-    assert dense_probe(x, labels, apart).cv_auroc > 0.95
+    assert dense_probe(pooled(x), labels, together).cv_auroc < 0.65
+    assert dense_probe(pooled(x), labels, apart).cv_auroc > 0.95
 
 
 def test_difference_of_means_has_zero_midway() -> None:
     """From mean to mean, in float64; each mean is as far from 0 as the other."""
     x, labels = activations(300, 10, 5)
-    found = difference_of_means(x, labels)
+    found = difference_of_means(pooled(x), labels)
     means = [x[labels == label].astype(float).mean(axis=0) for label in (False, True)]
     np.testing.assert_allclose(found.direction, means[1] - means[0], rtol=1e-12)
     np.testing.assert_allclose(
-        found.scores(np.array(means)), np.array([-0.5, 0.5]) * (found.direction @ found.direction), rtol=1e-9
+        found.scores(pooled(np.array(means))), np.array([-0.5, 0.5]) * (found.direction @ found.direction), rtol=1e-9
     )
 
 
@@ -258,7 +303,7 @@ def test_too_few_groups_are_counted() -> None:
     """Ten positives that are all of one group cannot be learnt from and tested on."""
     labels, groups = np.arange(40) < 10, ["one"] * 10 + [str(row) for row in range(30)]
     with pytest.raises(TooLittleData, match=re.escape("label 1 is in 1 groups and label 0 in 30")) as caught:
-        dense_probe(np.zeros((40, 3), np.float32), labels, groups)
+        dense_probe(pooled(np.zeros((40, 3), np.float32)), labels, groups)
     assert (1, 2) == (caught.value.n, caught.value.needed)
     with pytest.raises(TooLittleData, match="needs 3 parts"):
         cross_fitted(written(["a"] * 4, [0, 1, 0, 1]), pooled(np.zeros((4, 3), np.float32)))
@@ -278,7 +323,7 @@ def test_cross_fitted_scores_come_from_other_folds() -> None:
     assert response_length(pairs).tolist() == found["response_length"].tolist()
     for fold in range(5):
         out = place == fold
-        scores = difference_of_means(x[~out], labels[~out]).scores(x[out])
+        scores = difference_of_means(pooled(x[~out]), labels[~out]).scores(pooled(x[out]))
         expected = [(np.sign(score - scores[~labels[out]]) / 2 + 0.5).mean() for score in scores]
         np.testing.assert_allclose(found["difference_of_means"][out], expected)
 
@@ -325,6 +370,8 @@ def test_trained_on_one_set_and_measured_on_another() -> None:
     assert _COMPANY == list(found)
     np.testing.assert_allclose(bag_of_words(train, other), found["bag_of_words"])
     np.testing.assert_allclose(hedge_words(other), found["hedge_words"])
-    np.testing.assert_allclose(difference_of_means(x[:300], labels[:300]).scores(x[300:]), found["difference_of_means"])
-    probe = dense_probe(x[:300], labels[:300], groups_of(train))
-    np.testing.assert_allclose(probe.scores(x[300:]), found["dense_probe"])
+    np.testing.assert_allclose(
+        difference_of_means(pooled(x[:300]), labels[:300]).scores(pooled(x[300:])), found["difference_of_means"]
+    )
+    probe = dense_probe(pooled(x[:300]), labels[:300], groups_of(train))
+    np.testing.assert_allclose(probe.scores(pooled(x[300:])), found["dense_probe"])

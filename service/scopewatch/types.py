@@ -129,6 +129,20 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadText:
+    """A text of the caller's, as it is read."""
+
+    segment: Segment
+    text: str
+    turn: int = 0
+    """The index in the history, for a text of it."""
+    starts: Int32 | None = None
+    """Where each character of the text that is read stands in the caller's own; None where the two are the same."""
+    ends: Int32 | None = None
+    """One past the last code point that the character is made of."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenisedPair:
     """A pair as the reader reads it; all arrays have shape (n_tokens,).
 
@@ -152,6 +166,8 @@ class TokenisedPair:
     """SHA-256 over everything but the texts that decided what is read."""
     odd_shares: Mapping[Segment, float] = field(default_factory=dict)
     """The share of each segment's characters that hide or imitate letters."""
+    texts: tuple[ReadText, ...] = ()
+    """The caller's texts that the tokens are of."""
 
     @property
     def windows(self) -> list[TokenIds]:

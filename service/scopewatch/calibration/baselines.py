@@ -4,20 +4,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from scopewatch.calibration.evaluation import Baselines
-from scopewatch.calibration.simple_detectors import cross_fitted, trained_on, unfitted
+from scopewatch.calibration.simple_detectors import Dense, cross_fitted, trained_on, unfitted
 from scopewatch.config import Config
 from scopewatch.engine.choices import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError, SaeError, TooLittleData
 from scopewatch.pairs.labelled import LabelledPair, groups_of
-from scopewatch.pairs.pooled import PooledPairs, encode_pairs
+from scopewatch.pairs.pooled import DENSE_POOLINGS, encode_pairs
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist
 
-_DENSE = ("dense_probe", "difference_of_means")
+_DENSE = f" The dense probe chose its pooling there too, of {', '.join(map(str, DENSE_POOLINGS))}."
 _CROSS_FITTED = (
     "The baselines that learn did so from these same pairs, each part of the groups scored by what the others taught; "
     "--train with the pairs that the indicator was calibrated on compares like with like."
@@ -44,24 +42,25 @@ def measure_baselines(
     Raises:
         DataError: A pair cannot be read, or `train` is too little to learn from.
     """
-    try:
-        train_read, read = _read(watchlist, indicator, (train, pairs), config)
-        blind = ""
-    except SaeError as problem:
-        train_read, read = _unread(train), _unread(pairs)
-        blind = f" There is no dense baseline: {problem}."
-    learnt = _trained(train, train_read, pairs, read) if train else _cross_fitted(pairs, read)
-    scores, fitted_on = learnt.scores, learnt.fitted_on
+    with tempfile.TemporaryDirectory(prefix="scopewatch-") as folder:
+        try:
+            train_dense, dense = _read(watchlist, indicator, (train, pairs), config, Path(folder))
+            blind = ""
+        except SaeError as problem:
+            train_dense = dense = None
+            blind = f" There is no dense baseline: {problem}."
+        learnt = _trained(train, train_dense, pairs, dense) if train else _cross_fitted(pairs, dense)
+    fitted_on = learnt.fitted_on + (_DENSE if "dense_probe" in learnt.scores else "")
     if indicator.segment != "response":
         fitted_on += f" Words and length are those of the response, though the indicator reads the {indicator.segment}."
-    return Baselines({name: scores[name] for name in scores if not (blind and name in _DENSE)}, fitted_on + blind)
+    return Baselines(learnt.scores, fitted_on + blind)
 
 
 def _trained(
-    train: Sequence[LabelledPair], train_read: PooledPairs, pairs: Sequence[LabelledPair], read: PooledPairs
+    train: Sequence[LabelledPair], train_dense: Dense | None, pairs: Sequence[LabelledPair], dense: Dense | None
 ) -> Baselines:
     try:
-        scores = trained_on(train, train_read, pairs, read)
+        scores = trained_on(train, train_dense, pairs, dense)
     except TooLittleData as problem:
         raise DataError(f"--train: {problem}") from None
     shared = len(set(groups_of(train)) & set(groups_of(pairs)))
@@ -69,16 +68,16 @@ def _trained(
     return Baselines(scores, f"The baselines that learn did so from the {len(train):,} pairs of --train{flattered}.")
 
 
-def _cross_fitted(pairs: Sequence[LabelledPair], read: PooledPairs) -> Baselines:
+def _cross_fitted(pairs: Sequence[LabelledPair], dense: Dense | None) -> Baselines:
     try:
-        return Baselines(cross_fitted(pairs, read), _CROSS_FITTED)
+        return Baselines(cross_fitted(pairs, dense), _CROSS_FITTED)
     except TooLittleData as problem:
         return Baselines(unfitted(pairs), f"No baseline learnt from these pairs: {problem}.")
 
 
 def _read(
-    watchlist: Watchlist, indicator: Indicator, parts: Sequence[Sequence[LabelledPair]], config: Config
-) -> list[PooledPairs]:
+    watchlist: Watchlist, indicator: Indicator, parts: Sequence[Sequence[LabelledPair]], config: Config, folder: Path
+) -> list[Dense | None]:
     """What the reader makes of each of several lists of pairs, where the indicator's first SAE reads.
 
     Raises:
@@ -89,17 +88,9 @@ def _read(
     reader, saes = choices([watchlist])
     sae = next(choice.source for choice in saes if choice.name == indicator.features[0].key.sae)
     dictionary = build_dictionary(reader, sae, config)
-    with tempfile.TemporaryDirectory(prefix="scopewatch-") as folder:
-        return [
-            encode_pairs(part, dictionary, segment=indicator.read_segment, folder=Path(folder), poolings=())
-            if part
-            else _unread(part)
-            for part in parts
-        ]
-
-
-def _unread(pairs: Sequence[LabelledPair]) -> PooledPairs:
-    """What a reader would make of the pairs that sees nothing."""
-    n = len(pairs)
-    nothing = np.zeros((n, 1), np.float32)
-    return PooledPairs(n, 0, (), np.zeros(n, np.int32), np.zeros(n, np.bool_), nothing, nothing, ())
+    return [
+        encode_pairs(part, dictionary, segment=indicator.read_segment, folder=folder, poolings=()).dense
+        if part
+        else None
+        for part in parts
+    ]

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scopewatch.calibration.evidence import BAG_OF_WORDS, HeldOutEvidence, measure
 from scopewatch.calibration.simple_detectors import (
+    Dense,
     Probe,
     bag_of_words,
     dense_probe,
@@ -15,6 +13,7 @@ from scopewatch.calibration.simple_detectors import (
     hedge_words,
     random_columns,
     response_length,
+    rows_of,
 )
 from scopewatch.calibration.sparse_fit import Combination, Features, fit_chosen, fit_combination, ranked
 from scopewatch.calibration.split import Split, split
@@ -47,21 +46,20 @@ class _Sides:
     labels_out: Bool
     features: Features
     features_out: Features
-    means: NDArray[np.float32]
-    """The reader's activations averaged over each pair's tokens, shape (n_pairs, d_in)."""
-    means_out: NDArray[np.float32]
+    dense: Dense
+    dense_out: Dense
 
     @classmethod
     def of(cls, pairs: Sequence[LabelledPair], pooled: PooledPairs, parts: Split) -> "_Sides":
-        labels, means = labels_of(pairs), pooled.dense_mean
+        labels = labels_of(pairs)
         every = {pooling: pooled.features(pooling) for pooling in pooled.poolings}
         return cls(
             labels=labels[parts.fit],
             labels_out=labels[parts.held_out],
             features={pooling: matrix[parts.fit] for pooling, matrix in every.items()},
             features_out={pooling: matrix[parts.held_out] for pooling, matrix in every.items()},
-            means=means[parts.fit],
-            means_out=means[parts.held_out],
+            dense=rows_of(pooled.dense, parts.fit),
+            dense_out=rows_of(pooled.dense, parts.held_out),
         )
 
 
@@ -84,8 +82,8 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
     if wanted.across_sources:
         folds = source_folds(sides.labels, [pairs[row].source for row in parts.fit], groups)
     combination = fit_combination(sides.features, sides.labels, folds, terms=wanted.terms, weights=wanted.weights)
-    probe = dense_probe(sides.means, sides.labels, groups)
-    scores = {"sae_features": combination.scores(sides.features_out), "dense_probe": probe.scores(sides.means_out)}
+    probe = dense_probe(sides.dense, sides.labels, groups)
+    scores = {"sae_features": combination.scores(sides.features_out), "dense_probe": probe.scores(sides.dense_out)}
     is_probe = wanted.kind == "probe"
     own = scores.pop("dense_probe" if is_probe else "sae_features")
 
@@ -93,7 +91,8 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
         return text_detectors(pairs, parts) | _simple_detectors(sides, len(combination.terms)) | scores
 
     fitted = probe if is_probe else combination
-    evidence = measure(pairs, parts, own, fitted=fitted, alternatives=alternatives, wanted=wanted)
+    remarks = (f"The dense probe reads activations by the pooling {probe.pooling}, which cross-validation chose.",)
+    evidence = measure(pairs, parts, own, fitted=fitted, alternatives=alternatives, wanted=wanted, remarks=remarks)
     return Found(evidence, parts, None if is_probe else combination, probe if is_probe else None)
 
 
@@ -111,7 +110,7 @@ def _simple_detectors(sides: _Sides, terms: int) -> dict[str, Scores]:
     """The held-out pairs' scores by what is simpler than choosing and weighing so many features."""
     best = ranked(sides.features, sides.labels, most=1).names()
     return {
-        "difference_of_means": difference_of_means(sides.means, sides.labels).scores(sides.means_out),
+        "difference_of_means": difference_of_means(sides.dense, sides.labels).scores(sides.dense_out),
         "single_feature": fit_chosen(sides.features, best, sides.labels).scores(sides.features_out),
         "random_features": _random_features(sides, terms),
     }

@@ -124,7 +124,7 @@ def _probe(request: Request, probe: Probe, running: SaeIdentity) -> _Made:
     name, file = f"{request.indicator}_probe", _probe_file(request)
     direction, bias = probe.direction.astype(np.float32), np.array([probe.bias], np.float32)
     write_probe(file, direction, bias, hookpoint=running.hookpoint, origin={"made_of": running.digest})
-    features = [{"feature": f"{name}/0", "pooling": "mean"}]
+    features = [{"feature": f"{name}/0", "pooling": probe.pooling}]
     return _Made(features, 0.0, {name: SaeSource(path=str(file))}, {name: load_pack(file).digest})
 
 

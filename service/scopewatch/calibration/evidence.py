@@ -67,6 +67,8 @@ class HeldOutEvidence:
     n_fit_positive: int
     skipped: int
     """How many pairs could not be read or have no token in the segment; they are in no number."""
+    remarks: tuple[str, ...] = ()
+    """Sentences that say how the detectors were made."""
 
     def as_fields(self) -> dict[str, object]:
         """What an indicator has of this: its threshold and the map from its score to a probability."""
@@ -93,7 +95,7 @@ class HeldOutEvidence:
                 f"Too little data for a false-positive rate of {self.max_fpr:g}: "
                 f"{self.threshold.n} benign groups bound it by {self.threshold.fpr_upper:.3g} at best."
             )
-        return (*told, *(f"Leaky data: {leak}." for leak in self.leaks))
+        return (*told, *self.remarks, *(f"Leaky data: {leak}." for leak in self.leaks))
 
 
 class Fitted(Protocol):
@@ -124,6 +126,7 @@ def measure(
     fitted: Fitted,
     alternatives: Callable[[], Mapping[str, Scores]],
     wanted: Wanted,
+    remarks: tuple[str, ...] = (),
 ) -> HeldOutEvidence:
     """Measures a detector on the held-out pairs.
 
@@ -134,6 +137,7 @@ def measure(
         fitted: The detector's cross-validation.
         alternatives: Makes the scores of other detectors on the held-out pairs, by name; `bag_of_words` is among them.
         wanted: What was asked for.
+        remarks: Sentences that say how the detectors were made.
 
     Raises:
         TooLittleData: There are too few benign pairs for the bound, and `force` was not asked for.
@@ -168,6 +172,7 @@ def measure(
         n_fit=len(parts.fit),
         n_fit_positive=int(fit_labels.sum()),
         skipped=len(pairs) - len(parts.fit) - len(parts.held_out),
+        remarks=remarks,
     )
     if not wanted.force:
         _assert_beats_words(evidence)

@@ -5,7 +5,7 @@ part, which never parts a group. Everything is deterministic.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.errors import DataError
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
-from scopewatch.pairs.pooled import PooledPairs
+from scopewatch.pairs.pooled import DENSE_POOLINGS, MEAN
 from scopewatch.statistics.folds import FOLDS, Places, folds_of
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
-from scopewatch.watch.indicators import Probability
+from scopewatch.watch.indicators import Pooling, Probability
 
 try:
     from scipy.sparse import csr_array
@@ -29,6 +29,8 @@ try:
 except ImportError:
     raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
 
+Dense = Callable[[Pooling], NDArray[np.float32]]
+"""The reader's activations of n pairs by each of `DENSE_POOLINGS`, shape (n, d_in); read when they are asked for."""
 _WORD_STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _DENSE_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _LEAST_SHARE = 0.01
@@ -44,15 +46,17 @@ usually would
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Direction:
-    """A direction among the reader's activations; score = mean over tokens of (x . direction + bias)."""
+    """A direction among the reader's activations; score = (x . direction + bias) pooled over tokens."""
 
     direction: Scores
     """The direction's components, shape (d_in,)."""
     bias: float
+    pooling: Pooling
 
-    def scores(self, means: NDArray[np.float32]) -> Scores:
-        """The scores of n pairs, given the reader's activations averaged over each pair's tokens, shape (n, d_in)."""
-        return np.asarray(means @ self.direction + self.bias)
+    def scores(self, dense: Dense) -> Scores:
+        """The scores of n pairs, shape (n,), given the reader's activations on them."""
+        # Every one of DENSE_POOLINGS is a mean over some tokens, so that it may be taken first.
+        return np.asarray(dense(self.pooling) @ self.direction + self.bias)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,25 +93,36 @@ def bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair]) 
     return _bag_of_words(fit, held_out, folds_of(labels_of(fit), groups_of(fit)))
 
 
-def dense_probe(means: NDArray[np.float32], labels: Bool, groups: Sequence[str]) -> Probe:
+def rows_of(dense: Dense, rows: Rows) -> Dense:
+    """The reader's activations of some of the pairs."""
+    return lambda pooling: dense(pooling)[rows]
+
+
+def dense_probe(dense: Dense, labels: Bool, groups: Sequence[str]) -> Probe:
     """Logistic regression on standardised activations, the standardisation folded into the direction.
 
+    Of the poolings cross-validation takes the one with the best mean AUROC over the folds.
+
     Args:
-        means: The reader's activations averaged over each pair's tokens, shape (n, d_in).
+        dense: The reader's activations of n pairs.
         labels: The label of each of the n pairs; both must occur.
         groups: The group of each of the n pairs.
 
     Raises:
         TooLittleData: There are too few groups for two folds.
     """
-    return _dense_probe(means, labels, folds_of(labels, groups))
+    return _dense_probe(dense, labels, folds_of(labels, groups))
 
 
-def difference_of_means(means: NDArray[np.float32], labels: Bool) -> Direction:
-    """The direction from the mean of label 0 to the mean of label 1, with the score 0 midway."""
+def difference_of_means(dense: Dense, labels: Bool) -> Direction:
+    """The direction from the mean of label 0 to the mean of label 1, with the score 0 midway.
+
+    It is what the literature calls by that name, averages over all tokens, and so chooses no pooling.
+    """
+    means = dense(MEAN)
     negative, positive = (means[labels == label].mean(axis=0, dtype=np.float64) for label in (False, True))
     direction = positive - negative
-    return Direction(direction, float(-direction @ (positive + negative) / 2))
+    return Direction(direction, float(-direction @ (positive + negative) / 2), MEAN)
 
 
 def random_columns(features: csr_array, count: int, seed: int) -> Rows:
@@ -125,20 +140,22 @@ def random_columns(features: csr_array, count: int, seed: int) -> Rows:
 
 def trained_on(
     train_pairs: Sequence[LabelledPair],
-    train_pooled: PooledPairs,
+    train_dense: Dense | None,
     pairs: Sequence[LabelledPair],
-    pooled: PooledPairs,
+    dense: Dense | None,
 ) -> dict[str, Scores]:
     """The scores of `pairs` by every simple detector; those that learn do so from all of `train_pairs`.
+
+    Without the reader's activations only detectors that see the text alone are fitted.
 
     Raises:
         TooLittleData: There are too few groups to train on.
     """
     folds = folds_of(labels_of(train_pairs), groups_of(train_pairs))
-    return unfitted(pairs) | _fitted(train_pairs, train_pooled.dense_mean, folds, pairs, pooled.dense_mean)
+    return unfitted(pairs) | _fitted(train_pairs, train_dense, folds, pairs, dense)
 
 
-def cross_fitted(pairs: Sequence[LabelledPair], pooled: PooledPairs, folds: int = FOLDS) -> dict[str, Scores]:
+def cross_fitted(pairs: Sequence[LabelledPair], dense: Dense | None, folds: int = FOLDS) -> dict[str, Scores]:
     """The scores of pairs by every simple detector, each fold of the pairs scored by what learnt from the others.
 
     Every fold is scored by another fit, on a scale and with a zero of its own. Thrown together such scores rank too
@@ -149,19 +166,20 @@ def cross_fitted(pairs: Sequence[LabelledPair], pooled: PooledPairs, folds: int 
 
     Args:
         pairs: Labelled pairs.
-        pooled: What the reader makes of these pairs.
+        dense: The reader's activations on these pairs; without them only detectors that see the text alone are fitted.
         folds: The most folds that are made; there are fewer where a label has fewer groups.
 
     Raises:
         TooLittleData: There are too few groups for three folds, two of them to learn from and to choose by.
     """
-    labels, means = labels_of(pairs), pooled.dense_mean
+    labels = labels_of(pairs)
     place = folds_of(labels, groups_of(pairs), folds, fewest=3)
     whole = unfitted(pairs)
     for fold in range(place.max() + 1):
         fit, out = np.flatnonzero(place != fold), np.flatnonzero(place == fold)
         fit_pairs, out_pairs = ([pairs[row] for row in rows.tolist()] for rows in (fit, out))
-        for name, scores in _fitted(fit_pairs, means[fit], place[fit], out_pairs, means[out]).items():
+        fit_dense, out_dense = (dense and rows_of(dense, rows) for rows in (fit, out))
+        for name, scores in _fitted(fit_pairs, fit_dense, place[fit], out_pairs, out_dense).items():
             whole.setdefault(name, np.empty(len(pairs)))[out] = _share_of_benign_below(scores, labels[out])
     return whole
 
@@ -173,17 +191,18 @@ def unfitted(pairs: Sequence[LabelledPair]) -> dict[str, Scores]:
 
 def _fitted(
     fit: Sequence[LabelledPair],
-    fit_means: NDArray[np.float32],
+    fit_dense: Dense | None,
     folds: Places,
     held_out: Sequence[LabelledPair],
-    means: NDArray[np.float32],
+    dense: Dense | None,
 ) -> dict[str, Scores]:
     """The scores of the held-out pairs by the detectors that learn, which do so from the other pairs."""
-    labels = labels_of(fit)
-    return {
-        "bag_of_words": _bag_of_words(fit, held_out, folds),
-        "dense_probe": _dense_probe(fit_means, labels, folds).scores(means),
-        "difference_of_means": difference_of_means(fit_means, labels).scores(means),
+    labels, words = labels_of(fit), {"bag_of_words": _bag_of_words(fit, held_out, folds)}
+    if fit_dense is None or dense is None:
+        return words
+    return words | {
+        "dense_probe": _dense_probe(fit_dense, labels, folds).scores(dense),
+        "difference_of_means": difference_of_means(fit_dense, labels).scores(dense),
     }
 
 
@@ -198,15 +217,23 @@ def _bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair],
     return np.asarray(model.decision_function(vectorizer.transform([item.pair.response for item in held_out])))
 
 
-def _dense_probe(means: NDArray[np.float32], labels: Bool, folds: Places) -> Probe:
-    scaler = StandardScaler()
-    x = scaler.fit_transform(means.astype(np.float64))
-    chosen = _cross_validated(x, labels, folds, _DENSE_STRENGTHS)
+def _dense_probe(dense: Dense, labels: Bool, folds: Places) -> Probe:
+    tried = {
+        pooling: _cross_validated(_scaled(dense(pooling))[0], labels, folds, _DENSE_STRENGTHS)
+        for pooling in DENSE_POOLINGS
+    }
+    pooling, chosen = max(tried.items(), key=lambda item: item[1].auroc)
+    x, scaler = _scaled(dense(pooling))
     model = _logistic(chosen.strength).fit(x, labels)
     # Rounded as on file, so that what is measured is what will run.
     direction = (model.coef_[0] / scaler.scale_).astype(np.float32).astype(np.float64)
     bias = float(model.intercept_[0] - direction @ scaler.mean_)
-    return Probe(direction, bias, chosen.auroc, platt(chosen.scores, labels))
+    return Probe(direction, bias, pooling, chosen.auroc, platt(chosen.scores, labels))
+
+
+def _scaled(x: NDArray[np.float32]) -> tuple[Scores, StandardScaler]:
+    scaler = StandardScaler()
+    return scaler.fit_transform(x.astype(np.float64)), scaler
 
 
 @dataclass(frozen=True, slots=True)

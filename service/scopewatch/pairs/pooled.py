@@ -26,6 +26,7 @@ from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import LeftOut
 from scopewatch.pairs.scored import failure
 from scopewatch.pipeline.pooling import pool
+from scopewatch.sentences import SegmentSentences
 from scopewatch.statistics.scores import Bool
 from scopewatch.types import Activations, Segment, TokenisedPair
 from scopewatch.watch.indicators import Pooling
@@ -42,8 +43,14 @@ POOLINGS = (
     Pooling(kind="fraction_active"),
     Pooling(kind="rolling_mean_max", window=8),
     Pooling(kind="k_of_n", k=2),
+    Pooling(kind="last"),
+    Pooling(kind="sentence_end", over="mean"),
 )
-_SCHEMA = 2
+"""What is kept of every feature."""
+MEAN = Pooling(kind="mean")
+DENSE_POOLINGS = (MEAN, Pooling(kind="last"), Pooling(kind="sentence_end", over="mean"))
+"""What is kept of the reader's activations: of these the pooled score of a direction is the score of what is pooled."""
+_SCHEMA = 3
 _SHARD_PAIRS = 128
 _DENSE_ELEMENTS = 4 << 20
 Float32 = NDArray[np.float32]
@@ -62,14 +69,19 @@ class PooledPairs:
     pair is one of those left out."""
     truncated: Bool
     """Whether the reader did not read the pair whole, shape (n,)."""
-    dense_mean: Float32
-    """The reader's activations at the hookpoint, averaged over the segment's tokens; shape (n, d_in)."""
-    dense_max: Float32
-    """The largest of these activations, component by component; shape (n, d_in)."""
     shards: tuple[Path, ...]
     """The files that hold the pooled values, in the order of the pairs."""
     left_out: tuple[LeftOut, ...] = ()
     """The pairs that could not be read, or have no token in the segment; they keep their rows."""
+
+    def dense(self, pooling: Pooling) -> Float32:
+        """The reader's activations at the hookpoint by one of `DENSE_POOLINGS`, shape (n, d_in).
+
+        Raises:
+            DataError: A shard is gone or damaged.
+        """
+        name = f"dense_{DENSE_POOLINGS.index(pooling)}"
+        return np.concatenate([_array(shard, name) for shard in self.shards])
 
     def features(self, pooling: Pooling) -> csr_array:
         """Every feature by one of the poolings, shape (n, d_sae), float32; only values greater than 0 are stored.
@@ -121,14 +133,13 @@ def encode_pairs(
         for start in range(0, len(pairs), _SHARD_PAIRS):
             part = pairs[start : start + _SHARD_PAIRS]
             tokens = dictionary.tokeniser.tokenise([item.pair for item in part])
-            shards.append(home / f"{_digest(tokens)}.npz")
+            shards.append(home / f"{_digest(tokens, segment)}.npz")
             if not _is_whole(shards[-1]):
                 _write(shards[-1], _shard(tokens, dictionary, segment, poolings))
             left_out += _left_out(part, tokens, shards[-1], reading)
             progress.update(len(part))
-    tokens_read, truncated, dense_mean, dense_max = (
-        np.concatenate([_array(shard, name) for shard in shards])
-        for name in ("tokens", "truncated", "dense_mean", "dense_max")
+    tokens_read, truncated = (
+        np.concatenate([_array(shard, name) for shard in shards]) for name in ("tokens", "truncated")
     )
     return PooledPairs(
         n_pairs=len(pairs),
@@ -136,8 +147,6 @@ def encode_pairs(
         poolings=tuple(poolings),
         tokens=tokens_read,
         truncated=truncated,
-        dense_mean=dense_mean,
-        dense_max=dense_max,
         shards=tuple(shards),
         left_out=tuple(left_out),
     )
@@ -172,7 +181,7 @@ def _shard(
 ) -> dict[str, NDArray[Any]]:
     """The arrays of a shard: some per pair, and, pair after pair, the features that fired and their pooled values."""
     counts, failed, truncated = np.zeros(len(tokens), np.int32), [""] * len(tokens), np.zeros(len(tokens), bool)
-    dense = np.zeros((2, len(tokens), dictionary.d_in), np.float32)
+    dense = np.zeros((len(DENSE_POOLINGS), len(tokens), dictionary.d_in), np.float32)
     indices: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(tokens)
     values: list[Float32] = [np.empty((len(poolings), 0), np.float32)] * len(tokens)
     good = {row: pair for row, pair in enumerate(tokens) if isinstance(pair, TokenisedPair)}
@@ -183,22 +192,25 @@ def _shard(
             failed[row] = str(read)
             continue
         counts[row] = len(read.positions)
-        indices[row], values[row] = _pooled(read.fired, poolings)
+        sentences = SegmentSentences(pair, segment)
+        indices[row], values[row] = _pooled(read.fired, poolings, sentences)
         if len(read.positions):
-            dense[:, row] = read.residual.mean(axis=0, dtype=np.float64), read.residual.max(axis=0)
+            residual = read.residual.astype(np.float64)
+            dense[:, row] = [pool(pooling, residual, sentences) for pooling in DENSE_POOLINGS]
     return {
         "tokens": counts,
         "truncated": truncated,
         "failed": np.array(failed),
-        "dense_mean": dense[0],
-        "dense_max": dense[1],
+        **{f"dense_{number}": rows for number, rows in enumerate(dense)},
         "fired": np.array([len(features) for features in indices]),
         "indices": np.concatenate(indices),
         **{f"value_{number}": np.concatenate(column) for number, column in enumerate(zip(*values, strict=True))},
     }
 
 
-def _pooled(fired: Activations, poolings: Sequence[Pooling]) -> tuple[NDArray[np.int32], Float32]:
+def _pooled(
+    fired: Activations, poolings: Sequence[Pooling], sentences: SegmentSentences
+) -> tuple[NDArray[np.int32], Float32]:
     """The features that fired, ascending, and their values by each pooling, shape (n_poolings, n_features)."""
     features, column = np.unique(fired.column, return_inverse=True)
     pooled = np.empty((len(poolings), len(features)), np.float32)
@@ -211,11 +223,11 @@ def _pooled(fired: Activations, poolings: Sequence[Pooling]) -> tuple[NDArray[np
         dense = np.zeros((len(features[here]), fired.n_tokens)).T
         dense[fired.token[mine], column[mine] - start] = fired.value[mine]
         for number, pooling in enumerate(poolings):
-            pooled[number, here] = pool(pooling, dense)
+            pooled[number, here] = pool(pooling, dense, sentences)
     return features, pooled
 
 
-def _digest(tokens: Sequence[_Tokenised]) -> str:
+def _digest(tokens: Sequence[_Tokenised], segment: Segment) -> str:
     total = hashlib.sha256()
     for pair in tokens:
         if isinstance(pair, InvalidRequest):
@@ -223,6 +235,8 @@ def _digest(tokens: Sequence[_Tokenised]) -> str:
             continue
         total.update(len(pair.ids).to_bytes(8, "little") + bytes([pair.coverage.truncated]))
         total.update(pair.ids.astype("<i4").tobytes() + pair.segments.tobytes() + repr(pair.window_tokens).encode())
+        # Where sentences end is not in the tokens: a caller may give them with a text of its own.
+        total.update(SegmentSentences(pair, segment).last_tokens.astype("<i4").tobytes())
     return total.hexdigest()
 
 

@@ -3,18 +3,21 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from scopewatch.sentences import SegmentSentences
+from scopewatch.types import Indices
 from scopewatch.watch.indicators import Pooling
 
 Dense = NDArray[np.float64]
 """Activations of some features on one segment's tokens, shape (n_tokens, n_features)."""
 
 
-def pool(pooling: Pooling, dense: Dense) -> NDArray[np.float64]:
+def pool(pooling: Pooling, dense: Dense, sentences: SegmentSentences) -> NDArray[np.float64]:
     """Pools each column over the tokens.
 
     Args:
-        pooling: The kind of pooling and its window, if it has one.
+        pooling: The kind of pooling with its arguments.
         dense: Shape (n_tokens, n_features), n_tokens at least 1; values at least 0, except those of probes.
+        sentences: The sentences that the tokens make.
 
     Returns:
         Shape (n_features,).
@@ -36,7 +39,19 @@ def pool(pooling: Pooling, dense: Dense) -> NDArray[np.float64]:
             pooled = np.maximum((totals[window:] - totals[:-window]).max(axis=0) / window, 0.0)
         case "k_of_n":
             pooled = _kth_largest_in_a_window(dense, pooling.k or 1, min(pooling.n or n_tokens, n_tokens))
+        case "last" | "sentence_end":
+            # One feature after the other, so that the order of summation does not depend on how many there are.
+            read = np.take(dense.T, tokens_read(pooling, sentences), axis=1)
+            pooled = read.max(axis=1) if pooling.over == "max" else read.mean(axis=1)
     return np.asarray(pooled, np.float64)
+
+
+def tokens_read(pooling: Pooling, sentences: SegmentSentences) -> Indices:
+    """Which of a segment's tokens a pooling looks at, ascending; whatever fires on others is nothing to it."""
+    if pooling.kind == "sentence_end":
+        return sentences.last_tokens
+    every = np.arange(len(sentences.positions))
+    return every[-(pooling.n or 1) :] if pooling.kind == "last" else every
 
 
 def _kth_largest_in_a_window(dense: Dense, k: int, n: int) -> NDArray[np.float64]:

@@ -16,7 +16,8 @@ from scopewatch.pipeline.compiled import (
     CompiledWatchlist,
 )
 from scopewatch.pipeline.incomplete import incomplete
-from scopewatch.pipeline.pooling import Dense, pool
+from scopewatch.pipeline.pooling import Dense, pool, tokens_read
+from scopewatch.sentences import SegmentSentences
 from scopewatch.types import CoveredActivations, Segment, TokenisedPair
 from scopewatch.verdicts import Evidence, FeatureScore, IndicatorScore, Judgement, Verdict
 
@@ -31,6 +32,8 @@ class _SegmentView:
     features: tuple[FeatureKey, ...]
     dense: Dense
     """Shape (len(positions), len(features))."""
+    sentences: SegmentSentences
+    """The sentences that the segment's tokens make."""
 
 
 def judge(
@@ -101,7 +104,7 @@ def _score(indicator: CompiledIndicator, view: _SegmentView, max_evidence: int) 
         return _skipped(indicator, "empty_segment")
     pooled = np.empty(len(indicator.terms))
     for group in indicator.groups:
-        pooled[group.terms] = pool(group.pooling, view.dense[:, group.slots])
+        pooled[group.terms] = pool(group.pooling, view.dense[:, group.slots], view.sentences)
     contributions = indicator.weights * pooled
     return _scored(
         indicator,
@@ -189,7 +192,8 @@ def _view(
 ) -> _SegmentView:
     activations, slots = covered.activations, watchlist.slots_of(covered.table)
     assert slots is not None, "whoever reads activations for a watchlist sees that they cover it"
-    positions = np.flatnonzero(tokens.segments == segment)
+    sentences = SegmentSentences(tokens, segment)
+    positions = sentences.positions
     row_of = np.full(len(tokens.segments), -1)
     row_of[positions] = np.arange(len(positions))
     row, slot = row_of[activations.token], slots[activations.column]
@@ -198,7 +202,7 @@ def _view(
     dense[row[mine], slot[mine]] = activations.value[mine]
     for twin, original in watchlist.twins:
         dense[:, twin] = dense[:, original]
-    return _SegmentView(tokens, positions, watchlist.features, dense)
+    return _SegmentView(tokens, positions, watchlist.features, dense, sentences)
 
 
 def _sigmoid(x: float) -> float:
@@ -210,7 +214,8 @@ def _evidence(
 ) -> tuple[Evidence, ...]:
     """Spans where features that raised the score fired, by weight times activation, strongest first.
 
-    A span is a run of neighbouring tokens on which one feature fired, of one turn.
+    A span is a run of neighbouring tokens of one turn on which one feature fired, and which a pooling that raised the
+    score looks at.
     """
     # Where a probe is below zero, a negative weight raises the score; nothing fired there.
     raised = (contributions > 0) & (indicator.weights > 0)
@@ -219,8 +224,12 @@ def _evidence(
     pull = np.zeros(len(view.features))
     np.maximum.at(pull, indicator.slots[raised], indicator.weights[raised])
     slots = np.flatnonzero(pull)
+    looked_at = np.zeros((len(view.positions), len(slots)), np.bool_)
+    for group in indicator.groups:
+        mine = np.searchsorted(slots, group.slots[raised[group.terms]])
+        looked_at[np.ix_(tokens_read(group.pooling, view.sentences), mine)] = True
     # One feature after the other; in each, its tokens in order.
-    column, place = np.nonzero(view.dense[:, slots].T > 0)
+    column, place = np.nonzero(((view.dense[:, slots] > 0) & looked_at).T)
     position = view.positions[place]
     turn = view.tokens.turns[position]
     # A template may have put a text's parts in another order.

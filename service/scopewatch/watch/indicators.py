@@ -19,10 +19,12 @@ _POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "fraction_active": (frozenset(), frozenset()),
     "rolling_mean_max": (frozenset({"window"}), frozenset()),
     "k_of_n": (frozenset({"k"}), frozenset({"n"})),
+    "last": (frozenset(), frozenset({"n"})),
+    "sentence_end": (frozenset({"over"}), frozenset()),
 }
 PROBE = "probe"
 """What a file of dense directions has for an architecture, where an SAE has jumprelu or topk."""
-_PROBE_POOLINGS = ("max", "mean", "sum")
+_PROBE_POOLINGS = ("max", "mean", "sum", "last", "sentence_end")
 """Poolings of probes; the others ask whether a feature fires at all, and a probe has a value everywhere."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -44,17 +46,20 @@ class Pooling(Strict):
     rolling_mean_max: largest mean over `window` consecutive tokens (over all when the segment is shorter).
     k_of_n: largest value that at least `k` of some `n` consecutive tokens reach (`n` omitted: of all), so that a
     threshold of t asks for k tokens above t; 0 when there are fewer than k tokens.
+    last: average over the last `n` tokens (`n` omitted: the last one).
+    sentence_end: mean or max, as `over` says, of the tokens that end sentences (`scopewatch.sentences`).
     """
 
-    kind: Literal["max", "mean", "sum", "fraction_active", "rolling_mean_max", "k_of_n"]
+    kind: Literal["max", "mean", "sum", "fraction_active", "rolling_mean_max", "k_of_n", "last", "sentence_end"]
     window: int | None = Field(None, ge=1, le=4096)
     k: int | None = Field(None, ge=1, le=4096)
     n: int | None = Field(None, ge=1, le=4096)
+    over: Literal["mean", "max"] | None = None
 
     @model_validator(mode="after")
     def _arguments_fit(self) -> Self:
         required, optional = _POOLING_ARGUMENTS[self.kind]
-        given = {name for name in ("window", "k", "n") if getattr(self, name) is not None}
+        given = set(self._given)
         if missing := required - given:
             raise ValueError(f"pooling {self.kind} needs {', '.join(sorted(missing))}")
         if extra := given - required - optional:
@@ -63,9 +68,14 @@ class Pooling(Strict):
             raise ValueError(f"k_of_n asks for k={self.k} of only n={self.n} tokens")
         return self
 
+    @property
+    def _given(self) -> dict[str, int | str]:
+        """The arguments, by name."""
+        return self.model_dump(exclude={"kind"}, exclude_none=True)
+
     def __str__(self) -> str:
-        given = [f"{name}={value}" for name in ("window", "k", "n") if (value := getattr(self, name)) is not None]
-        return f"{self.kind}({', '.join(given)})" if given else self.kind
+        given = ", ".join(f"{name}={value}" for name, value in self._given.items())
+        return f"{self.kind}({given})" if given else self.kind
 
 
 def _pooling_from_word(value: object) -> object:

@@ -8,20 +8,7 @@ import numpy as np
 
 from scopewatch.reader.text.traced import Piece
 from scopewatch.reader.text.vocabulary import Encoded
-from scopewatch.types import Bools, Indices, Int8, Int32, Segment, TokenIds
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A caller's text that tokens may be of."""
-
-    segment: Segment
-    turn: int = 0
-    """The index in the history, for a text of it."""
-    starts: Int32 | None = None
-    """Where each character of the text that is read stands in the caller's own; None where the two are the same."""
-    ends: Int32 | None = None
-    """One past the last code point that the character is made of."""
+from scopewatch.types import Bools, Indices, Int8, Int32, ReadText, TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +42,7 @@ class Tokens:
         return type(self)(self.ids, none.astype(np.int8), none, none, none, none.astype(np.bool_))
 
 
-def locate(encoded: Encoded, pieces: Sequence[Piece], sources: Sequence[Source]) -> Tokens:
+def locate(encoded: Encoded, pieces: Sequence[Piece], texts: Sequence[ReadText]) -> Tokens:
     """Gives each token the caller's text that it overlaps, and its place there.
 
     A token reaches to where the next one starts elsewhere. So the bytes of one character that fell back to byte tokens
@@ -65,7 +52,7 @@ def locate(encoded: Encoded, pieces: Sequence[Piece], sources: Sequence[Source])
     Args:
         encoded: The tokens of a text.
         pieces: The stretches of the text that a caller wrote, in order; a source below 0 is of no segment.
-        sources: The caller's texts.
+        texts: The caller's texts.
     """
     own = [piece for piece in pieces if piece.source >= 0] or [Piece(0, 0, 0, 0)]
     piece_starts, piece_ends, piece_sources, offsets = np.array(own, np.int32).T
@@ -80,12 +67,12 @@ def locate(encoded: Encoded, pieces: Sequence[Piece], sources: Sequence[Source])
     first = np.where(piece_sources[first] == whose, first, last)
     starts = np.maximum(begins - piece_starts[first], 0) + offsets[first]
     stops = np.maximum(np.minimum(ends, piece_ends[last]) - piece_starts[last] + offsets[last], starts + 1)
-    for number, source in enumerate(sources):
-        if source.starts is not None and source.ends is not None:
+    for number, text in enumerate(texts):
+        if text.starts is not None and text.ends is not None:
             mine = inside & (whose == number)
-            starts[mine], stops[mine] = source.starts[starts[mine]], source.ends[stops[mine] - 1]
-    segments = np.array([source.segment for source in sources], np.int8)
-    turns = np.array([source.turn for source in sources], np.int32)
+            starts[mine], stops[mine] = text.starts[starts[mine]], text.ends[stops[mine] - 1]
+    segments = np.array([text.segment for text in texts], np.int8)
+    turns = np.array([text.turn for text in texts], np.int32)
     return Tokens(encoded.ids, segments[whose] * inside, turns[whose], starts, stops, inside)
 
 

@@ -9,10 +9,9 @@ import numpy as np
 from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.reader.cleaning.clean import Cleaned, clean, odd_chars
 from scopewatch.reader.text.conversation import Conversations
-from scopewatch.reader.text.located import Source
 from scopewatch.reader.text.traced import Piece, Traced, joined, pieces_of, traced
 from scopewatch.reader.text.vocabulary import Encoded, Vocabulary
-from scopewatch.types import Coverage, Pair, Segment
+from scopewatch.types import Coverage, Pair, ReadText, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,7 @@ class Part:
 
     text: str
     """The text, with its pieces."""
-    sources: tuple[Source, ...]
+    sources: tuple[ReadText, ...]
     """The caller's texts, by the numbers that the pieces give."""
     given: Encoded | None = None
     """The tokens of the text, where the caller gave tokens and the text is what they decode to."""
@@ -66,18 +65,19 @@ def parts_of(pair: Pair, vocabulary: Vocabulary, conversations: Conversations, *
     texts = [*(turn.content for turn in pair.history), pair.prompt, own]
     segments = [Segment.HISTORY] * len(pair.history) + [Segment.PROMPT, Segment.RESPONSE]
     says, odd_shares = _oddities(texts, segments)
-    sources = [Source(segment, number) for number, segment in enumerate(segments[:-2])] + [Source(Segment.PROMPT)]
+    sources = [ReadText(Segment.HISTORY, turn.content, number) for number, turn in enumerate(pair.history)]
+    sources.append(ReadText(Segment.PROMPT, pair.prompt))
     changed = False
     if cleaned:
         clean_texts = [clean(text) for text in texts]
         changed = any(one.text != text for one, text in zip(clean_texts, texts, strict=True))
         sources = [_of(source, text) for source, text in zip(sources, clean_texts, strict=False)]
-        answer = _whole(clean_texts[-1].text, _of(Source(Segment.RESPONSE), clean_texts[-1]))
+        answer = _whole(_of(ReadText(Segment.RESPONSE, own), clean_texts[-1]))
         turns = [replace(turn, content=one.text) for turn, one in zip(pair.history, clean_texts, strict=False)]
         pair = replace(pair, history=tuple(turns), prompt=clean_texts[-2].text)
     if pair.prompt_token_ids:
         # Tokens are as they are, so it is the caller's own text that is looked for in them.
-        head = _given(pair.prompt_token_ids, texts[-2], vocabulary, Source(Segment.PROMPT))
+        head = _given(pair.prompt_token_ids, ReadText(Segment.PROMPT, texts[-2]), vocabulary)
         lost = () if pieces_of(head.text) else ("prompt",)
         return Parts(head, answer, replace(says, unlocated=lost), changed, odd_shares)
     rendered = conversations.render(pair)
@@ -114,10 +114,10 @@ def _oddities(texts: Sequence[str], segments: Sequence[Segment]) -> tuple[Covera
 
 
 def _answer(pair: Pair, vocabulary: Vocabulary) -> Part:
-    source = Source(Segment.RESPONSE)
+    own = ReadText(Segment.RESPONSE, pair.response)
     if not pair.response_token_ids:
-        return _whole(pair.response, source)
-    part = _given(pair.response_token_ids, pair.response, vocabulary, source)
+        return _whole(own)
+    part = _given(pair.response_token_ids, own, vocabulary)
     if pair.response and not pieces_of(part.text):
         raise InvalidRequest(
             FieldViolation("response", "does not stand in what response_token_ids decode to; leave it empty")
@@ -125,23 +125,24 @@ def _answer(pair: Pair, vocabulary: Vocabulary) -> Part:
     return part
 
 
-def _whole(text: str, source: Source) -> Part:
-    return Part(traced(text, 0), (source,))
+def _whole(text: ReadText) -> Part:
+    return Part(traced(text.text, 0), (text,))
 
 
-def _given(ids: Sequence[int], text: str, vocabulary: Vocabulary, source: Source) -> Part:
+def _given(ids: Sequence[int], own: ReadText, vocabulary: Vocabulary) -> Part:
     """Tokens that a caller gave. Where the caller gave the text too, it is the last place in them where that stands."""
     decoded, encoded = vocabulary.decode(ids)
+    text = own.text
     # Some tokenizers leave out a space at the beginning.
     wanted = [text, text.lstrip()] if text else [decoded]
     found = next((one for one in wanted if one and one in decoded), "")
     at = decoded.rfind(found)
     pieces = [Piece(at, at + len(found), 0, text.find(found) if text else 0)] if found else []
-    return Part(Traced.of(decoded, pieces), (source,), encoded)
+    return Part(Traced.of(decoded, pieces), (replace(own, text=text or decoded),), encoded)
 
 
-def _of(source: Source, text: Cleaned) -> Source:
-    return replace(source, starts=text.starts, ends=text.ends)
+def _of(own: ReadText, text: Cleaned) -> ReadText:
+    return replace(own, text=text.text, starts=text.starts, ends=text.ends)
 
 
 def _losses(rendered: str, texts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -204,6 +204,7 @@ class Tokeniser:
             chosen.window_tokens,
             self._digest(inputs, exact),
             parts.odd_shares,
+            (*parts.head.sources, *parts.answer.sources),
         )
 
     def _with_bos(self, head: Tokens) -> Tokens:
