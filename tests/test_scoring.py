@@ -546,7 +546,7 @@ def judged(
     indicators: list[dict[str, Any]], case: Case, *, card_warnings: dict[str, str] | None = None
 ) -> dict[str, IndicatorScore]:
     watchlist = compile_watchlist(watchlist_of(*indicators), WHOLE, card_warnings=card_warnings)
-    judgement = judge(watchlist, read(case.layout), case.activations, max_evidence=100, engine=WHOLE)
+    judgement = judge(watchlist, read(case.layout, case.stops), case.activations, max_evidence=100, engine=WHOLE)
     assert [indicator["name"] for indicator in indicators] == [score.name for score in judgement.indicators]
     return {score.name: score for score in judgement.indicators}
 
