@@ -15,6 +15,7 @@ from collections import defaultdict
 from itertools import permutations
 from pathlib import Path
 
+from page import write_between
 from scopewatch.calibration.split import SPLIT_SALT
 from scopewatch.pairs.labelled import Labels, fraction, parse_row
 
@@ -42,10 +43,7 @@ def main() -> None:
         rows += [row_of(train, test, own[train], args.work_dir) for train, test in permutations(files, 2)]
         print("\n".join(rows[-len(files) * (len(files) - 1) :]), flush=True)
     if args.out:
-        between = "<!-- bench/transfer.py writes from here -->", "<!-- to here -->"
-        text = args.out.read_text(encoding="utf-8")
-        before, after = text.split(between[0])[0], text.split(between[1])[1]
-        args.out.write_text(before + "\n\n".join([between[0], table(rows), between[1]]) + after, encoding="utf-8")
+        write_between(args.out, "bench/transfer.py", table(rows))
 
 
 def calibrated(train: Path, folder: Path) -> dict | str:
