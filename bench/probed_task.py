@@ -3,15 +3,13 @@
 Two thirds of the texts fit every detector, as `scopewatch calibrate --held-out` parts them, and the rest measures all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from scipy.sparse import csr_array, vstack
 from threadpoolctl import threadpool_limits
 from transformers import AutoTokenizer
 
@@ -21,17 +19,19 @@ from scopewatch.calibration.calibrate import calibrate, text_detectors
 from scopewatch.calibration.split import Split, split
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.config import Config
-from scopewatch.engine.dictionary import DictionaryEngine, SegmentActivations, build_dictionary
-from scopewatch.errors import EngineError, Unsupported
+from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
+from scopewatch.errors import Unsupported
 from scopewatch.pairs.labelled import LabelledPair, Labels, labels_of, parse_row
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Scores
-from scopewatch.types import Segment, TokenisedPair
+from scopewatch.types import Segment
+from scopewatch.watch.indicators import Pooling
 
 HELD_OUT = 1 / 3
 """The share of the texts that measures."""
+LAST = Pooling(kind="last")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +46,6 @@ class Settings:
     """The most texts of a task."""
     max_tokens: int
     """The most tokens of a text; the last ones are read."""
-
-
-class LastTokens:
-    """A dictionary engine that also keeps what stands at the last token of each pair it reads."""
-
-    def __init__(self, dictionary: DictionaryEngine) -> None:
-        self._dictionary = dictionary
-        self._residuals: list[np.ndarray] = []
-        self._features: list[csr_array] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._dictionary, name)
-
-    def encode(self, pairs: Sequence[TokenisedPair], segment: Segment, **kind: Any) -> Iterator[SegmentActivations]:
-        for read in self._dictionary.encode(pairs, segment, **kind):
-            if isinstance(read, EngineError):
-                raise read
-            last = read.fired.token == len(read.positions) - 1
-            row, column = np.zeros(last.sum(), np.intp), read.fired.column[last]
-            self._features.append(csr_array((read.fired.value[last], (row, column)), shape=(1, self.d_sae)))
-            self._residuals.append(read.residual[-1])
-            yield read
-
-    @property
-    def residuals(self) -> np.ndarray:
-        """The reader's activations, shape (n_pairs, d_in)."""
-        return np.stack(self._residuals)
-
-    @property
-    def features(self) -> csr_array:
-        """What the SAE makes of them, shape (n_pairs, d_sae)."""
-        return csr_array(vstack(self._features))
 
 
 @cache
@@ -111,13 +79,13 @@ def measured(task: str, settings: Settings) -> dict[str, Any]:
     """The AUROC of every detector on the held-out texts of a task, and how many texts and tokens were read."""
     dictionary, tokenizer = opened(settings)
     pairs = pairs_of(task, examples(settings.data, task, settings.rows), tokenizer, settings.max_tokens)
-    labels, engine = labels_of(pairs), LastTokens(dictionary)
+    labels = labels_of(pairs)
     with TemporaryDirectory() as folder, threadpool_limits(1):
-        pooled = encode_pairs(pairs, engine, segment=Segment.RESPONSE, folder=Path(folder))
+        pooled = encode_pairs(pairs, dictionary, segment=Segment.RESPONSE, folder=Path(folder))
         parts = split(pairs, HELD_OUT, pooled.tokens > 0)
         scores, refused = calibrated(pairs, pooled, parts)
         fit, out = parts.fit, parts.held_out
-        residuals, features = engine.residuals, engine.features
+        residuals, features = pooled.dense(LAST), pooled.features(LAST)
         scores["last_token"] = dense_regression(residuals[fit], labels[fit], residuals[out])
         scores["sae_probe"] = sparse_regression(features[fit], labels[fit], features[out])
     return {
@@ -138,13 +106,10 @@ def calibrated(pairs: Sequence[LabelledPair], pooled: PooledPairs, parts: Split)
     refused = ""
     for kind, own in (("features", "sae_features"), ("probe", "dense_probe")):
         try:
-            wanted = Wanted(kind=kind, held_out=HELD_OUT, force=True)
-            evidence = calibrate(pairs, pooled, wanted).evidence
+            evidence = calibrate(pairs, pooled, Wanted(kind=kind, held_out=HELD_OUT, force=True)).evidence
         except Unsupported as why:
             refused = refused or str(why)
         else:
-            return {
-                own: evidence.scores,
-                **{name: each.scores for name, each in evidence.alternatives.items()},
-            }, refused
+            others = {name: each.scores for name, each in evidence.alternatives.items()}
+            return {own: evidence.scores, **others}, refused
     return text_detectors(pairs, parts), refused

@@ -109,7 +109,18 @@ def test_a_run_goes_on_where_it_stopped_and_fills_the_page(
     page.write_text("Above\n<!-- bench/sae_probes.py writes from here -->\nold\n<!-- to here -->\nbelow\n")
     (sae,) = (demo / "sae").rglob("params.npz")
     command = ["sae_probes.py", "--data", str(data), "--reader", str(demo / "reader"), "--sae", str(sae)]
-    command += ["--hookpoint", "layers.2.resid_post", "--name", "tiny", "--rows", "100", "--out", str(out)]
+    command += [
+        "--hookpoint",
+        "layers.2.resid_post",
+        "--name",
+        "tiny",
+        "--workers",
+        "1",
+        "--rows",
+        "100",
+        "--out",
+        str(out),
+    ]
     monkeypatch.setattr("sys.argv", [*command, "--work-dir", str(tmp_path / "work"), "--page", str(page)])
     monkeypatch.setattr(sae_probes, "ProcessPoolExecutor", lambda workers, **_: ThreadPoolExecutor(workers))
     write(data, "cleaned_data/9_tide.csv", ["prompt,target", *(f"low {n},1\nhigh {n},2" for n in range(50))])
