@@ -8,7 +8,8 @@ lists, semicolons. A sentence ends
   that follow at once are of the sentence;
 - at the end of a line, with or without a stop: headings, paragraphs and items of lists are sentences;
 - but not behind the dot of an abbreviation (`Dr.`, `e.g.`, `Fig. 3`), an initial or the number of an item (`1.`), nor
-  where a small letter follows a dot, nor where the sentence would have neither letter nor digit.
+  behind an ellipsis that a small letter follows, nor where the sentence would have neither letter nor digit. A small
+  letter alone says nothing: in forums and chats sentences begin with them.
 
 White space is at no end: a sentence reaches from the end of the one before it to its own last visible character.
 """
@@ -44,6 +45,8 @@ _NUMBERED = regex.compile(
     r"(?i)nos?|nr|figs?|eqs?|sec|ch|chap|vol|pp?|art|refs?|al|ca?|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
 )
 """Abbreviations that a number, or a year in brackets, follows; `no` before anything else is an answer."""
+_RUNNING = regex.compile(r"(?i)al|etc|inc|ltd|corp|co|jr|sr|dept|figs?|eqs?|ca|min|max|avg|est|bzw|usw|.*\..*")
+"""Abbreviations behind which a sentence goes on if a small letter follows, such as all with dots inside."""
 _LONGEST = 24
 """How many characters before a dot are looked at."""
 
@@ -59,8 +62,10 @@ def sentence_ends(text: str) -> list[int]:
         start, end = stop.span()
         if stop["line"]:
             end = begin + len(text[begin:start].rstrip())
-        elif stop["dots"] and stop["next"] and _goes_on(text[max(begin, start - _LONGEST) : start], stop["next"]):
-            continue
+        elif stop["dots"] and stop["next"]:
+            before = text[max(begin, start - _LONGEST) : start]
+            if _goes_on(before, stop["dots"], stop["next"]):
+                continue
         if _LETTER_OR_DIGIT.search(text, begin, end):
             ends.append(end)
         begin = end
@@ -75,21 +80,28 @@ def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
         yield end - len(text[before:end].lstrip()), end
 
 
-def _goes_on(sentence: str, following: str) -> bool:
+def _goes_on(sentence: str, dots: str, following: str) -> bool:
     """Whether a sentence goes on behind dots.
 
     Args:
         sentence: The sentence up to the dots, or as much of it as an abbreviation may have.
+        dots: The dots.
         following: The first visible character behind the dots.
     """
-    if following.islower() or _ITEM.fullmatch(sentence):
+    if _ITEM.fullmatch(sentence):
         return True
+    if dots != ".":
+        return following.islower()
     word = (sentence.split() or [""])[-1].lstrip("([{\"'*_\u201c\u2018\u00ab\u201e")
     initial = word.rsplit(".", 1)[-1]
     if len(initial) == 1 and initial.isupper() and word != "I":
         return True
     numbered = following.isdigit() or following == "("
-    return bool(_NAMED.fullmatch(word) or (numbered and _NUMBERED.fullmatch(word)))
+    return bool(
+        _NAMED.fullmatch(word)
+        or (numbered and _NUMBERED.fullmatch(word))
+        or (following.islower() and _RUNNING.fullmatch(word))
+    )
 
 
 @dataclass(frozen=True, eq=False)
