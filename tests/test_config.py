@@ -46,6 +46,7 @@ def test_every_setting_has_a_variable() -> None:
     given = Config(
         watchlist=(Path("a.yaml"), Path("b.yaml")),
         labels="labels.db",
+        reader_dir="readers",
         pack_dir="packs",
         grpc_address="0.0.0.0:1",
         metrics_address="0.0.0.0:2",

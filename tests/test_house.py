@@ -15,6 +15,7 @@ PLANTED = {
     "watch/cards.py": ["redis", "sqlite3"],
     "server_process.py": ["torch", "grpc_health"],
     "hub.py": ["sqlite3"],
+    "known_readers/find.py": ["gguf", "torch", "scopewatch.reader.find"],
     "doors/limits.py": ["grpc", "google.protobuf", "scopewatch.v1.monitor_pb2"],
     "pipeline/scoring.py": ["transformers", "scopewatch.pipeline.cache"],
     "pipeline/monitor.py": ["redis", "torch"],

@@ -168,7 +168,7 @@ indicators:
 BAD_LINES = [
     "1: version: Input should be 1",
     "2: name: String should match pattern",
-    "3: reader: give either path (a directory) or id (a hub id)",
+    "3: reader: give one of path (a directory), id (a hub id) and known (a name that `scopewatch reader list` shows)",
     "5: saes.res.colour: no such key here",
     "5: saes.res.norm_factor: Input should be greater than 0",
     "6: saes.bad name: String should match pattern",
@@ -763,7 +763,10 @@ def test_an_incomplete_card_is_refused(write: Write, missing: str) -> None:
 def test_a_reader_comes_from_exactly_one_place(write: Write, reader: dict[str, str]) -> None:
     """Neither or both of path and id is refused."""
     (said,) = mistakes(write(watchlist_document(reader=reader)))
-    assert said.split(": ", 1)[1] == "reader: give either path (a directory) or id (a hub id)"
+    assert (
+        said.split(": ", 1)[1]
+        == "reader: give one of path (a directory), id (a hub id) and known (a name that `scopewatch reader list` shows)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ class ReaderSource(Rendering):
     def _one_source(self) -> Self:
         if sum(map(bool, (self.path, self.known, self.id))) != 1:
             raise ValueError(
-                "give one of path (a directory), id (a hub id) and known (a name of `scopewatch reader list`)"
+                "give one of path (a directory), id (a hub id) and known (a name that `scopewatch reader list` shows)"
             )
         if self.revision and not self.id:
             raise ValueError("a revision belongs to a hub id")

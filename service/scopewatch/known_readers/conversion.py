@@ -14,17 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, ReaderTensor, TokenType, dequantize
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from scopewatch.errors import ReaderError
 from scopewatch.types import Float32
-
-try:
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, ReaderTensor, TokenType, dequantize
-except ImportError:
-    raise ReaderError("reader get needs gguf: pip install 'scopewatch[reader]'") from None
 
 _EXPECTED = {
     "general.architecture": "llama",

