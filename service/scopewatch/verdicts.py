@@ -56,7 +56,8 @@ class FeatureScore:
     """What one term added to an indicator's score."""
 
     feature: FeatureKey | str
-    """The feature; in a combination, the name of the other indicator or of the reader's signal."""
+    """The feature; in a combination, the name of the other indicator or of the reader's signal; of words, the word, the
+    phrase or the pair of words."""
     label: str
     pooling: str
     pooled: float
@@ -67,12 +68,14 @@ class FeatureScore:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A span of the caller's own text on which a feature fired, in Unicode code points."""
+    """A span of the caller's own text on which a feature fired or a word counted, in Unicode code points."""
 
     start: int
     end: int
-    feature: FeatureKey
+    feature: FeatureKey | str
+    """The feature, or the word, phrase or pair of words."""
     activation: float
+    """The feature's highest activation in the span, or what the word adds to the score there."""
     segment: Segment
     turn: int
 

@@ -4,7 +4,6 @@ Each is fitted on one part of the pairs and scores others; strengths are chosen 
 part, which never parts a group. Everything is deterministic.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,9 @@ from scopewatch.statistics.folds import FOLDS, Places, folds_of
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.watch.indicators import Pooling, Probability
+from scopewatch.words.bag import grams_of
+from scopewatch.words.find import find_words
+from scopewatch.words.lexicon import shipped
 
 try:
     from scipy.sparse import csr_array
@@ -34,14 +36,6 @@ Dense = Callable[[Pooling], NDArray[np.float32]]
 _WORD_STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _DENSE_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _LEAST_SHARE = 0.01
-_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
-_HEDGES = """
-almost apparently appear appeared appears approximately around about assume believe believed can could estimate
-estimated expect generally guess hope hypothesise hypothesize indicate indicates likely may maybe might often perhaps
-possible possibly potential potentially presumably probable probably roughly seem seemed seems sometimes somewhat
-speculate suggest suggested suggesting suggests suppose tend tends think thought uncertain unclear unlikely unsure
-usually would
-"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,10 +69,9 @@ def response_length(pairs: Sequence[LabelledPair]) -> Scores:
 
 
 def hedge_words(pairs: Sequence[LabelledPair]) -> Scores:
-    """The share of each response's words that are among some sixty English hedges."""
-    hedges = set(_HEDGES.split())
-    words = [_WORD.findall(item.pair.response.lower()) for item in pairs]
-    return np.array([sum(word in hedges for word in found) / max(1, len(found)) for found in words])
+    """The share of each response's words that are hedges of English, by the lexicon `hedges`."""
+    hedges = shipped("hedges")
+    return np.array([hedges.score(find_words(item.pair.response).texts) for item in pairs])
 
 
 def bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair]) -> Scores:
@@ -207,7 +200,7 @@ def _fitted(
 
 
 def _bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair], folds: Places) -> Scores:
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    vectorizer = TfidfVectorizer(analyzer=_grams, min_df=2, sublinear_tf=True)
     try:
         x = vectorizer.fit_transform([item.pair.response for item in fit])
     except ValueError:  # an empty vocabulary has no class of its own
@@ -215,6 +208,10 @@ def _bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair],
     chosen = _cross_validated(x, labels_of(fit), folds, _WORD_STRENGTHS)
     model = _logistic(chosen.strength).fit(x, labels_of(fit))
     return np.asarray(model.decision_function(vectorizer.transform([item.pair.response for item in held_out])))
+
+
+def _grams(response: str) -> list[str]:
+    return grams_of(find_words(response).texts)
 
 
 def _dense_probe(dense: Dense, labels: Bool, folds: Places) -> Probe:

@@ -14,6 +14,8 @@ from scopewatch.types import Segment
 from scopewatch.verdicts import Label, Provenance
 from scopewatch.watch.indicators import CombinedTerm, Indicator, Pooling, WatchedFeature
 from scopewatch.watch.watchlist import Watchlist
+from scopewatch.words.bag import Bag
+from scopewatch.words.lexicon import Lexicon
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,17 @@ class CompiledObfuscation:
     card_warning: str
 
 
-Compiled: TypeAlias = CompiledIndicator | CompiledCombination | CompiledObfuscation
+@dataclass(frozen=True, slots=True)
+class CompiledWords:
+    """An indicator of the segment's words."""
+
+    source: Indicator
+    segment: Segment
+    counts_by: Lexicon | Bag
+    card_warning: str
+
+
+Compiled: TypeAlias = CompiledIndicator | CompiledCombination | CompiledObfuscation | CompiledWords
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +156,8 @@ def compile_watchlist(
         warning = warnings.get(indicator.name, "")
         if indicator.kind == "obfuscation":
             return CompiledObfuscation(indicator, indicator.read_segment, warning)
+        if indicator.kind == "words":
+            return CompiledWords(indicator, indicator.read_segment, watchlist.words[indicator.name], warning)
         if indicator.kind != "combination":
             return _compile(indicator, slots, known, warning)
         parts = tuple(
@@ -160,7 +174,8 @@ def compile_watchlist(
     own_ids = [ids[feature] for feature in by_name]
     slot_of = {one: slot for slot, one in reversed(list(enumerate(own_ids)))}
     own_labels = [known.get(feature) for feature in by_name]
-    decides = repr((made_by, watchlist.indicators, by_name, own_ids, own_labels, sorted(warnings.items())))
+    words = sorted((name, counts_by.digest) for name, counts_by in watchlist.words.items())
+    decides = repr((made_by, watchlist.indicators, by_name, own_ids, own_labels, sorted(warnings.items()), words))
     return CompiledWatchlist(
         source=watchlist,
         made_by=made_by,

@@ -14,9 +14,11 @@ from scopewatch.pipeline.compiled import (
     CompiledIndicator,
     CompiledObfuscation,
     CompiledWatchlist,
+    CompiledWords,
 )
 from scopewatch.pipeline.incomplete import incomplete
 from scopewatch.pipeline.pooling import Dense, pool, tokens_read
+from scopewatch.pipeline.word_counts import WordsRead, count_words, words_read
 from scopewatch.sentences import SegmentSentences
 from scopewatch.types import CoveredActivations, Segment, TokenisedPair
 from scopewatch.verdicts import Evidence, FeatureScore, IndicatorScore, Judgement, Verdict
@@ -79,12 +81,19 @@ def _scores(
         segment: _view(watchlist, segment, tokens, covered)
         for segment in {indicator.segment for indicator in watchlist.indicators}
     }
+    words = {
+        segment: words_read(tokens, segment)
+        for segment in {one.segment for one in watchlist.indicators if isinstance(one, CompiledWords)}
+    }
     scores: dict[str, IndicatorScore] = {}
     for indicator in watchlist.indicators:
         if isinstance(indicator, CompiledIndicator):
             scores[indicator.source.name] = _score(indicator, views[indicator.segment], max_evidence)
         elif isinstance(indicator, CompiledObfuscation):
             scores[indicator.source.name] = _scored(indicator, tokens.odd_shares.get(indicator.segment, 0.0))
+        elif isinstance(indicator, CompiledWords):
+            view, read = views[indicator.segment], words[indicator.segment]
+            scores[indicator.source.name] = _count(indicator, view, read, max_evidence)
     for indicator in watchlist.indicators:
         if isinstance(indicator, CompiledCombination):
             scores[indicator.source.name] = _combine(indicator, views[indicator.segment], scores)
@@ -112,6 +121,13 @@ def _score(indicator: CompiledIndicator, view: _SegmentView, max_evidence: int) 
         features=_features(indicator, pooled, contributions),
         evidence=_evidence(indicator, contributions, view, max_evidence),
     )
+
+
+def _count(indicator: CompiledWords, view: _SegmentView, words: WordsRead, max_evidence: int) -> IndicatorScore:
+    if not len(view.positions):
+        return _skipped(indicator, "empty_segment")
+    counts = count_words(indicator, words, max_evidence)
+    return _scored(indicator, counts.score, features=counts.features, evidence=counts.evidence)
 
 
 def _combine(

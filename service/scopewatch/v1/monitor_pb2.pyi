@@ -49,6 +49,7 @@ class IndicatorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INDICATOR_KIND_PROBE: _ClassVar[IndicatorKind]
     INDICATOR_KIND_COMBINATION: _ClassVar[IndicatorKind]
     INDICATOR_KIND_OBFUSCATION: _ClassVar[IndicatorKind]
+    INDICATOR_KIND_WORDS: _ClassVar[IndicatorKind]
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_PASS: Verdict
 VERDICT_FLAG: Verdict
@@ -73,6 +74,7 @@ INDICATOR_KIND_FEATURES: IndicatorKind
 INDICATOR_KIND_PROBE: IndicatorKind
 INDICATOR_KIND_COMBINATION: IndicatorKind
 INDICATOR_KIND_OBFUSCATION: IndicatorKind
+INDICATOR_KIND_WORDS: IndicatorKind
 
 class Turn(_message.Message):
     __slots__ = ("role", "content", "fields_json")
@@ -403,8 +405,15 @@ class DataFile(_message.Message):
     def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., n: _Optional[int] = ..., n_positive: _Optional[int] = ...) -> None: ...
 
 class MadeWith(_message.Message):
-    __slots__ = ("scopewatch", "reader", "reader_revision", "reader_digest", "dtype", "template_digest", "saes", "rendering_digest")
+    __slots__ = ("scopewatch", "reader", "reader_revision", "reader_digest", "dtype", "template_digest", "saes", "rendering_digest", "words")
     class SaesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class WordsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -419,6 +428,7 @@ class MadeWith(_message.Message):
     TEMPLATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SAES_FIELD_NUMBER: _ClassVar[int]
     RENDERING_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
     scopewatch: str
     reader: str
     reader_revision: str
@@ -427,10 +437,31 @@ class MadeWith(_message.Message):
     template_digest: str
     saes: _containers.ScalarMap[str, str]
     rendering_digest: str
-    def __init__(self, scopewatch: _Optional[str] = ..., reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., template_digest: _Optional[str] = ..., saes: _Optional[_Mapping[str, str]] = ..., rendering_digest: _Optional[str] = ...) -> None: ...
+    words: _containers.ScalarMap[str, str]
+    def __init__(self, scopewatch: _Optional[str] = ..., reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., dtype: _Optional[str] = ..., template_digest: _Optional[str] = ..., saes: _Optional[_Mapping[str, str]] = ..., rendering_digest: _Optional[str] = ..., words: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class BeyondWords(_message.Message):
+    __slots__ = ("words", "together", "over_words", "over_words_low", "over_words_high", "over_own", "over_own_low", "over_own_high")
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    TOGETHER_FIELD_NUMBER: _ClassVar[int]
+    OVER_WORDS_FIELD_NUMBER: _ClassVar[int]
+    OVER_WORDS_LOW_FIELD_NUMBER: _ClassVar[int]
+    OVER_WORDS_HIGH_FIELD_NUMBER: _ClassVar[int]
+    OVER_OWN_FIELD_NUMBER: _ClassVar[int]
+    OVER_OWN_LOW_FIELD_NUMBER: _ClassVar[int]
+    OVER_OWN_HIGH_FIELD_NUMBER: _ClassVar[int]
+    words: str
+    together: float
+    over_words: float
+    over_words_low: float
+    over_words_high: float
+    over_own: float
+    over_own_low: float
+    over_own_high: float
+    def __init__(self, words: _Optional[str] = ..., together: _Optional[float] = ..., over_words: _Optional[float] = ..., over_words_low: _Optional[float] = ..., over_words_high: _Optional[float] = ..., over_own: _Optional[float] = ..., over_own_low: _Optional[float] = ..., over_own_high: _Optional[float] = ...) -> None: ...
 
 class Card(_message.Message):
-    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with")
+    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with", "beyond_words")
     DATE_FIELD_NUMBER: _ClassVar[int]
     CALIBRATED_ON_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
@@ -442,6 +473,7 @@ class Card(_message.Message):
     BEATS_BAG_OF_WORDS_FIELD_NUMBER: _ClassVar[int]
     LEAKS_FIELD_NUMBER: _ClassVar[int]
     MADE_WITH_FIELD_NUMBER: _ClassVar[int]
+    BEYOND_WORDS_FIELD_NUMBER: _ClassVar[int]
     date: str
     calibrated_on: str
     n: int
@@ -453,7 +485,8 @@ class Card(_message.Message):
     beats_bag_of_words: bool
     leaks: _containers.RepeatedScalarFieldContainer[str]
     made_with: MadeWith
-    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ...) -> None: ...
+    beyond_words: BeyondWords
+    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ..., beyond_words: _Optional[_Union[BeyondWords, _Mapping]] = ...) -> None: ...
 
 class IndicatorInfo(_message.Message):
     __slots__ = ("name", "label", "severity", "segment", "threshold", "calibration", "card", "features", "kind", "combines", "card_warning")

@@ -1,6 +1,6 @@
 """Cards: the evidence for an indicator's threshold, as a watchlist holds it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -9,6 +9,7 @@ from scopewatch.identity import EngineIdentity
 from scopewatch.sources import Several, Strict
 
 Rate = Annotated[float, Field(ge=0, le=1)]
+Lead = Annotated[float, Field(ge=-1, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -57,6 +58,25 @@ class MadeWith(Strict):
     """Digest of all that decided what was read but the texts."""
     saes: dict[str, str] = Field(default_factory=dict)
     """Digest of each SAE or probe, by its name in the watchlist."""
+    words: dict[str, str] = Field(default_factory=dict)
+    """Digest of each lexicon or bag of words, by the name of the indicator that counts by it."""
+
+
+class BeyondWords(Strict):
+    """What an indicator adds to words, on held-out pairs; ends of intervals are those of 95 %, drawn over groups."""
+
+    words: str
+    """The detector of words: the one that ranks these pairs best."""
+    together: Rate
+    """AUROC of the sum of both, each on the scale of its standard deviation."""
+    over_words: Lead
+    """AUROC of both together less that of the words alone."""
+    over_words_low: Lead
+    over_words_high: Lead
+    over_own: Lead
+    """AUROC of both together less that of the indicator alone."""
+    over_own_low: Lead
+    over_own_high: Lead
 
 
 class Card(Strict):
@@ -73,30 +93,37 @@ class Card(Strict):
     measurements: Several[Measurement] = Field(min_length=1)
     beats_bag_of_words: bool | None = None
     """Whether its AUROC on held-out pairs is above that of a bag of words; None where there are no labels."""
+    beyond_words: BeyondWords | None = None
+    """What it adds to words; None where that was not measured."""
     leaks: Several[str] = ()
     """Properties of the data that give the label away without any reading."""
     made_with: MadeWith | None = None
     note: str = ""
 
-    def problem(self, saes: Iterable[str], running: EngineIdentity) -> str:
+    def problem(self, saes: Iterable[str], running: EngineIdentity, words: Mapping[str, str], *, read: bool) -> str:
         """Why the card does not speak for what runs; empty when it does.
 
         Args:
             saes: Names of the SAEs that the card's indicator reads.
             running: The reader and the SAEs that run.
+            words: Digests of the lexicons and bags that the card's indicator counts by, by the indicator's name.
+            read: Whether the indicator needs the reader's weights; words and characters are counted without them.
         """
         made, reader = self.made_with, running.reader
         if made is None:
             return "the card does not say with which reader and SAE it was made"
         digests = {sae.name: sae.digest for sae in running.saes}
         found = []
-        if made.reader_digest not in {reader.digest, *reader.layer_digests}:
+        if read and made.reader_digest not in {reader.digest, *reader.layer_digests}:
             found.append(f"reader {made.reader} (other weights than the running {reader.name})")
-        if made.dtype != reader.dtype:
+        if read and made.dtype != reader.dtype:
             found.append(f"dtype {made.dtype} (running: {reader.dtype})")
         if made.template_digest != reader.template_digest:
             found.append("another chat template")
         elif made.rendering_digest != reader.rendering_digest:
             found.append("another rendering of the texts (tokenizer, date, tools or other settings of the reader)")
         found += [f"another SAE than the running {name!r}" for name in saes if made.saes.get(name) != digests.get(name)]
+        found += [
+            f"other words than {name!r} counts" for name, digest in words.items() if made.words.get(name) != digest
+        ]
         return "the card was made with " + ", ".join(found) if found else ""

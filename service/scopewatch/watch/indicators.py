@@ -3,12 +3,21 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from scopewatch.identity import ENTROPY, LOGPROB, FeatureKey
 from scopewatch.sources import SOURCE, Name, Several, Strict
 from scopewatch.types import Segment
-from scopewatch.watch.cards import Card
+from scopewatch.watch.cards import Card, Sha256
+from scopewatch.words.lexicon import Lexicon, shipped_names
 
 _FEATURE = re.compile(rf"(?P<sae>[A-Za-z][A-Za-z0-9_.-]{{0,63}}|{SOURCE})/(?P<index>0|[1-9][0-9]{{0,8}})\Z")
 _POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -149,18 +158,44 @@ class CombinedTerm(Strict):
         return {"mean_logprob": LOGPROB, "mean_entropy": ENTROPY}[self.signal] if self.signal else None
 
 
+def _lexicon(value: object) -> str | tuple[str, ...]:
+    """The name of a lexicon that there is, or words and phrases that make one."""
+    if isinstance(value, str):
+        if value not in shipped_names():
+            raise ValueError(f"there is no lexicon {value!r} (there: {', '.join(shipped_names())}); or list its words")
+        return value
+    entries = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if not entries or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError("is the name of a lexicon, or a list of words and phrases; quote what is no text otherwise")
+    Lexicon(entries)
+    return entries
+
+
+class BagSource(Strict):
+    """The file of a hashed bag of words, as `calibrate` writes it."""
+
+    path: str = Field(min_length=1)
+    """Counts from the watchlist's folder, unless it is absolute."""
+    sha256: Sha256
+    """SHA-256 of the file's bytes."""
+
+
 class Indicator(Strict):
     name: Name
     label: str = Field("", max_length=200)
-    kind: Literal["features", "probe", "combination", "obfuscation"] = "features"
-    """Whether it is made of SAE features, of dense probe directions, of other indicators' scores, or of the share of
-    the segment's characters that hide or imitate letters."""
+    kind: Literal["features", "probe", "combination", "obfuscation", "words"] = "features"
+    """Whether it is made of SAE features, of dense probe directions, of other indicators' scores, of the share of the
+    segment's characters that hide or imitate letters, or of its words."""
     segment: Literal["prompt", "response", "history"] = "response"
     severity: Literal["info", "low", "medium", "high"] = "medium"
     """How grave a flag is; `info` is for the record and never makes the verdict FLAG."""
     pooling: PoolingField = Pooling(kind="max")
     features: Several[WatchedFeature] = Field((), max_length=4096, validate_default=True)
     combines: Several[CombinedTerm] = Field((), max_length=64, validate_default=True)
+    lexicon: Annotated[str | tuple[str, ...] | None, PlainValidator(_lexicon)] = None
+    """The name of a list of words that comes with the package, or words and phrases; the score is their share."""
+    bag: BagSource | None = None
+    """A weighted bag of words and pairs of words."""
     bias: Finite = 0.0
     threshold: Finite
     probability: Probability | None = None
@@ -174,17 +209,21 @@ class Indicator(Strict):
             raise ValueError("a combination pools nothing; its parts say how they are pooled")
         if info.data.get("kind") == "obfuscation":
             raise ValueError("an indicator of kind obfuscation pools nothing; it counts characters")
+        if info.data.get("kind") == "words":
+            raise ValueError("an indicator of kind words pools nothing; it counts words")
         return value
 
     @field_validator("features", "combines")
     @classmethod
     def _is_what_the_kind_needs(cls, value: tuple[Strict, ...], info: ValidationInfo) -> tuple[Strict, ...]:
         if kind := info.data.get("kind"):
-            needed = {"combination": "combines", "obfuscation": ""}.get(kind, "features")
+            needed = {"combination": "combines", "obfuscation": "", "words": ""}.get(kind, "features")
             if info.field_name == needed and not value:
                 raise ValueError("needs at least one entry")
             if info.field_name != needed and value:
-                mend = f"{needed} instead" if needed else "none; it counts characters"
+                mend = (
+                    f"{needed} instead" if needed else f"none; it counts {'words' if kind == 'words' else 'characters'}"
+                )
                 raise ValueError(f"an indicator of kind {kind} has {mend}")
         return value
 
@@ -211,6 +250,14 @@ class Indicator(Strict):
             if names.count(name) > 1:
                 raise ValueError(f"{name} stands twice; add the weights")
         return value
+
+    @model_validator(mode="after")
+    def _counts_one(self) -> Self:
+        given = sum(source is not None for source in (self.lexicon, self.bag))
+        if given != (self.kind == "words"):
+            wanted = "either lexicon or bag" if self.kind == "words" else "neither lexicon nor bag"
+            raise ValueError(f"an indicator of kind {self.kind} has {wanted}")
+        return self
 
     @property
     def calibrated(self) -> bool:

@@ -31,15 +31,20 @@
           - {signal: mean_logprob, weight: 0.5}
         threshold: 0.0
       - {name: hidden, kind: obfuscation, threshold: 0.01}   # the share of characters that hide or imitate letters
+      - {name: hedges, kind: words, lexicon: hedges, threshold: 0.05}     # the share of words that are in a list
 
-An indicator's score is `bias + sum(weight * pooling(activations of the feature on the segment's tokens))`, or of a
-combination `bias + sum(weight * score of the part)`; it is flagged when the score is greater than the threshold.
+A lexicon is the name of a list that comes with the package, or words and phrases: `lexicon: [may, "in my opinion"]`. A
+bag of words has a file, `bag: {path: ..., sha256: ...}`, which `calibrate` writes.
+
+An indicator's score is `bias + sum(weight * pooling(activations of the feature on the segment's tokens))`, of a
+combination `bias + sum(weight * score of the part)`, of words `bias + sum(what each word adds)`; it is flagged when the
+score is greater than the threshold.
 Relative paths count from the watchlist's own folder.
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -51,8 +56,11 @@ from scopewatch.files import expanded
 from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Several, Strict
 from scopewatch.types import Cleaning
+from scopewatch.watch.cards import Card
 from scopewatch.watch.indicators import PROBE, Indicator
 from scopewatch.watch.yaml_lines import Lines, Location, Mistake, is_plain_text, parse_yaml
+from scopewatch.words.bag import Bag, load_bag
+from scopewatch.words.lexicon import Lexicon, shipped
 
 MAX_FILE_BYTES = 16 << 20
 _FREE = frozenset({("reader", "tools"), ("reader", "documents"), ("reader", "arguments")})
@@ -91,6 +99,8 @@ class Watchlist:
     _lines: Lines = field(repr=False)
     cleaned: Cleaning = Cleaning.NONE
     """Whether pairs are read without what hides or imitates letters."""
+    words: Mapping[str, Lexicon | Bag] = field(default_factory=dict)
+    """What each indicator of kind `words` counts by, by its name."""
 
     def where(self, *location: str | int) -> str:
         """`file:line: path`, for messages about something found wrong after loading."""
@@ -130,16 +140,14 @@ class Watchlist:
         """Why cards do not speak for what runs, by the indicator's name; those that do, or have none, are left out."""
         by_name = {indicator.name: indicator for indicator in self.indicators}
 
-        def saes(indicator: Indicator) -> set[str]:
-            direct = {term.key.sae for term in indicator.features}
-            parts = (by_name[term.indicator] for term in indicator.combines if term.indicator)
-            return direct.union(*(saes(part) for part in parts))
+        def problem(indicator: Indicator, card: Card) -> str:
+            parts = [indicator, *(by_name[term.indicator] for term in indicator.combines if term.indicator)]
+            saes = {term.key.sae for part in parts for term in part.features}
+            words = {part.name: self.words[part.name].digest for part in parts if part.name in self.words}
+            read = bool(saes) or any(term.signal for term in indicator.combines)
+            return card.problem(sorted(saes), running, words, read=read)
 
-        told = {
-            indicator.name: indicator.card.problem(sorted(saes(indicator)), running)
-            for indicator in self.indicators
-            if indicator.card
-        }
+        told = {one.name: problem(one, one.card) for one in self.indicators if one.card}
         return {name: problem for name, problem in told.items() if problem}
 
     def resolve(self, path: str) -> Path:
@@ -162,7 +170,7 @@ def load_watchlist(file: Path) -> Watchlist:
     document, lines = _checked(raw.decode(), file)
     sources = {term.key.sae for indicator in document.indicators for term in indicator.features}
     named_directly = {source: SaeSource(neuronpedia=source) for source in sorted(sources - document.saes.keys())}
-    return Watchlist(
+    watchlist = Watchlist(
         name=document.name,
         reader=document.reader,
         saes=document.saes | named_directly,
@@ -172,6 +180,27 @@ def load_watchlist(file: Path) -> Watchlist:
         cleaned=document.cleaned,
         _lines=lines,
     )
+    return replace(watchlist, words=_words(watchlist))
+
+
+def _words(watchlist: Watchlist) -> dict[str, Lexicon | Bag]:
+    """The lexicons and bags that indicators of kind `words` count by.
+
+    Raises:
+        WatchlistError: The file of a bag is missing, changed or damaged.
+    """
+    found: dict[str, Lexicon | Bag] = {}
+    for i, indicator in enumerate(watchlist.indicators):
+        if indicator.bag:
+            try:
+                found[indicator.name] = load_bag(watchlist.resolve(indicator.bag.path), indicator.bag.sha256)
+            except WatchlistError as problem:
+                raise WatchlistError(f"{watchlist.where('indicators', i, 'bag')}: {problem}") from None
+        elif isinstance(indicator.lexicon, str):
+            found[indicator.name] = shipped(indicator.lexicon)
+        elif indicator.lexicon:
+            found[indicator.name] = Lexicon(indicator.lexicon)
+    return found
 
 
 def _read(file: Path) -> bytes:
@@ -234,7 +263,7 @@ def _unknown_parts(value: dict[str, Any]) -> list[Mistake]:
             name = part.get("indicator") if isinstance(part, dict) else None
             if isinstance(name, str) and name not in plain:
                 there = ", ".join(sorted(plain)) or "none"
-                message = f"there is no indicator of features or a probe named {name!r} (there: {there})"
+                message = f"there is no plain indicator named {name!r} (there: {there})"
                 mistakes.append((("indicators", i, "combines", j, "indicator"), message))
     return mistakes
 

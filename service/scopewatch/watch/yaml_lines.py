@@ -74,7 +74,7 @@ class Lines:
             if (*known, part) in self._of:
                 known = (*known, part)
         last = location[-1] if location else ""
-        missing = isinstance(last, str) and re.fullmatch(r"[a-z_]+", last) and (not known or known[-1] != last)
+        missing = isinstance(last, str) and re.fullmatch(r"[a-z_0-9]+", last) and (not known or known[-1] != last)
         return (*known, last) if missing else known
 
 

@@ -14,6 +14,7 @@ _KINDS = {
     "probe": pb.INDICATOR_KIND_PROBE,
     "combination": pb.INDICATOR_KIND_COMBINATION,
     "obfuscation": pb.INDICATOR_KIND_OBFUSCATION,
+    "words": pb.INDICATOR_KIND_WORDS,
 }
 
 
@@ -93,4 +94,5 @@ def _card(card: Card) -> pb.Card:
         beats_bag_of_words=card.beats_bag_of_words,
         leaks=card.leaks,
         made_with=mirror(pb.MadeWith, card.made_with) if card.made_with else None,
+        beyond_words=mirror(pb.BeyondWords, card.beyond_words) if card.beyond_words else None,
     )

@@ -82,7 +82,9 @@ class Replies:
     def _indicator(self, score: IndicatorScore) -> bytes:
         parts = [_before_features(score).SerializeToString()]
         for part in score.features:
-            before, after = self._about(part.feature, part.label, part.pooling, part.label_source)
+            # Words of callers' texts are not kept.
+            about = _about if isinstance(part.feature, str) else self._about
+            before, after = about(part.feature, part.label, part.pooling, part.label_source)
             parts += (before, _NUMBERS.pack(_POOLED, part.pooled, _CONTRIBUTION, part.contribution), after)
         parts.append(_after_features(score).SerializeToString())
         return b"".join(parts)
