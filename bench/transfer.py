@@ -1,120 +1,217 @@
 """What carries over: calibrated on one labelled set, measured on another of its kind, beside every simple detector.
 
     python bench/transfer.py ../shared/data --work-dir build/transfer --out docs/transfer.md
+    python bench/transfer.py ../shared/data --reader DIR --sae DIR --hookpoint layers.15.resid_post --name smollm2 ...
 
-It runs the commands a user would run, `scopewatch calibrate` and `scopewatch evaluate --train`, on every ordered couple
-of sets that have the same `indicator`, and writes a table. The detectors that learn do so from just those pairs that
-the combination of features was fitted on. What is there already in the work folder is not run again.
+For every ordered couple of sets that have the same `indicator`. It runs what `scopewatch calibrate` runs: one half of
+the groups of a set fits all detectors, the other half sets the threshold; all of the other set is measured. Pairs are
+read once, and found again in the work folder.
 """
 
 import argparse
 import json
-import subprocess
-import sys
+import multiprocessing
 from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import permutations
 from pathlib import Path
 
-from page import write_between
-from scopewatch.calibration.split import SPLIT_SALT
-from scopewatch.pairs.labelled import Labels, fraction, parse_row
+import numpy as np
+from threadpoolctl import threadpool_limits
 
-HELD_OUT = 0.5
-MAX_FPR = 0.05
-BASELINES = ("bag_of_words", "dense_probe", "difference_of_means", "hedge_words", "response_length")
+from page import write_between
+from scopewatch.calibration.calibrate import Found, calibrate
+from scopewatch.calibration.evidence import benign_threshold
+from scopewatch.calibration.simple_detectors import rows_of, trained_on
+from scopewatch.calibration.wanted import Wanted
+from scopewatch.config import BUNDLED_WATCHLIST, Config
+from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
+from scopewatch.errors import ScopewatchError
+from scopewatch.pairs.data_files import read_pairs
+from scopewatch.pairs.labelled import LabelledPair, fraction, groups_of, labels_of
+from scopewatch.pairs.pooled import PooledPairs, encode_pairs
+from scopewatch.sources import ReaderSource, SaeSource
+from scopewatch.statistics.ranking import auroc, auroc_difference, auroc_interval
+from scopewatch.statistics.scores import Bool, Interval, Scores
+from scopewatch.types import Segment
+from scopewatch.watch.watchlist import load_watchlist
+
+WANTED = Wanted(max_fpr=0.05, held_out=0.5, force=True)
+WORDS = ("bag_of_words", "hedge_words")
+"""Detectors that read words; the one that ranks the calibrated set's own held-out half better joins the features."""
+BASELINES = (*WORDS, "dense_probe", "difference_of_means", "response_length")
 LEAKY = frozenset({"hallu_medhallu", "med_unqualified_advice", "domain_medical", "domain_financial", "domain_legal"})
 """Sets in which form alone gives the label away: what carries over of them says nothing."""
+BENIGN = 300
+"""The benign pairs of the other set that set a threshold anew, and are not measured then."""
+DRAWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The reader and the SAE, and where what they make of pairs is kept."""
+
+    reader: str
+    sae: str
+    hookpoint: str
+    work_dir: Path
+    most: int
+    """The most pairs of a set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The shares of the pairs of each label that are above a threshold."""
+
+    fpr: float
+    tpr: float
+
+    def __str__(self) -> str:
+        return f"{self.fpr:.3f} / {self.tpr:.3f}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of labelled sets")
     parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument(
+        "--reader", default="", help="directory, or the name of a known reader; without it the bundled one"
+    )
+    parser.add_argument("--sae", default="", help="folder or file of its SAE")
+    parser.add_argument("--hookpoint", default="", help="where the SAE reads")
+    parser.add_argument("--name", default="bundled", help="of the table, as its marks on the page have it")
+    parser.add_argument("--most", type=int, default=10**9, help="the most pairs of a set, the same ones every time")
+    parser.add_argument("--indicators", default="", help="only sets of these, such as speculation,bias")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each that read")
     parser.add_argument("--out", type=Path, help="Markdown file, in which the table between two marks is replaced")
     args = parser.parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    where = Where(args.reader, args.sae, args.hookpoint, args.work_dir, args.most)
     kinds: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(args.data.glob("*.jsonl")):
-        if file.stem not in LEAKY:
-            kinds[json.loads(file.open(encoding="utf-8").readline())["indicator"]].append(file)
-    rows = []
-    for files in kinds.values():
-        own = {train: calibrated(train, args.work_dir) for train in files}
-        rows += [row_of(train, test, own[train], args.work_dir) for train, test in permutations(files, 2)]
-        print("\n".join(rows[-len(files) * (len(files) - 1) :]), flush=True)
+        kind = json.loads(file.open(encoding="utf-8").readline())["indicator"]
+        if file.stem not in LEAKY and kind in (args.indicators.split(",") if args.indicators else [kind]):
+            kinds[kind].append(file)
+    every = [file for files in kinds.values() for file in files]
+    with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for file in pool.map(partial(read_once, where=where), every):
+            print(f"{file.stem}: read", flush=True)
+    lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
+    with threadpool_limits(1):
+        for files in kinds.values():
+            for train, test in permutations(files, 2):
+                lines.append(row_of(train, test, where))
+                print(lines[-1], flush=True)
     if args.out:
-        write_between(args.out, "bench/transfer.py", table(rows))
+        write_between(args.out, f"bench/transfer.py --name {args.name}", "\n".join(lines))
 
 
-def calibrated(train: Path, folder: Path) -> dict | str:
-    """What `calibrate` says of a set; or in one sentence why it writes nothing."""
-    out = folder / f"{train.stem}.yaml"
-    report = folder / f"{train.stem}.calibrate.json"
-    if not report.exists():
-        done = scopewatch(
-            "calibrate", train, "--indicator", "x", "--max-fpr", MAX_FPR, "--held-out", HELD_OUT, "--force",
-            "--out", out, "--json",
-        )  # fmt: skip
-        out_of_it = (
-            json.loads(done.stdout) if done.returncode == 0 else {"refused": done.stderr.strip().splitlines()[-1]}
-        )
-        report.write_text(json.dumps(out_of_it))
-    found = json.loads(report.read_text())
-    return found.get("refused") or found
+def pairs_of(file: Path, most: int) -> list[LabelledPair]:
+    """The pairs of a set; of too many those whose groups come first by a hash."""
+    pairs = read_pairs(file).pairs
+    chosen = sorted(range(len(pairs)), key=lambda i: (fraction(pairs[i].group, "scopewatch-transfer"), i))[:most]
+    return [pairs[i] for i in sorted(chosen)]
 
 
-def row_of(train: Path, test: Path, own: dict | str, folder: Path) -> str:
+@cache
+def dictionary_of(where: Where) -> DictionaryEngine:
+    """The reader with its SAE; the bundled ones where none are named."""
+    base = load_watchlist(BUNDLED_WATCHLIST)
+    reader, sae = base.absolute(base.reader), base.absolute(base.saes["res"])
+    if where.sae:
+        reader, sae = ReaderSource.named(where.reader), SaeSource(path=where.sae, hookpoint=where.hookpoint)
+    return build_dictionary(reader, sae, Config(torch_threads=1))
+
+
+def pooled_of(file: Path, where: Where) -> PooledPairs:
+    """What the reader and the SAE make of a set."""
+    pairs, folder = pairs_of(file, where.most), where.work_dir
+    return encode_pairs(pairs, dictionary_of(where), segment=Segment.RESPONSE, folder=folder)
+
+
+def read_once(file: Path, where: Where) -> Path:
+    """Reads a set, so that it is found in the work folder; returns its file."""
+    pooled_of(file, where)
+    return file
+
+
+@cache
+def calibrated(file: Path, where: Where) -> Found | str:
+    """The combination of features that a set gives; or in a sentence why there is none."""
+    try:
+        return calibrate(pairs_of(file, where.most), pooled_of(file, where), WANTED)
+    except ScopewatchError as why:
+        return str(why).partition(":")[0]
+
+
+def row_of(train: Path, test: Path, where: Where) -> str:
     """One line of the table."""
-    if isinstance(own, str):
-        return f"| {train.stem} | {test.stem} | nothing written: {own.split(': ')[1]} |" + " |" * (len(BASELINES) + 3)
-    report = folder / f"{train.stem}.{test.stem}.json"
-    if not report.exists():
-        done = scopewatch(
-            "evaluate", test, "--watchlist", folder / f"{train.stem}.yaml", "--indicator", "x",
-            "--train", fitted(train, folder), "--json",
-        )  # fmt: skip
-        if done.returncode:
-            sys.exit(done.stderr)
-        report.write_text(done.stdout)
-    found = json.loads(report.read_text())
-    best = max(found["auroc"], *found["baselines"].values())
+    found = calibrated(train, where)
+    if isinstance(found, str):
+        return f"| {train.stem} | {test.stem} | nothing written: {found} |" + " |" * (HEAD.count("|") - 4)
+    train_pairs, train_pooled = pairs_of(train, where.most), pooled_of(train, where)
+    pairs, pooled = pairs_of(test, where.most), pooled_of(test, where)
+    labels, groups, own = labels_of(pairs), groups_of(pairs), found.evidence
+    sae = found.combination.scores({pooling: pooled.features(pooling) for pooling in pooled.poolings})
+    fit = [train_pairs[row] for row in found.parts.fit]
+    others = trained_on(fit, rows_of(train_pooled.dense, found.parts.fit), pairs, pooled.dense)
+    words = max(WORDS, key=lambda name: own.alternatives[name].auroc.value)
+    both = standardised(sae, own.scores) + standardised(others[words], own.alternatives[words].scores)
+    values = {"sae": auroc(labels, sae), "both": auroc(labels, both)}
+    values |= {name: auroc(labels, others[name]) for name in BASELINES}
+    best = max(values.values())
 
-    def shown(value: float) -> str:
-        return f"**{value:.3f}**" if value == best else f"{value:.3f}"
+    def shown(name: str) -> str:
+        return f"**{values[name]:.3f}**" if values[name] == best else f"{values[name]:.3f}"
 
+    def between(interval: Interval, form: str) -> str:
+        return f"{interval.low:{form}} to {interval.high:{form}}"
+
+    over_words = auroc_difference(labels, both, others[words], groups)
+    over_features = auroc_difference(labels, both, sae, groups)
     cells = [
         train.stem,
         test.stem,
-        f"{shown(found['auroc'])} ({found['auroc_low']:.2f} to {found['auroc_high']:.2f})",
-        *(shown(found["baselines"][name]) for name in BASELINES),
-        f"{own['auroc']:.3f}",
-        f"{found['fpr']:.3f}",
-        f"{found['tpr']:.3f}",
+        f"{shown('sae')} ({between(auroc_interval(labels, sae, groups), '.2f')})",
+        f"{shown('both')} ({between(auroc_interval(labels, both, groups), '.2f')}), {words.replace('_', ' ')}",
+        f"{over_words.value:+.3f} ({between(over_words, '+.3f')})",
+        f"{over_features.value:+.3f} ({between(over_features, '+.3f')})",
+        *(shown(name) for name in BASELINES),
+        f"{own.auroc.value:.3f}",
+        str(rates(labels, sae, own.threshold.value)),
+        rates_by_own_traffic(labels, groups, sae),
+        rates_by_own_traffic(labels, groups, both),
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def fitted(train: Path, folder: Path) -> Path:
-    """The pairs of a set that `calibrate` fits."""
-    part = folder / f"{train.stem}.fit.jsonl"
-    with train.open(encoding="utf-8") as lines, part.open("w", encoding="utf-8") as kept:
-        for number, line in enumerate(lines, 1):
-            pair = parse_row(json.loads(line), number, train.stem, labels=Labels.NEEDED)
-            if fraction(pair.group, SPLIT_SALT) >= HELD_OUT:
-                kept.write(line)
-    return part
+HEAD = (
+    "| calibrated on | measured on | SAE combination (95 %) | features + words (95 %) | its lead over these words "
+    "| over the features | " + " | ".join(name.replace("_", " ") for name in BASELINES) + " | SAE at home "
+    "| FPR / TPR, threshold of home | the same, by 300 benign pairs | features + words, by these |"
+)
 
 
-def scopewatch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "scopewatch", *map(str, arguments)], check=False, capture_output=True, text=True
-    )
+def standardised(scores: Scores, like: Scores) -> Scores:
+    """Scores in standard deviations from the mean of those that the calibrated set's held-out half has."""
+    return (scores - like.mean()) / (like.std() or 1.0)
 
 
-def table(rows: list[str]) -> str:
-    head = ["calibrated on", "measured on", "SAE combination (95 %)", *(name.replace("_", " ") for name in BASELINES)]
-    head += ["SAE on its own held-out half", "FPR", "TPR"]
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows])
+def rates(labels: Bool, scores: Scores, threshold: float) -> Rates:
+    return Rates(float((scores[~labels] > threshold).mean()), float((scores[labels] > threshold).mean()))
+
+
+def rates_by_own_traffic(labels: Bool, groups: list[str], scores: Scores) -> str:
+    """The mean rates of several draws of benign pairs, each of which sets the threshold; the others are measured."""
+    benign = np.flatnonzero(~labels)
+    drawn = []
+    for seed in range(DRAWS):
+        own = np.random.default_rng(seed).permutation(benign)[: min(BENIGN, len(benign) // 2)]
+        threshold = benign_threshold(scores[own], [groups[row] for row in own], WANTED).value
+        rest = np.setdiff1d(np.arange(len(labels)), own)
+        drawn.append(rates(labels[rest], scores[rest], threshold))
+    return str(Rates(float(np.mean([each.fpr for each in drawn])), float(np.mean([each.tpr for each in drawn]))))
 
 
 if __name__ == "__main__":
