@@ -15,7 +15,16 @@ from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import Activations, Cleaning, Coverage, CoveredActivations, Pair, Segment, TokenisedPair
+from scopewatch.types import (
+    Activations,
+    Cleaning,
+    Coverage,
+    CoveredActivations,
+    Pair,
+    ReadText,
+    Segment,
+    TokenisedPair,
+)
 from scopewatch.watch.watchlist import Watchlist
 
 IDENTITY = engine_identity(early=(1, 4), late=(0,))
@@ -37,11 +46,14 @@ def read(pair: Pair) -> TokenisedPair:
     """One template token, then the history, the prompt and the response character by character."""
     rows = [(BOS, Segment.TEMPLATE, 0, 0, 0)]
     texts = [(Segment.HISTORY, index, turn.content) for index, turn in enumerate(pair.history)]
-    for segment, turn, text in [*texts, (Segment.PROMPT, 0, pair.prompt), (Segment.RESPONSE, 0, pair.response)]:
+    all_texts = [*texts, (Segment.PROMPT, 0, pair.prompt), (Segment.RESPONSE, 0, pair.response)]
+    for segment, turn, text in all_texts:
         rows += [(ord(letter), segment, turn, place, place + 1) for place, letter in enumerate(text)]
     ids, segments, turns, starts, ends = (np.array(column, np.int32) for column in zip(*rows, strict=True))
     counts = [int((segments == segment).sum()) for segment in (Segment.PROMPT, Segment.RESPONSE, Segment.HISTORY)]
-    return TokenisedPair(ids, segments.astype(np.int8), turns, starts, ends, Coverage(len(ids), *counts))
+    read_texts = tuple(ReadText(segment, text, turn) for segment, turn, text in all_texts)
+    coverage = Coverage(len(ids), *counts)
+    return TokenisedPair(ids, segments.astype(np.int8), turns, starts, ends, coverage, texts=read_texts)
 
 
 def fire(ids: np.ndarray) -> Activations:

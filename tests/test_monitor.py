@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from conftest import engine_identity, judgement, need, scored_pair, watchlist_of
 from scopewatch.errors import DeadlineExpired, EngineError, FieldViolation, InvalidRequest, Overloaded, UnknownWatchlist
 from scopewatch.events import PairScored
-from scopewatch.identity import FeatureTable
+from scopewatch.identity import FeatureKey, FeatureTable
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
@@ -26,7 +26,7 @@ from scopewatch.pipeline.scoring import judge
 from scopewatch.types import CoveredActivations, Pair, ScoreJob, Turn
 from scopewatch.verdicts import IndicatorScore, ScoredPair, Timings, Verdict
 from scopewatch.watch.indicators import PROBE
-from spine import IDENTITY, TABLE, VALUES, WATCHLISTS, FakeReader, build_monitor, fire, read
+from spine import IDENTITY, TABLE, VALUES, WATCHLISTS, FakeReader, build_monitor, fire, read, watchlist_set
 
 TALK = Pair("may I?", "yes, of course", (Turn("user", "hi"), Turn("assistant", "hello you")))
 OTHER = Pair("why", "because")
@@ -104,6 +104,29 @@ class TestScoring:
         await score(monitor, job(watchlist="first"))
         (found,) = await score(monitor, job(watchlist="second"))
         assert (found.cached, found.watchlist, len(reader.asked)) == (True, "second", 1)
+
+    async def test_ends_of_sentences_are_found_without_another_reading(
+        self, cache: LocalCache, metrics: Metrics, reader: FakeReader
+    ) -> None:
+        """What is cached are the activations of every token, so that any pooling of them needs no second reading."""
+        feature = {"feature": "early/4"}
+        poolings = ("max", "last", {"kind": "sentence_end", "over": "mean"})
+        watchlists = [
+            watchlist_of({"name": "one", "pooling": pooling, "features": [feature]}, name=f"w{number}")
+            for number, pooling in enumerate(poolings)
+        ]
+        monitor = build_monitor(cache, metrics, reader, watchlists=watchlist_set(*watchlists))
+        pair = Pair("why", "It may. Or not? Perhaps")
+        found = [(await score(monitor, job(pair, one.name)))[0] for one in watchlists]
+
+        fired = fire(read(pair).ids)
+        column = IDENTITY.features.index(FeatureKey("early", 4))
+        value = dict(zip(fired.token[fired.column == column], fired.value[fired.column == column], strict=True))
+        place = 1 + len(pair.prompt)
+        ends = [value.get(place + at, 0.0) for at in (6, 14, 22)]
+        assert [ends[-1], pytest.approx(np.mean(ends))] == [one.indicators[0].score for one in found[1:]]
+        assert [False, True, True] == [one.cached for one in found]
+        assert 1 == len(reader.asked)
 
     async def test_times_of_stages_that_did_not_run_are_zero(self, monitor: Monitor) -> None:
         """A miss shows what the engine said it took; a hit shows no engine time."""
