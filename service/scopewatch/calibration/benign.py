@@ -38,7 +38,9 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
     pairs, tally = ran.scored.pairs, read.tally.without(ran.scored.left_out).need(indicator.name)
     scores = ran.scored.by_indicator[indicator.name].scores
     threshold = benign_threshold(scores, groups_of(pairs), wanted)
-    made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes})
+    parts = {indicator.name, *(part.name for part in indicator.combines)}
+    words = {name: counts_by for name, counts_by in base.words.items() if name in parts}
+    made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes}, words)
     fpr = float((scores > threshold.value).mean())
     files = data_files(request, pairs)
     card = benign_card(threshold, wanted, files, made, fpr=fpr, date=today(), tally=tally)

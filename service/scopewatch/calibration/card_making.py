@@ -15,6 +15,8 @@ from scopewatch.pairs.rows import digest_of
 from scopewatch.statistics.bounds import Threshold
 from scopewatch.statistics.ranking import auroc, auroc_interval
 from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
+from scopewatch.words.bag import Bag
+from scopewatch.words.lexicon import Lexicon
 
 _BENIGN_NOTE = "Only false positives were measured: nothing is known of what it finds or misses."
 
@@ -35,12 +37,15 @@ def data_files(request: Request, used: Sequence[LabelledPair]) -> tuple[DataFile
     )
 
 
-def made_with(running: EngineIdentity, saes: Mapping[str, str]) -> MadeWith:
+def made_with(
+    running: EngineIdentity, saes: Mapping[str, str], words: Mapping[str, Lexicon | Bag] | None = None
+) -> MadeWith:
     """What a card says of the reader and the SAEs that scored the pairs.
 
     Args:
         running: The reader, as it ran.
         saes: The digest of each SAE or probe that the indicator reads, by its name in the watchlist.
+        words: The lexicons and bags that it counts by, by the name of the indicator that does.
     """
     reader = running.reader
     return MadeWith(
@@ -52,6 +57,7 @@ def made_with(running: EngineIdentity, saes: Mapping[str, str]) -> MadeWith:
         template_digest=reader.template_digest,
         rendering_digest=reader.rendering_digest,
         saes=dict(saes),
+        words={name: counts_by.digest for name, counts_by in (words or {}).items()},
     )
 
 
@@ -84,6 +90,7 @@ def labelled_card(
         confidence=wanted.confidence,
         measurements=(_held_out(evidence, names), *_by_source(evidence)),
         beats_bag_of_words=evidence.beats_bag_of_words,
+        beyond_words=evidence.beyond_words,
         leaks=evidence.leaks,
         made_with=made,
         note=" ".join([*evidence.conclusions, *tally.sentences]),

@@ -1,6 +1,6 @@
 """The recipe for a combination of other indicators and of the reader's own signals, weighed on labelled pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,8 @@ from scopewatch.watch.indicators import CombinedTerm, Indicator, Probability
 from scopewatch.watch.watchlist import Watchlist
 
 _SIGNALS = ("mean_logprob", "mean_entropy")
+Weighing = Callable[[Scores, Bool], tuple[Scores, float]]
+"""Makes weights and a bias of the scores of n pairs by m indicators, shape (n, m), and their labels, shape (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def calibrate_combination(request: Request, combined: Sequence[str], config: Con
     ran = score_all(read.pairs, combined, trial, config, request.reading)
     pairs, tally = ran.scored.pairs, read.tally.without(ran.scored.left_out).need(request.indicator)
     weighed, evidence = weigh(pairs, {name: part.scores for name, part in ran.scored.by_indicator.items()}, wanted)
-    made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes})
+    words = {name: counts_by for name, counts_by in base.words.items() if name in combined}
+    made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes}, words)
     card = labelled_card(evidence, wanted, data_files(request, pairs), made, date=today(), tally=tally)
     fields = {"combines": [term(name, weight) for name, weight in weighed.weights.items()], "bias": weighed.bias}
     indicator = request.made_indicator(kind="combination", card=card, **fields, **evidence.as_fields())
@@ -107,7 +110,10 @@ def with_signals(watchlist: Watchlist, combined: Sequence[str]) -> Watchlist:
 def weigh(
     pairs: Sequence[LabelledPair], combined: Mapping[str, Scores], wanted: Wanted
 ) -> tuple[WeighedCombination, HeldOutEvidence]:
-    """Weighs indicators by logistic regression, and measures the result beside each of them and the text alone.
+    """Weighs indicators, and measures the result beside each of them, the text alone, and other weights.
+
+    Weights are those of a logistic regression; or, where they are to be equal, of the same size for each on the scale
+    of its standard deviation, and negative where the fitted pairs of label 1 score lower.
 
     Args:
         pairs: Labelled pairs.
@@ -120,24 +126,29 @@ def weigh(
     rows = split(pairs, wanted.held_out, np.ones(len(pairs), bool))
     held = {name: scores[rows.held_out] for name, scores in combined.items()}
     fit = {name: scores[rows.fit] for name, scores in combined.items()}
-    weighed = _fitted(fit, labels_of(pairs)[rows.fit], [pairs[row].group for row in rows.fit])
+    labels, groups = labels_of(pairs)[rows.fit], [pairs[row].group for row in rows.fit]
+    are_equal = wanted.weights == "equal"
+    weighed = _fitted(fit, labels, groups, _equal_weights if are_equal else _weights)
 
     def alternatives() -> dict[str, Scores]:
-        return text_detectors(pairs, rows) | held
+        other = _fitted(fit, labels, groups, _weights if are_equal else _equal_weights).scores(held)
+        return text_detectors(pairs, rows) | held | {"fitted_weights" if are_equal else "equal_weights": other}
 
     scores = weighed.scores(held)
     return weighed, measure(pairs, rows, scores, fitted=weighed, alternatives=alternatives, wanted=wanted)
 
 
-def _fitted(combined: Mapping[str, Scores], labels: Bool, groups: Sequence[str]) -> WeighedCombination:
+def _fitted(
+    combined: Mapping[str, Scores], labels: Bool, groups: Sequence[str], weighing: Weighing
+) -> WeighedCombination:
     """The combination that is fitted on these pairs, with what cross-validation over their groups says of it."""
     x = np.column_stack(list(combined.values()))
     left_out, scores = [], []
     for fit, out in grouped_folds(labels, groups):
-        weights, bias = _weights(x[fit], labels[fit])
+        weights, bias = weighing(x[fit], labels[fit])
         left_out.append(labels[out])
         scores.append(x[out] @ weights + bias)
-    weights, bias = _weights(x, labels)
+    weights, bias = weighing(x, labels)
     return WeighedCombination(
         weights={name: float(f"{weight:.6g}") for name, weight in zip(combined, weights, strict=True) if weight},
         bias=float(f"{bias:.6g}"),
@@ -148,8 +159,21 @@ def _fitted(combined: Mapping[str, Scores], labels: Bool, groups: Sequence[str])
 
 def _weights(x: Scores, labels: Bool) -> tuple[Scores, float]:
     """Weights and bias for columns that are standardised to be fitted, put in the columns' own scale."""
-    mean, spread = x.mean(axis=0), x.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
+    mean, spread = _scale(x)
     model = LogisticRegression(C=1.0, max_iter=1000).fit((x - mean) / spread, labels)
     weights = model.coef_[0] / spread
     return weights, float(model.intercept_[0] - weights @ mean)
+
+
+def _equal_weights(x: Scores, labels: Bool) -> tuple[Scores, float]:
+    """Weights and bias by which the score is the mean of the columns' standardised values, each with its sign."""
+    mean, spread = _scale(x)
+    signs = np.array([1.0 if auroc(labels, column) >= 0.5 else -1.0 for column in x.T])
+    weights = signs / (spread * len(spread))
+    return weights, float(-weights @ mean)
+
+
+def _scale(x: Scores) -> tuple[Scores, Scores]:
+    """The mean and the standard deviation of each column; 1 for the deviation of a column that never changes."""
+    spread = x.std(axis=0)
+    return x.mean(axis=0), np.where(spread > 0, spread, 1.0)

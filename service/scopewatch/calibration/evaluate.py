@@ -80,7 +80,7 @@ def evaluate_indicator(
     own = scored.by_indicator[name]
     return MeasuredIndicator(
         indicator=indicator,
-        evaluation=evaluate(pairs, own, rivals, tally),
+        evaluation=evaluate(pairs, own, rivals, tally, is_words=indicator.kind == "words"),
         data=tuple(file.name for file in data),
         labels=labels_of(pairs),
         detectors={name: own.scores} | dict(rivals.scores if rivals else {}),

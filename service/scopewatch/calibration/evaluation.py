@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from scopewatch.calibration.beyond_words import beyond_words
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.scored import IndicatorScores
@@ -88,6 +89,8 @@ class Evaluation:
     baselines_fitted_on: str
     differences: dict[str, Interval]
     """The AUROC of the indicator less that of each baseline, by the baseline's name."""
+    beyond_words: dict[str, float | str] | None
+    """What the indicator adds to words, as a card says it; None for one of words, and without baselines."""
 
     def document(self) -> dict[str, object]:
         """The evaluation as `evaluate --json` prints it."""
@@ -106,6 +109,8 @@ def evaluate(
     scored: IndicatorScores,
     baselines: Baselines | None = None,
     tally: Tally | None = None,
+    *,
+    is_words: bool = False,
 ) -> Evaluation:
     """Compares scores with labels.
 
@@ -114,6 +119,7 @@ def evaluate(
         scored: What the online scorer says of these pairs.
         baselines: Other detectors on the same pairs.
         tally: What was left out of the rows that were read; None for nothing.
+        is_words: Whether the indicator counts words itself, to which it then adds nothing.
 
     Raises:
         DataError: A score is no finite number.
@@ -128,6 +134,7 @@ def evaluate(
     )
     fpr_upper, fpr_upper_n = _bound(scored.flagged[~labels], groups, ~labels)
     miss_upper, _ = _bound(~scored.flagged[labels], groups, labels)
+    beyond = None if is_words else beyond_words(labels, scored.scores, baselines.scores, groups)
     assert whole.tpr is not None
     assert whole.fpr is not None
     return Evaluation(
@@ -163,6 +170,7 @@ def evaluate(
         differences={
             name: auroc_difference(labels, scored.scores, scores, groups) for name, scores in baselines.scores.items()
         },
+        beyond_words=beyond.model_dump() if beyond else None,
     )
 
 

@@ -9,7 +9,7 @@ from scopewatch.report.figures import Figure, distributions, reliability_diagram
 from scopewatch.report.page import Number, html_page
 from scopewatch.report.tables import Table, table_as_text
 from scopewatch.statistics.scores import Bool, Interval, Scores
-from scopewatch.watch.cards import Card
+from scopewatch.watch.cards import BeyondWords, Card
 
 _FEW_GROUPS = 30
 _MOST_SOURCES = 20
@@ -93,6 +93,8 @@ def _sentences(found: Evaluation) -> list[str]:
         best = max(found.baselines, key=lambda name: found.baselines[name])
         rivals = dict.fromkeys([best, *(name for name in ("bag_of_words",) if name in found.baselines)])
         told += [_versus(found.indicator, rival, found.differences[rival]) for rival in rivals]
+        if found.beyond_words:
+            told.append(str(BeyondWords.model_validate(found.beyond_words)))
         told.append(found.baselines_fitted_on)
     if found.n_groups < _FEW_GROUPS:
         told.append(f"Only {found.n_groups} groups: intervals drawn over so few are rough.")

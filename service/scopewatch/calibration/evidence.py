@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from scopewatch.calibration.beyond_words import beyond_words
 from scopewatch.calibration.split import Split, split
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.errors import TooLittleData, Unsupported
@@ -20,6 +21,7 @@ from scopewatch.statistics.bounds import Threshold, false_positive_bound, one_pe
 from scopewatch.statistics.calibration_error import Bin, calibration_error, reliability
 from scopewatch.statistics.ranking import auroc_difference, auroc_interval
 from scopewatch.statistics.scores import Bool, Interval, Scores
+from scopewatch.watch.cards import BeyondWords
 from scopewatch.watch.indicators import Probability
 
 BAG_OF_WORDS = "bag_of_words"
@@ -70,6 +72,9 @@ class HeldOutEvidence:
     remarks: tuple[str, ...] = ()
     """Sentences that say how the detectors were made."""
 
+    beyond_words: BeyondWords | None = None
+    """What the detector adds to words; None for one of words."""
+
     def as_fields(self) -> dict[str, object]:
         """What an indicator has of this: its threshold and the map from its score to a probability."""
         return {"threshold": self.threshold.value, "probability": self.probability}
@@ -95,6 +100,8 @@ class HeldOutEvidence:
                 f"Too little data for a false-positive rate of {self.max_fpr:g}: "
                 f"{self.threshold.n} benign groups bound it by {self.threshold.fpr_upper:.3g} at best."
             )
+        if self.beyond_words:
+            told.append(str(self.beyond_words))
         return (*told, *self.remarks, *(f"Leaky data: {leak}." for leak in self.leaks))
 
 
@@ -173,8 +180,12 @@ def measure(
         n_fit_positive=int(fit_labels.sum()),
         skipped=len(pairs) - len(parts.fit) - len(parts.held_out),
         remarks=remarks,
+        beyond_words=None
+        if wanted.kind == "words"
+        else beyond_words(labels, scores, {name: each.scores for name, each in measured.items()}, groups),
     )
-    if not wanted.force:
+    # A detector that only counts words costs no pass of the reader.
+    if not wanted.force and wanted.kind != "words":
         _assert_beats_words(evidence)
     return evidence
 

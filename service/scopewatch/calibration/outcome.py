@@ -30,7 +30,7 @@ class Outcome:
 
     def lines(self) -> list[str]:
         """The outcome in lines for a terminal."""
-        made = len(self.indicator.features) or len(self.indicator.combines)
+        made = self.indicator.made_of
         first = f"{self.indicator.name}: {self.indicator.kind} ({made}), threshold {self.indicator.threshold:.6g}"
         tables = [table_as_text(_detectors(self.indicator.name, self.evidence))] if self.evidence else []
         return [first, *tables, *self._sentences()]
@@ -101,6 +101,7 @@ def _numbers(found: HeldOutEvidence) -> dict[str, object]:
         "baselines": {name: other.auroc.value for name, other in others},
         "baseline_intervals": {name: [other.auroc.low, other.auroc.high] for name, other in others},
         "beats_bag_of_words": found.beats_bag_of_words,
+        "beyond_words": found.beyond_words.model_dump() if found.beyond_words else None,
         "leaks": list(found.leaks),
         "findings": list(found.conclusions),
     }

@@ -6,17 +6,16 @@ part, which never parts a group. Everything is deterministic.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scopewatch.calibration.logistic import cross_validated, logistic
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.errors import DataError
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.pooled import DENSE_POOLINGS, MEAN
 from scopewatch.statistics.folds import FOLDS, Places, folds_of
-from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.watch.indicators import Pooling, Probability
 from scopewatch.words.bag import grams_of
@@ -26,7 +25,6 @@ from scopewatch.words.lexicon import shipped
 try:
     from scipy.sparse import csr_array
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 except ImportError:
     raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
@@ -205,8 +203,8 @@ def _bag_of_words(fit: Sequence[LabelledPair], held_out: Sequence[LabelledPair],
         x = vectorizer.fit_transform([item.pair.response for item in fit])
     except ValueError:  # an empty vocabulary has no class of its own
         return np.zeros(len(held_out))
-    chosen = _cross_validated(x, labels_of(fit), folds, _WORD_STRENGTHS)
-    model = _logistic(chosen.strength).fit(x, labels_of(fit))
+    chosen = cross_validated(x, labels_of(fit), folds, _WORD_STRENGTHS)
+    model = logistic(chosen.strength).fit(x, labels_of(fit))
     return np.asarray(model.decision_function(vectorizer.transform([item.pair.response for item in held_out])))
 
 
@@ -216,12 +214,12 @@ def _grams(response: str) -> list[str]:
 
 def _dense_probe(dense: Dense, labels: Bool, folds: Places) -> Probe:
     tried = {
-        pooling: _cross_validated(_scaled(dense(pooling))[0], labels, folds, _DENSE_STRENGTHS)
+        pooling: cross_validated(_scaled(dense(pooling))[0], labels, folds, _DENSE_STRENGTHS)
         for pooling in DENSE_POOLINGS
     }
     pooling, chosen = max(tried.items(), key=lambda item: item[1].auroc)
     x, scaler = _scaled(dense(pooling))
-    model = _logistic(chosen.strength).fit(x, labels)
+    model = logistic(chosen.strength).fit(x, labels)
     # Rounded as on file, so that what is measured is what will run.
     direction = (model.coef_[0] / scaler.scale_).astype(np.float32).astype(np.float64)
     bias = float(model.intercept_[0] - direction @ scaler.mean_)
@@ -231,39 +229,6 @@ def _dense_probe(dense: Dense, labels: Bool, folds: Places) -> Probe:
 def _scaled(x: NDArray[np.float32]) -> tuple[Scores, StandardScaler]:
     scaler = StandardScaler()
     return scaler.fit_transform(x.astype(np.float64)), scaler
-
-
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    strength: float
-    auroc: float
-    scores: Scores
-    """The score of each pair by the fit that left it out."""
-
-
-def _cross_validated(x: Any, labels: Bool, folds: Places, strengths: Sequence[float]) -> _Chosen:
-    """The strength (inverse of the penalty) with the best mean AUROC over the folds.
-
-    Strengths are tried in ascending order, until one is no better than the one before.
-    """
-    parts = [(folds == fold, _logistic(strengths[0])) for fold in np.unique(folds)]
-    best = _Chosen(strengths[0], -1.0, np.empty(0))
-    for strength in strengths:
-        scores, values = np.empty(len(labels)), []
-        for out, model in parts:
-            # A pair's penalty is that of the fit on all pairs; each fit goes on from where the stronger penalty ended.
-            scale = len(labels) / (~out).sum()
-            model.set_params(C=strength * scale, warm_start=True).fit(x[~out], labels[~out])
-            scores[out] = model.decision_function(x[out])
-            values.append(auroc(labels[out], scores[out]))
-        if np.mean(values) <= best.auroc:
-            break
-        best = _Chosen(strength, float(np.mean(values)), scores)
-    return best
-
-
-def _logistic(strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, tol=1e-5, max_iter=5000)
 
 
 def _share_of_benign_below(scores: Scores, labels: Bool) -> Scores:

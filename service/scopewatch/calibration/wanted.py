@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["features", "probe", "combination"]
-Weights = Literal["free", "nonnegative"]
-"""Whether weights may be negative."""
+Kind = Literal["features", "probe", "words", "combination"]
+Weights = Literal["free", "nonnegative", "equal"]
+"""Whether weights are fitted, and may be negative; or, of a combination, are the same size for every part."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,12 +49,26 @@ def add(command: AddCommand) -> None:
 
 def _add_detector(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--kind", choices=("features", "probe"), default="features", help="SAE features or a dense probe"
+        "--kind",
+        choices=("features", "probe", "words"),
+        default="features",
+        help="SAE features, a dense probe, or a bag of words, which needs no activation",
+    )
+    group.add_argument(
+        "--lexicon",
+        type=_lexicon,
+        metavar="NAME|WORD,...",
+        help="with --kind words: the share of words in this list, in place of a bag",
     )
     group.add_argument(
         "--terms", type=_terms, default=None, metavar="auto|N", help="weighted features; auto by cross-validation"
     )
-    group.add_argument("--weights", choices=("free", "nonnegative"), default="free", help="of the features")
+    group.add_argument(
+        "--weights",
+        choices=("free", "nonnegative", "equal"),
+        default="free",
+        help="of the features; equal: of what --combine names, each on the scale of its standard deviation",
+    )
     group.add_argument(
         "--across-sources",
         action="store_true",
@@ -102,6 +116,10 @@ def _run(args: argparse.Namespace) -> int:
     logs.configure("warning", "text")
     if args.benign and args.combine:
         raise ConfigError("--benign sets the threshold of an indicator that is there; leave --combine out")
+    if args.lexicon and (args.kind != "words" or args.combine or args.benign):
+        raise ConfigError("--lexicon: is for --kind words")
+    if (args.weights == "equal") != bool(args.combine) and args.weights != "free":
+        raise ConfigError("--weights: equal is for --combine, nonnegative for features")
     data = data_of(args.data, reading_of(args))
     _check_places(args, data)
     name = _watchlist_name(args)
@@ -154,6 +172,11 @@ def _calibrate(args: argparse.Namespace, request: "Request", config: Config) -> 
         from scopewatch.calibration.combination import calibrate_combination
 
         return calibrate_combination(request, args.combine, config)
+    if args.kind == "words":
+        check_places(choices([request.base])[0], [], config)
+        from scopewatch.calibration.words_detector import calibrate_words
+
+        return calibrate_words(request, args.lexicon, config)
     reader = reader_of(args, request.base)
     known_as, sae = sae_of(args, request.base)
     check_places(reader, [SaeChoice(known_as, sae)], config)
@@ -190,6 +213,11 @@ def _terms(argument: str) -> int | None:
     if not argument.isdecimal() or not 1 <= int(argument) <= _MOST_TERMS:
         raise argparse.ArgumentTypeError(f"{argument!r}: expected auto or a number from 1 to {_MOST_TERMS}")
     return int(argument)
+
+
+def _lexicon(argument: str) -> str | tuple[str, ...]:
+    """Argument type: the name of a lexicon, or words and phrases split by commas."""
+    return tuple(_names(argument)) if "," in argument else text(argument).strip()
 
 
 def _names(argument: str) -> list[str]:

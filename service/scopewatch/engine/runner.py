@@ -96,6 +96,9 @@ class Runner:
         Raises:
             EngineDied: The device is lost; nothing can run in this process any more.
         """
+        if not self._encoders and not self._head:
+            # Watchlists of words and characters alone need nothing of the reader.
+            return EncodedBatch([_nothing(len(ids)) for ids in batch], 0.0, 0.0, table=self._table)
         started_s = time.perf_counter()
         self._clock.reset()
         readings = [Reading(ids, ()) if self._whole else self._prefixes.open(ids) for ids in batch]
@@ -223,3 +226,9 @@ class _DeviceClock:
         event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event
+
+
+def _nothing(n_tokens: int) -> Activations:
+    """The activations of a text in which nothing is watched."""
+    none = np.empty(0, np.int32)
+    return Activations(n_tokens, none, none, np.empty(0, np.float32))

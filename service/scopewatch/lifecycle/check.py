@@ -20,6 +20,8 @@ class CheckedIndicator:
     kind: str
     terms: int
     """How many features or other indicators it is made of."""
+    made_of: str
+    """The same, or what words it counts."""
     threshold: float
     severity: str
     calibrated: bool
@@ -58,7 +60,7 @@ class CheckedWatchlist:
             return [self.error]
         lines = [f"{self.file}: valid, {'reader and SAEs load, ' * self.loaded}watchlist {self.name}"]
         for one in self.indicators:
-            kind = f"{one.kind} ({one.terms})"
+            kind = f"{one.kind} ({one.made_of})"
             lines.append(f"  {one.name}: {kind}, threshold {one.threshold:g}, severity {one.severity}")
             lines.append(f"    {one.evidence}")
             if one.card_problem:
@@ -94,6 +96,7 @@ def _checked(indicator: Indicator, card_problem: str) -> CheckedIndicator:
         name=indicator.name,
         kind=indicator.kind,
         terms=len(indicator.features or indicator.combines),
+        made_of=indicator.made_of,
         threshold=indicator.threshold,
         severity=indicator.severity,
         calibrated=indicator.calibrated,

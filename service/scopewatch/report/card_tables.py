@@ -23,6 +23,7 @@ def _said(card: Card) -> list[tuple[Cell, ...]]:
         "false-positive rate asked for": card.max_fpr,
         "confidence": card.confidence,
         "beats a bag of words": None if card.beats_bag_of_words is None else "yes" if card.beats_bag_of_words else "no",
+        "beyond words": str(card.beyond_words) if card.beyond_words else None,
         "leaks": "; ".join(card.leaks) or None,
         "note": card.note or None,
         **_made_with(card.made_with),
@@ -48,4 +49,5 @@ def _made_with(made: MadeWith | None) -> dict[str, Cell]:
         "reader digest": made.reader_digest,
         "dtype": made.dtype,
         "SAEs": ", ".join(f"{name} {digest[:12]}" for name, digest in made.saes.items()) or None,
+        "words": ", ".join(f"{name} {digest[:12]}" for name, digest in made.words.items()) or None,
     }

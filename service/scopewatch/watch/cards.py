@@ -78,6 +78,13 @@ class BeyondWords(Strict):
     over_own_low: Lead
     over_own_high: Lead
 
+    def __str__(self) -> str:
+        return (
+            f"Together with {self.words}, at equal weights, its AUROC is {self.together:.3f}: "
+            f"{self.over_words:+.3f} ({self.over_words_low:+.3f} to {self.over_words_high:+.3f}) over the words alone, "
+            f"{self.over_own:+.3f} ({self.over_own_low:+.3f} to {self.over_own_high:+.3f}) over itself alone."
+        )
+
 
 class Card(Strict):
     """Evidence for a threshold: what it was calibrated on and with, and what was measured elsewhere."""

@@ -7,6 +7,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PlainSerializer,
     PlainValidator,
     ValidationInfo,
     field_validator,
@@ -171,6 +172,10 @@ def _lexicon(value: object) -> str | tuple[str, ...]:
     return entries
 
 
+def _plain_lexicon(value: str | tuple[str, ...] | None) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
 class BagSource(Strict):
     """The file of a hashed bag of words, as `calibrate` writes it."""
 
@@ -192,7 +197,7 @@ class Indicator(Strict):
     pooling: PoolingField = Pooling(kind="max")
     features: Several[WatchedFeature] = Field((), max_length=4096, validate_default=True)
     combines: Several[CombinedTerm] = Field((), max_length=64, validate_default=True)
-    lexicon: Annotated[str | tuple[str, ...] | None, PlainValidator(_lexicon)] = None
+    lexicon: Annotated[str | tuple[str, ...] | None, PlainValidator(_lexicon), PlainSerializer(_plain_lexicon)] = None
     """The name of a list of words that comes with the package, or words and phrases; the score is their share."""
     bag: BagSource | None = None
     """A weighted bag of words and pairs of words."""
@@ -262,6 +267,13 @@ class Indicator(Strict):
     @property
     def calibrated(self) -> bool:
         return self.card is not None
+
+    @property
+    def made_of(self) -> str:
+        """How many features or other indicators it is made of, or what words it counts."""
+        if self.kind != "words":
+            return str(len(self.features) or len(self.combines))
+        return "bag" if self.bag else self.lexicon if isinstance(self.lexicon, str) else "lexicon"
 
     @property
     def read_segment(self) -> Segment:

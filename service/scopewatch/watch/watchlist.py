@@ -196,11 +196,15 @@ def _words(watchlist: Watchlist) -> dict[str, Lexicon | Bag]:
                 found[indicator.name] = load_bag(watchlist.resolve(indicator.bag.path), indicator.bag.sha256)
             except WatchlistError as problem:
                 raise WatchlistError(f"{watchlist.where('indicators', i, 'bag')}: {problem}") from None
-        elif isinstance(indicator.lexicon, str):
-            found[indicator.name] = shipped(indicator.lexicon)
         elif indicator.lexicon:
-            found[indicator.name] = Lexicon(indicator.lexicon)
+            found[indicator.name] = lexicon_of(indicator)
     return found
+
+
+def lexicon_of(indicator: Indicator) -> Lexicon:
+    """The lexicon of an indicator of kind `words` that has one."""
+    assert indicator.lexicon
+    return shipped(indicator.lexicon) if isinstance(indicator.lexicon, str) else Lexicon(indicator.lexicon)
 
 
 def _read(file: Path) -> bytes:

@@ -38,16 +38,21 @@ def grams_of(words: Sequence[str]) -> list[str]:
     return [*words, *map(" ".join, pairwise(words))]
 
 
-def bucket_of(gram: str, bits: int = BITS) -> int:
-    """The number of the bucket that a word or a pair of words falls into: the last bits of its CRC-32."""
-    return crc32(gram.encode("utf-8", "surrogatepass")) & ((1 << bits) - 1)
+def buckets_of(words: Sequence[str], bits: int = BITS) -> list[int]:
+    """The number of the bucket that each of `grams_of(words)` falls into: the last bits of the CRC-32 of its UTF-8."""
+    mask = (1 << bits) - 1
+    encoded = [word.encode("utf-8", "surrogatepass") for word in words]
+    first = list(map(crc32, encoded))
+    # The checksum of a pair goes on where that of its first word ended.
+    pairs = [crc32(second, crc32(b" ", before)) for before, second in zip(first, encoded[1:], strict=False)]
+    return [checksum & mask for checksum in (*first, *pairs)]
 
 
 def text_vector(buckets: Sequence[int]) -> dict[int, float]:
     """A text as a vector of length 1: the value of each bucket that is not 0.
 
     Args:
-        buckets: The bucket of each of the text's words and pairs of words.
+        buckets: The bucket of each of the text's words and pairs of words, from `buckets_of`.
     """
     values = {bucket: 1 + log(count) for bucket, count in Counter(buckets).items()}
     length = sqrt(sum(value * value for value in values.values()))
@@ -79,8 +84,7 @@ class Bag:
         Args:
             words: The words of the text, as `find.find_words` gives them.
         """
-        grams = grams_of(words)
-        buckets = [bucket_of(gram, self._bits) for gram in grams]
+        buckets = buckets_of(words, self._bits)
         weights, counts = self._weights, Counter(buckets)
         each = {
             bucket: weights[bucket] * value / counts[bucket]
@@ -90,7 +94,7 @@ class Bag:
         n = len(words)
         return [
             Counted(gram, place % n, place % n + 1 + place // n, each[bucket])
-            for place, (gram, bucket) in enumerate(zip(grams, buckets, strict=True))
+            for place, (gram, bucket) in enumerate(zip(grams_of(words), buckets, strict=True))
             if bucket in each
         ]
 
