@@ -57,8 +57,8 @@ class Pooled:
     def poolings(self) -> tuple[Pooling, ...]:
         return tuple(self.by_pooling)
 
-    def features(self, pooling: Pooling) -> csr_array:
-        return self.by_pooling[pooling]
+    def features(self, pooling: Pooling, rows: NDArray[np.intp] | None = None) -> csr_array:
+        return self.by_pooling[pooling] if rows is None else self.by_pooling[pooling][rows]
 
     def dense(self, _: Pooling) -> NDArray[np.float32]:
         return self.activations
@@ -134,7 +134,7 @@ class TestFeatures:
         }
         for name, detector in evidence.alternatives.items():
             assert detector.lead.value == pytest.approx(evidence.auroc.value - detector.auroc.value), name
-        assert evidence.beats_bag_of_words
+        assert evidence.beside_words == "better"
 
     def test_chosen_features_beat_random_ones(self) -> None:
         """The control of random features ranks about as chance does."""
@@ -192,7 +192,7 @@ class TestSources:
 class TestProbe:
     def test_a_probe_is_measured_beside_the_features(self) -> None:
         """Asked for a probe, the direction is the indicator, and the features are one of its alternatives."""
-        found = calibrate(*made(), Wanted(max_fpr=0.1, kind="probe"))
+        found = calibrate(*made(), Wanted(max_fpr=0.1, kind="probe", force=True))
         assert found.combination is None
         assert found.probe is not None
         assert int(np.abs(found.probe.direction).argmax()) == 0
@@ -213,7 +213,7 @@ class TestRefusals:
         assert any("length alone gives the label away (AUROC 1.000)" in leak for leak in evidence.leaks)
         assert any(finding.startswith("Leaky data: ") for finding in evidence.conclusions)
 
-    def test_what_a_bag_of_words_does_better_needs_force(self) -> None:
+    def test_what_a_bag_of_words_does_clearly_better_needs_force(self) -> None:
         """Such an indicator is refused; forced, its evidence says that words do better."""
         pairs, pooled = made()
         marked = [
@@ -222,11 +222,39 @@ class TestRefusals:
             )
             for pair in pairs
         ]
-        with pytest.raises(Unsupported, match=r"does not beat a bag of words \(1\.000\)"):
+        with pytest.raises(Unsupported, match=r"is worse than that of a bag of words \(1\.000\)"):
             calibrate(marked, pooled, EASY)
         forced = calibrate(marked, pooled, Wanted(max_fpr=0.1, force=True)).evidence
-        assert not forced.beats_bag_of_words
-        assert "It does not beat a bag of words." in forced.conclusions
+        assert forced.beside_words == "worse"
+        assert any(said.startswith("It is worse than a bag of words: it leads by 0.") for said in forced.conclusions)
+
+    def test_what_may_be_as_good_as_words_is_written_and_says_so(self) -> None:
+        """Where the interval of the difference holds 0, on either side of it, nothing is refused and nothing claimed."""
+        pairs, pooled = made(signal=0.9)
+        draw = np.random.default_rng(8)
+        for share, ahead in ((0.66, True), (0.72, False)):
+            marked = [
+                replace(pair, pair=Pair("", f"{pair.pair.response} {'zebra' if hit == pair.label else 'lion'}"))
+                for pair, hit in zip(pairs, draw.random(len(pairs)) < share, strict=True)
+            ]
+            evidence = calibrate(marked, pooled, EASY).evidence
+            lead = evidence.alternatives["bag_of_words"].lead
+            assert lead.low < 0 < lead.high
+            assert (lead.value > 0) is ahead
+            assert evidence.beside_words == "undecided"
+            assert any("Whether it is better than a bag of words is undecided" in said for said in evidence.conclusions)
+
+    def test_what_a_single_feature_clearly_beats_needs_force(self) -> None:
+        """Nothing is written that its own best feature alone would do better, whatever its terms were chosen by."""
+        pairs, pooled = made(1200, signal=0.3)
+        labels = np.array([pair.label for pair in pairs], bool)
+        known = pooled.features(MAX).tolil()
+        known[:, 3] = (labels + 0.4 * np.random.default_rng(1).random(len(pairs)))[:, None]
+        pooled.by_pooling[MAX] = csr_array(known, dtype=np.float32)  # type: ignore[attr-defined]
+        probe = Wanted(max_fpr=0.1, kind="probe")
+        with pytest.raises(Unsupported, match=r"is worse than that of its best single feature, .* \(1\.000\)"):
+            calibrate(pairs, pooled, probe)
+        assert calibrate(pairs, pooled, replace(probe, force=True)).evidence.auroc.value < 0.9
 
     def test_a_bound_that_cannot_be_kept_is_refused(self) -> None:
         """Too few benign pairs for the rate: how many there are and how many it takes; forced, what can be bounded."""

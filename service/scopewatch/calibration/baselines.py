@@ -11,7 +11,7 @@ from scopewatch.engine.choices import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError, SaeError, TooLittleData
 from scopewatch.pairs.labelled import LabelledPair, groups_of
-from scopewatch.pairs.pooled import DENSE_POOLINGS, encode_pairs
+from scopewatch.pairs.pooled import DENSE_POOLINGS, PooledPairs, encode_pairs
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist
 
@@ -44,16 +44,17 @@ def measure_baselines(
     """
     with tempfile.TemporaryDirectory(prefix="scopewatch-") as folder:
         try:
-            train_dense, dense = _read(watchlist, indicator, (train, pairs), config, Path(folder))
-            blind = ""
+            train_read, read = _read(watchlist, indicator, (train, pairs), config, Path(folder))
+            blind, notes = "", read.notes if read else ()
         except SaeError as problem:
-            train_dense = dense = None
-            blind = f" There is no dense baseline: {problem}."
+            train_read = read = None
+            blind, notes = f" There is no dense baseline: {problem}.", ()
+        train_dense, dense = (part.dense if part else None for part in (train_read, read))
         learnt = _trained(train, train_dense, pairs, dense) if train else _cross_fitted(pairs, dense)
     fitted_on = learnt.fitted_on + (_DENSE if "dense_probe" in learnt.scores else "")
     if indicator.segment != "response":
         fitted_on += f" Words and length are those of the response, though the indicator reads the {indicator.segment}."
-    return Baselines(learnt.scores, fitted_on + blind)
+    return Baselines(learnt.scores, fitted_on + blind, notes)
 
 
 def _trained(
@@ -77,7 +78,7 @@ def _cross_fitted(pairs: Sequence[LabelledPair], dense: Dense | None) -> Baselin
 
 def _read(
     watchlist: Watchlist, indicator: Indicator, parts: Sequence[Sequence[LabelledPair]], config: Config, folder: Path
-) -> list[Dense | None]:
+) -> list[PooledPairs | None]:
     """What the reader makes of each of several lists of pairs, where the indicator's first SAE reads.
 
     Raises:
@@ -89,8 +90,6 @@ def _read(
     sae = next(choice.source for choice in saes if choice.name == indicator.features[0].key.sae)
     dictionary = build_dictionary(reader, sae, config)
     return [
-        encode_pairs(part, dictionary, segment=indicator.read_segment, folder=folder, poolings=()).dense
-        if part
-        else None
+        encode_pairs(part, dictionary, segment=indicator.read_segment, folder=folder, poolings=()) if part else None
         for part in parts
     ]

@@ -11,6 +11,7 @@ from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, score_all
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, DataError
+from scopewatch.pairs.copies import join_copies
 from scopewatch.pairs.data_files import read_texts
 from scopewatch.pairs.labelled import groups_of
 from scopewatch.pairs.rows import digest_of
@@ -32,7 +33,7 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
     reader, saes = base.absolute(base.reader), _saes(request, indicator)
     request.rehearse_writing(indicator, reader, saes)
     _refuse_fitted(indicator, request.data)
-    read = read_texts(*request.data, reading=request.reading)
+    read = join_copies(read_texts(*request.data, reading=request.reading), indicator.segment)
     benign_threshold(np.zeros(len(read.pairs)), groups_of(read.pairs), wanted)
     ran = score_all(read.pairs, [indicator.name], base, config, request.reading)
     pairs, tally = ran.scored.pairs, read.tally.without(ran.scored.left_out).need(indicator.name)

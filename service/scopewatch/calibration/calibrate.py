@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from scopewatch.calibration.evidence import BAG_OF_WORDS, HeldOutEvidence, measure
 from scopewatch.calibration.simple_detectors import (
     Dense,
@@ -15,17 +17,28 @@ from scopewatch.calibration.simple_detectors import (
     response_length,
     rows_of,
 )
-from scopewatch.calibration.sparse_fit import Combination, Features, fit_chosen, fit_combination, ranked
+from scopewatch.calibration.sparse_fit import (
+    Combination,
+    Features,
+    best_column,
+    fit_chosen,
+    fit_combination,
+    scores_of,
+)
 from scopewatch.calibration.split import Split, split
 from scopewatch.calibration.wanted import Wanted
-from scopewatch.pairs.labelled import LabelledPair, labels_of
-from scopewatch.pairs.pooled import PooledPairs
+from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
+from scopewatch.pairs.pooled import PooledPairs, StoredFeatures
 from scopewatch.statistics.folds import grouped_folds, source_folds
 from scopewatch.statistics.ranking import auroc
-from scopewatch.statistics.scores import Bool, Scores
+from scopewatch.statistics.scores import Bool, Rows, Scores
 
 _CONTROLS = 9
 """How many times features are drawn at random."""
+_MOST_DRAWN = 10_000
+"""Pairs of a label by which features are chosen and weighed: an AUROC is off by .004 then, and more cost memory."""
+_AT_ONCE = 10_000
+"""Held-out pairs whose features are in memory together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +57,42 @@ class _Sides:
 
     labels: Bool
     labels_out: Bool
+    drawn: Rows
+    """The fitted pairs, counted among them, by which features are chosen and weighed: all, but of very many."""
     features: Features
-    features_out: Features
+    """The features of the pairs drawn."""
+    features_out: Sequence[Features]
+    """The features of the held-out pairs, some thousand pairs at a time."""
     dense: Dense
     dense_out: Dense
 
     @classmethod
     def of(cls, pairs: Sequence[LabelledPair], pooled: PooledPairs, parts: Split) -> "_Sides":
         labels = labels_of(pairs)
-        every = {pooling: pooled.features(pooling) for pooling in pooled.poolings}
+        drawn = _drawn(labels[parts.fit])
         return cls(
             labels=labels[parts.fit],
             labels_out=labels[parts.held_out],
-            features={pooling: matrix[parts.fit] for pooling, matrix in every.items()},
-            features_out={pooling: matrix[parts.held_out] for pooling, matrix in every.items()},
+            drawn=drawn,
+            features=StoredFeatures(pooled, parts.fit[drawn]),
+            features_out=[
+                StoredFeatures(pooled, rows)
+                for rows in np.split(parts.held_out, range(_AT_ONCE, len(parts.held_out), _AT_ONCE))
+            ],
             dense=rows_of(pooled.dense, parts.fit),
             dense_out=rows_of(pooled.dense, parts.held_out),
         )
+
+    def scores_out(self, combinations: Sequence[Combination]) -> list[Scores]:
+        """The scores of the held-out pairs by each combination."""
+        parts = [scores_of(combinations, features) for features in self.features_out]
+        return [np.concatenate(scores) for scores in zip(*parts, strict=True)]
+
+
+def _drawn(labels: Bool) -> Rows:
+    """The rows, ascending, of at most so many pairs of either label, drawn at random."""
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    return np.sort(np.concatenate([shuffled[labels[shuffled] == label][:_MOST_DRAWN] for label in (False, True)]))
 
 
 def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted) -> Found:
@@ -77,13 +109,19 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
     """
     parts = split(pairs, wanted.held_out, pooled.tokens > 0)
     sides = _Sides.of(pairs, pooled, parts)
-    groups = [pairs[row].group for row in parts.fit]
-    folds = grouped_folds(sides.labels, groups)
-    if wanted.across_sources:
-        folds = source_folds(sides.labels, [pairs[row].source for row in parts.fit], groups)
-    combination = fit_combination(sides.features, sides.labels, folds, terms=wanted.terms, weights=wanted.weights)
-    probe = dense_probe(sides.dense, sides.labels, groups)
-    scores = {"sae_features": combination.scores(sides.features_out), "dense_probe": probe.scores(sides.dense_out)}
+    drawn = [pairs[row] for row in parts.fit[sides.drawn]]
+    labels, groups, sources = labels_of(drawn), groups_of(drawn), [pair.source for pair in drawn]
+    folds = source_folds(labels, sources, groups) if wanted.across_sources else grouped_folds(labels, groups)
+    combination = fit_combination(
+        sides.features,
+        labels,
+        folds,
+        terms=wanted.terms,
+        weights=wanted.weights,
+        share=float(sides.labels.mean()),
+    )
+    probe = dense_probe(sides.dense, sides.labels, [pairs[row].group for row in parts.fit])
+    scores = {"sae_features": sides.scores_out([combination])[0], "dense_probe": probe.scores(sides.dense_out)}
     is_probe = wanted.kind == "probe"
     own = scores.pop("dense_probe" if is_probe else "sae_features")
 
@@ -91,8 +129,15 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
         return text_detectors(pairs, parts) | _simple_detectors(sides, len(combination.terms)) | scores
 
     fitted = probe if is_probe else combination
-    remarks = (f"The dense probe reads activations by the pooling {probe.pooling}, which cross-validation chose.",)
-    evidence = measure(pairs, parts, own, fitted=fitted, alternatives=alternatives, wanted=wanted, remarks=remarks)
+    remarks = [f"The dense probe reads activations by the pooling {probe.pooling}, which cross-validation chose."]
+    if wanted.across_sources:
+        each = (
+            f"{sources[out[0]]} {value:.3f}" for (_, out), value in zip(folds, combination.fold_aurocs, strict=True)
+        )
+        remarks.append(f"The features' AUROC on each source by a fit on the others: {', '.join(each)}.")
+    evidence = measure(
+        pairs, parts, own, fitted=fitted, alternatives=alternatives, wanted=wanted, remarks=tuple(remarks)
+    )
     return Found(evidence, parts, None if is_probe else combination, probe if is_probe else None)
 
 
@@ -108,21 +153,19 @@ def text_detectors(pairs: Sequence[LabelledPair], parts: Split) -> dict[str, Sco
 
 def _simple_detectors(sides: _Sides, terms: int) -> dict[str, Scores]:
     """The held-out pairs' scores by what is simpler than choosing and weighing so many features."""
-    best = ranked(sides.features, sides.labels, most=1).names()
+    labels = sides.labels[sides.drawn]
+    single = fit_chosen(sides.features, [best_column(sides.features, labels)], labels)
+    single_scores, *drawn = sides.scores_out([single, *_random_features(sides.features, labels, terms)])
+    by_auroc = sorted(range(_CONTROLS), key=lambda seed: auroc(sides.labels_out, drawn[seed]))
     return {
         "difference_of_means": difference_of_means(sides.dense, sides.labels).scores(sides.dense_out),
-        "single_feature": fit_chosen(sides.features, best, sides.labels).scores(sides.features_out),
-        "random_features": _random_features(sides, terms),
+        "single_feature": single_scores,
+        "random_features": drawn[by_auroc[_CONTROLS // 2]],
     }
 
 
-def _random_features(sides: _Sides, count: int) -> Scores:
-    """Scores by as many features drawn at random instead of chosen: of several draws, those of the median AUROC."""
-    pooling = next(iter(sides.features))
-    drawn = []
-    for seed in range(_CONTROLS):
-        columns = [(pooling, int(column)) for column in random_columns(sides.features[pooling], count, seed)]
-        scores = fit_chosen(sides.features, columns, sides.labels).scores(sides.features_out)
-        drawn.append((auroc(sides.labels_out, scores), seed, scores))
-    median: Scores = sorted(drawn, key=lambda draw: draw[:2])[_CONTROLS // 2][2]
-    return median
+def _random_features(features: Features, labels: Bool, count: int) -> list[Combination]:
+    """Combinations of as many features drawn at random instead of chosen, all under the first pooling."""
+    pooling, matrix = next(iter(features.items()))
+    draws = (random_columns(matrix, count, seed) for seed in range(_CONTROLS))
+    return [fit_chosen({pooling: matrix}, [(pooling, int(column)) for column in columns], labels) for columns in draws]

@@ -13,7 +13,7 @@ from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.rows import digest_of
 from scopewatch.statistics.bounds import Threshold
-from scopewatch.statistics.ranking import auroc, auroc_interval
+from scopewatch.statistics.ranking import auroc
 from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
 from scopewatch.words.bag import Bag
 from scopewatch.words.lexicon import Lexicon
@@ -89,7 +89,8 @@ def labelled_card(
         max_fpr=wanted.max_fpr,
         confidence=wanted.confidence,
         measurements=(_held_out(evidence, names), *_by_source(evidence)),
-        beats_bag_of_words=evidence.beats_bag_of_words,
+        beats_bag_of_words=evidence.beside_words == "better",
+        beside_bag_of_words=evidence.beside_words,
         beyond_words=evidence.beyond_words,
         leaks=evidence.leaks,
         made_with=made,
@@ -108,6 +109,7 @@ def _held_out(evidence: HeldOutEvidence, names: str) -> Measurement:
         auroc_high=_round(evidence.auroc.high),
         tpr=_round(evidence.tpr),
         fpr=_round(evidence.fpr),
+        fpr_groups=_round(evidence.threshold.fpr),
         fpr_upper=_round(evidence.threshold.fpr_upper),
         ece=_round(evidence.ece),
         baselines={name: _round(detector.auroc.value) for name, detector in evidence.alternatives.items()},
@@ -118,13 +120,9 @@ def _by_source(evidence: HeldOutEvidence) -> Iterator[Measurement]:
     """A row for every source that has both labels, if there are several sources."""
     sources = np.array(evidence.sources, dtype=object)
     flagged = evidence.scores > evidence.threshold.value
-    for source in sorted(set(evidence.sources)) if len(set(evidence.sources)) > 1 else []:
+    for source, found in evidence.by_source.items():
         mine = sources == source
         labels = evidence.labels[mine]
-        if labels.all() or not labels.any():
-            continue
-        groups = [group for group, inside in zip(evidence.groups, mine, strict=True) if inside]
-        found = auroc_interval(labels, evidence.scores[mine], groups)
         yield Measurement(
             data=f"of these, {source}",
             n=len(labels),
@@ -165,6 +163,7 @@ def benign_card(
         n=n,
         n_positive=0,
         fpr=_round(fpr),
+        fpr_groups=_round(threshold.fpr),
         fpr_upper=_round(threshold.fpr_upper),
     )
     return Card(

@@ -10,7 +10,7 @@ from scopewatch.calibration.calibrate import text_detectors
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
 from scopewatch.calibration.evidence import HeldOutEvidence, assert_enough, measure
 from scopewatch.calibration.outcome import Outcome
-from scopewatch.calibration.request import Request, score_all
+from scopewatch.calibration.request import Request, score_all, telling
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.calibration.split import split
 from scopewatch.calibration.wanted import Wanted
@@ -67,7 +67,8 @@ def calibrate_combination(request: Request, combined: Sequence[str], config: Con
     assert_enough(read.pairs, wanted)
     ran = score_all(read.pairs, combined, trial, config, request.reading)
     pairs, tally = ran.scored.pairs, read.tally.without(ran.scored.left_out).need(request.indicator)
-    weighed, evidence = weigh(pairs, {name: part.scores for name, part in ran.scored.by_indicator.items()}, wanted)
+    with telling(tally):
+        weighed, evidence = weigh(pairs, {name: part.scores for name, part in ran.scored.by_indicator.items()}, wanted)
     words = {name: counts_by for name, counts_by in base.words.items() if name in combined}
     made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes}, words)
     card = labelled_card(evidence, wanted, data_files(request, pairs), made, date=today(), tally=tally)

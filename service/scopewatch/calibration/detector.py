@@ -11,7 +11,7 @@ from scopewatch.calibration.calibrate import Found, calibrate
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
 from scopewatch.calibration.evidence import assert_enough
 from scopewatch.calibration.outcome import Outcome
-from scopewatch.calibration.request import Request
+from scopewatch.calibration.request import Request, telling
 from scopewatch.calibration.simple_detectors import Probe
 from scopewatch.calibration.sparse_fit import Combination
 from scopewatch.config import Config
@@ -69,9 +69,9 @@ def calibrate_detector(
     assert_enough(pairs, wanted)
     dictionary = build_dictionary(sources.reader, sources.sae, config)
     pooled = encode_pairs(pairs, dictionary, segment=_segment(request), folder=work_dir, reading=request.reading)
-    tally = read.tally.without(pooled.left_out).need(request.indicator)
+    tally = read.tally.without(pooled.left_out).noting(*pooled.notes).need(request.indicator)
     # On matrices so small, threads that wait for each other cost more than they do.
-    with threadpool_limits(limits=1, user_api="blas"):
+    with telling(tally), threadpool_limits(limits=1, user_api="blas"):
         found = calibrate(pairs, pooled, wanted)
     if found.probe:
         made = _probe(request, found.probe, dictionary.identity.saes[0])

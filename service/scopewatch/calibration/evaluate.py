@@ -11,6 +11,7 @@ from scopewatch.calibration.evaluation import Evaluation, evaluate
 from scopewatch.calibration.evaluation_report import as_page
 from scopewatch.config import Config
 from scopewatch.errors import DataError
+from scopewatch.pairs.copies import join_copies, without_copies
 from scopewatch.pairs.data_files import PairsRead, Reading, check_both_labels, read_pairs
 from scopewatch.pairs.labelled import LabelledPair, labels_of
 from scopewatch.pairs.left_out import Tally
@@ -71,8 +72,10 @@ def evaluate_indicator(
         DataError: There is no such indicator, or a file is wrong or too small.
     """
     indicator = _indicator(watchlist, name)
-    read = read_pairs(*data, reading=reading)
-    train_read = read_pairs(*train, reading=reading) if train else PairsRead([], Tally())
+    read = join_copies(read_pairs(*data, reading=reading), indicator.segment)
+    train_read = PairsRead([], Tally())
+    if train and baselines:
+        train_read = without_copies(read_pairs(*train, reading=reading), read.pairs, indicator.segment)
     scored = asyncio.run(_score(read.pairs, watchlist, name, config, reading))
     pairs, tally = scored.pairs, read.tally.without(scored.left_out).need(name)
     check_both_labels(pairs, f"{name}, of {tally.read} rows read", tally)

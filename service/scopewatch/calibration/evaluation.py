@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from scopewatch.calibration.beyond_words import beyond_words
+from scopewatch.calibration.source_aurocs import at_chance, source_aurocs
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.scored import IndicatorScores
@@ -25,6 +26,8 @@ class Baselines:
     """The scores of the n pairs, shape (n,), by the detector's name."""
     fitted_on: str
     """A sentence that says what the detectors learnt from."""
+    notes: tuple[str, ...] = ()
+    """Sentences that say what is odd about how the reader reads the pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +58,18 @@ class Evaluation:
     threshold: float
     tpr: float
     """The share of label 1 that is flagged."""
+    tpr_groups: float
+    """Likewise, of one pair drawn from each group."""
     tpr_low: float
-    """The true-positive rate is at least this with 95 % confidence; counted on one pair of each group."""
+    """`tpr_groups` is at least this with 95 % confidence."""
     fpr: float
     """The share of label 0 that is flagged."""
+    fpr_groups: float
+    """Likewise, of one pair drawn from each group: a bound is for independent pairs."""
     fpr_upper: float
-    """The false-positive rate is at most this with 95 % confidence (one-sided, Clopper-Pearson)."""
+    """`fpr_groups` is at most this with 95 % confidence (one-sided, Clopper-Pearson)."""
     fpr_upper_n: int
-    """How many groups have label 0; one pair of each counts for `fpr_upper`, which is for independent pairs."""
+    """How many groups have label 0, and so how many pairs count for `fpr_groups`."""
     precision: float | None
     """The share of flagged pairs that have label 1; None when nothing is flagged."""
     truncated: int
@@ -73,12 +80,16 @@ class Evaluation:
     """How many rows of the files were read."""
     left_out: dict[str, int]
     """How many of these are in no number, by the reason."""
+    notes: tuple[str, ...]
+    """Sentences that say what else is odd about the rows."""
     calibrated: bool
     card_warning: str
     ece: float | None
     """The expected calibration error of the probability; None where the indicator maps its score to none."""
     reliability: list[Bin]
     sources: list[Part]
+    source_intervals: dict[str, tuple[float, float]]
+    """The interval of the AUROC of each source that has both labels, by its name, where there are several sources."""
     groups: list[Part]
     """The groups of at least two pairs, the largest first."""
     groups_left_out: int
@@ -125,15 +136,15 @@ def evaluate(
         DataError: A score is no finite number.
     """
     baselines, tally = baselines or Baselines({}, ""), tally or Tally(len(pairs))
-    labels, groups = labels_of(pairs), groups_of(pairs)
+    labels, groups, sources = labels_of(pairs), groups_of(pairs), [pair.source for pair in pairs]
+    aurocs = source_aurocs(labels, scored.scores, groups, sources)
     whole = _part("", labels, scored)
     interval = auroc_interval(labels, scored.scores, groups)
     rivals = {name: auroc_interval(labels, scores, groups) for name, scores in baselines.scores.items()}
     parts = sorted(
         (part for part in _parts(groups, labels, scored) if part.n > 1), key=lambda part: (-part.n, part.name)
     )
-    fpr_upper, fpr_upper_n = _bound(scored.flagged[~labels], groups, ~labels)
-    miss_upper, _ = _bound(~scored.flagged[labels], groups, labels)
+    alarmed, missed = _wrong(scored.flagged[~labels], groups, ~labels), _wrong(~scored.flagged[labels], groups, labels)
     beyond = None if is_words else beyond_words(labels, scored.scores, baselines.scores, groups)
     assert whole.tpr is not None
     assert whole.fpr is not None
@@ -148,20 +159,24 @@ def evaluate(
         auroc_high=interval.high,
         threshold=scored.threshold,
         tpr=whole.tpr,
-        tpr_low=1 - miss_upper,
+        tpr_groups=1 - float(missed.mean()),
+        tpr_low=1 - false_positive_bound(int(missed.sum()), len(missed)),
         fpr=whole.fpr,
-        fpr_upper=fpr_upper,
-        fpr_upper_n=fpr_upper_n,
+        fpr_groups=float(alarmed.mean()),
+        fpr_upper=false_positive_bound(int(alarmed.sum()), len(alarmed)),
+        fpr_upper_n=len(alarmed),
         precision=_mean(labels[scored.flagged]),
         truncated=scored.truncated,
         incomplete=scored.incomplete,
         rows=tally.read,
         left_out=dict(tally.reasons),
+        notes=(*tally.notes, *at_chance(aurocs), *baselines.notes),
         calibrated=scored.calibrated,
         card_warning=scored.card_warning,
         ece=None if scored.probabilities is None else calibration_error(labels, scored.probabilities),
         reliability=[] if scored.probabilities is None else reliability(labels, scored.probabilities),
-        sources=_parts([pair.source for pair in pairs], labels, scored),
+        sources=_parts(sources, labels, scored),
+        source_intervals={name: (found.low, found.high) for name, found in aurocs.items()},
         groups=parts[:_MOST_GROUPS],
         groups_left_out=len(parts[_MOST_GROUPS:]),
         baselines={name: rival.value for name, rival in rivals.items()},
@@ -174,16 +189,15 @@ def evaluate(
     )
 
 
-def _bound(wrong: Bool, groups: Sequence[str], mine: Bool) -> tuple[float, int]:
-    """The upper bound of the share of a label's pairs that are wrong, and the number of independent pairs it counts.
+def _wrong(wrong: Bool, groups: Sequence[str], mine: Bool) -> Bool:
+    """Whether each of a label's pairs is wrong, of one pair drawn from each group.
 
     Args:
         wrong: Whether each pair of the label is on the wrong side of the threshold.
         groups: The group of every pair, of either label.
         mine: Whether each of these pairs has the label.
     """
-    drawn = wrong[one_per_group([group for group, is_mine in zip(groups, mine, strict=True) if is_mine])]
-    return false_positive_bound(int(drawn.sum()), len(drawn)), len(drawn)
+    return wrong[one_per_group([group for group, is_mine in zip(groups, mine, strict=True) if is_mine])]
 
 
 def _parts(names: Sequence[str], labels: Bool, scored: IndicatorScores) -> list[Part]:

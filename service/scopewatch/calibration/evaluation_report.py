@@ -76,9 +76,15 @@ def _numbers(found: Evaluation) -> list[Number]:
     numbers = [
         Number("AUROC", f"{found.auroc:.3f}", f"{found.auroc_low:.3f} to {found.auroc_high:.3f}"),
         Number("threshold", f"{found.threshold:.4g}", "flagged above it"),
-        Number("true positives", f"{found.tpr:.1%}", f"at least {found.tpr_low:.1%}"),
         Number(
-            "false positives", f"{found.fpr:.1%}", f"at most {found.fpr_upper:.1%}, by {found.fpr_upper_n:,} groups"
+            "true positives",
+            f"{found.tpr_groups:.1%}",
+            f"of one pair a group, at least {found.tpr_low:.1%}; {found.tpr:.1%} of all pairs",
+        ),
+        Number(
+            "false positives",
+            f"{found.fpr_groups:.1%}",
+            f"of one pair a group ({found.fpr_upper_n:,}), at most {found.fpr_upper:.1%}; {found.fpr:.1%} of all pairs",
         ),
         Number("precision", "-" if found.precision is None else f"{found.precision:.1%}", "of these pairs"),
     ]
@@ -102,7 +108,7 @@ def _sentences(found: Evaluation) -> list[str]:
         told.append(f"{found.truncated:,} pairs did not fit the reader whole.")
     if found.incomplete:
         told.append(f"{found.incomplete:,} pairs have the verdict INCOMPLETE: a text was not read whole.")
-    told += Tally(found.rows, found.left_out).sentences
+    told += Tally(found.rows, found.left_out, notes=found.notes).sentences
     if found.card_warning:
         told.append(f"Warning: {found.card_warning}.")
     elif not found.calibrated:

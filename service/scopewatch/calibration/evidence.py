@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from scopewatch.calibration.beyond_words import beyond_words
+from scopewatch.calibration.source_aurocs import at_chance, source_aurocs
 from scopewatch.calibration.split import Split, split
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.errors import TooLittleData, Unsupported
@@ -21,10 +22,20 @@ from scopewatch.statistics.bounds import Threshold, false_positive_bound, one_pe
 from scopewatch.statistics.calibration_error import Bin, calibration_error, reliability
 from scopewatch.statistics.ranking import auroc_difference, auroc_interval
 from scopewatch.statistics.scores import Bool, Interval, Scores
-from scopewatch.watch.cards import BeyondWords
+from scopewatch.watch.cards import Beside, BeyondWords
 from scopewatch.watch.indicators import Probability
 
 BAG_OF_WORDS = "bag_of_words"
+_BESIDE_WORDS: dict[Beside, str] = {
+    "better": "It is better than a bag of words",
+    "undecided": "Whether it is better than a bag of words is undecided",
+    "worse": "It is worse than a bag of words",
+}
+_CLEARLY_BEATEN = {
+    BAG_OF_WORDS: "a bag of words",
+    "single_feature": "its best single feature, which --terms 1 gives",
+}
+"""What an indicator has to stand beside to be written, in words."""
 _LEAKY_LENGTH = 0.7
 _LEAKY_WORDS = 0.95
 
@@ -37,6 +48,16 @@ class Alternative:
     auroc: Interval
     lead: Interval
     """AUROC of the calibrated detector less that of this one, on the same resamplings."""
+
+    @property
+    def beside(self) -> Beside:
+        """How the calibrated detector does beside this one."""
+        return "better" if self.lead.low > 0 else "worse" if self.lead.high < 0 else "undecided"
+
+    @property
+    def said(self) -> str:
+        """The lead in words."""
+        return f"by {abs(self.lead.value):.3f} ({self.lead.low:+.3f} to {self.lead.high:+.3f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +84,8 @@ class HeldOutEvidence:
     bins: tuple[Bin, ...]
     alternatives: Mapping[str, Alternative]
     """Other detectors on the same pairs, by name."""
+    by_source: Mapping[str, Interval]
+    """The AUROC on each source that has both labels, by its name; empty where there is one source only."""
     leaks: tuple[str, ...]
     """Sentences that say by what form alone the data give the label away."""
     n_fit: int
@@ -80,21 +103,19 @@ class HeldOutEvidence:
         return {"threshold": self.threshold.value, "probability": self.probability}
 
     @property
-    def beats_bag_of_words(self) -> bool:
-        """Whether the detector ranks the pairs better than a bag of words, by the point estimate."""
-        return self.alternatives[BAG_OF_WORDS].lead.value > 0
+    def beside_words(self) -> Beside:
+        """How the detector ranks the pairs beside a bag of words."""
+        return self.alternatives[BAG_OF_WORDS].beside
 
     @property
     def conclusions(self) -> tuple[str, ...]:
         """Plain sentences: which detector wins, what leaks, what could not be kept."""
         best = max(self.alternatives, key=lambda name: self.alternatives[name].auroc.value)
-        other = self.alternatives[best]
-        clear = other.lead.low > 0 or other.lead.high < 0
-        lead = f"by {abs(other.lead.value):.3f} ({other.lead.low:+.3f} to {other.lead.high:+.3f})"
+        other, words = self.alternatives[best], self.alternatives[BAG_OF_WORDS]
         who = f"It ranks above every alternative, {best} next," if other.lead.value > 0 else f"{best} ranks better,"
-        told = [f"{who} {lead}" + ("." if clear else "; the interval holds 0, so that nothing is decided.")]
-        if not self.beats_bag_of_words:
-            told.append("It does not beat a bag of words.")
+        undecided = "; the interval holds 0, so that nothing is decided" if other.beside == "undecided" else ""
+        told = [f"{who} {other.said}{undecided}.", f"{_BESIDE_WORDS[words.beside]}: it leads {words.said}."]
+        told += at_chance(self.by_source)
         if self.threshold.fpr_upper > self.max_fpr:
             told.append(
                 f"Too little data for a false-positive rate of {self.max_fpr:g}: "
@@ -148,7 +169,8 @@ def measure(
 
     Raises:
         TooLittleData: There are too few benign pairs for the bound, and `force` was not asked for.
-        Unsupported: There is no signal; or none beyond a bag of words, and `force` was not asked for.
+        Unsupported: There is no signal; or a bag of words or a single feature is clearly better, and `force` was not
+            asked for.
     """
     labels, groups = labels_of(pairs)[parts.held_out], tuple(pairs[row].group for row in parts.held_out)
     fit_labels = labels_of(pairs)[parts.fit]
@@ -160,10 +182,11 @@ def measure(
         name: Alternative(other, auroc_interval(labels, other, groups), auroc_difference(labels, scores, other, groups))
         for name, other in alternatives().items()
     }
+    sources = tuple(pairs[row].source for row in parts.held_out)
     evidence = HeldOutEvidence(
         labels=labels,
         groups=groups,
-        sources=tuple(pairs[row].source for row in parts.held_out),
+        sources=sources,
         scores=scores,
         auroc=auroc,
         cv_auroc=fitted.cv_auroc,
@@ -175,6 +198,7 @@ def measure(
         ece=calibration_error(labels, probabilities),
         bins=tuple(reliability(labels, probabilities)),
         alternatives=measured,
+        by_source=source_aurocs(labels, scores, groups, sources),
         leaks=_leaks(measured),
         n_fit=len(parts.fit),
         n_fit_positive=int(fit_labels.sum()),
@@ -186,7 +210,7 @@ def measure(
     )
     # A detector that only counts words costs no pass of the reader.
     if not wanted.force and wanted.kind != "words":
-        _assert_beats_words(evidence)
+        _assert_not_beaten(evidence)
     return evidence
 
 
@@ -200,16 +224,17 @@ def _assert_signal(auroc: Interval, cv_auroc: float, fit_labels: Bool, n_held_ou
         )
 
 
-def _assert_beats_words(evidence: HeldOutEvidence) -> None:
-    if evidence.beats_bag_of_words:
-        return
-    words = evidence.alternatives[BAG_OF_WORDS]
-    ranked = sorted(evidence.alternatives.items(), key=lambda item: -item[1].auroc.value)
-    raise Unsupported(
-        f"AUROC {evidence.auroc.value:.3f} does not beat a bag of words ({words.auroc.value:.3f}) on the same held-out "
-        "pairs; --force writes it all the same, and its card says so. All on these pairs: "
-        + ", ".join(f"{name} {detector.auroc.value:.3f}" for name, detector in ranked)
-    )
+def _assert_not_beaten(evidence: HeldOutEvidence) -> None:
+    """Refuses a detector where something simple is better, and the interval of the difference leaves out 0."""
+    for name, described in _CLEARLY_BEATEN.items():
+        other = evidence.alternatives.get(name)
+        if other and other.beside == "worse":
+            ranked = sorted(evidence.alternatives.items(), key=lambda item: -item[1].auroc.value)
+            raise Unsupported(
+                f"AUROC {evidence.auroc.value:.3f} is worse than that of {described} ({other.auroc.value:.3f}), "
+                f"{other.said}, on the same held-out pairs; --force writes it all the same, and its card says so. "
+                "All on these pairs: " + ", ".join(f"{name} {each.auroc.value:.3f}" for name, each in ranked)
+            )
 
 
 def benign_threshold(scores: Scores, groups: Sequence[str], wanted: Wanted) -> Threshold:

@@ -40,11 +40,13 @@ class Outcome:
         document: dict[str, object] = {
             "indicator": self.indicator.model_dump(mode="json", exclude_defaults=True),
             "threshold": self.indicator.threshold,
+            "fpr_groups": self.threshold.fpr,
             "fpr_upper": self.threshold.fpr_upper,
             "fpr_upper_n": self.threshold.n,
             "confidence": self.threshold.confidence,
             "rows": self.tally.read,
             "left_out": dict(self.tally.reasons),
+            "notes": list(self.tally.notes),
         }
         return document | _numbers(self.evidence) if self.evidence else document
 
@@ -58,7 +60,8 @@ class Outcome:
         numbers = [
             Number("AUROC", f"{found.auroc.value:.3f}", f"{found.auroc.low:.3f} to {found.auroc.high:.3f}"),
             Number("TPR", f"{found.tpr:.3f}", "at the threshold"),
-            Number("FPR", f"{found.fpr:.4f}", f"at most {self.threshold.fpr_upper:.4f}"),
+            Number("FPR by groups", f"{self.threshold.fpr:.4f}", f"at most {self.threshold.fpr_upper:.4f}"),
+            Number("FPR of all pairs", f"{found.fpr:.4f}", "at the threshold"),
             Number("ECE", f"{found.ece:.3f}", "of the probability"),
         ]
         tables = [_detectors(self.indicator.name, found), *cards]
@@ -66,8 +69,8 @@ class Outcome:
 
     def _sentences(self) -> list[str]:
         bound = (
-            f"False positives: at most {self.threshold.fpr_upper:.3%} with {self.threshold.confidence:.0%} confidence, "
-            f"by {self.threshold.n} benign pairs, one a group."
+            f"False positives, of one benign pair a group: {self.threshold.fpr:.2%} of {self.threshold.n}, at most "
+            f"{self.threshold.fpr_upper:.3%} with {self.threshold.confidence:.0%} confidence."
         )
         found = self.evidence
         if not found:
@@ -76,7 +79,7 @@ class Outcome:
         return [
             f"Fitted on {found.n_fit} pairs ({found.n_fit_positive} positive); measured on {held_out}.",
             *self.tally.sentences,
-            f"At the threshold it finds {found.tpr:.1%} of the positive, flags {found.fpr:.2%} of the others. {bound}",
+            f"At the threshold it finds {found.tpr:.1%} of the positive, flags {found.fpr:.2%} of all others. {bound}",
             f"Its probability is off by {found.ece:.3f} on average (ECE).",
             *found.conclusions,
         ]
@@ -100,8 +103,10 @@ def _numbers(found: HeldOutEvidence) -> dict[str, object]:
         "ece": found.ece,
         "baselines": {name: other.auroc.value for name, other in others},
         "baseline_intervals": {name: [other.auroc.low, other.auroc.high] for name, other in others},
-        "beats_bag_of_words": found.beats_bag_of_words,
+        "beats_bag_of_words": found.beside_words == "better",
+        "beside_bag_of_words": found.beside_words,
         "beyond_words": found.beyond_words.model_dump() if found.beyond_words else None,
+        "sources": {name: [each.value, each.low, each.high] for name, each in found.by_source.items()},
         "leaks": list(found.leaks),
         "findings": list(found.conclusions),
     }

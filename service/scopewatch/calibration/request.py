@@ -4,7 +4,8 @@ Every recipe (`detector.py`, `combination.py`, `benign.py`) begins with a `Reque
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from scopewatch.app.load import load
 from scopewatch.app.spine import offline
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.config import Config
-from scopewatch.errors import ConfigError
+from scopewatch.errors import ConfigError, Unsupported
 from scopewatch.identity import EngineIdentity
+from scopewatch.pairs.copies import join_copies
 from scopewatch.pairs.data_files import PairsRead, Reading, read_pairs
 from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.scored import ScoredPairs, score_pairs
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.watch.indicators import Indicator
@@ -50,12 +53,12 @@ class Request:
     """How the files are read."""
 
     def labelled_pairs(self) -> PairsRead:
-        """The labelled pairs of all files.
+        """The labelled pairs of all files, in groups that share no copies.
 
         Raises:
             DataError: A file cannot be read, or one of the labels is nowhere.
         """
-        read = read_pairs(*self.data, reading=self.reading)
+        read = join_copies(read_pairs(*self.data, reading=self.reading), self.segment)
         if not self.flip_labels:
             return read
         return replace(read, pairs=[replace(pair, label=1 - (pair.label or 0)) for pair in read.pairs])
@@ -101,6 +104,15 @@ class Request:
             )
         names = dict.fromkeys(feature.key.sae for part in parts for feature in part.features)
         return {name: self.base.absolute(self.base.saes[name]) for name in names}
+
+
+@contextmanager
+def telling(tally: Tally) -> Iterator[None]:
+    """Adds what is odd about the rows to what is said where they do not support an indicator."""
+    try:
+        yield
+    except Unsupported as problem:
+        raise Unsupported("\n".join([str(problem), *tally.notes])) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,4 +25,4 @@ class Wanted:
     across_sources: bool = False
     """Whether cross-validation leaves out whole sources instead of groups."""
     force: bool = False
-    """Whether to write what does not beat a bag of words, or whose bound is above `max_fpr`."""
+    """Whether to write what a bag of words or a single feature clearly beats, or whose bound is above `max_fpr`."""

@@ -52,9 +52,13 @@ def evidence_line(card: Card | None) -> str:
     if first.tpr is not None:
         parts.append(f"TPR {first.tpr:.3f}")
     if first.fpr is not None:
-        bound = "" if first.fpr_upper is None else f" (at most {first.fpr_upper:.3f})"
-        parts.append(f"FPR {first.fpr:.3f}{bound}")
-    if card.beats_bag_of_words is not None:
+        parts.append(f"FPR {first.fpr:.3f}")
+    if first.fpr_upper is not None:
+        rate = "" if first.fpr_groups is None else f"{first.fpr_groups:.3f}, "
+        parts.append(f"FPR by groups {rate}at most {first.fpr_upper:.3f}")
+    if card.beside_bag_of_words == "undecided":
+        parts.append("not decided whether it beats a bag of words")
+    elif card.beats_bag_of_words is not None:
         parts.append(f"{'beats' if card.beats_bag_of_words else 'does NOT beat'} a bag of words")
     parts += [f"leak: {leak}" for leak in card.leaks]
     if others:

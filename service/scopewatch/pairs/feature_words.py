@@ -6,11 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from scopewatch.engine.dictionary import DictionaryEngine
+from scopewatch.errors import DataError
 from scopewatch.pairs.examples import Example, strongest_tokens
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import POOLINGS, PooledPairs
 from scopewatch.statistics.scores import Rows
 from scopewatch.types import Segment
+
+try:
+    from scipy.sparse import vstack
+except ImportError:
+    raise DataError("calibration needs SciPy: pip install 'scopewatch[calibration]'") from None
 
 _PAIRS = 12
 """How many pairs are read again for each feature."""
@@ -18,6 +24,8 @@ _WORDS = 4
 """The most words in a label."""
 _LONGEST = 40
 """The most characters of a word."""
+_AT_ONCE = 10_000
+"""Pairs whose features are in memory together."""
 _LETTERS = re.compile(r"\A[\w'\u2019]*")
 
 
@@ -49,7 +57,8 @@ def word_labels(
 
 def _strongest_pairs(pooled: PooledPairs, rows: Rows, features: Sequence[int]) -> dict[int, list[int]]:
     """The features that each pair is read again for, by the number of the pair."""
-    columns = pooled.features(POOLINGS[0])[rows][:, list(features)].tocsc()
+    some = np.split(rows, range(_AT_ONCE, len(rows), _AT_ONCE))
+    columns = vstack([pooled.features(POOLINGS[0], here)[:, list(features)] for here in some]).tocsc()
     wanted: dict[int, list[int]] = {}
     for place, feature in enumerate(features):
         column = columns[:, [place]].tocoo()

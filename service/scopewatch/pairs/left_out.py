@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scopewatch.errors import NothingUsable
 
@@ -33,6 +33,8 @@ class Tally:
     """The number of rows that were left out, by the reason."""
     first: tuple[str, ...] = ()
     """The first few of these rows, with what is wrong with each."""
+    notes: tuple[str, ...] = ()
+    """Sentences that say what else is odd about the rows."""
 
     @classmethod
     def of(cls, read: int, left_out: Iterable[LeftOut]) -> "Tally":
@@ -48,9 +50,14 @@ class Tally:
         """The tally of the same rows, of which these were left out later."""
         return self + Tally.of(0, left_out)
 
+    def noting(self, *notes: str) -> "Tally":
+        """The tally of the same rows, with sentences that say what else is odd about them."""
+        return replace(self, notes=(*self.notes, *notes))
+
     def __add__(self, other: "Tally") -> "Tally":
         reasons = Counter(self.reasons) + Counter(other.reasons)
-        return Tally(self.read + other.read, dict(reasons), (*self.first, *other.first)[:_SHOWN])
+        first = (*self.first, *other.first)[:_SHOWN]
+        return Tally(self.read + other.read, dict(reasons), first, (*self.notes, *other.notes))
 
     @property
     def left_out(self) -> int:
@@ -70,8 +77,9 @@ class Tally:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The sentence that says what was left out, if anything was."""
-        return (f"{self.left_out:,} of {self.read:,} rows were left out: {self.by_reason}.",) if self.reasons else ()
+        """Sentences that say what was left out, if anything was, and what else is odd."""
+        left_out = f"{self.left_out:,} of {self.read:,} rows were left out: {self.by_reason}."
+        return (*[left_out][: self.left_out], *self.notes)
 
     @property
     def first_lines(self) -> list[str]:

@@ -9,7 +9,7 @@ import errno
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ from scopewatch.pairs.left_out import LeftOut
 from scopewatch.pairs.scored import failure
 from scopewatch.pipeline.pooling import pool
 from scopewatch.sentences import SegmentSentences
-from scopewatch.statistics.scores import Bool
+from scopewatch.statistics.scores import Bool, Rows
 from scopewatch.types import Activations, Segment, TokenisedPair
 from scopewatch.watch.indicators import Pooling
 
 try:
-    from scipy.sparse import csr_array
+    from scipy.sparse import csr_array, vstack
 except ImportError:
     raise DataError("calibration needs SciPy: pip install 'scopewatch[calibration]'") from None
 
@@ -53,6 +53,10 @@ DENSE_POOLINGS = (MEAN, Pooling(kind="last"), Pooling(kind="sentence_end", over=
 _SCHEMA = 3
 _SHARD_PAIRS = 128
 _DENSE_ELEMENTS = 4 << 20
+_SPELLED = 0.25
+"""The share of a text's tokens. A character of a script that a vocabulary lacks takes as many tokens as bytes, two to
+four, so that half to three quarters of them carry on."""
+_FEW_SPELLED = 0.05
 Float32 = NDArray[np.float32]
 _Tokenised = TokenisedPair | InvalidRequest
 
@@ -73,6 +77,19 @@ class PooledPairs:
     """The files that hold the pooled values, in the order of the pairs."""
     left_out: tuple[LeftOut, ...] = ()
     """The pairs that could not be read, or have no token in the segment; they keep their rows."""
+    spelled: int = 0
+    """How many pairs the reader reads by parts of characters, since its vocabulary lacks their script."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The sentence that says how many pairs are in a script that the reader does not read, if not a few are."""
+        if self.spelled <= _FEW_SPELLED * self.n_pairs:
+            return ()
+        told = (
+            f"{self.spelled:,} of {self.n_pairs:,} pairs are in a script that the reader's vocabulary lacks: it reads "
+            "them by parts of characters, and what its features say of them is worth little."
+        )
+        return (told,)
 
     def dense(self, pooling: Pooling) -> Float32:
         """The reader's activations at the hookpoint by one of `DENSE_POOLINGS`, shape (n, d_in).
@@ -83,24 +100,46 @@ class PooledPairs:
         name = f"dense_{DENSE_POOLINGS.index(pooling)}"
         return np.concatenate([_array(shard, name) for shard in self.shards])
 
-    def features(self, pooling: Pooling) -> csr_array:
+    def features(self, pooling: Pooling, rows: Rows | None = None) -> csr_array:
         """Every feature by one of the poolings, shape (n, d_sae), float32; only values greater than 0 are stored.
+
+        Args:
+            pooling: One of the poolings that were kept.
+            rows: The rows that are wanted, ascending; None for all.
 
         Raises:
             DataError: A shard is gone or damaged.
         """
-        name = f"value_{self.poolings.index(pooling)}"
-        indptr = np.cumsum(np.concatenate([[0], *(_array(shard, "fired") for shard in self.shards)]))
-        indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
-        place = 0
-        for shard in self.shards:
-            part = _array(shard, "indices")
-            indices[place : place + len(part)] = part
-            data[place : place + len(part)] = _array(shard, name)
-            place += len(part)
-        matrix = csr_array((data, indices, indptr), shape=(self.n_pairs, self.d_sae))
+        name, rows = f"value_{self.poolings.index(pooling)}", np.arange(self.n_pairs) if rows is None else rows
+        parts = [csr_array((0, self.d_sae), dtype=np.float32)]
+        for number in np.unique(rows // _SHARD_PAIRS).tolist():
+            shard = self.shards[number]
+            indptr = np.concatenate([[0], np.cumsum(_array(shard, "fired"))])
+            shape = len(indptr) - 1, self.d_sae
+            whole = csr_array((_array(shard, name), _array(shard, "indices"), indptr), shape=shape)
+            parts.append(whole[rows[rows // _SHARD_PAIRS == number] % _SHARD_PAIRS])
+        matrix = csr_array(vstack(parts, format="csr"))
         matrix.eliminate_zeros()
         return matrix
+
+
+class StoredFeatures(Mapping[Pooling, csr_array]):
+    """The pooled features of some rows, by the pooling: each is read from disk whenever it is asked for.
+
+    All of them together may be more than memory holds.
+    """
+
+    def __init__(self, pooled: PooledPairs, rows: Rows) -> None:
+        self._pooled, self._rows = pooled, rows
+
+    def __getitem__(self, pooling: Pooling) -> csr_array:
+        return self._pooled.features(pooling, self._rows)
+
+    def __iter__(self) -> Iterator[Pooling]:
+        return iter(self._pooled.poolings)
+
+    def __len__(self) -> int:
+        return len(self._pooled.poolings)
 
 
 def encode_pairs(
@@ -129,6 +168,7 @@ def encode_pairs(
     home = _home(folder, dictionary, segment, poolings)
     shards: list[Path] = []
     left_out: list[LeftOut] = []
+    spelled = 0
     with tqdm(total=len(pairs), desc="reading", unit="pair", disable=None) as progress:
         for start in range(0, len(pairs), _SHARD_PAIRS):
             part = pairs[start : start + _SHARD_PAIRS]
@@ -137,6 +177,7 @@ def encode_pairs(
             if not _is_whole(shards[-1]):
                 _write(shards[-1], _shard(tokens, dictionary, segment, poolings))
             left_out += _left_out(part, tokens, shards[-1], reading)
+            spelled += sum(_is_spelled(pair, segment) for pair in tokens if isinstance(pair, TokenisedPair))
             progress.update(len(part))
     tokens_read, truncated = (
         np.concatenate([_array(shard, name) for shard in shards]) for name in ("tokens", "truncated")
@@ -149,6 +190,7 @@ def encode_pairs(
         truncated=truncated,
         shards=tuple(shards),
         left_out=tuple(left_out),
+        spelled=spelled,
     )
 
 
@@ -163,6 +205,14 @@ def _left_out(
             yield reading.checked(failure(item.place, EngineError(str(failed))))
         elif not n:
             yield LeftOut(item.place, "empty_segment")
+
+
+def _is_spelled(pair: TokenisedPair, segment: Segment) -> bool:
+    """Whether many of a segment's tokens only carry on the character that the token before them began."""
+    inside = pair.segments == segment
+    starts, ends = pair.starts[inside], pair.ends[inside]
+    carried_on = (ends[1:] == ends[:-1]) & (starts[1:] < ends[1:])
+    return bool(carried_on.sum() >= _SPELLED * len(ends) > 0)
 
 
 def _home(folder: Path, dictionary: DictionaryEngine, segment: Segment, poolings: Sequence[Pooling]) -> Path:

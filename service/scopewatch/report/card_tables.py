@@ -22,7 +22,7 @@ def _said(card: Card) -> list[tuple[Cell, ...]]:
         "pairs": card.n,
         "false-positive rate asked for": card.max_fpr,
         "confidence": card.confidence,
-        "beats a bag of words": None if card.beats_bag_of_words is None else "yes" if card.beats_bag_of_words else "no",
+        "beats a bag of words": _beats_words(card),
         "beyond words": str(card.beyond_words) if card.beyond_words else None,
         "leaks": "; ".join(card.leaks) or None,
         "note": card.note or None,
@@ -32,12 +32,22 @@ def _said(card: Card) -> list[tuple[Cell, ...]]:
 
 
 def _measured(card: Card) -> Table:
-    columns = ("data", "pairs", "label 1", "AUROC", "low", "high", "TPR", "FPR", "FPR at most", "ECE")
+    columns = ("data", "pairs", "label 1", "AUROC", "low", "high", "TPR", "FPR", "FPR, groups", "at most", "ECE")
     rows = [
-        (m.data, m.n, m.n_positive, m.auroc, m.auroc_low, m.auroc_high, m.tpr, m.fpr, m.fpr_upper, m.ece)
+        (m.data, m.n, m.n_positive, m.auroc, m.auroc_low, m.auroc_high, m.tpr, m.fpr, m.fpr_groups, m.fpr_upper, m.ece)
         for m in card.measurements
     ]
-    return Table("What its card measured", columns, rows)
+    note = "FPR of all pairs; then of one pair of each group, which is what the bound is of."
+    return Table("What its card measured", columns, rows, note)
+
+
+def _beats_words(card: Card) -> str | None:
+    """Whether the indicator is better than a bag of words; None where the card does not know."""
+    if card.beats_bag_of_words is None:
+        return None
+    return {"better": "yes", "worse": "no", "undecided": "undecided"}.get(
+        card.beside_bag_of_words, "yes" if card.beats_bag_of_words else "no"
+    )
 
 
 def _made_with(made: MadeWith | None) -> dict[str, Cell]:

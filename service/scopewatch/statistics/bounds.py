@@ -28,6 +28,11 @@ class Threshold:
     """The highest false-positive rate that it has, with `confidence`."""
     confidence: float
 
+    @property
+    def fpr(self) -> float:
+        """The share of the benign pairs that set it that score above it; what `fpr_upper` bounds."""
+        return self.exceeding / self.n
+
 
 def false_positive_bound(exceeding: int, n: int, confidence: float = 0.95) -> float:
     """The one-sided Clopper-Pearson upper bound of a rate, where `exceeding` of `n` independent pairs exceed.

@@ -360,7 +360,7 @@ class SaeInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., format: _Optional[str] = ..., architecture: _Optional[str] = ..., hookpoint: _Optional[str] = ..., d_in: _Optional[int] = ..., d_sae: _Optional[int] = ..., digest: _Optional[str] = ..., watched_features: _Optional[int] = ..., neuronpedia: _Optional[str] = ..., repo: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class Measurement(_message.Message):
-    __slots__ = ("data", "n", "n_positive", "auroc", "auroc_low", "auroc_high", "tpr", "fpr", "baselines", "fpr_upper", "ece")
+    __slots__ = ("data", "n", "n_positive", "auroc", "auroc_low", "auroc_high", "tpr", "fpr", "baselines", "fpr_upper", "ece", "fpr_groups")
     class BaselinesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -379,6 +379,7 @@ class Measurement(_message.Message):
     BASELINES_FIELD_NUMBER: _ClassVar[int]
     FPR_UPPER_FIELD_NUMBER: _ClassVar[int]
     ECE_FIELD_NUMBER: _ClassVar[int]
+    FPR_GROUPS_FIELD_NUMBER: _ClassVar[int]
     data: str
     n: int
     n_positive: int
@@ -390,7 +391,8 @@ class Measurement(_message.Message):
     baselines: _containers.ScalarMap[str, float]
     fpr_upper: float
     ece: float
-    def __init__(self, data: _Optional[str] = ..., n: _Optional[int] = ..., n_positive: _Optional[int] = ..., auroc: _Optional[float] = ..., auroc_low: _Optional[float] = ..., auroc_high: _Optional[float] = ..., tpr: _Optional[float] = ..., fpr: _Optional[float] = ..., baselines: _Optional[_Mapping[str, float]] = ..., fpr_upper: _Optional[float] = ..., ece: _Optional[float] = ...) -> None: ...
+    fpr_groups: float
+    def __init__(self, data: _Optional[str] = ..., n: _Optional[int] = ..., n_positive: _Optional[int] = ..., auroc: _Optional[float] = ..., auroc_low: _Optional[float] = ..., auroc_high: _Optional[float] = ..., tpr: _Optional[float] = ..., fpr: _Optional[float] = ..., baselines: _Optional[_Mapping[str, float]] = ..., fpr_upper: _Optional[float] = ..., ece: _Optional[float] = ..., fpr_groups: _Optional[float] = ...) -> None: ...
 
 class DataFile(_message.Message):
     __slots__ = ("name", "sha256", "n", "n_positive")
@@ -461,7 +463,7 @@ class BeyondWords(_message.Message):
     def __init__(self, words: _Optional[str] = ..., together: _Optional[float] = ..., over_words: _Optional[float] = ..., over_words_low: _Optional[float] = ..., over_words_high: _Optional[float] = ..., over_own: _Optional[float] = ..., over_own_low: _Optional[float] = ..., over_own_high: _Optional[float] = ...) -> None: ...
 
 class Card(_message.Message):
-    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with", "beyond_words")
+    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with", "beyond_words", "beside_bag_of_words")
     DATE_FIELD_NUMBER: _ClassVar[int]
     CALIBRATED_ON_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
@@ -474,6 +476,7 @@ class Card(_message.Message):
     LEAKS_FIELD_NUMBER: _ClassVar[int]
     MADE_WITH_FIELD_NUMBER: _ClassVar[int]
     BEYOND_WORDS_FIELD_NUMBER: _ClassVar[int]
+    BESIDE_BAG_OF_WORDS_FIELD_NUMBER: _ClassVar[int]
     date: str
     calibrated_on: str
     n: int
@@ -486,7 +489,8 @@ class Card(_message.Message):
     leaks: _containers.RepeatedScalarFieldContainer[str]
     made_with: MadeWith
     beyond_words: BeyondWords
-    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ..., beyond_words: _Optional[_Union[BeyondWords, _Mapping]] = ...) -> None: ...
+    beside_bag_of_words: str
+    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ..., beyond_words: _Optional[_Union[BeyondWords, _Mapping]] = ..., beside_bag_of_words: _Optional[str] = ...) -> None: ...
 
 class IndicatorInfo(_message.Message):
     __slots__ = ("name", "label", "severity", "segment", "threshold", "calibration", "card", "features", "kind", "combines", "card_warning")

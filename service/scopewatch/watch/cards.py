@@ -1,7 +1,7 @@
 """Cards: the evidence for an indicator's threshold, as a watchlist holds it."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ from scopewatch.sources import Several, Strict
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Lead = Annotated[float, Field(ge=-1, le=1)]
+Beside = Literal["better", "undecided", "worse"]
+"""How one detector does beside another, by the interval of the difference of their AUROCs: above 0, around 0, below."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -26,8 +28,11 @@ class Measurement(Strict):
     auroc_high: Rate | None = None
     tpr: Rate | None = None
     fpr: Rate | None = None
+    """Share of all pairs of label 0 that is flagged."""
+    fpr_groups: Rate | None = None
+    """Likewise, of one pair drawn from each group."""
     fpr_upper: Rate | None = None
-    """Upper bound of the false-positive rate, at the card's confidence."""
+    """Upper bound of `fpr_groups`, at the card's confidence: pairs of one group are not independent."""
     ece: Rate | None = None
     """Expected calibration error of the probability, ten bins."""
     baselines: dict[str, Rate] = Field(default_factory=dict)
@@ -99,7 +104,9 @@ class Card(Strict):
     """The confidence of the bound `fpr_upper`."""
     measurements: Several[Measurement] = Field(min_length=1)
     beats_bag_of_words: bool | None = None
-    """Whether its AUROC on held-out pairs is above that of a bag of words; None where there are no labels."""
+    """Whether its AUROC on held-out pairs is clearly above a bag of words'; None where there are no labels."""
+    beside_bag_of_words: Literal["", "better", "undecided", "worse"] = ""
+    """How it does beside a bag of words; empty where there are no labels, and in cards that were written before."""
     beyond_words: BeyondWords | None = None
     """What it adds to words; None where that was not measured."""
     leaks: Several[str] = ()

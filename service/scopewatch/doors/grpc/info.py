@@ -92,6 +92,7 @@ def _card(card: Card) -> pb.Card:
         max_fpr=card.max_fpr,
         confidence=card.confidence,
         beats_bag_of_words=card.beats_bag_of_words,
+        beside_bag_of_words=card.beside_bag_of_words,
         leaks=card.leaks,
         made_with=mirror(pb.MadeWith, card.made_with) if card.made_with else None,
         beyond_words=mirror(pb.BeyondWords, card.beyond_words) if card.beyond_words else None,
