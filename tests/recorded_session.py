@@ -731,7 +731,7 @@ def _work_offline(stage: _Stage, record: dict[str, dict[str, Document]]) -> None
     """What a reader and an SAE are and do, labels, and capacity."""
     told = record["offline"]
     run = stage.run
-    told["demo"] = run("demo")
+    told["demo"] = run("demo", "--tiny")
     told["demo"]["stdout"] = [
         re.sub(r"ready after [\d.]+ s", "ready after <s>", line) for line in told["demo"]["stdout"]
     ]

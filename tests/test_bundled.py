@@ -22,14 +22,14 @@ PACKAGE = Path(scopewatch.__file__).parent
 
 
 def test_demo_shows_the_main_job_and_ends_well() -> None:
-    """`scopewatch demo` flags the guess and not the reasoned answer, marks words, hits the cache, and exits with 0.
+    """`scopewatch demo --tiny` flags the guess and not the reasoned answer, marks words, hits the cache, and exits with 0.
 
     So it does where the way out of the machine is a proxy, even one that is not there.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SCOPEWATCH_")}
     environment = {name: value for name, value in environment.items() if name not in NO_EXEMPTIONS} | DEAD_PROXIES
     tour = subprocess.run(
-        [sys.executable, "-m", "scopewatch", "demo"],
+        [sys.executable, "-m", "scopewatch", "demo", "--tiny"],
         capture_output=True,
         text=True,
         env=environment,

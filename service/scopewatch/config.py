@@ -42,7 +42,10 @@ _SERVICE_LINK = re.compile(
 )
 """What follows the prefix in the variables that Kubernetes gives a pod for a Service named `scopewatch` or
 `scopewatch-…`, with their values (kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."""
-BUNDLED_WATCHLIST = Path(__file__).parent / "demo" / "watchlist.yaml"
+_DEMO = Path(__file__).parent / "demo"
+BUNDLED_WATCHLIST = _DEMO / "watchlist.yaml"
+WATCHLISTS_BY_NAME = {"smollm2-135m-instruct": _DEMO / "smollm2-135m-instruct" / "watchlist.yaml"}
+"""Watchlists that come with the package for known readers, by the reader's name."""
 
 
 class Config(BaseModel):
@@ -51,7 +54,9 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
     watchlist: tuple[Path, ...] = Field(
-        (BUNDLED_WATCHLIST,), min_length=1, description="watchlist files; the first is the default one"
+        (BUNDLED_WATCHLIST,),
+        min_length=1,
+        description="watchlist files, or known readers whose own are meant; the first is the default one",
     )
     strict_cards: bool = Field(
         False, description="refuse to start when a card was made with another reader, SAE, dtype or template"
@@ -157,6 +162,15 @@ class Config(BaseModel):
         if self.max_queue_tokens < self.max_batch_tokens:
             raise ValueError("max_queue_tokens must be at least max_batch_tokens")
         return self
+
+
+def watchlist_file(named: Path) -> Path:
+    """The file of a watchlist.
+
+    Args:
+        named: The file, or where there is no such file, the name of a known reader whose watchlist is meant.
+    """
+    return named if named.exists() else WATCHLISTS_BY_NAME.get(str(named), named)
 
 
 def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Config:

@@ -1,16 +1,18 @@
-"""`demo`: the bundled reader on a handful of pairs."""
+"""`demo`: a real reader, or the bundled tiny one, on a handful of pairs."""
 
 import argparse
 
-from scopewatch.cli.settings import AddCommand
+from scopewatch.cli.settings import AddCommand, add_settings, settings
 
 
 def add(command: AddCommand) -> None:
     """Adds the command."""
-    command("demo", _run, "Run the bundled reader on a handful of pairs, end to end, and exit.")
+    parser = command("demo", _run, "Score a handful of pairs with a known reader, end to end, and exit.")
+    parser.add_argument("--tiny", action="store_true", help="the bundled reader, even if a real one is there")
+    add_settings(parser, ["reader_dir"])
 
 
-def _run(_: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     from scopewatch.demo.tour import run
 
-    return run()
+    return run(settings(args), tiny=args.tiny)

@@ -1,1 +1,1 @@
-"""The bundled reader, its SAE and watchlist, and a tour of the service that uses them."""
+"""The bundled reader, its SAE and watchlist, those of a known reader, and a tour of the service that uses them."""

@@ -51,6 +51,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from scopewatch.config import watchlist_file
 from scopewatch.errors import WatchlistError
 from scopewatch.files import expanded
 from scopewatch.identity import EngineIdentity, FeatureKey
@@ -163,9 +164,13 @@ class Watchlist:
 def load_watchlist(file: Path) -> Watchlist:
     """Reads and validates a watchlist.
 
+    Args:
+        file: The file; or the name of a known reader, for the watchlist that comes with it.
+
     Raises:
         WatchlistError: With one `file:line: field: problem` line for every mistake.
     """
+    file = watchlist_file(file)
     raw = _read(file)
     document, lines = _checked(raw.decode(), file)
     sources = {term.key.sae for indicator in document.indicators for term in indicator.features}
