@@ -115,7 +115,7 @@ class TestScoring:
             watchlist_of({"name": "one", "pooling": pooling, "features": [feature]}, name=f"w{number}")
             for number, pooling in enumerate(poolings)
         ]
-        monitor = build_monitor(cache, metrics, reader, watchlists=watchlist_set(*watchlists))
+        monitor = build_monitor(cache, metrics, reader, watchlists=watchlist_set(*watchlists), listeners=[])
         pair = Pair("why", "It may. Or not? Perhaps")
         found = [(await score(monitor, job(pair, one.name)))[0] for one in watchlists]
 
