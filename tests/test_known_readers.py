@@ -403,6 +403,27 @@ def test_what_is_lacking_is_said(
     assert ("--wheel FILE" in str(caught.value)) == (without is not without_gguf)
 
 
+def another_splitting(patch: pytest.MonkeyPatch) -> str:
+    patch.setitem(conversion._EXPECTED, "tokenizer.ggml.pre", "llama-bpe")
+    return "tokenizer.ggml.pre is 'smollm'; only 'llama-bpe' is converted"
+
+
+def another_tensor(patch: pytest.MonkeyPatch) -> str:
+    patch.delitem(conversion._NAMES, "attn_v")
+    return "blk.0.attn_v.weight, stored as Q4_1, is not converted"
+
+
+@pytest.mark.parametrize("other", [another_splitting, another_tensor])
+def test_a_file_of_another_kind_is_refused(
+    other: Callable[[pytest.MonkeyPatch], str], shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the conversion was not made for is named, not converted wrongly."""
+    said = other(monkeypatch)
+
+    with pytest.raises(ReaderError, match=f"tiny.Q4_1.gguf: {said}$"):
+        get(NAME, tmp_path, shipped.wheel)
+
+
 def test_an_unknown_name_is_answered_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever asks for a reader that is not known is told which are."""
     code, _, err = run(capsys, "reader", "get", "smollm3")

@@ -39,9 +39,9 @@ is measured).
 
 {table}
 
-**The unquantised original was not at hand.** Nothing here compares activations with its: they differ by what this noise
-does on the way through {layers} layers. SAEs, thresholds and labels that were made for the original do not speak for
-this reader, and those made for this reader do not speak for the original.
+**The unquantised original was not at hand**, so what this noise does to activations, through {layers} layers, is not
+known. SAEs, thresholds and labels that were made for the original do not speak for this reader, nor those of this
+reader for the original.
 """
 
 

@@ -45,6 +45,8 @@ _NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 """What transformers calls each kind of tensor; those of a layer without their beginning."""
+_HEADS = {"attn_q": "head_count", "attn_k": "head_count_kv"}
+"""The kinds of tensors whose rows are permuted, and the field that says of how many heads they are."""
 _PLAIN = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
 _STEPPED = {GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q8_0}
 """Quantised types whose blocks of 32 weights begin with their step, in float16."""
@@ -69,7 +71,7 @@ class Rounding:
 
     def relative(self, square_sum: float) -> float:
         """The root mean square of errors, as a share of that of the weights."""
-        return float(np.sqrt(square_sum / self.square_sum)) if self.square_sum else 0.0
+        return float(np.sqrt(square_sum / self.square_sum))
 
 
 def convert(file: Path, directory: Path) -> list[Rounding]:
@@ -112,10 +114,6 @@ def convert(file: Path, directory: Path) -> list[Rounding]:
     # safetensors lets nobody but its writer read the file.
     shutil.copymode(directory / "config.json", directory / "model.safetensors")
     return list(roundings.values())
-
-
-_HEADS = {"attn_q": "head_count", "attn_k": "head_count_kv"}
-"""The kinds of tensors whose rows are permuted, and the number of heads that each has."""
 
 
 def _named(tensor: ReaderTensor, file: Path) -> tuple[str, str]:

@@ -26,7 +26,7 @@ class KnownReader:
     file_sha256: str
     reader_bytes: int
     """About the size of the reader directory that is made of it."""
-    note: str = ""
+    note: str
     """What else its card says of where the file comes from."""
 
     @property
