@@ -102,17 +102,23 @@ def table(runs: dict[str, Any]) -> str:
 
     What gave no scores, because `calibrate` found no signal, counts as chance.
     """
-    head = ["detector"]
+    lines = [
+        ["detector"],
+        ["---"],
+        *([shown] for shown in DETECTORS.values()),
+        ["tasks in which the features gave no signal"],
+    ]
     for name, run in runs.items():
-        head += [f"{name}, {run['hookpoint']}, {run['features']:,} features, {len(run['tasks'])} tasks", "lead over it"]
-    lines = [[*head, "Gemma-2-9B, published"], ["---"] * (len(head) + 1)]
-    for detector, shown in DETECTORS.items():
-        cells = [shown]
-        for run in runs.values():
-            own, other = (aurocs(run, name) for name in (COMBINATION, detector))
-            cells += [interval(other), interval(own - other, "+.3f") if detector != COMBINATION else ""]
-        lines.append([*cells, f"{PUBLISHED[detector]:.3f}" if detector in PUBLISHED else ""])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        own = aurocs(run, COMBINATION)
+        lines[0] += [f"{name}, {run['hookpoint']}, {run['features']:,} features, {len(own)} tasks", "lead over it"]
+        lines[1] += ["---", "---"]
+        for line, detector in zip(lines[2:-1], DETECTORS, strict=True):
+            other = aurocs(run, detector)
+            line += [interval(other), interval(own - other, "+.3f") if detector != COMBINATION else ""]
+        lines[-1] += [str(sum(bool(task["refused"]) for task in run["tasks"].values())), ""]
+    published = [f"{PUBLISHED[detector]:.3f}" if detector in PUBLISHED else "" for detector in DETECTORS]
+    columns = ["Gemma-2-9B, published", "---", *published, ""]
+    return "\n".join("| " + " | ".join([*line, last]) + " |" for line, last in zip(lines, columns, strict=True))
 
 
 def aurocs(run: dict[str, Any], detector: str) -> Scores:

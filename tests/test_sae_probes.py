@@ -144,9 +144,11 @@ def test_a_lead_is_of_the_same_tasks() -> None:
     from sae_probes import table
 
     tasks = [{"sae_features": 0.9, "dense_probe": 0.8}, {"sae_features": 0.7, "dense_probe": 0.6}, {}]
-    run = {"hookpoint": "layers.1", "features": 8, "tasks": {str(n): {"auroc": task} for n, task in enumerate(tasks)}}
+    told = {str(n): {"auroc": task, "refused": "" if task else "no signal"} for n, task in enumerate(tasks)}
+    run = {"hookpoint": "layers.1", "features": 8, "tasks": told}
     found = {line.split(" | ")[0]: line for line in table({"tiny": run}).splitlines()}
 
     assert "| 0.700 (0.500 to 0.900)" in found["| features, combined by `calibrate`"]
     assert "| 0.633 (0.500 to 0.800) | +0.067 (+0.000 to +0.100) |" in found["| dense probe"]
+    assert "| 1 |" in found["| tasks in which the features gave no signal"]
     assert found["| bag of words"].endswith("| 0.500 (0.500 to 0.500) | +0.200 (+0.000 to +0.400) |  |")
