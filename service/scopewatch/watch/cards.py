@@ -114,23 +114,30 @@ class Card(Strict):
     made_with: MadeWith | None = None
     note: str = ""
 
-    def problem(self, saes: Iterable[str], running: EngineIdentity, words: Mapping[str, str], *, read: bool) -> str:
+    def problem(
+        self,
+        saes: Iterable[str],
+        running: EngineIdentity,
+        words: Mapping[str, str] | None = None,
+        *,
+        needs_weights: bool = True,
+    ) -> str:
         """Why the card does not speak for what runs; empty when it does.
 
         Args:
             saes: Names of the SAEs that the card's indicator reads.
             running: The reader and the SAEs that run.
             words: Digests of the lexicons and bags that the card's indicator counts by, by the indicator's name.
-            read: Whether the indicator needs the reader's weights; words and characters are counted without them.
+            needs_weights: Whether the indicator needs the reader's weights; words and characters are counted without.
         """
         made, reader = self.made_with, running.reader
         if made is None:
             return "the card does not say with which reader and SAE it was made"
         digests = {sae.name: sae.digest for sae in running.saes}
         found = []
-        if read and made.reader_digest not in {reader.digest, *reader.layer_digests}:
+        if needs_weights and made.reader_digest not in {reader.digest, *reader.layer_digests}:
             found.append(f"reader {made.reader} (other weights than the running {reader.name})")
-        if read and made.dtype != reader.dtype:
+        if needs_weights and made.dtype != reader.dtype:
             found.append(f"dtype {made.dtype} (running: {reader.dtype})")
         if made.template_digest != reader.template_digest:
             found.append("another chat template")
@@ -138,6 +145,8 @@ class Card(Strict):
             found.append("another rendering of the texts (tokenizer, date, tools or other settings of the reader)")
         found += [f"another SAE than the running {name!r}" for name in saes if made.saes.get(name) != digests.get(name)]
         found += [
-            f"other words than {name!r} counts" for name, digest in words.items() if made.words.get(name) != digest
+            f"other words than {name!r} counts"
+            for name, digest in (words or {}).items()
+            if made.words.get(name) != digest
         ]
         return "the card was made with " + ", ".join(found) if found else ""

@@ -145,8 +145,8 @@ class Watchlist:
             parts = [indicator, *(by_name[term.indicator] for term in indicator.combines if term.indicator)]
             saes = {term.key.sae for part in parts for term in part.features}
             words = {part.name: self.words[part.name].digest for part in parts if part.name in self.words}
-            read = bool(saes) or any(term.signal for term in indicator.combines)
-            return card.problem(sorted(saes), running, words, read=read)
+            needs_weights = bool(saes) or any(term.signal for term in indicator.combines)
+            return card.problem(sorted(saes), running, words, needs_weights=needs_weights)
 
         told = {one.name: problem(one, one.card) for one in self.indicators if one.card}
         return {name: problem for name, problem in told.items() if problem}
