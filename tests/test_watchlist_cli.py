@@ -28,7 +28,7 @@ CARD = {
     "beats_bag_of_words": False,
 }
 EVIDENCE = (
-    "calibrated 2026-11-22, n 200, AUROC 0.900 (0.850 to 0.950), TPR 0.700, FPR 0.010 (at most 0.030), "
+    "calibrated 2026-11-22, n 200, AUROC 0.900 (0.850 to 0.950), TPR 0.700, FPR 0.010, FPR by groups at most 0.030, "
     "does NOT beat a bag of words"
 )
 Change = Callable[[dict[str, Any]], object]

@@ -114,7 +114,7 @@ class HeldOutEvidence:
         other, words = self.alternatives[best], self.alternatives[BAG_OF_WORDS]
         who = f"It ranks above every alternative, {best} next," if other.lead.value > 0 else f"{best} ranks better,"
         undecided = "; the interval holds 0, so that nothing is decided" if other.beside == "undecided" else ""
-        told = [f"{who} {other.said}{undecided}.", f"{_BESIDE_WORDS[words.beside]}: it leads {words.said}."]
+        told = [f"{who} {other.said}{undecided}.", f"{_BESIDE_WORDS[words.beside]}, {_signed(words.lead)}."]
         told += at_chance(self.by_source)
         if self.threshold.fpr_upper > self.max_fpr:
             told.append(
@@ -212,6 +212,11 @@ def measure(
     if not wanted.force and wanted.kind != "words":
         _assert_not_beaten(evidence)
     return evidence
+
+
+def _signed(lead: Interval) -> str:
+    """A difference of AUROCs in words, with its sign."""
+    return f"by a difference of {lead.value:+.3f} ({lead.low:+.3f} to {lead.high:+.3f})"
 
 
 def _assert_signal(auroc: Interval, cv_auroc: float, fit_labels: Bool, n_held_out: int) -> None:
