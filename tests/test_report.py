@@ -258,7 +258,7 @@ def made(n_groups: int = 200, **changes: object) -> tuple[Evaluation, list[Label
         for n, label in enumerate(labels)
     ]
     scored = IndicatorScores(
-        *("alpha", "clinic", 0.5, True, ""),
+        *("alpha", "clinic", np.full(400, 0.5), np.full(400, 20), True, ""),
         scores=detectors["alpha"],
         flagged=detectors["alpha"] > 0.5,
         probabilities=probabilities(detectors["alpha"]),
@@ -337,7 +337,9 @@ CARD = Card.model_validate(
 def evaluation_page(card: Card | None = CARD) -> str:
     found, pairs, scored, baselines = made()
     detectors = {"alpha": scored.scores} | dict(baselines.scores)
-    return evaluation_report.as_page(found, ["data<i>.jsonl"], labels_of(pairs), detectors, card)
+    return evaluation_report.as_page(
+        found, ["data<i>.jsonl"], labels_of(pairs), detectors, thresholds=scored.thresholds, card=card
+    )
 
 
 def test_the_page_has_the_evidence_and_the_card() -> None:

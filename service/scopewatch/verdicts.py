@@ -87,6 +87,7 @@ class IndicatorScore:
     name: str
     score: float
     threshold: float
+    """The threshold that this score was held against."""
     flagged: bool
     severity: str
     calibrated: bool
@@ -96,6 +97,8 @@ class IndicatorScore:
     """Why the indicator's card does not speak for what runs; empty if it does, or if there is no card."""
     features: tuple[FeatureScore, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    n_tokens: int = 0
+    """How many tokens the segment has, by which the threshold may go."""
     skipped_reason: str = ""
     """Why the indicator was not scored; empty if it was."""
 

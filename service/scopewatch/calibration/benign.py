@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from scopewatch.calibration.card_making import benign_card, data_files, made_with
-from scopewatch.calibration.evidence import benign_threshold
+from scopewatch.calibration.evidence import added_by_length, benign_threshold
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, score_all
 from scopewatch.config import Config
@@ -37,12 +37,13 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
     benign_threshold(np.zeros(len(read.pairs)), groups_of(read.pairs), wanted)
     ran = score_all(read.pairs, [indicator.name], base, config, request.reading)
     pairs, tally = ran.scored.pairs, read.tally.without(ran.scored.left_out).need(indicator.name)
-    scores = ran.scored.by_indicator[indicator.name].scores
-    threshold = benign_threshold(scores, groups_of(pairs), wanted)
+    found = ran.scored.by_indicator[indicator.name]
+    added = added_by_length(indicator.threshold_by_length, found.n_tokens)
+    threshold = benign_threshold(found.scores - added, groups_of(pairs), wanted)
     parts = {indicator.name, *(part.name for part in indicator.combines)}
     words = {name: counts_by for name, counts_by in base.words.items() if name in parts}
     made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes}, words)
-    fpr = float((scores > threshold.value).mean())
+    fpr = float((found.scores > threshold.value + added).mean())
     files = data_files(request, pairs)
     card = benign_card(threshold, wanted, files, made, fpr=fpr, date=today(), tally=tally)
     bounded = indicator.model_copy(update={"threshold": threshold.value, "card": card})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scopewatch.calibration.evidence import BAG_OF_WORDS, HeldOutEvidence, measure
+from scopewatch.calibration.evidence import BAG_OF_WORDS, HeldOutEvidence, Lengths, measure
 from scopewatch.calibration.simple_detectors import (
     Dense,
     Probe,
@@ -135,8 +135,14 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
             f"{sources[out[0]]} {value:.3f}" for (_, out), value in zip(folds, combination.fold_aurocs, strict=True)
         )
         remarks.append(f"The features' AUROC on each source by a fit on the others: {', '.join(each)}.")
+    fit_scores = probe.scores(sides.dense) if is_probe else combination.scores(sides.features)
     evidence = measure(
-        pairs, parts, own, fitted=fitted, alternatives=alternatives, wanted=wanted, remarks=tuple(remarks)
+        *(pairs, parts, own),
+        fitted=fitted,
+        alternatives=alternatives,
+        wanted=wanted,
+        remarks=tuple(remarks),
+        lengths=Lengths(fit_scores, pooled.tokens.astype(np.intp)),
     )
     return Found(evidence, parts, None if is_probe else combination, probe if is_probe else None)
 

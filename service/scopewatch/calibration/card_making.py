@@ -119,7 +119,7 @@ def _held_out(evidence: HeldOutEvidence, names: str) -> Measurement:
 def _by_source(evidence: HeldOutEvidence) -> Iterator[Measurement]:
     """A row for every source that has both labels, if there are several sources."""
     sources = np.array(evidence.sources, dtype=object)
-    flagged = evidence.scores > evidence.threshold.value
+    flagged = evidence.flagged
     for source, found in evidence.by_source.items():
         mine = sources == source
         labels = evidence.labels[mine]

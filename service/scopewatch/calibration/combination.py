@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from scopewatch.calibration.calibrate import text_detectors
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
-from scopewatch.calibration.evidence import HeldOutEvidence, assert_enough, measure
+from scopewatch.calibration.evidence import HeldOutEvidence, Lengths, assert_enough, measure
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, score_all, telling
 from scopewatch.calibration.sparse_fit import platt
@@ -20,7 +20,7 @@ from scopewatch.pairs.labelled import LabelledPair, labels_of
 from scopewatch.sources import today
 from scopewatch.statistics.folds import grouped_folds
 from scopewatch.statistics.ranking import auroc
-from scopewatch.statistics.scores import Bool, Scores
+from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.watch.indicators import CombinedTerm, Indicator, Probability
 from scopewatch.watch.watchlist import Watchlist
 
@@ -61,14 +61,16 @@ def calibrate_combination(request: Request, combined: Sequence[str], config: Con
     """
     wanted, base = request.wanted, request.base
     read = request.labelled_pairs()
-    trial = with_signals(base, combined)
+    trial = with_signals(base, combined, _draft(request, combined))
     reader, saes = base.absolute(base.reader), request.saes_of(combined)
     request.rehearse_writing(_draft(request, combined), reader, saes)
     assert_enough(read.pairs, wanted)
-    ran = score_all(read.pairs, combined, trial, config, request.reading)
+    ran = score_all(read.pairs, [*combined, request.indicator], trial, config, request.reading)
     pairs, tally = ran.scored.pairs, read.tally.without(ran.scored.left_out).need(request.indicator)
+    found = ran.scored.by_indicator
+    n_tokens = found[request.indicator].n_tokens
     with telling(tally):
-        weighed, evidence = weigh(pairs, {name: part.scores for name, part in ran.scored.by_indicator.items()}, wanted)
+        weighed, evidence = weigh(pairs, {name: found[name].scores for name in combined}, n_tokens, wanted)
     words = {name: counts_by for name, counts_by in base.words.items() if name in combined}
     made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes}, words)
     card = labelled_card(evidence, wanted, data_files(request, pairs), made, date=today(), tally=tally)
@@ -88,8 +90,11 @@ def term(name: str, weight: float) -> CombinedTerm:
     return CombinedTerm.model_validate({"signal" if name in _SIGNALS else "indicator": name, "weight": weight})
 
 
-def with_signals(watchlist: Watchlist, combined: Sequence[str]) -> Watchlist:
-    """The watchlist with an indicator for every signal that is combined, so that the online scorer gives its value.
+def with_signals(watchlist: Watchlist, combined: Sequence[str], draft: Indicator) -> Watchlist:
+    """The watchlist with what makes the online scorer tell all that is weighed.
+
+    That is an indicator for every signal that is combined, which gives its value, and the combination before anything
+    is weighed, which gives the length of its segment.
 
     Raises:
         WatchlistError: A name is neither that of a signal nor that of a plain indicator of the watchlist, or is both.
@@ -101,15 +106,14 @@ def with_signals(watchlist: Watchlist, combined: Sequence[str]) -> Watchlist:
         if name in _SIGNALS and name in {indicator.name for indicator in watchlist.indicators}:
             raise WatchlistError(f"{watchlist.file}: an indicator has the name of the signal {name}; give it another")
     signals = [
-        Indicator(name=name, kind="combination", combines=(term(name, 1.0),), threshold=0.0)
-        for name in combined
-        if name in _SIGNALS
+        draft.model_copy(update={"name": name, "combines": (term(name, 1.0),)}) for name in combined if name in _SIGNALS
     ]
-    return replace(watchlist, indicators=(*watchlist.indicators, *signals))
+    others = [indicator for indicator in watchlist.indicators if indicator.name != draft.name]
+    return replace(watchlist, indicators=(*others, *signals, draft))
 
 
 def weigh(
-    pairs: Sequence[LabelledPair], combined: Mapping[str, Scores], wanted: Wanted
+    pairs: Sequence[LabelledPair], combined: Mapping[str, Scores], n_tokens: Rows, wanted: Wanted
 ) -> tuple[WeighedCombination, HeldOutEvidence]:
     """Weighs indicators, and measures the result beside each of them, the text alone, and other weights.
 
@@ -119,6 +123,7 @@ def weigh(
     Args:
         pairs: Labelled pairs.
         combined: The scores of all pairs by each combined indicator or signal, shape (n_pairs,), by its name.
+        n_tokens: How many tokens the combination's segment has in each pair.
         wanted: What is asked for, of kind `combination`.
 
     Raises:
@@ -136,7 +141,10 @@ def weigh(
         return text_detectors(pairs, rows) | held | {"fitted_weights" if are_equal else "equal_weights": other}
 
     scores = weighed.scores(held)
-    return weighed, measure(pairs, rows, scores, fitted=weighed, alternatives=alternatives, wanted=wanted)
+    lengths = Lengths(weighed.scores(fit), n_tokens)
+    return weighed, measure(
+        pairs, rows, scores, fitted=weighed, alternatives=alternatives, wanted=wanted, lengths=lengths
+    )
 
 
 def _fitted(

@@ -33,6 +33,8 @@ class MeasuredIndicator:
     labels: Bool
     detectors: Mapping[str, Scores]
     """The scores of the pairs by the indicator, and then by the baselines, by name."""
+    thresholds: Scores
+    """The threshold that each pair was held against."""
     tally: Tally
     """How many rows of the data were read, and what was left out of them."""
     train_tally: Tally
@@ -40,11 +42,18 @@ class MeasuredIndicator:
 
     def page(self) -> str:
         """The evaluation as one HTML page with figures."""
-        return as_page(self.evaluation, self.data, self.labels, self.detectors, self.indicator.card)
+        return as_page(
+            self.evaluation,
+            self.data,
+            self.labels,
+            self.detectors,
+            thresholds=self.thresholds,
+            card=self.indicator.card,
+        )
 
     def plot(self) -> str:
         """The ROC curves and the distributions of the indicator's scores, as SVG."""
-        return plot(self.labels, self.detectors, self.evaluation.threshold)
+        return plot(self.labels, self.detectors, self.thresholds)
 
 
 def evaluate_indicator(
@@ -83,10 +92,11 @@ def evaluate_indicator(
     own = scored.by_indicator[name]
     return MeasuredIndicator(
         indicator=indicator,
-        evaluation=evaluate(pairs, own, rivals, tally, is_words=indicator.kind == "words"),
+        evaluation=evaluate(pairs, own, rivals, tally, is_words=indicator.kind == "words", card=indicator.card),
         data=tuple(file.name for file in data),
         labels=labels_of(pairs),
         detectors={name: own.scores} | dict(rivals.scores if rivals else {}),
+        thresholds=own.thresholds,
         tally=tally,
         train_tally=train_read.tally,
     )

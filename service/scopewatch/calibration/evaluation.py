@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from scopewatch.calibration.beyond_words import beyond_words
+from scopewatch.calibration.promises import held_against
 from scopewatch.calibration.source_aurocs import at_chance, source_aurocs
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.left_out import Tally
@@ -14,6 +15,7 @@ from scopewatch.statistics.bounds import false_positive_bound, one_per_group
 from scopewatch.statistics.calibration_error import Bin, calibration_error, reliability
 from scopewatch.statistics.ranking import auroc, auroc_difference, auroc_interval
 from scopewatch.statistics.scores import Bool, Interval, Scores
+from scopewatch.watch.cards import Card
 
 _MOST_GROUPS = 1000
 
@@ -56,6 +58,10 @@ class Evaluation:
     auroc_low: float
     auroc_high: float
     threshold: float
+    """The median of the thresholds that pairs were held against: the same for all, unless it goes by length."""
+    threshold_low: float
+    """The lowest of these thresholds; `threshold_high` is the highest."""
+    threshold_high: float
     tpr: float
     """The share of label 1 that is flagged."""
     tpr_groups: float
@@ -68,6 +74,10 @@ class Evaluation:
     """Likewise, of one pair drawn from each group: a bound is for independent pairs."""
     fpr_upper: float
     """`fpr_groups` is at most this with 95 % confidence (one-sided, Clopper-Pearson)."""
+    fpr_low: float
+    """`fpr_groups` is at least this with 95 % confidence."""
+    broken_promises: tuple[str, ...]
+    """What the indicator's card promises and does not hold on these pairs, in sentences."""
     fpr_upper_n: int
     """How many groups have label 0, and so how many pairs count for `fpr_groups`."""
     precision: float | None
@@ -122,6 +132,7 @@ def evaluate(
     tally: Tally | None = None,
     *,
     is_words: bool = False,
+    card: Card | None = None,
 ) -> Evaluation:
     """Compares scores with labels.
 
@@ -131,6 +142,7 @@ def evaluate(
         baselines: Other detectors on the same pairs.
         tally: What was left out of the rows that were read; None for nothing.
         is_words: Whether the indicator counts words itself, to which it then adds nothing.
+        card: The indicator's card, whose promises are held against these pairs.
 
     Raises:
         DataError: A score is no finite number.
@@ -140,6 +152,8 @@ def evaluate(
     aurocs = source_aurocs(labels, scored.scores, groups, sources)
     whole = _part("", labels, scored)
     interval = auroc_interval(labels, scored.scores, groups)
+    benign_groups = [group for group, label in zip(groups, labels, strict=True) if not label]
+    promises = held_against(card, scored.flagged[~labels], benign_groups, interval)
     rivals = {name: auroc_interval(labels, scores, groups) for name, scores in baselines.scores.items()}
     parts = sorted(
         (part for part in _parts(groups, labels, scored) if part.n > 1), key=lambda part: (-part.n, part.name)
@@ -157,7 +171,9 @@ def evaluate(
         auroc=interval.value,
         auroc_low=interval.low,
         auroc_high=interval.high,
-        threshold=scored.threshold,
+        threshold=float(np.median(scored.thresholds)),
+        threshold_low=float(scored.thresholds.min()),
+        threshold_high=float(scored.thresholds.max()),
         tpr=whole.tpr,
         tpr_groups=1 - float(missed.mean()),
         tpr_low=1 - false_positive_bound(int(missed.sum()), len(missed)),
@@ -165,6 +181,8 @@ def evaluate(
         fpr_groups=float(alarmed.mean()),
         fpr_upper=false_positive_bound(int(alarmed.sum()), len(alarmed)),
         fpr_upper_n=len(alarmed),
+        fpr_low=promises.fpr_low,
+        broken_promises=promises.broken,
         precision=_mean(labels[scored.flagged]),
         truncated=scored.truncated,
         incomplete=scored.incomplete,

@@ -26,7 +26,13 @@ def as_text(found: Evaluation) -> str:
 
 
 def as_page(
-    found: Evaluation, data: Sequence[str], labels: Bool, detectors: Mapping[str, Scores], card: Card | None
+    found: Evaluation,
+    data: Sequence[str],
+    labels: Bool,
+    detectors: Mapping[str, Scores],
+    *,
+    thresholds: Scores,
+    card: Card | None,
 ) -> str:
     """The evaluation as one HTML page.
 
@@ -35,6 +41,7 @@ def as_page(
         data: The names of the data files.
         labels: The label of each of the n pairs.
         detectors: The scores of the n pairs by the indicator and then by its baselines, by name.
+        thresholds: The threshold that each pair was held against.
         card: The indicator's card, if it has one.
 
     Raises:
@@ -44,18 +51,18 @@ def as_page(
         title=f"{found.indicator} ({found.watchlist})",
         lines=[f"{_headline(found)}, from {', '.join(data)}.", *_sentences(found)],
         numbers=_numbers(found),
-        figures=_figures(found, labels, detectors),
+        figures=_figures(found, labels, detectors, thresholds),
         tables=[*_tables(found, worst=_WORST_ON_PAGE, largest=_LARGEST_ON_PAGE), *card_tables(card)],
     )
 
 
-def _figures(found: Evaluation, labels: Bool, detectors: Mapping[str, Scores]) -> list[Figure]:
+def _figures(found: Evaluation, labels: Bool, detectors: Mapping[str, Scores], thresholds: Scores) -> list[Figure]:
     scores = next(iter(detectors.values()))
     figures = [
-        Figure("ROC", roc(labels, detectors, found.threshold), "With the AUROC. Dot: the indicator's threshold."),
+        Figure("ROC", roc(labels, detectors, thresholds), "With the AUROC. Dot: the indicator's threshold."),
         Figure(
             "Scores",
-            distributions(labels, scores, found.threshold),
+            distributions(labels, scores, thresholds),
             "The outermost bars hold what lies beyond them.",
         ),
     ]
@@ -75,7 +82,7 @@ def _headline(found: Evaluation) -> str:
 def _numbers(found: Evaluation) -> list[Number]:
     numbers = [
         Number("AUROC", f"{found.auroc:.3f}", f"{found.auroc_low:.3f} to {found.auroc_high:.3f}"),
-        Number("threshold", f"{found.threshold:.4g}", "flagged above it"),
+        Number("threshold", f"{found.threshold:.4g}", _flagged_above(found)),
         Number(
             "true positives",
             f"{found.tpr_groups:.1%}",
@@ -91,6 +98,12 @@ def _numbers(found: Evaluation) -> list[Number]:
     if found.ece is not None:
         numbers.append(Number("calibration error", f"{found.ece:.3f}", "of the probability (ECE)"))
     return numbers
+
+
+def _flagged_above(found: Evaluation) -> str:
+    if found.threshold_low == found.threshold_high:
+        return "flagged above it"
+    return f"the median; it goes by length, from {found.threshold_low:.4g} to {found.threshold_high:.4g}"
 
 
 def _sentences(found: Evaluation) -> list[str]:
@@ -109,6 +122,7 @@ def _sentences(found: Evaluation) -> list[str]:
     if found.incomplete:
         told.append(f"{found.incomplete:,} pairs have the verdict INCOMPLETE: a text was not read whole.")
     told += Tally(found.rows, found.left_out, notes=found.notes).sentences
+    told += found.broken_promises
     if found.card_warning:
         told.append(f"Warning: {found.card_warning}.")
     elif not found.calibrated:

@@ -2,7 +2,9 @@
 
 The pairs are split once, by group, with a fixed hash: one part fits every detector, the other measures them. What is
 written is what was measured; nothing is fitted again on all pairs. The held-out benign pairs, one of each group, set
-the threshold, so that its bound holds exactly (`statistics.bounds.threshold_for`).
+the threshold, so that its bound holds exactly (`statistics.bounds.threshold_for`). Where the threshold goes by length,
+its slope comes from the benign pairs of the other part, and the held-out ones set it on their scores less what the
+slope adds: the slope is given before they are looked at, and the bound is as exact.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +21,12 @@ from scopewatch.calibration.wanted import Wanted
 from scopewatch.errors import TooLittleData, Unsupported
 from scopewatch.pairs.labelled import LabelledPair, labels_of
 from scopewatch.statistics.bounds import Threshold, false_positive_bound, one_per_group, threshold_for
+from scopewatch.statistics.by_length import fit_by_length
 from scopewatch.statistics.calibration_error import Bin, calibration_error, reliability
 from scopewatch.statistics.ranking import auroc_difference, auroc_interval
-from scopewatch.statistics.scores import Bool, Interval, Scores
+from scopewatch.statistics.scores import Bool, Interval, Rows, Scores
 from scopewatch.watch.cards import Beside, BeyondWords
-from scopewatch.watch.indicators import Probability
+from scopewatch.watch.indicators import ByLength, Probability
 
 BAG_OF_WORDS = "bag_of_words"
 _BESIDE_WORDS: dict[Beside, str] = {
@@ -61,6 +64,16 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
+class Lengths:
+    """What a threshold that goes by length is fitted on, and the lengths of the pairs that it is for."""
+
+    fit_scores: Scores
+    """The detector's scores of the pairs that were fitted."""
+    n_tokens: Rows
+    """How many tokens the scored segment of each pair has, fitted or not."""
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOutEvidence:
     """What the held-out pairs say of a detector."""
 
@@ -72,6 +85,10 @@ class HeldOutEvidence:
     cv_auroc: float
     """The mean AUROC of cross-validation on the part that was fitted."""
     threshold: Threshold
+    """Where it goes by length, the threshold at the reference length."""
+    by_length: ByLength | None
+    thresholds: Scores
+    """The threshold of each pair."""
     max_fpr: float
     """The false-positive rate that was asked for."""
     probability: Probability
@@ -100,7 +117,16 @@ class HeldOutEvidence:
 
     def as_fields(self) -> dict[str, object]:
         """What an indicator has of this: its threshold and the map from its score to a probability."""
-        return {"threshold": self.threshold.value, "probability": self.probability}
+        return {
+            "threshold": self.threshold.value,
+            "threshold_by_length": self.by_length,
+            "probability": self.probability,
+        }
+
+    @property
+    def flagged(self) -> Bool:
+        """Whether each pair scores above its threshold."""
+        return self.scores > self.thresholds
 
     @property
     def beside_words(self) -> Beside:
@@ -155,6 +181,7 @@ def measure(
     alternatives: Callable[[], Mapping[str, Scores]],
     wanted: Wanted,
     remarks: tuple[str, ...] = (),
+    lengths: Lengths | None = None,
 ) -> HeldOutEvidence:
     """Measures a detector on the held-out pairs.
 
@@ -166,6 +193,7 @@ def measure(
         alternatives: Makes the scores of other detectors on the held-out pairs, by name; `bag_of_words` is among them.
         wanted: What was asked for.
         remarks: Sentences that say how the detectors were made.
+        lengths: What a threshold that goes by length is made of; None for one threshold for all lengths.
 
     Raises:
         TooLittleData: There are too few benign pairs for the bound, and `force` was not asked for.
@@ -176,7 +204,11 @@ def measure(
     fit_labels = labels_of(pairs)[parts.fit]
     auroc = auroc_interval(labels, scores, groups)
     _assert_signal(auroc, fitted.cv_auroc, fit_labels, len(labels))
-    threshold = benign_threshold(scores[~labels], [groups[row] for row in np.flatnonzero(~labels)], wanted)
+    by_length = _by_length(pairs, parts, lengths, wanted) if lengths else None
+    added = added_by_length(by_length, lengths.n_tokens[parts.held_out]) if lengths else np.zeros(len(labels))
+    benign = np.flatnonzero(~labels)
+    threshold = benign_threshold((scores - added)[benign], [groups[row] for row in benign], wanted)
+    flagged = scores > threshold.value + added
     probabilities = 1 / (1 + np.exp(-(fitted.probability.slope * scores + fitted.probability.intercept)))
     measured = {
         name: Alternative(other, auroc_interval(labels, other, groups), auroc_difference(labels, scores, other, groups))
@@ -191,10 +223,12 @@ def measure(
         auroc=auroc,
         cv_auroc=fitted.cv_auroc,
         threshold=threshold,
+        by_length=by_length,
+        thresholds=threshold.value + added,
         max_fpr=wanted.max_fpr,
         probability=fitted.probability,
-        tpr=float((scores[labels] > threshold.value).mean()),
-        fpr=float((scores[~labels] > threshold.value).mean()),
+        tpr=float(flagged[labels].mean()),
+        fpr=float(flagged[~labels].mean()),
         ece=calibration_error(labels, probabilities),
         bins=tuple(reliability(labels, probabilities)),
         alternatives=measured,
@@ -217,6 +251,21 @@ def measure(
 def _signed(lead: Interval) -> str:
     """A difference of AUROCs in words, with its sign."""
     return f"by a difference of {lead.value:+.3f} ({lead.low:+.3f} to {lead.high:+.3f})"
+
+
+def _by_length(pairs: Sequence[LabelledPair], parts: Split, lengths: Lengths, wanted: Wanted) -> ByLength | None:
+    """How the threshold goes by length, by the benign pairs that were fitted."""
+    if not wanted.by_length:
+        return None
+    benign = np.flatnonzero(~labels_of(pairs)[parts.fit])
+    rows = parts.fit[benign]
+    groups = [pairs[row].group for row in rows]
+    return fit_by_length(lengths.fit_scores[benign], lengths.n_tokens[rows], groups, wanted.max_fpr)
+
+
+def added_by_length(by_length: ByLength | None, n_tokens: Rows) -> Scores:
+    """What is added to the threshold for pairs of these lengths, as the online scorer does it."""
+    return np.array([by_length.added(n) if by_length else 0.0 for n in n_tokens.tolist()])
 
 
 def _assert_signal(auroc: Interval, cv_auroc: float, fit_labels: Bool, n_held_out: int) -> None:
@@ -246,7 +295,7 @@ def benign_threshold(scores: Scores, groups: Sequence[str], wanted: Wanted) -> T
     """The threshold that benign pairs, one of each group, bound.
 
     Args:
-        scores: The scores of benign pairs on which nothing was fitted.
+        scores: The scores of benign pairs on which nothing was fitted, less what is added to the threshold by length.
         groups: The group of each of these pairs.
         wanted: The rate and the confidence; with `force`, too few pairs set the highest of their scores.
 

@@ -31,7 +31,7 @@ class Outcome:
     def lines(self) -> list[str]:
         """The outcome in lines for a terminal."""
         made = self.indicator.made_of
-        first = f"{self.indicator.name}: {self.indicator.kind} ({made}), threshold {self.indicator.threshold:.6g}"
+        first = f"{self.indicator.name}: {self.indicator.kind} ({made}), threshold {self.indicator.threshold_in_words}"
         tables = [table_as_text(_detectors(self.indicator.name, self.evidence))] if self.evidence else []
         return [first, *tables, *self._sentences()]
 
@@ -115,8 +115,8 @@ def _numbers(found: HeldOutEvidence) -> dict[str, object]:
 def _figures(indicator: Indicator, found: HeldOutEvidence) -> list[Figure]:
     others = {name: other.scores for name, other in found.alternatives.items()}
     return [
-        Figure("ROC curves", roc(found.labels, {indicator.name: found.scores} | others, indicator.threshold)),
-        Figure("Scores", distributions(found.labels, found.scores, indicator.threshold)),
+        Figure("ROC curves", roc(found.labels, {indicator.name: found.scores} | others, found.thresholds)),
+        Figure("Scores", distributions(found.labels, found.scores, found.thresholds)),
         Figure("Reliability", reliability_diagram(found.bins), f"ECE {found.ece:.3f}"),
     ]
 

@@ -24,5 +24,7 @@ class Wanted:
     weights: Weights = "free"
     across_sources: bool = False
     """Whether cross-validation leaves out whole sources instead of groups."""
+    by_length: bool = True
+    """Whether the threshold may go with the length of the segment, where benign pairs support it."""
     force: bool = False
     """Whether to write what a bag of words or a single feature clearly beats, or whose bound is above `max_fpr`."""

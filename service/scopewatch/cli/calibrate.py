@@ -91,6 +91,12 @@ def _add_detector(group: argparse._ArgumentGroup) -> None:
         "--held-out", type=share, default=0.5, help="share of the groups that measure and are not fitted"
     )
     group.add_argument(
+        "--by-length",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the threshold go with the number of tokens, where benign pairs support it",
+    )
+    group.add_argument(
         "--force", action="store_true", help="write it even if a bag of words is better or the bound cannot be kept"
     )
 
@@ -141,7 +147,7 @@ def _request(args: argparse.Namespace, data: list[Path], base: "Watchlist", watc
     from scopewatch.calibration.request import Request
     from scopewatch.calibration.wanted import Wanted
 
-    options = ("max_fpr", "confidence", "held_out", "terms", "weights", "across_sources", "force")
+    options = ("max_fpr", "confidence", "held_out", "terms", "weights", "across_sources", "by_length", "force")
     wanted = Wanted(
         kind="combination" if args.combine else args.kind, **{option: getattr(args, option) for option in options}
     )

@@ -23,6 +23,9 @@ class CheckedIndicator:
     made_of: str
     """The same, or what words it counts."""
     threshold: float
+    threshold_by_length: dict[str, float] | None
+    """How the threshold goes with the length, as the watchlist says it; None where it is the same for all."""
+    threshold_in_words: str
     severity: str
     calibrated: bool
     evidence: str
@@ -61,7 +64,7 @@ class CheckedWatchlist:
         lines = [f"{self.file}: valid, {'reader and SAEs load, ' * self.loaded}watchlist {self.name}"]
         for one in self.indicators:
             kind = f"{one.kind} ({one.made_of})"
-            lines.append(f"  {one.name}: {kind}, threshold {one.threshold:g}, severity {one.severity}")
+            lines.append(f"  {one.name}: {kind}, threshold {one.threshold_in_words}, severity {one.severity}")
             lines.append(f"    {one.evidence}")
             if one.card_problem:
                 lines.append(f"    card does not fit: {one.card_problem}")
@@ -92,12 +95,15 @@ def check_watchlist(file: Path, load_with: Config | None = None) -> CheckedWatch
 
 
 def _checked(indicator: Indicator, card_problem: str) -> CheckedIndicator:
+    slope = indicator.threshold_by_length
     return CheckedIndicator(
         name=indicator.name,
         kind=indicator.kind,
         terms=len(indicator.features or indicator.combines),
         made_of=indicator.made_of,
         threshold=indicator.threshold,
+        threshold_by_length=slope.model_dump() if slope else None,
+        threshold_in_words=indicator.threshold_in_words,
         severity=indicator.severity,
         calibrated=indicator.calibrated,
         evidence=evidence_line(indicator.card),

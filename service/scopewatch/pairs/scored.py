@@ -19,7 +19,7 @@ from scopewatch.errors import (
 from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import LeftOut
-from scopewatch.statistics.scores import Bool, Scores
+from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.types import ScoreJob
 from scopewatch.verdicts import IndicatorScore, ScoredPair, Verdict
 
@@ -34,7 +34,10 @@ class IndicatorScores:
 
     indicator: str
     watchlist: str
-    threshold: float
+    thresholds: Scores
+    """The threshold that each pair was held against: the same for all, unless it goes by length."""
+    n_tokens: Rows
+    """How many tokens of the indicator's segment each pair has."""
     calibrated: bool
     card_warning: str
     scores: Scores
@@ -181,7 +184,8 @@ def _joined(indicator: str, scores: Sequence[IndicatorScore], found: _Found) -> 
     return IndicatorScores(
         indicator=indicator,
         watchlist=found.watchlist,
-        threshold=scores[0].threshold,
+        thresholds=np.array([part.threshold for part in scores]),
+        n_tokens=np.array([part.n_tokens for part in scores]),
         calibrated=scores[0].calibrated,
         card_warning=scores[0].card_warning,
         scores=np.array([part.score for part in scores]),

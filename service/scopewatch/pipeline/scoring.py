@@ -36,6 +36,9 @@ class _SegmentView:
     """Shape (len(positions), len(features))."""
     sentences: SegmentSentences
     """The sentences that the segment's tokens make."""
+    n_tokens: int
+    """How many tokens the segment has in the pair's last reading, the cleaned one if there is one: thresholds may go by
+    it, and odd characters, which make many tokens, shall not raise them."""
 
 
 def judge(
@@ -53,7 +56,11 @@ def judge(
         covered: What fired on the tokens of each reading, covering every feature of the watchlist.
         max_evidence: How many spans to return per indicator; 0 for none.
     """
-    scored = [_scores(watchlist, tokens, fired, max_evidence) for tokens, fired in zip(readings, covered, strict=True)]
+    lengths = np.bincount(readings[-1].segments, minlength=len(Segment)).tolist()
+    scored = [
+        _scores(watchlist, tokens, fired, lengths, max_evidence)
+        for tokens, fired in zip(readings, covered, strict=True)
+    ]
     # A reading that skips an indicator says nothing against another that scores it.
     in_order = tuple(
         max(each, key=lambda one: (not one.skipped_reason, one.score)) for each in zip(*scored, strict=True)
@@ -74,11 +81,15 @@ def judge(
 
 
 def _scores(
-    watchlist: CompiledWatchlist, tokens: TokenisedPair, covered: CoveredActivations, max_evidence: int
+    watchlist: CompiledWatchlist,
+    tokens: TokenisedPair,
+    covered: CoveredActivations,
+    lengths: Sequence[int],
+    max_evidence: int,
 ) -> list[IndicatorScore]:
-    """What each indicator says of one reading, in the watchlist's order."""
+    """What each indicator says of one reading, in the watchlist's order; `lengths` is how long each segment counts."""
     views = {
-        segment: _view(watchlist, segment, tokens, covered)
+        segment: _view(watchlist, segment, tokens, covered, lengths[segment])
         for segment in {indicator.segment for indicator in watchlist.indicators}
     }
     words = {
@@ -90,7 +101,8 @@ def _scores(
         if isinstance(indicator, CompiledIndicator):
             scores[indicator.source.name] = _score(indicator, views[indicator.segment], max_evidence)
         elif isinstance(indicator, CompiledObfuscation):
-            scores[indicator.source.name] = _scored(indicator, tokens.odd_shares.get(indicator.segment, 0.0))
+            share = tokens.odd_shares.get(indicator.segment, 0.0)
+            scores[indicator.source.name] = _scored(indicator, share, views[indicator.segment])
         elif isinstance(indicator, CompiledWords):
             view, read = views[indicator.segment], words[indicator.segment]
             scores[indicator.source.name] = _count(indicator, view, read, max_evidence)
@@ -118,6 +130,7 @@ def _score(indicator: CompiledIndicator, view: _SegmentView, max_evidence: int) 
     return _scored(
         indicator,
         float(indicator.source.bias + contributions.sum()),
+        view,
         features=_features(indicator, pooled, contributions),
         evidence=_evidence(indicator, contributions, view, max_evidence),
     )
@@ -127,7 +140,7 @@ def _count(indicator: CompiledWords, view: _SegmentView, words: WordsRead, max_e
     if not len(view.positions):
         return _skipped(indicator, "empty_segment")
     counts = count_words(indicator, words, max_evidence)
-    return _scored(indicator, counts.score, features=counts.features, evidence=counts.evidence)
+    return _scored(indicator, counts.score, view, features=counts.features, evidence=counts.evidence)
 
 
 def _combine(
@@ -147,22 +160,24 @@ def _combine(
         )
     total = indicator.source.bias + sum(feature.contribution for feature in features)
     features.sort(key=lambda feature: -abs(feature.contribution))
-    return _scored(indicator, total, features=tuple(features))
+    return _scored(indicator, total, view, features=tuple(features))
 
 
 def _scored(
     indicator: Compiled,
     score: float,
+    view: _SegmentView,
     *,
     features: tuple[FeatureScore, ...] = (),
     evidence: tuple[Evidence, ...] = (),
 ) -> IndicatorScore:
     source = indicator.source
+    threshold = source.threshold_for(view.n_tokens)
     return IndicatorScore(
         name=source.name,
         score=score,
-        threshold=source.threshold,
-        flagged=score > source.threshold,
+        threshold=threshold,
+        flagged=score > threshold,
         severity=source.severity,
         calibrated=source.calibrated and not indicator.card_warning,
         card_warning=indicator.card_warning,
@@ -171,6 +186,7 @@ def _scored(
         else None,
         features=features,
         evidence=evidence,
+        n_tokens=view.n_tokens,
     )
 
 
@@ -204,7 +220,7 @@ def _features(
 
 
 def _view(
-    watchlist: CompiledWatchlist, segment: Segment, tokens: TokenisedPair, covered: CoveredActivations
+    watchlist: CompiledWatchlist, segment: Segment, tokens: TokenisedPair, covered: CoveredActivations, n_tokens: int
 ) -> _SegmentView:
     activations, slots = covered.activations, watchlist.slots_of(covered.table)
     assert slots is not None, "whoever reads activations for a watchlist sees that they cover it"
@@ -218,7 +234,7 @@ def _view(
     dense[row[mine], slot[mine]] = activations.value[mine]
     for twin, original in watchlist.twins:
         dense[:, twin] = dense[:, original]
-    return _SegmentView(tokens, positions, watchlist.features, dense, sentences)
+    return _SegmentView(tokens, positions, watchlist.features, dense, sentences, n_tokens)
 
 
 def _sigmoid(x: float) -> float:

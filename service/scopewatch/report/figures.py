@@ -56,13 +56,14 @@ class Figure:
     caption: str = ""
 
 
-def roc(labels: Bool, detectors: Mapping[str, Scores], threshold: float | None = None) -> str:
+def roc(labels: Bool, detectors: Mapping[str, Scores], threshold: float | Scores | None = None) -> str:
     """The ROC curves of several detectors as SVG.
 
     Args:
         labels: The label of each of n pairs; both must occur.
         detectors: The scores of each detector, shape (n,), by its name; the detector that matters is the first.
-        threshold: The first detector's threshold, whose rates are marked; None for no mark.
+        threshold: The first detector's threshold, one for all pairs or one for each, whose rates are marked; None for
+            no mark.
 
     Raises:
         DataError: matplotlib is not installed.
@@ -70,13 +71,14 @@ def roc(labels: Bool, detectors: Mapping[str, Scores], threshold: float | None =
     return _svg(1, lambda panel: _draw_roc(panel, labels, detectors, threshold))
 
 
-def distributions(labels: Bool, scores: Scores, threshold: float) -> str:
+def distributions(labels: Bool, scores: Scores, threshold: float | Scores) -> str:
     """Histograms of the scores of both labels with the threshold, as SVG.
 
     Args:
         labels: The label of each of n pairs; both must occur.
         scores: The score of each pair.
-        threshold: The score above which a pair is flagged.
+        threshold: The score above which a pair is flagged; where each pair has its own, scores are shown as they would
+            be at the median of these thresholds, as far above or below it.
 
     Raises:
         DataError: matplotlib is not installed.
@@ -93,7 +95,7 @@ def reliability_diagram(bins: "Sequence[Bin]") -> str:
     return _svg(1, lambda panel: _draw_reliability(panel, bins))
 
 
-def plot(labels: Bool, detectors: Mapping[str, Scores], threshold: float) -> str:
+def plot(labels: Bool, detectors: Mapping[str, Scores], threshold: float | Scores) -> str:
     """ROC curves, and the distributions of the first detector's scores, as one SVG file on white.
 
     Raises:
@@ -138,7 +140,7 @@ def _svg(panels: int, draw: "Callable[..., None]", background: str = "none") -> 
     return drawn.replace(_INK, "currentColor")
 
 
-def _draw_roc(panel: "Panel", labels: Bool, detectors: Mapping[str, Scores], threshold: float | None) -> None:
+def _draw_roc(panel: "Panel", labels: Bool, detectors: Mapping[str, Scores], threshold: float | Scores | None) -> None:
     axes = panel.add_axes(_UPPER)
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
     curves = []
@@ -171,9 +173,11 @@ def _curve(labels: Bool, scores: Scores) -> tuple[Scores, Scores]:
     return np.append(0.0, negatives / negatives[-1]), np.append(0.0, positives / positives[-1])
 
 
-def _draw_distributions(panel: "Panel", labels: Bool, scores: Scores, threshold: float) -> None:
+def _draw_distributions(panel: "Panel", labels: Bool, scores: Scores, threshold: float | Scores) -> None:
     """Draws histograms whose outermost bars hold what lies beyond, so that one far score does not squeeze the rest."""
     axes = panel.add_axes(_UPPER)
+    thresholds, threshold = threshold, float(np.median(threshold))
+    scores = scores - (thresholds - threshold)
     low, high = np.quantile(scores, [0.005, 0.995])
     low, high = min(low, threshold), max(high, threshold)
     edges = np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)

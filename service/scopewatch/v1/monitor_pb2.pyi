@@ -492,8 +492,16 @@ class Card(_message.Message):
     beside_bag_of_words: str
     def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ..., beyond_words: _Optional[_Union[BeyondWords, _Mapping]] = ..., beside_bag_of_words: _Optional[str] = ...) -> None: ...
 
+class ThresholdByLength(_message.Message):
+    __slots__ = ("slope", "reference_tokens")
+    SLOPE_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    slope: float
+    reference_tokens: int
+    def __init__(self, slope: _Optional[float] = ..., reference_tokens: _Optional[int] = ...) -> None: ...
+
 class IndicatorInfo(_message.Message):
-    __slots__ = ("name", "label", "severity", "segment", "threshold", "calibration", "card", "features", "kind", "combines", "card_warning")
+    __slots__ = ("name", "label", "severity", "segment", "threshold", "calibration", "card", "features", "kind", "combines", "card_warning", "threshold_by_length")
     NAME_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     SEVERITY_FIELD_NUMBER: _ClassVar[int]
@@ -505,6 +513,7 @@ class IndicatorInfo(_message.Message):
     KIND_FIELD_NUMBER: _ClassVar[int]
     COMBINES_FIELD_NUMBER: _ClassVar[int]
     CARD_WARNING_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_BY_LENGTH_FIELD_NUMBER: _ClassVar[int]
     name: str
     label: str
     severity: Severity
@@ -516,7 +525,8 @@ class IndicatorInfo(_message.Message):
     kind: IndicatorKind
     combines: _containers.RepeatedScalarFieldContainer[str]
     card_warning: str
-    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., segment: _Optional[_Union[Segment, str]] = ..., threshold: _Optional[float] = ..., calibration: _Optional[_Union[Calibration, str]] = ..., card: _Optional[_Union[Card, _Mapping]] = ..., features: _Optional[int] = ..., kind: _Optional[_Union[IndicatorKind, str]] = ..., combines: _Optional[_Iterable[str]] = ..., card_warning: _Optional[str] = ...) -> None: ...
+    threshold_by_length: ThresholdByLength
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., segment: _Optional[_Union[Segment, str]] = ..., threshold: _Optional[float] = ..., calibration: _Optional[_Union[Calibration, str]] = ..., card: _Optional[_Union[Card, _Mapping]] = ..., features: _Optional[int] = ..., kind: _Optional[_Union[IndicatorKind, str]] = ..., combines: _Optional[_Iterable[str]] = ..., card_warning: _Optional[str] = ..., threshold_by_length: _Optional[_Union[ThresholdByLength, _Mapping]] = ...) -> None: ...
 
 class WatchlistInfo(_message.Message):
     __slots__ = ("name", "digest", "indicators", "cleaned")

@@ -1,6 +1,7 @@
 """Indicators, as a watchlist holds them: the features they are made of, and how those become a score."""
 
 import re
+from math import log
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -185,6 +186,19 @@ class BagSource(Strict):
     """SHA-256 of the file's bytes."""
 
 
+class ByLength(Strict):
+    """How a threshold goes with the length of the segment: slope * (ln(n_tokens) - ln(reference_tokens)) is added."""
+
+    slope: Finite
+    """How much higher the threshold is where the segment has e (2.718) times as many tokens."""
+    reference_tokens: int = Field(ge=1)
+    """The number of tokens at which the threshold is the one that is written."""
+
+    def added(self, n_tokens: int) -> float:
+        """What is added to the threshold for a segment of `n_tokens` tokens; one of none counts as one of one."""
+        return self.slope * (log(max(1, n_tokens)) - log(self.reference_tokens))
+
+
 class Indicator(Strict):
     name: Name
     label: str = Field("", max_length=200)
@@ -203,6 +217,8 @@ class Indicator(Strict):
     """A weighted bag of words and pairs of words."""
     bias: Finite = 0.0
     threshold: Finite
+    threshold_by_length: ByLength | None = None
+    """How the threshold goes with the number of the segment's tokens; None where it is the same for all."""
     probability: Probability | None = None
     card: Annotated[Card | None, BeforeValidator(lambda card: None if card == "uncalibrated" else card)] = None
     """The evidence for the threshold; None is written `uncalibrated`, or left out."""
@@ -267,6 +283,17 @@ class Indicator(Strict):
     @property
     def calibrated(self) -> bool:
         return self.card is not None
+
+    def threshold_for(self, n_tokens: int) -> float:
+        """The threshold for a segment of `n_tokens` tokens."""
+        return self.threshold + (self.threshold_by_length.added(n_tokens) if self.threshold_by_length else 0.0)
+
+    @property
+    def threshold_in_words(self) -> str:
+        """The threshold, and how it goes with the length."""
+        slope = self.threshold_by_length
+        by_length = f" at {slope.reference_tokens} tokens, {slope.slope:+.4g} for e times as many" if slope else ""
+        return f"{self.threshold:.6g}{by_length}"
 
     @property
     def made_of(self) -> str:

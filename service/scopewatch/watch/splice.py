@@ -244,6 +244,8 @@ def _entry(indicator: Indicator) -> CommentedMap:
     plain = _plain(indicator)
     plain["features"] = [_flow(feature) for feature in plain.get("features", [])]
     plain["combines"] = [_flow(part) for part in plain.get("combines", [])]
+    if "threshold_by_length" in plain:
+        plain["threshold_by_length"] = _flow(plain["threshold_by_length"])
     card = plain.get("card")
     if card:
         card["measurements"] = [_flow_inside(row) for row in card["measurements"]]

@@ -19,6 +19,7 @@
           - {feature: gemma-2-2b/12-gemmascope-res-16k/7957}   # a Neuronpedia id needs no entry under saes
         bias: -1.5
         threshold: 0.4
+        threshold_by_length: {slope: 0.2, reference_tokens: 40}   # 0.4 at 40 tokens, 0.2 more where e times as many
         severity: medium
       - name: speculation_dense
         kind: probe
@@ -39,6 +40,8 @@ bag of words has a file, `bag: {path: ..., sha256: ...}`, which `calibrate` writ
 An indicator's score is `bias + sum(weight * pooling(activations of the feature on the segment's tokens))`, of a
 combination `bias + sum(weight * score of the part)`, of words `bias + sum(what each word adds)`; it is flagged when the
 score is greater than the threshold.
+With `threshold_by_length` that is `threshold + slope * (ln(n_tokens) - ln(reference_tokens))`, where n_tokens counts
+the segment's tokens.
 Relative paths count from the watchlist's own folder.
 """
 

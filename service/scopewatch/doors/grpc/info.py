@@ -66,6 +66,7 @@ def _indicator_infos(watchlist: Watchlist, identity: EngineIdentity) -> list[pb.
 
 
 def _indicator_info(indicator: Indicator, card_warning: str) -> pb.IndicatorInfo:
+    slope = indicator.threshold_by_length
     return pb.IndicatorInfo(
         name=indicator.name,
         label=indicator.label,
@@ -78,6 +79,7 @@ def _indicator_info(indicator: Indicator, card_warning: str) -> pb.IndicatorInfo
         kind=_KINDS[indicator.kind],
         combines=[term.name for term in indicator.combines],
         card_warning=card_warning,
+        threshold_by_length=mirror(pb.ThresholdByLength, slope) if slope else None,
     )
 
 
