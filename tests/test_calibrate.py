@@ -410,6 +410,8 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple
 
     def run(*arguments: object) -> tuple[int, str, str]:
         work = ["--work-dir", str(folder / "work")] if arguments[0] == "calibrate" else []
+        if work and "--fragility" not in arguments:
+            work.append("--no-fragility")
         with pytest.raises(SystemExit) as left:
             main([*map(str, arguments), *work])
         told = capsys.readouterr()

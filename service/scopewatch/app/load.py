@@ -20,6 +20,7 @@ from scopewatch.watch.watchlist import Watchlist, load_watchlist
 
 if TYPE_CHECKING:
     from scopewatch.engine.build import Engine
+    from scopewatch.reader.rounding import Rounding
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Loaded:
     """How many seconds each part took to build, one after another."""
 
 
-def load(config: Config, watchlists: Sequence[Watchlist] = ()) -> Loaded:
+def load(config: Config, watchlists: Sequence[Watchlist] = (), *, rounding: "Rounding" = "none") -> Loaded:
     """Reads watchlists, reader, SAEs and labels.
 
     Torch and transformers, which take seconds, are imported here, after what may be wrong and costs nothing to read.
@@ -44,6 +45,7 @@ def load(config: Config, watchlists: Sequence[Watchlist] = ()) -> Loaded:
     Args:
         config: Settings.
         watchlists: Watchlists to load in place of the files that the settings name.
+        rounding: The format that the reader's weights are rounded to, for offline work.
 
     Raises:
         SetupError: Something of it is wrong.
@@ -58,7 +60,7 @@ def load(config: Config, watchlists: Sequence[Watchlist] = ()) -> Loaded:
             from scopewatch.engine.build import build_engine
         laps.end("imports")
         head = any(watchlist.reads_head for watchlist in watchlists)
-        engine = build_engine(reader, saes, config, laps, head=head)
+        engine = build_engine(reader, saes, config, laps, head=head, rounding=rounding)
         check_watchlists(watchlists, engine.identity, strict=config.strict_cards)
         labels = index.labels_of(engine.identity) if index else {}
         laps.end("labels")

@@ -6,6 +6,7 @@ import numpy as np
 
 import scopewatch
 from scopewatch.calibration.evidence import HeldOutEvidence
+from scopewatch.calibration.fragility.table import Table
 from scopewatch.calibration.request import Request
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.identity import EngineIdentity
@@ -69,6 +70,7 @@ def labelled_card(
     *,
     date: str,
     tally: Tally,
+    fragility: Table | None = None,
 ) -> Card:
     """The card of an indicator that was calibrated on labelled pairs.
 
@@ -79,6 +81,7 @@ def labelled_card(
         made: What scored the pairs.
         date: The day, in ISO 8601.
         tally: What was left out of the files.
+        fragility: What is left of it under changes; None where that was not measured.
     """
     names, benign = ", ".join(file.name for file in files), evidence.threshold.n
     return Card(
@@ -94,6 +97,8 @@ def labelled_card(
         beyond_words=evidence.beyond_words,
         leaks=evidence.leaks,
         made_with=made,
+        fragility=fragility.rows if fragility else (),
+        stands_on=fragility.stands_on if fragility else "",
         note=" ".join([*evidence.conclusions, *tally.sentences]),
     )
 

@@ -9,18 +9,22 @@ from sklearn.linear_model import LogisticRegression
 from scopewatch.calibration.calibrate import text_detectors
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
 from scopewatch.calibration.evidence import HeldOutEvidence, Lengths, assert_enough, measure
+from scopewatch.calibration.fragility.table import Reread, table_of
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, score_all, telling
 from scopewatch.calibration.sparse_fit import platt
-from scopewatch.calibration.split import split
+from scopewatch.calibration.split import Split, split
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.config import Config
 from scopewatch.errors import WatchlistError
-from scopewatch.pairs.labelled import LabelledPair, labels_of
+from scopewatch.pairs.data_files import Reading
+from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
+from scopewatch.reader.rounding import Rounding
 from scopewatch.sources import today
 from scopewatch.statistics.folds import grouped_folds
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
+from scopewatch.types import Segment
 from scopewatch.watch.indicators import CombinedTerm, Indicator, Probability
 from scopewatch.watch.watchlist import Watchlist
 
@@ -73,7 +77,14 @@ def calibrate_combination(request: Request, combined: Sequence[str], config: Con
         weighed, evidence = weigh(pairs, {name: found[name].scores for name in combined}, n_tokens, wanted)
     words = {name: counts_by for name, counts_by in base.words.items() if name in combined}
     made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes}, words)
-    card = labelled_card(evidence, wanted, data_files(request, pairs), made, date=today(), tally=tally)
+    fragility = None
+    if wanted.fragility:
+        scores = {name: found[name].scores for name in combined}
+        detector = FittedCombination(weighed, pairs, scores, trial, config, _weighing(wanted))
+        segment = Segment[request.segment.upper()]
+        fragility = table_of(pairs, parts_of(pairs, wanted), detector, segment=segment)
+    files = data_files(request, pairs)
+    card = labelled_card(evidence, wanted, files, made, date=today(), tally=tally, fragility=fragility)
     fields = {"combines": [term(name, weight) for name, weight in weighed.weights.items()], "bias": weighed.bias}
     indicator = request.made_indicator(kind="combination", card=card, **fields, **evidence.as_fields())
     return Outcome(indicator, reader, saes, evidence.threshold, evidence, tally)
@@ -129,12 +140,12 @@ def weigh(
     Raises:
         TooLittleData, Unsupported: As `evidence.measure` does.
     """
-    rows = split(pairs, wanted.held_out, np.ones(len(pairs), bool))
+    rows = parts_of(pairs, wanted)
     held = {name: scores[rows.held_out] for name, scores in combined.items()}
     fit = {name: scores[rows.fit] for name, scores in combined.items()}
     labels, groups = labels_of(pairs)[rows.fit], [pairs[row].group for row in rows.fit]
     are_equal = wanted.weights == "equal"
-    weighed = _fitted(fit, labels, groups, _equal_weights if are_equal else _weights)
+    weighed = _fitted(fit, labels, groups, _weighing(wanted))
 
     def alternatives() -> dict[str, Scores]:
         other = _fitted(fit, labels, groups, _weights if are_equal else _equal_weights).scores(held)
@@ -145,6 +156,49 @@ def weigh(
     return weighed, measure(
         pairs, rows, scores, fitted=weighed, alternatives=alternatives, wanted=wanted, lengths=lengths
     )
+
+
+def parts_of(pairs: Sequence[LabelledPair], wanted: Wanted) -> Split:
+    """The pairs that weigh the combination, and those that are held out; the online scorer has scored all of them."""
+    return split(pairs, wanted.held_out, np.ones(len(pairs), bool))
+
+
+def _weighing(wanted: Wanted) -> Weighing:
+    """How the combination is weighed."""
+    return _equal_weights if wanted.weights == "equal" else _weights
+
+
+@dataclass(frozen=True, slots=True)
+class FittedCombination:
+    """A combination that was weighed, with what it was weighed on; it can score other pairs and be weighed anew."""
+
+    weighed: WeighedCombination
+    pairs: Sequence[LabelledPair]
+    combined: Mapping[str, Scores]
+    """The scores of these pairs by each combined indicator or signal, by its name."""
+    watchlist: Watchlist
+    """The watchlist that has all that is combined."""
+    config: Config
+    weighing: Weighing
+
+    def rescore(self, pairs: Sequence[LabelledPair], rounding: Rounding = "none") -> Reread:
+        """The combination on pairs that are read again; its terms are the scores of what it combines."""
+        # A pair that cannot be scored is left out: the line says which are there.
+        numbered = [replace(pair, line=row) for row, pair in enumerate(pairs)]
+        names = list(self.combined)
+        scored = score_all(numbered, names, self.watchlist, self.config, Reading(), rounding=rounding).scored
+        there = [pair.line for pair in scored.pairs]
+        terms = np.full((len(pairs), len(names)), np.nan)
+        if there:
+            terms[there] = np.column_stack([scored.by_indicator[name].scores for name in names])
+        return Reread(self.weighed.scores(dict(zip(names, terms.T, strict=True))), terms)
+
+    def refit(self, fit: Rows, out: Rows) -> Scores:
+        """The scores of some pairs by a combination that was weighed on others."""
+        mine = [self.pairs[row] for row in fit]
+        given = {name: scores[fit] for name, scores in self.combined.items()}
+        fitted = _fitted(given, labels_of(mine), groups_of(mine), self.weighing)
+        return fitted.scores({name: scores[out] for name, scores in self.combined.items()})
 
 
 def _fitted(

@@ -10,6 +10,8 @@ from threadpoolctl import threadpool_limits
 from scopewatch.calibration.calibrate import Found, calibrate
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
 from scopewatch.calibration.evidence import assert_enough
+from scopewatch.calibration.fragility.of_features import FittedOnFeatures
+from scopewatch.calibration.fragility.table import table_of
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, telling
 from scopewatch.calibration.simple_detectors import Probe
@@ -20,6 +22,7 @@ from scopewatch.identity import SaeIdentity
 from scopewatch.pairs.feature_words import word_labels
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
+from scopewatch.reader.rounding import Rounding
 from scopewatch.sae.pack import load_pack, write_probe
 from scopewatch.sources import ReaderSource, SaeSource, today
 from scopewatch.types import Segment
@@ -81,7 +84,17 @@ def calibrate_detector(
         made = _combination(found.combination, labels, sources, dictionary.identity.saes[0])
     files = data_files(request, [pairs[row] for row in np.flatnonzero(pooled.tokens > 0).tolist()])
     ran = made_with(dictionary.identity, made.digests)
-    card = labelled_card(found.evidence, wanted, files, ran, date=today(), tally=tally)
+    fragility = None
+    if wanted.fragility:
+
+        def dictionary_of(rounding: Rounding) -> DictionaryEngine:
+            plain = rounding == "none"
+            return dictionary if plain else build_dictionary(sources.reader, sources.sae, config, rounding=rounding)
+
+        detector = FittedOnFeatures(found, pairs, pooled, wanted, _segment(request), dictionary_of, work_dir)
+        with threadpool_limits(limits=1, user_api="blas"):
+            fragility = table_of(pairs, found.parts, detector, segment=_segment(request))
+    card = labelled_card(found.evidence, wanted, files, ran, date=today(), tally=tally, fragility=fragility)
     indicator = request.made_indicator(
         card=card, kind=wanted.kind, features=made.features, bias=made.bias, **found.evidence.as_fields()
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scopewatch.calibration.evidence import HeldOutEvidence
 from scopewatch.pairs.left_out import Tally
-from scopewatch.report.card_tables import card_tables
+from scopewatch.report.card_tables import card_tables, fragility_table
 from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
 from scopewatch.report.page import Number, html_page
 from scopewatch.report.tables import Cell, Table, table_as_text
@@ -33,6 +33,8 @@ class Outcome:
         made = self.indicator.made_of
         first = f"{self.indicator.name}: {self.indicator.kind} ({made}), threshold {self.indicator.threshold_in_words}"
         tables = [table_as_text(_detectors(self.indicator.name, self.evidence))] if self.evidence else []
+        card = self.indicator.card
+        tables += [table_as_text(fragility_table(card))] if card and card.fragility else []
         return [first, *tables, *self._sentences()]
 
     def document(self) -> dict[str, object]:
@@ -48,6 +50,9 @@ class Outcome:
             "left_out": dict(self.tally.reasons),
             "notes": list(self.tally.notes),
         }
+        if card := self.indicator.card:
+            document["fragility"] = [row.model_dump(mode="json") for row in card.fragility]
+            document["stands_on"] = card.stands_on
         return document | _numbers(self.evidence) if self.evidence else document
 
     def page(self) -> str:
@@ -82,7 +87,16 @@ class Outcome:
             f"At the threshold it finds {found.tpr:.1%} of the positive, flags {found.fpr:.2%} of all others. {bound}",
             f"Its probability is off by {found.ece:.3f} on average (ECE).",
             *found.conclusions,
+            *self._warnings(),
         ]
+
+    def _warnings(self) -> list[str]:
+        """What the card says of a detector that stands on too little."""
+        word = self.indicator.card.stands_on if self.indicator.card else ""
+        told = (
+            f"Warning: it stands on one word: without {word!r} its AUROC loses more than half of its way above chance."
+        )
+        return [told] if word else []
 
 
 def _numbers(found: HeldOutEvidence) -> dict[str, object]:

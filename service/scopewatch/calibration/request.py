@@ -22,6 +22,7 @@ from scopewatch.pairs.data_files import PairsRead, Reading, read_pairs
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.scored import ScoredPairs, score_pairs
+from scopewatch.reader.rounding import Rounding
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.splice import write_indicator
@@ -124,10 +125,16 @@ class ScoredHere:
 
 
 def score_all(
-    pairs: Sequence[LabelledPair], names: Sequence[str], watchlist: Watchlist, config: Config, reading: Reading
+    pairs: Sequence[LabelledPair],
+    names: Sequence[str],
+    watchlist: Watchlist,
+    config: Config,
+    reading: Reading,
+    *,
+    rounding: Rounding = "none",
 ) -> ScoredHere:
-    """The online scorer's scores of pairs by some indicators of a watchlist."""
-    loaded = load(config, [watchlist])
+    """The online scorer's scores of pairs by some indicators of a watchlist, by a reader with its weights rounded."""
+    loaded = load(config, [watchlist], rounding=rounding)
 
     async def run() -> ScoredPairs:
         async with offline(config, loaded) as monitor:

@@ -66,6 +66,11 @@ class Combination:
     fold_aurocs: tuple[float, ...] = ()
     """AUROC of each fold left out."""
 
+    def values(self, features: Features) -> Scores:
+        """The value of each term on the pairs whose pooled features are given, shape (n_pairs, n_terms)."""
+        columns = [features[term.pooling][:, [term.feature]].toarray().ravel() for term in self.terms]
+        return np.column_stack(columns).astype(np.float64)
+
     def scores(self, features: Features) -> Scores:
         """The scores of the pairs whose pooled features are given, shape (n_pairs,)."""
         return scores_of([self], features)[0]

@@ -26,5 +26,7 @@ class Wanted:
     """Whether cross-validation leaves out whole sources instead of groups."""
     by_length: bool = True
     """Whether the threshold may go with the length of the segment, where benign pairs support it."""
+    fragility: bool = True
+    """Whether held-out pairs are scored again with things changed that should not matter."""
     force: bool = False
     """Whether to write what a bag of words or a single feature clearly beats, or whose bound is above `max_fpr`."""

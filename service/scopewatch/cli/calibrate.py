@@ -97,6 +97,12 @@ def _add_detector(group: argparse._ArgumentGroup) -> None:
         help="let the threshold go with the number of tokens, where benign pairs support it",
     )
     group.add_argument(
+        "--fragility",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="score up to 400 held-out pairs again with style, cue words, prompts and the reader's precision changed",
+    )
+    group.add_argument(
         "--force", action="store_true", help="write it even if a bag of words is better or the bound cannot be kept"
     )
 
@@ -147,7 +153,17 @@ def _request(args: argparse.Namespace, data: list[Path], base: "Watchlist", watc
     from scopewatch.calibration.request import Request
     from scopewatch.calibration.wanted import Wanted
 
-    options = ("max_fpr", "confidence", "held_out", "terms", "weights", "across_sources", "by_length", "force")
+    options = (
+        "max_fpr",
+        "confidence",
+        "held_out",
+        "terms",
+        "weights",
+        "across_sources",
+        "by_length",
+        "fragility",
+        "force",
+    )
     wanted = Wanted(
         kind="combination" if args.combine else args.kind, **{option: getattr(args, option) for option in options}
     )

@@ -18,6 +18,7 @@ from scopewatch.logs import Laps
 from scopewatch.reader.find import find_reader
 from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, width
 from scopewatch.reader.loading import Reader, load_reader
+from scopewatch.reader.rounding import Rounding
 from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.sae.encoder import Training
 from scopewatch.sources import ReaderSource, Rendering
@@ -103,6 +104,7 @@ def build_engine(
     laps: Laps | None = None,
     *,
     head: bool = False,
+    rounding: Rounding = "none",
 ) -> Engine:
     """Loads a reader down to the deepest watched layer, its tokenizer and the watched columns of its SAEs.
 
@@ -114,6 +116,7 @@ def build_engine(
             large a batch it holds).
         head: Whether the reader runs whole, with its head, for the features LOGPROB and ENTROPY. Beginnings that texts
             share are then read anew for each, whatever `prefix_cache_bytes` says.
+        rounding: The format that the reader's weights are rounded to; its identity does not say so.
 
     Raises:
         SetupError: A file, setting or watchlist entry is wrong; the message names it.
@@ -124,7 +127,7 @@ def build_engine(
     saes = [load_sae(choice, config) for choice in sae_choices]
     laps.end("saes")
     deepest_layer = max((sae.hookpoint.layer for sae in saes), default=EMBEDDING)
-    reader = load_found(directory, source, config, deepest_layer=deepest_layer, head=head)
+    reader = load_found(directory, source, config, deepest_layer=deepest_layer, head=head, rounding=rounding)
     for choice, sae in zip(sae_choices, saes, strict=True):
         with asked_by(choice):
             assert_fits(reader, sae.hookpoint, sae.watched.d_in)
@@ -150,7 +153,13 @@ def build_engine(
 
 
 def load_found(
-    directory: Path, source: ReaderSource, config: Config, *, deepest_layer: int, head: bool = False
+    directory: Path,
+    source: ReaderSource,
+    config: Config,
+    *,
+    deepest_layer: int,
+    head: bool = False,
+    rounding: Rounding = "none",
 ) -> Reader:
     """Loads a reader by the settings; see `load_reader`.
 
@@ -160,6 +169,7 @@ def load_found(
         config: Settings.
         deepest_layer: Deepest watched layer.
         head: Whether to load all layers and the output head.
+        rounding: The format that the weights are rounded to.
     """
     return load_reader(
         directory,
@@ -170,6 +180,7 @@ def load_found(
         dtype=config.dtype,
         compiled=config.torch_compile,
         head=head,
+        rounding=rounding,
     )
 
 

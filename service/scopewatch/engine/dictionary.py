@@ -29,6 +29,7 @@ from scopewatch.reader.find import find_reader
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.prefixes import Reading
+from scopewatch.reader.rounding import Rounding
 from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.releases.find import find_sae
 from scopewatch.sae.digests import checked_digests, combined_digest
@@ -187,7 +188,12 @@ class DictionaryEngine:
 
 
 def build_dictionary(
-    reader: ReaderSource, sae: SaeSource, config: Config, portions: Portions | None = None
+    reader: ReaderSource,
+    sae: SaeSource,
+    config: Config,
+    portions: Portions | None = None,
+    *,
+    rounding: Rounding = "none",
 ) -> DictionaryEngine:
     """Loads a reader down to where an SAE reads, and opens the SAE.
 
@@ -196,6 +202,7 @@ def build_dictionary(
         sae: Where the SAE is; a path counts from the working directory.
         config: Settings.
         portions: How much is worked on at once.
+        rounding: The format that the reader's weights are rounded to; `digest` does not say so.
 
     Raises:
         SetupError: A file or setting is wrong; the message names it.
@@ -203,7 +210,7 @@ def build_dictionary(
     set_threads(config)
     directory = find_reader(reader, config)
     whole = open_whole(sae, config)
-    loaded = load_found(directory, reader, config, deepest_layer=whole.hookpoint.layer)
+    loaded = load_found(directory, reader, config, deepest_layer=whole.hookpoint.layer, rounding=rounding)
     tokeniser, max_tokens = load_tokeniser(directory, loaded, config, reader.rendering)
     row_tokens = config.max_batch_tokens or _ROW_TOKENS
     return DictionaryEngine(

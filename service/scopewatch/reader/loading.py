@@ -21,6 +21,7 @@ from scopewatch.reader.configuration import on_one_line, read_configuration, sho
 from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
 from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
+from scopewatch.reader.rounding import Rounding, rounded
 from scopewatch.reader.weight_files import OWN_HEAD, digests, text_weights
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def load_reader(
     dtype: str,
     compiled: bool = False,
     head: bool = False,
+    rounding: Rounding = "none",
 ) -> Reader:
     """Loads layers 0 to `deepest_layer` of a reader's text model; all layers if its head is asked for.
 
@@ -84,6 +86,7 @@ def load_reader(
         dtype: `auto`, `float32` or `bfloat16`.
         compiled: Whether torch compiles the norms and MLPs.
         head: Whether to load the output head.
+        rounding: The format that the weights, but those of the head, are rounded to; digests are of the files.
 
     Raises:
         ReaderError: The reader is of an unsupported family, too shallow, incomplete, or without its soft-capping.
@@ -105,7 +108,7 @@ def load_reader(
     _assert_shapes(weights, configuration.shapes, directory)
     weights_digests = digests(directory, weights)
     own_head = weights.pop(OWN_HEAD, None)
-    model: Any = _load_model(directory, config, weights, kind, attention)
+    model: Any = _load_model(directory, config, rounded(weights, rounding), kind, attention)
     _assert_attention(model, family, attention, directory)
     _settle(model, family, place, directory, compiled=compiled)
     by_depth = weights_digests.result()

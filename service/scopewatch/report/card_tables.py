@@ -11,7 +11,18 @@ def card_tables(card: Card | None) -> list[Table]:
     """The tables of what the indicator's card says; none without a card."""
     if card is None:
         return []
-    return [Table("Its card", ("", ""), _said(card), longest=_LONGEST_SAID), _measured(card)]
+    return [
+        Table("Its card", ("", ""), _said(card), longest=_LONGEST_SAID),
+        _measured(card),
+        *([fragility_table(card)] if card.fragility else []),
+    ]
+
+
+def fragility_table(card: Card) -> Table:
+    """What is left of the indicator's ranking where something is changed that it should not depend on."""
+    rows = [(row.change, row.n, row.auroc, row.survival) for row in card.fragility]
+    note = "Survival: the share of its features that correlate above 0.9 with what they were."
+    return Table("How fragile it is", ("held-out pairs", "pairs", "AUROC", "survival"), rows, note)
 
 
 def _said(card: Card) -> list[tuple[Cell, ...]]:
@@ -24,6 +35,7 @@ def _said(card: Card) -> list[tuple[Cell, ...]]:
         "confidence": card.confidence,
         "beats a bag of words": _beats_words(card),
         "beyond words": str(card.beyond_words) if card.beyond_words else None,
+        "stands on one word": card.stands_on or None,
         "leaks": "; ".join(card.leaks) or None,
         "note": card.note or None,
         **_made_with(card.made_with),

@@ -462,8 +462,20 @@ class BeyondWords(_message.Message):
     over_own_high: float
     def __init__(self, words: _Optional[str] = ..., together: _Optional[float] = ..., over_words: _Optional[float] = ..., over_words_low: _Optional[float] = ..., over_words_high: _Optional[float] = ..., over_own: _Optional[float] = ..., over_own_low: _Optional[float] = ..., over_own_high: _Optional[float] = ...) -> None: ...
 
+class Fragility(_message.Message):
+    __slots__ = ("change", "n", "auroc", "survival")
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    AUROC_FIELD_NUMBER: _ClassVar[int]
+    SURVIVAL_FIELD_NUMBER: _ClassVar[int]
+    change: str
+    n: int
+    auroc: float
+    survival: float
+    def __init__(self, change: _Optional[str] = ..., n: _Optional[int] = ..., auroc: _Optional[float] = ..., survival: _Optional[float] = ...) -> None: ...
+
 class Card(_message.Message):
-    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with", "beyond_words", "beside_bag_of_words")
+    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with", "beyond_words", "beside_bag_of_words", "fragility", "stands_on")
     DATE_FIELD_NUMBER: _ClassVar[int]
     CALIBRATED_ON_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
@@ -477,6 +489,8 @@ class Card(_message.Message):
     MADE_WITH_FIELD_NUMBER: _ClassVar[int]
     BEYOND_WORDS_FIELD_NUMBER: _ClassVar[int]
     BESIDE_BAG_OF_WORDS_FIELD_NUMBER: _ClassVar[int]
+    FRAGILITY_FIELD_NUMBER: _ClassVar[int]
+    STANDS_ON_FIELD_NUMBER: _ClassVar[int]
     date: str
     calibrated_on: str
     n: int
@@ -490,7 +504,9 @@ class Card(_message.Message):
     made_with: MadeWith
     beyond_words: BeyondWords
     beside_bag_of_words: str
-    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ..., beyond_words: _Optional[_Union[BeyondWords, _Mapping]] = ..., beside_bag_of_words: _Optional[str] = ...) -> None: ...
+    fragility: _containers.RepeatedCompositeFieldContainer[Fragility]
+    stands_on: str
+    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ..., beyond_words: _Optional[_Union[BeyondWords, _Mapping]] = ..., beside_bag_of_words: _Optional[str] = ..., fragility: _Optional[_Iterable[_Union[Fragility, _Mapping]]] = ..., stands_on: _Optional[str] = ...) -> None: ...
 
 class ThresholdByLength(_message.Message):
     __slots__ = ("slope", "reference_tokens")

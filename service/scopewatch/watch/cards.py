@@ -91,6 +91,16 @@ class BeyondWords(Strict):
         )
 
 
+class Fragility(Strict):
+    """How an indicator did where something was changed that it should not depend on."""
+
+    change: str = Field(min_length=1)
+    n: int = Field(ge=1)
+    auroc: Rate
+    survival: Rate | None = None
+    """The share of its features that correlate above 0.9 with what they were; None where nothing was read again."""
+
+
 class Card(Strict):
     """Evidence for a threshold: what it was calibrated on and with, and what was measured elsewhere."""
 
@@ -112,6 +122,10 @@ class Card(Strict):
     leaks: Several[str] = ()
     """Properties of the data that give the label away without any reading."""
     made_with: MadeWith | None = None
+    fragility: Several[Fragility] = ()
+    """Held-out pairs as they are, and then with one thing changed at a time; empty where that was not measured."""
+    stands_on: str = ""
+    """The one word without which the AUROC loses more than half of its way above chance; empty if there is none."""
     note: str = ""
 
     def problem(

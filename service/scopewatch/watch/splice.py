@@ -249,6 +249,8 @@ def _entry(indicator: Indicator) -> CommentedMap:
     card = plain.get("card")
     if card:
         card["measurements"] = [_flow_inside(row) for row in card["measurements"]]
+        if "fragility" in card:
+            card["fragility"] = [_flow(row) for row in card["fragility"]]
         card["data"] = [_flow(row) for row in card["data"]]
     return CommentedMap({name: value for name, value in plain.items() if value != []})
 

@@ -96,6 +96,8 @@ def _card(card: Card) -> pb.Card:
         beats_bag_of_words=card.beats_bag_of_words,
         beside_bag_of_words=card.beside_bag_of_words,
         leaks=card.leaks,
+        fragility=[mirror(pb.Fragility, row) for row in card.fragility],
+        stands_on=card.stands_on,
         made_with=mirror(pb.MadeWith, card.made_with) if card.made_with else None,
         beyond_words=mirror(pb.BeyondWords, card.beyond_words) if card.beyond_words else None,
     )
