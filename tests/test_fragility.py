@@ -19,20 +19,7 @@ from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Rows, Scores
 from scopewatch.types import Pair, Segment
 
-FILLER = [
-    "river",
-    "garden",
-    "copper",
-    "window",
-    "bread",
-    "winter",
-    "candle",
-    "doctor",
-    "market",
-    "yellow",
-    "engine",
-    "silver",
-]
+FILLER = [f"w{n}" for n in range(60)]
 
 
 # Rewordings
@@ -98,8 +85,8 @@ def test_int8_is_what_torch_makes_of_it() -> None:
     weights["layers.0.norm.weight"] = torch.randn(40)
     found = rounded(weights, "int8")
     matrix = weights["layers.0.q.weight"]
-    steps = matrix.abs().amax(dim=1) / 127
-    theirs = torch.quantize_per_channel(matrix, steps, torch.zeros(5, dtype=torch.int64), 0, torch.qint8).dequantize()
+    steps, zeros = matrix.abs().amax(dim=1) / 127, torch.zeros(5, dtype=torch.int32)
+    theirs = torch.fake_quantize_per_channel_affine(matrix, steps, zeros, 0, -127, 127)
     assert torch.allclose(found["layers.0.q.weight"], theirs, atol=1e-6)
     assert not torch.equal(found["layers.0.q.weight"], matrix)
     assert all(torch.equal(found[name], weights[name]) for name in weights if name != "layers.0.q.weight")

@@ -52,7 +52,7 @@ def fit_by_length(benign: Scores, n_tokens: Rows, groups: Sequence[str], max_fpr
     rows = np.random.default_rng(0).permutation(rows)[:_MOST_PAIRS]
     scores, length = benign[rows], np.log(np.maximum(1, n_tokens[rows]))
     spread = float(scores.std()) if len(rows) else 0.0
-    if len(rows) < 4 * _LEAST_ABOVE or not spread or not length.std():
+    if len(rows) < 4 * _LEAST_ABOVE or not spread or not np.ptp(length):
         return None
     level = min(1 - max_fpr, 1 - _LEAST_ABOVE / len(rows))
     scaled = scores / spread

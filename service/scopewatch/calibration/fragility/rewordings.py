@@ -7,18 +7,19 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection
 
-_NEGATED = ("do", "does", "did", "is", "are", "was", "were", "has", "have", "had", "could", "would", "should")
-_CONTRACTED = {
-    **{f"{verb} not": f"{verb}n't" for verb in _NEGATED},
+_VERBS = ("do", "does", "did", "is", "are", "was", "were", "has", "have", "had", "could", "would", "should")
+_NEGATED = {f"{verb} not": f"{verb}n't" for verb in _VERBS} | {
     "will not": "won't",
-    "cannot": "can't",
     "can not": "can't",
+    "cannot": "can't",
+}
+_CONTRACTED = {
     "i am": "i'm",
+    "let us": "let's",
     **{f"{who} are": f"{who}'re" for who in ("you", "we", "they")},
     **{f"{who} is": f"{who}'s" for who in ("he", "she", "it", "that", "there", "what")},
     **{f"{who} will": f"{who}'ll" for who in ("i", "you", "he", "she", "it", "we", "they")},
     **{f"{who} have": f"{who}'ve" for who in ("i", "you", "we", "they")},
-    "let us": "let's",
 }
 """What casual texts contract, in lower case."""
 _CASUAL = {
@@ -61,12 +62,13 @@ _FORMAL = {
 
 def casual(text: str) -> str:
     """The text with what can be contracted contracted, and some formal words in everyday ones."""
-    return _replaced(text, _CONTRACTED | _CASUAL)
+    # "It is not" becomes "it isn't", so negations come first.
+    return _replaced(_replaced(text, _NEGATED), _CONTRACTED | _CASUAL)
 
 
 def formal(text: str) -> str:
     """The text with contractions written out, and some casual words in formal ones."""
-    written_out = {short: long for long, short in _CONTRACTED.items() if long != "can not"}
+    written_out = {short: long for long, short in (_NEGATED | _CONTRACTED).items()}
     # What 's stands for depends on what follows; "is" is the likeliest.
     return _replaced(text, written_out | _FORMAL)
 
