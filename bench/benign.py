@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scopewatch.calibration.evidence import added_by_length, benign_threshold
+from scopewatch.calibration.thresholds import added_by_length, benign_threshold
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.config import Config
 from scopewatch.engine.dictionary import build_dictionary

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from conftest import activations, covered
 from scopewatch.calibration.calibrate import calibrate
-from scopewatch.calibration.evidence import added_by_length, benign_threshold
+from scopewatch.calibration.thresholds import added_by_length, benign_threshold
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.errors import WatchlistError
 from scopewatch.pipeline import scoring

@@ -14,9 +14,9 @@ from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
 from scopewatch.calibration.calibrate import calibrate
-from scopewatch.calibration.evidence import benign_threshold
 from scopewatch.calibration.sparse_fit import fit_combination, platt
 from scopewatch.calibration.split import split
+from scopewatch.calibration.thresholds import benign_threshold
 from scopewatch.calibration.wanted import Kind, Wanted, Weights
 from scopewatch.cli import main
 from scopewatch.errors import DataError, TooLittleData, Unsupported

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from scopewatch.calibration.card_making import benign_card, data_files, made_with
-from scopewatch.calibration.evidence import added_by_length, benign_threshold
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, score_all
+from scopewatch.calibration.thresholds import added_by_length, benign_threshold
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, DataError
 from scopewatch.pairs.copies import join_copies

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scopewatch.calibration.evidence import BAG_OF_WORDS, HeldOutEvidence, Lengths, measure
+from scopewatch.calibration.evidence import BAG_OF_WORDS, HeldOutEvidence, measure
 from scopewatch.calibration.simple_detectors import (
     Dense,
     Probe,
@@ -26,6 +26,7 @@ from scopewatch.calibration.sparse_fit import (
     scores_of,
 )
 from scopewatch.calibration.split import Split, split
+from scopewatch.calibration.thresholds import Lengths
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.pooled import PooledPairs, StoredFeatures

@@ -8,12 +8,13 @@ from sklearn.linear_model import LogisticRegression
 
 from scopewatch.calibration.calibrate import text_detectors
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
-from scopewatch.calibration.evidence import HeldOutEvidence, Lengths, assert_enough, measure
+from scopewatch.calibration.evidence import HeldOutEvidence, assert_enough, measure
 from scopewatch.calibration.fragility.table import Reread, table_of
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, score_all, telling
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.calibration.split import Split, split
+from scopewatch.calibration.thresholds import Lengths
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.config import Config
 from scopewatch.errors import WatchlistError

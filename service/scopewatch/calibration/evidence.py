@@ -8,7 +8,7 @@ slope adds: the slope is given before they are looked at, and the bound is as ex
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 from typing import Protocol
 
@@ -17,14 +17,14 @@ import numpy as np
 from scopewatch.calibration.beyond_words import beyond_words
 from scopewatch.calibration.source_aurocs import at_chance, source_aurocs
 from scopewatch.calibration.split import Split, split
+from scopewatch.calibration.thresholds import Lengths, added_by_length, benign_threshold, fitted_by_length
 from scopewatch.calibration.wanted import Wanted
-from scopewatch.errors import TooLittleData, Unsupported
+from scopewatch.errors import Unsupported
 from scopewatch.pairs.labelled import LabelledPair, labels_of
-from scopewatch.statistics.bounds import Threshold, false_positive_bound, one_per_group, threshold_for
-from scopewatch.statistics.by_length import fit_by_length
+from scopewatch.statistics.bounds import Threshold
 from scopewatch.statistics.calibration_error import Bin, calibration_error, reliability
 from scopewatch.statistics.ranking import auroc_difference, auroc_interval
-from scopewatch.statistics.scores import Bool, Interval, Rows, Scores
+from scopewatch.statistics.scores import Bool, Interval, Scores
 from scopewatch.watch.cards import Beside, BeyondWords
 from scopewatch.watch.indicators import ByLength, Probability
 
@@ -61,16 +61,6 @@ class Alternative:
     def said(self) -> str:
         """The lead in words."""
         return f"by {abs(self.lead.value):.3f} ({self.lead.low:+.3f} to {self.lead.high:+.3f})"
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """What a threshold that goes by length is fitted on, and the lengths of the pairs that it is for."""
-
-    fit_scores: Scores
-    """The detector's scores of the pairs that were fitted."""
-    n_tokens: Rows
-    """How many tokens the scored segment of each pair has, fitted or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +194,7 @@ def measure(
     fit_labels = labels_of(pairs)[parts.fit]
     auroc = auroc_interval(labels, scores, groups)
     _assert_signal(auroc, fitted.cv_auroc, fit_labels, len(labels))
-    by_length = _by_length(pairs, parts, lengths, wanted) if lengths else None
+    by_length = fitted_by_length(pairs, parts, lengths, wanted) if lengths else None
     added = added_by_length(by_length, lengths.n_tokens[parts.held_out]) if lengths else np.zeros(len(labels))
     benign = np.flatnonzero(~labels)
     threshold = benign_threshold((scores - added)[benign], [groups[row] for row in benign], wanted)
@@ -253,21 +243,6 @@ def _signed(lead: Interval) -> str:
     return f"by a difference of {lead.value:+.3f} ({lead.low:+.3f} to {lead.high:+.3f})"
 
 
-def _by_length(pairs: Sequence[LabelledPair], parts: Split, lengths: Lengths, wanted: Wanted) -> ByLength | None:
-    """How the threshold goes by length, by the benign pairs that were fitted."""
-    if not wanted.by_length:
-        return None
-    benign = np.flatnonzero(~labels_of(pairs)[parts.fit])
-    rows = parts.fit[benign]
-    groups = [pairs[row].group for row in rows]
-    return fit_by_length(lengths.fit_scores[benign], lengths.n_tokens[rows], groups, wanted.max_fpr)
-
-
-def added_by_length(by_length: ByLength | None, n_tokens: Rows) -> Scores:
-    """What is added to the threshold for pairs of these lengths, as the online scorer does it."""
-    return np.array([by_length.added(n) if by_length else 0.0 for n in n_tokens.tolist()])
-
-
 def _assert_signal(auroc: Interval, cv_auroc: float, fit_labels: Bool, n_held_out: int) -> None:
     """Refuses a detector that chance explains, on the held-out pairs or in cross-validation."""
     chance = 0.5 + 2 * _standard_error(fit_labels)
@@ -289,35 +264,6 @@ def _assert_not_beaten(evidence: HeldOutEvidence) -> None:
                 f"{other.said}, on the same held-out pairs; --force writes it all the same, and its card says so. "
                 "All on these pairs: " + ", ".join(f"{name} {each.auroc.value:.3f}" for name, each in ranked)
             )
-
-
-def benign_threshold(scores: Scores, groups: Sequence[str], wanted: Wanted) -> Threshold:
-    """The threshold that benign pairs, one of each group, bound.
-
-    Args:
-        scores: The scores of benign pairs on which nothing was fitted, less what is added to the threshold by length.
-        groups: The group of each of these pairs.
-        wanted: The rate and the confidence; with `force`, too few pairs set the highest of their scores.
-
-    Raises:
-        TooLittleData: There are too few pairs, and `force` was not asked for.
-    """
-    alone = scores[one_per_group(groups)]
-    try:
-        found = threshold_for(alone, wanted.max_fpr, wanted.confidence)
-    except TooLittleData as problem:
-        if not wanted.force:
-            raise TooLittleData(
-                f"too little data: {problem}, each of a group of its own; give a higher --max-fpr, more pairs, a "
-                "larger --held-out, or --force to flag only what scores above all of them",
-                n=problem.n,
-                needed=problem.needed,
-            ) from None
-        bound = false_positive_bound(0, len(alone), wanted.confidence)
-        found = Threshold(float(alone.max()), 0, len(alone), bound, wanted.confidence)
-    # Room for the last bits, in which an engine on another device may differ: a pair that scored exactly the threshold
-    # stays below it.
-    return replace(found, value=found.value + 1e-6 * max(1.0, abs(found.value)))
 
 
 def _leaks(alternatives: Mapping[str, Alternative]) -> tuple[str, ...]:

@@ -9,19 +9,23 @@ import numpy as np
 from scopewatch.calibration.calibrate import text_detectors
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
 from scopewatch.calibration.evidence import Fitted, assert_enough, measure
+from scopewatch.calibration.fragility.table import Reread, table_of
 from scopewatch.calibration.hashed_bag import HashedBag, hashed_bag
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.request import Request, score_all
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.calibration.split import split
+from scopewatch.calibration.thresholds import Lengths
 from scopewatch.config import Config
+from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
+from scopewatch.reader.rounding import Rounding
 from scopewatch.sources import today
 from scopewatch.statistics.ranking import auroc
-from scopewatch.statistics.scores import Bool, Scores
+from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.types import Pair
 from scopewatch.watch.indicators import Probability
-from scopewatch.watch.watchlist import lexicon_of
+from scopewatch.watch.watchlist import Watchlist, lexicon_of
 
 Named = str | tuple[str, ...]
 """A lexicon as a watchlist names it: by its name, or by its words and phrases."""
@@ -61,7 +65,8 @@ def calibrate_words(request: Request, lexicon: Named | None, config: Config) -> 
     trial = replace(base, indicators=(draft,), words={request.indicator: counts_by})
     ran = score_all(read.pairs, [request.indicator], trial, config, request.reading)
     pairs, tally = ran.scored.pairs, read.tally.without(ran.scored.left_out).need(request.indicator)
-    scores = ran.scored.by_indicator[request.indicator].scores + (fitted.bias if fitted else 0.0)
+    told = ran.scored.by_indicator[request.indicator]
+    scores = told.scores + (fitted.bias if fitted else 0.0)
     parts = split(pairs, wanted.held_out, np.ones(len(pairs), bool))
     own: Fitted = fitted or _Ranked.of(scores[parts.fit], labels_of(pairs)[parts.fit])
     evidence = measure(
@@ -71,12 +76,53 @@ def calibrate_words(request: Request, lexicon: Named | None, config: Config) -> 
         fitted=own,
         alternatives=lambda: text_detectors(pairs, parts),
         wanted=wanted,
+        lengths=Lengths(scores[parts.fit], told.n_tokens),
     )
+    fragility = None
+    if wanted.fragility:
+        detector = _FittedWords(request, pairs, scores, trial, config, is_bag=fitted is not None)
+        fragility = table_of(pairs, parts, detector, segment=draft.read_segment, reads=False)
     made = made_with(ran.running, {}, {request.indicator: counts_by})
-    card = labelled_card(evidence, wanted, data_files(request, pairs), made, date=today(), tally=tally)
+    files = data_files(request, pairs)
+    card = labelled_card(evidence, wanted, files, made, date=today(), tally=tally, fragility=fragility)
     source = _written(request, fitted) if fitted else {"lexicon": lexicon}
     indicator = request.made_indicator(kind="words", card=card, **source, **evidence.as_fields())
     return Outcome(indicator, reader, {}, evidence.threshold, evidence, tally)
+
+
+@dataclass(frozen=True, slots=True)
+class _FittedWords:
+    """A lexicon or a bag, with the pairs that it was calibrated on; its only term is its score."""
+
+    request: Request
+    pairs: Sequence[LabelledPair]
+    scores: Scores
+    """The scores of these pairs."""
+    watchlist: Watchlist
+    """The watchlist of this indicator alone, without a bias."""
+    config: Config
+    is_bag: bool
+
+    def rescore(self, pairs: Sequence[LabelledPair], rounding: Rounding = "none") -> Reread:
+        """The words of other pairs, counted; a reader's weights, rounded or not, have no part in that."""
+        del rounding
+        name = self.request.indicator
+        numbered = [replace(pair, line=row) for row, pair in enumerate(pairs)]
+        scored = score_all(numbered, [name], self.watchlist, self.config, Reading()).scored
+        scores = np.full(len(pairs), np.nan)
+        for pair, score in zip(scored.pairs, scored.by_indicator[name].scores, strict=True):
+            scores[pair.line] = score
+        return Reread(scores, scores[:, None])
+
+    def refit(self, fit: Rows, out: Rows) -> Scores:
+        """The scores of some pairs by a bag that others taught; a lexicon learns nothing."""
+        if not self.is_bag:
+            return self.scores[out]
+        taught = [self.pairs[row] for row in fit]
+        texts = [_text(item.pair, self.request.segment) for item in taught]
+        bag = hashed_bag(texts, labels_of(taught), groups_of(taught)).bag
+        anew = replace(self, watchlist=replace(self.watchlist, words={self.request.indicator: bag}))
+        return anew.rescore([self.pairs[row] for row in out]).scores
 
 
 def _fitted_bag(request: Request, pairs: Sequence[LabelledPair]) -> HashedBag:
