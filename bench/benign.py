@@ -1,16 +1,16 @@
-"""What 300 benign pairs of one's own traffic make of a threshold that comes from elsewhere.
+"""What 300 benign pairs of one's own traffic make of a threshold that comes from elsewhere, flat and by length.
 
-    python bench/transfer.py ../shared/data --work-dir build/transfer     # calibrates every set
     python bench/benign.py ../shared/data --work-dir build/transfer --out docs/transfer.md
 
-For each couple of sets of one kind, the indicator that was calibrated on one scores the other. 300 benign pairs of the
-other, one of each group (or half of the groups, where there are fewer than 600), set its threshold as `calibrate
---benign` does; false-positive and true-positive rates are those of all pairs of the other groups. Means of five draws.
+For each couple of sets of one kind the features that were calibrated on one score the other, as in `bench/transfer.py`,
+whose work folder it shares. 300 benign pairs of the other, one of each group (or half of the groups, where there are
+fewer than 600), set the threshold as `calibrate --benign` does; the rates are those of all pairs of the other groups.
+Means of five draws.
 
 home      the threshold as it was calibrated, by the benign pairs of its own set
 flat      one threshold for all lengths, set by the drawn pairs
-kept      the slope by length that was fitted at home, its height set by the drawn pairs
-anew      the slope fitted on half of the drawn pairs, its height set by the other half
+kept      the slope by length that was fitted at home, if there is one; its height is set by the drawn pairs
+anew      the slope is fitted on half of the drawn pairs, and its height set by the other half
 """
 
 import argparse
@@ -18,131 +18,116 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from page import write_between
+from scopewatch.calibration.calibrate import Found, calibrate
 from scopewatch.calibration.thresholds import added_by_length, benign_threshold
 from scopewatch.calibration.wanted import Wanted
-from scopewatch.config import Config
-from scopewatch.engine.dictionary import build_dictionary
-from scopewatch.pairs.data_files import read_pairs
-from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
-from scopewatch.pairs.pooled import encode_pairs
+from scopewatch.errors import ScopewatchError
+from scopewatch.pairs.labelled import groups_of, labels_of
 from scopewatch.statistics.by_length import fit_by_length
 from scopewatch.statistics.scores import Bool, Rows, Scores
-from scopewatch.watch.indicators import ByLength, Indicator
-from scopewatch.watch.watchlist import load_watchlist
-from transfer import LEAKY, MAX_FPR
+from scopewatch.watch.indicators import ByLength
+from transfer import BENIGN, DRAWS, LEAKY, Rates, Where, pairs_of, pooled_of
 
-N_BENIGN = 300
-DRAWS = 5
 WAYS = ("home", "flat", "kept", "anew")
-WANTED = Wanted(max_fpr=MAX_FPR)
+WANTED = Wanted(max_fpr=0.05, held_out=0.5, force=True)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The pairs of a set as an indicator scores them."""
+    """The pairs of a set as the features of another score them."""
 
     labels: Bool
     groups: Sequence[str]
     scores: Scores
     n_tokens: Rows
 
-    def rates(self, rows: Rows, thresholds: Scores) -> tuple[float, float]:
-        """The false-positive and the true-positive rate of these rows, given the threshold of every pair."""
-        flagged, labels = (self.scores > thresholds)[rows], self.labels[rows]
-        return float(flagged[~labels].mean()), float(flagged[labels].mean())
+    def rates(self, rows: Rows, value: float, by_length: ByLength | None) -> Rates:
+        """The rates of these rows at a threshold, which may go by length."""
+        flagged = (self.scores > value + added_by_length(by_length, self.n_tokens))[rows]
+        labels = self.labels[rows]
+        return Rates(float(flagged[~labels].mean()), float(flagged[labels].mean()))
+
+    def height(self, rows: Rows, by_length: ByLength | None) -> float:
+        """The threshold that these benign rows set."""
+        residual = self.scores[rows] - added_by_length(by_length, self.n_tokens[rows])
+        return benign_threshold(residual, [self.groups[row] for row in rows], WANTED).value
+
+    def slope(self, rows: Rows) -> ByLength | None:
+        """How the threshold goes by length, by these benign rows."""
+        groups = [self.groups[row] for row in rows]
+        return fit_by_length(self.scores[rows], self.n_tokens[rows], groups, WANTED.max_fpr)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of labelled sets")
-    parser.add_argument("--work-dir", type=Path, required=True, help="where bench/transfer.py left its watchlists")
-    parser.add_argument("--pooled", type=Path, default=Path("~/.cache/scopewatch/calibration").expanduser())
+    parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument("--indicators", default="speculation,bias,toxicity", help="only sets of these")
+    parser.add_argument("--most", type=int, default=10**9, help="the most pairs of a set, the same ones every time")
     parser.add_argument("--out", type=Path, help="Markdown file, in which the table between two marks is replaced")
     args = parser.parse_args()
+    where = Where("", "", "", args.work_dir, args.most)
     kinds: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(args.data.glob("*.jsonl")):
-        if file.stem not in LEAKY:
-            kinds[json.loads(file.open(encoding="utf-8").readline())["indicator"]].append(file)
-    rows = []
-    for files in kinds.values():
-        for train, test in permutations(files, 2):
-            watchlist = args.work_dir / f"{train.stem}.yaml"
-            if watchlist.exists():
-                rows.append(row_of(train, test, watchlist, args.pooled))
-                print(rows[-1], flush=True)
+        kind = json.loads(file.open(encoding="utf-8").readline())["indicator"]
+        if file.stem not in LEAKY and kind in args.indicators.split(","):
+            kinds[kind].append(file)
+    head = ["calibrated on", "measured on", "benign pairs", "slope at home", *(f"{way} FPR / TPR" for way in WAYS)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    with threadpool_limits(1):
+        for files in kinds.values():
+            for train in files:
+                lines += rows_of(train, [test for test in files if test != train], where)
     if args.out:
-        between = "<!-- bench/benign.py writes from here -->", "<!-- to here: benign -->"
-        text = args.out.read_text(encoding="utf-8")
-        before, after = text.split(between[0])[0], text.split(between[1])[1]
-        args.out.write_text(before + "\n\n".join([between[0], table(rows), between[1]]) + after, encoding="utf-8")
+        write_between(args.out, "bench/benign.py", "\n".join(lines))
 
 
-def row_of(train: Path, test: Path, watchlist: Path, pooled: Path) -> str:
+def rows_of(train: Path, tests: Sequence[Path], where: Where) -> list[str]:
+    """The lines of a set that calibrates; none where it gives no indicator."""
+    try:
+        found = calibrate(pairs_of(train, where.most), pooled_of(train, where), WANTED)
+    except ScopewatchError as why:
+        print(f"{train.stem}: {why}", flush=True)
+        return []
+    lines = [row_of(train, test, found, where) for test in tests]
+    print("\n".join(lines), flush=True)
+    return lines
+
+
+def row_of(train: Path, test: Path, found: Found, where: Where) -> str:
     """One line of the table."""
-    indicator = load_watchlist(watchlist).indicators[0]
-    scored = score(test, watchlist, indicator, pooled)
-    draws = [list(rates_of(scored, indicator, np.random.default_rng(seed))) for seed in range(DRAWS)]
-    means = np.mean(draws, axis=0)
-    cells = [f"{fpr:.3f} | {tpr:.3f}" for fpr, tpr in means]
-    return "| " + " | ".join([train.stem, test.stem, f"{n_drawn(scored)}", *cells]) + " |"
+    pairs, pooled = pairs_of(test, where.most), pooled_of(test, where)
+    assert found.combination is not None
+    scores = found.combination.scores({pooling: pooled.features(pooling) for pooling in pooled.poolings})
+    scored = Scored(labels_of(pairs), groups_of(pairs), scores, pooled.tokens.astype(np.intp))
+    benign_groups = {group for group, label in zip(scored.groups, scored.labels, strict=True) if not label}
+    n = min(BENIGN, len(benign_groups) // 2)
+    draws = [list(drawn(scored, found, n, np.random.default_rng(seed))) for seed in range(DRAWS)]
+    means = np.mean([[(rates.fpr, rates.tpr) for rates in draw] for draw in draws], axis=0)
+    home = found.evidence.by_length
+    cells = [train.stem, test.stem, str(n), f"{home.slope:+.3g}" if home else "none"]
+    return "| " + " | ".join([*cells, *(str(Rates(*way)) for way in means)]) + " |"
 
 
-def n_drawn(scored: Scored) -> int:
-    groups = {group for group, label in zip(scored.groups, scored.labels, strict=True) if not label}
-    return min(N_BENIGN, len(groups) // 2)
-
-
-def score(test: Path, watchlist: Path, indicator: Indicator, folder: Path) -> Scored:
-    """A set as an indicator of features scores it, by the pooled features that `calibrate` keeps."""
-    whole = load_watchlist(watchlist)
-    sae = whole.absolute(whole.saes[indicator.features[0].key.sae])
-    dictionary = build_dictionary(whole.absolute(whole.reader), sae, Config())
-    pairs: list[LabelledPair] = read_pairs(test).pairs
-    pooled = encode_pairs(pairs, dictionary, segment=indicator.read_segment, folder=folder)
-    scores = np.full(len(pairs), indicator.bias)
-    for term in indicator.features:
-        column = pooled.features(term.pooling or indicator.pooling)[:, [term.key.index]]
-        scores += term.weight * column.toarray().ravel().astype(np.float64)
-    return Scored(labels_of(pairs), groups_of(pairs), scores, pooled.tokens.astype(np.intp))
-
-
-def rates_of(scored: Scored, indicator: Indicator, rng: np.random.Generator) -> Iterator[tuple[float, float]]:
-    """The rates of each way to set the threshold, for one draw."""
+def drawn(scored: Scored, found: Found, n: int, rng: np.random.Generator) -> Iterator[Rates]:
+    """The rates of each way to set the threshold, for one draw of benign pairs."""
     benign = rng.permutation(np.flatnonzero(~scored.labels))
     _, first = np.unique(np.array(scored.groups, dtype=object)[benign], return_index=True)
-    drawn = benign[np.sort(first)][: n_drawn(scored)]
-    theirs = {scored.groups[row] for row in drawn}
-    others = np.array([row for row, group in enumerate(scored.groups) if group not in theirs])
-
-    def thresholds(value: float, by_length: ByLength | None) -> Scores:
-        return value + added_by_length(by_length, scored.n_tokens)
-
-    def height(rows: Rows, by_length: ByLength | None) -> float:
-        residual = scored.scores[rows] - added_by_length(by_length, scored.n_tokens[rows])
-        return benign_threshold(residual, [scored.groups[row] for row in rows], WANTED).value
-
-    home, half = indicator.threshold_by_length, len(drawn) // 2
-    fit, rest = drawn[:half], drawn[half:]
-    anew = fit_by_length(scored.scores[fit], scored.n_tokens[fit], [scored.groups[row] for row in fit], MAX_FPR)
-    yield scored.rates(others, thresholds(indicator.threshold, home))
-    yield scored.rates(others, thresholds(height(drawn, None), None))
-    yield scored.rates(others, thresholds(height(drawn, home), home))
-    yield scored.rates(others, thresholds(height(rest, anew), anew))
-
-
-def table(rows: list[str]) -> str:
-    head = [
-        "calibrated on",
-        "measured on",
-        "benign pairs",
-        *(f"{way} {rate}" for way in WAYS for rate in ("FPR", "TPR")),
-    ]
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows])
+    own = benign[np.sort(first)][:n]
+    theirs = {scored.groups[row] for row in own}
+    rest = np.array([row for row, group in enumerate(scored.groups) if group not in theirs])
+    home, half = found.evidence.by_length, n // 2
+    anew = scored.slope(own[:half])
+    yield scored.rates(rest, found.evidence.threshold.value, home)
+    yield scored.rates(rest, scored.height(own, None), None)
+    yield scored.rates(rest, scored.height(own, home), home)
+    yield scored.rates(rest, scored.height(own[half:], anew), anew)
 
 
 if __name__ == "__main__":

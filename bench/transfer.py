@@ -23,8 +23,8 @@ from threadpoolctl import threadpool_limits
 
 from page import write_between
 from scopewatch.calibration.calibrate import Found, calibrate
-from scopewatch.calibration.evidence import benign_threshold
 from scopewatch.calibration.simple_detectors import rows_of, trained_on
+from scopewatch.calibration.thresholds import benign_threshold
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
@@ -38,7 +38,8 @@ from scopewatch.statistics.scores import Bool, Interval, Scores
 from scopewatch.types import Segment
 from scopewatch.watch.watchlist import load_watchlist
 
-WANTED = Wanted(max_fpr=0.05, held_out=0.5, force=True)
+WANTED = Wanted(max_fpr=0.05, held_out=0.5, force=True, by_length=False)
+"""One threshold for all lengths; what a slope by length makes of it is in `bench/benign.py`."""
 WORDS = ("bag_of_words", "hedge_words")
 """Detectors that read words; the one that ranks the calibrated set's own held-out half better joins the features."""
 BASELINES = (*WORDS, "dense_probe", "difference_of_means", "response_length")

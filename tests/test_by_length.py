@@ -1,26 +1,28 @@
 """Thresholds that go by length: how they are written, fitted, set and held against a pair."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.sparse import csr_array
 
 from conftest import activations, covered
-from scopewatch.calibration.calibrate import calibrate
-from scopewatch.calibration.thresholds import added_by_length, benign_threshold
+from scopewatch.calibration.calibrate import text_detectors
+from scopewatch.calibration.evidence import HeldOutEvidence, measure
+from scopewatch.calibration.split import split
+from scopewatch.calibration.thresholds import Lengths, added_by_length, benign_threshold
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.errors import WatchlistError
+from scopewatch.pairs.labelled import labels_of
 from scopewatch.pipeline import scoring
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.statistics.by_length import fit_by_length
-from scopewatch.watch.indicators import ByLength, Indicator
+from scopewatch.watch.indicators import ByLength, Indicator, Probability
 from scopewatch.watch.splice import write_indicator
 from scopewatch.watch.watchlist import load_watchlist
-from test_calibrate import MAX, made
+from test_calibrate import made
 from test_scoring import ENGINE, compiled, read, score, term
 
 SLOPE = {"slope": 0.5, "reference_tokens": 3}
@@ -126,23 +128,33 @@ def test_the_bound_is_exact_whatever_the_slope() -> None:
 
 
 def test_what_is_measured_is_what_will_run() -> None:
-    """Calibrated on scores that grow with the length, the written indicator flags just the pairs that were counted."""
-    pairs, pooled = made(1200, signal=2.0)
-    n_tokens = lengths(len(pairs), 3).astype(np.int32)
-    matrix = pooled.features(MAX).toarray()
-    matrix[:, 3] += np.log(n_tokens)
-    longer = replace(pooled, by_pooling={**pooled.by_pooling, MAX: csr_array(matrix)}, tokens=n_tokens)
-    found = calibrate(pairs, longer, Wanted(max_fpr=0.1, force=True))
-    evidence = found.evidence
-    assert evidence.by_length is not None
-    indicator = Indicator.model_validate({"name": "x", "features": [{"feature": "res/1"}], **evidence.as_fields()})
-    held = n_tokens[found.parts.held_out].tolist()
-    flagged = [value > indicator.threshold_for(n) for value, n in zip(evidence.scores.tolist(), held, strict=True)]
-    assert flagged == evidence.flagged.tolist()
-    assert evidence.fpr == np.mean(np.array(flagged)[~evidence.labels])
-    flat = calibrate(pairs, longer, replace(Wanted(max_fpr=0.1, force=True), by_length=False)).evidence
-    assert flat.by_length is None
-    assert flat.auroc == evidence.auroc
+    """On scores that grow with the length, the written indicator flags just the held-out pairs that were counted; and
+    their ranking is what it is without.
+    """
+    pairs, _ = made(1200)
+    parts = split(pairs, 0.5, np.ones(1200, bool))
+    n_tokens = lengths(1200, 3)
+    draw = np.random.default_rng(3)
+    scores = labels_of(pairs) * 2.0 + np.log(n_tokens) + 0.5 * draw.normal(size=1200)
+
+    def measured(*, by_length: bool) -> HeldOutEvidence:
+        return measure(
+            *(pairs, parts, scores[parts.held_out]),
+            fitted=SimpleNamespace(cv_auroc=0.9, probability=Probability(slope=1.0, intercept=0.0)),
+            alternatives=lambda: text_detectors(pairs, parts),
+            wanted=Wanted(max_fpr=0.1, force=True, by_length=by_length),
+            lengths=Lengths(scores[parts.fit], n_tokens),
+        )
+
+    found, flat = measured(by_length=True), measured(by_length=False)
+    indicator = Indicator.model_validate({"name": "x", "features": [{"feature": "res/1"}], **found.as_fields()})
+    held = n_tokens[parts.held_out].tolist()
+    flagged = [value > indicator.threshold_for(n) for value, n in zip(found.scores.tolist(), held, strict=True)]
+    assert found.by_length is not None
+    assert flagged == found.flagged.tolist()
+    assert (found.tpr, found.fpr) == tuple(np.mean(np.array(flagged)[found.labels == one]) for one in (True, False))
+    assert found.tpr > flat.tpr + 0.1
+    assert (flat.by_length, flat.auroc) == (None, found.auroc)
 
 
 # Written

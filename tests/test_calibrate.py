@@ -473,6 +473,30 @@ class TestCommand:
         assert card.note.endswith("2 of 162 rows were left out: 1 unreadable, 1 no_text.")
         assert card.n + ("--benign" not in made) * card.measurements[0].n == 160
 
+    @pytest.mark.parametrize("made", [(), ("--kind", "probe"), ("--combine", "hedging,mean_logprob")], ids=str)
+    def test_a_card_says_how_fragile_it_is(
+        self, run: Callable, data: Path, folder: Path, made: tuple[str, ...]
+    ) -> None:
+        """The pairs as they are have the card's own AUROC; text, JSON and file have one table; and the flag omits it."""
+        out = folder / "fragile.yaml"
+        assert run("calibrate", data, *CALIBRATE, "--terms", "2", "--out", out)[0] == 0
+        assert load_watchlist(out).indicators[0].card.fragility == ()
+        asked = (*CALIBRATE[2:], *made, "--indicator", "again", "--out", out, "--fragility")
+        code, told, _ = run("calibrate", data, *asked, "--json")
+        assert code == 0
+        card = load_watchlist(out).indicators[1].card
+        rows = {row.change: row for row in card.fragility}
+        assert json.loads(told)["fragility"] == [row.model_dump(mode="json") for row in card.fragility]
+        assert rows["as they are"].auroc == card.measurements[0].auroc
+        assert rows["as they are"].n == card.measurements[0].n
+        assert {
+            "upper case",
+            "no punctuation",
+            "reader's weights in int8",
+            "reader's weights in bfloat16",
+        } <= rows.keys()
+        assert all(0 <= row.survival <= 1 for row in rows.values() if row.change != "as they are")
+
     def test_an_indicator_is_added_to_a_watchlist_or_replaced(self, run: Callable, data: Path, folder: Path) -> None:
         """Others in the file stay as they are, comments too; one of the same name gives way."""
         out = folder / "grown.yaml"
