@@ -226,7 +226,9 @@ class TestRefusals:
             calibrate(marked, pooled, EASY)
         forced = calibrate(marked, pooled, Wanted(max_fpr=0.1, force=True)).evidence
         assert forced.beside_words == "worse"
-        assert any(said.startswith("It is worse than a bag of words, by a difference of -0.") for said in forced.conclusions)
+        assert any(
+            said.startswith("It is worse than a bag of words, by a difference of -0.") for said in forced.conclusions
+        )
 
     def test_what_may_be_as_good_as_words_is_written_and_says_so(self) -> None:
         """Where the interval of the difference holds 0, on either side of it, nothing is refused and nothing claimed."""
