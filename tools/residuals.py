@@ -60,11 +60,12 @@ class RealReader:
             batches, start = [], 0
             for end in range(1, len(read) + 1):
                 if end == len(read) or len(read[end].ids) * (end + 1 - start) > batch_tokens:
-                    batches.append(self._padded(read[start:end]))
+                    batches.append(self.padded(read[start:end]))
                     start = end
             yield from (batches[i] for i in np.random.default_rng(0).permutation(len(batches)))
 
-    def _padded(self, pairs: list[TokenisedPair]) -> Batch:
+    def padded(self, pairs: list[TokenisedPair]) -> Batch:
+        """Some pairs of about one length as one batch."""
         shape = len(pairs), max(len(pair.ids) for pair in pairs)
         ids, there, counts = (np.zeros(shape, kind) for kind in (np.int64, np.int64, np.bool_))
         for row, pair in enumerate(pairs):
