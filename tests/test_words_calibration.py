@@ -91,7 +91,7 @@ def test_equal_weights_are_those_of_standard_scores() -> None:
     random = np.random.default_rng(4)
     combined = {
         "up": labels * 300.0 + 200 * random.normal(size=600) + 1000,
-        "down": -labels * 0.01 + 0.01 * random.normal(size=600),
+        "down": labels * -0.01 + 0.01 * random.normal(size=600),
         "still": np.full(600, 5.0),
     }
 
