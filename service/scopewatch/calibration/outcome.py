@@ -93,10 +93,8 @@ class Outcome:
     def _warnings(self) -> list[str]:
         """What the card says of a detector that stands on too little."""
         word = self.indicator.card.stands_on if self.indicator.card else ""
-        told = (
-            f"Warning: it stands on one word: without {word!r} its AUROC loses more than half of its way above chance."
-        )
-        return [told] if word else []
+        lost = f"without {word!r} its AUROC loses more than half of its way above chance"
+        return [f"Warning: it stands on one word: {lost}."] if word else []
 
 
 def _numbers(found: HeldOutEvidence) -> dict[str, object]:

@@ -61,6 +61,8 @@ def evidence_line(card: Card | None) -> str:
     elif card.beats_bag_of_words is not None:
         parts.append(f"{'beats' if card.beats_bag_of_words else 'does NOT beat'} a bag of words")
     parts += [f"leak: {leak}" for leak in card.leaks]
+    if card.stands_on:
+        parts.append(f"stands on one word, {card.stands_on!r}")
     if others:
         parts.append(f"and {len(others)} more measurement{'s' * (len(others) > 1)}")
     return ", ".join(parts)
