@@ -1,6 +1,7 @@
 """Calibrating words: fitted bags, lexicons, equal weights, and what an indicator adds to words."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,16 @@ def test_equal_weights_are_those_of_standard_scores() -> None:
         "still": np.full(600, 5.0),
     }
 
-    weighed, evidence = weigh(pairs, combined, Wanted(kind="combination", max_fpr=0.1, weights="equal", force=True))
+    wanted, n_tokens = Wanted(kind="combination", max_fpr=0.1, force=True), np.full(600, 12)
+
+    weighed, evidence = weigh(pairs, combined, n_tokens, replace(wanted, weights="equal"))
 
     assert weighed.weights["up"] > 0 > weighed.weights["down"]
     parts = {name: weighed.weights[name] * combined[name] for name in ("up", "down")}
     assert parts["up"].std() == pytest.approx(parts["down"].std(), rel=0.15)
     assert "fitted_weights" in evidence.alternatives
     assert evidence.beyond_words is not None
-    _, fitted = weigh(pairs, combined, Wanted(kind="combination", max_fpr=0.1, force=True))
+    _, fitted = weigh(pairs, combined, n_tokens, wanted)
     assert fitted.alternatives["equal_weights"].auroc == evidence.auroc
 
 
