@@ -103,6 +103,8 @@ def test_texts_become_the_tokens_of_the_original(shipped: Shipped, converted: Pa
     for text in TEXTS:
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == shipped.tokenizer.encode(text).ids
         assert tokenizer(text)["input_ids"] == shipped.tokenizer.encode(text).ids
+        splits = [one.pre_tokenizer.pre_tokenize_str(text) for one in (tokenizer.backend_tokenizer, shipped.tokenizer)]
+        assert splits[0] == splits[1]
     assert tokenizer.chat_template == TEMPLATE
     assert ("<|im_start|>", "<|im_end|>", "<|im_end|>") == (
         tokenizer.bos_token,
