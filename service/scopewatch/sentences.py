@@ -126,33 +126,49 @@ class SegmentSentences:
         return np.cumsum(self._is_first) - 1
 
     @cached_property
+    def first_tokens(self) -> Indices:
+        """The number of each sentence's first token among the segment's; shape (n_sentences,)."""
+        return np.flatnonzero(self._is_first)
+
+    @cached_property
     def last_tokens(self) -> Indices:
         """Of each sentence the token of the segment that carries its last visible character, or is read last of it."""
         rows = np.arange(len(self.positions))
         # White space behind the last sentence of a text is of it, and does not end it.
-        inside = self.pair.starts[self.positions] < self._ends
-        last: Indices = np.maximum.reduceat(rows + len(rows) * inside, np.flatnonzero(self._is_first)) % len(rows)
+        inside = self.pair.starts[self.positions] < self.places[:, 1]
+        last: Indices = np.maximum.reduceat(rows + len(rows) * inside, self.first_tokens) % len(rows)
         return last
 
     @cached_property
-    def _is_first(self) -> Bools:
-        """Whether each token is the first of its sentence."""
-        turns, starts = self.pair.turns[self.positions], self.pair.starts[self.positions]
-        # A template may have put a text's parts in another order, or have written it twice.
-        changes = (np.diff(turns) != 0) | (np.diff(self._ends) != 0) | (np.diff(starts) < 0)
-        return np.append(True, changes)[: len(starts)]
+    def places(self) -> Int32:
+        """The sentence of each token, as `places_of` has it; shape (n_tokens, 2)."""
+        return self.places_of(self.pair.turns[self.positions], self.pair.starts[self.positions])
 
-    @cached_property
-    def _ends(self) -> Int32:
-        """Where each token's sentence ends in the caller's text."""
-        turns, starts = self.pair.turns[self.positions], self.pair.starts[self.positions]
+    def places_of(self, turns: Int32, starts: Int32) -> Int32:
+        """The sentences in which n characters of the caller's texts stand: the turn, and where in it the sentence ends.
+
+        Args:
+            turns: The turn of each character, shape (n,).
+            starts: The index of each character in its text, shape (n,).
+
+        Returns:
+            Shape (n, 2).
+        """
         found = np.full(len(starts), np.iinfo(np.int32).max, np.int32)
         for text in self.pair.texts:
             if text.segment == self.segment and len(ends := _ends_in_callers_text(text)):
                 mine = turns == text.turn
                 place = np.searchsorted(ends, starts[mine], side="right")
                 found[mine] = ends[np.minimum(place, len(ends) - 1)]
-        return found
+        return np.stack((turns, found), axis=1)
+
+    @cached_property
+    def _is_first(self) -> Bools:
+        """Whether each token is the first of its sentence."""
+        starts = self.pair.starts[self.positions]
+        # A template may have put a text's parts in another order, or have written it twice.
+        changes = np.diff(self.places, axis=0).any(axis=1) | (np.diff(starts) < 0)
+        return np.append(True, changes)[: len(starts)]
 
 
 def _ends_in_callers_text(text: ReadText) -> Int32:

@@ -68,14 +68,16 @@ class FeatureScore:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A span of the caller's own text on which a feature fired or a word counted, in Unicode code points."""
+    """A span of the caller's own text, in Unicode code points: where a feature fired, a word counted, or the sentence
+    stands that decided a signal.
+    """
 
     start: int
     end: int
     feature: FeatureKey | str
-    """The feature, or the word, phrase or pair of words."""
+    """The feature; the word, phrase or pair of words; or the name of the signal."""
     activation: float
-    """The feature's highest activation in the span, or what the word adds to the score there."""
+    """The feature's highest activation in the span, what the word adds to the score there, or the signal's value."""
     segment: Segment
     turn: int
 

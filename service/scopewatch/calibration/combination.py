@@ -26,10 +26,9 @@ from scopewatch.statistics.folds import grouped_folds
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.types import Segment
-from scopewatch.watch.indicators import CombinedTerm, Indicator, Probability
+from scopewatch.watch.indicators import SIGNALS, CombinedTerm, Indicator, Probability
 from scopewatch.watch.watchlist import Watchlist
 
-_SIGNALS = ("mean_logprob", "mean_entropy")
 Weighing = Callable[[Scores, Bool], tuple[Scores, float]]
 """Makes weights and a bias of the scores of n pairs by m indicators, shape (n, m), and their labels, shape (n,)."""
 
@@ -98,8 +97,8 @@ def _draft(request: Request, combined: Sequence[str]) -> Indicator:
 
 
 def term(name: str, weight: float) -> CombinedTerm:
-    """A term of a combination, given its weight and its name: `mean_logprob`, `mean_entropy` or an indicator's."""
-    return CombinedTerm.model_validate({"signal" if name in _SIGNALS else "indicator": name, "weight": weight})
+    """A term of a combination, given its weight and its name: that of a signal of the reader, or of an indicator."""
+    return CombinedTerm.model_validate({"signal" if name in SIGNALS else "indicator": name, "weight": weight})
 
 
 def with_signals(watchlist: Watchlist, combined: Sequence[str], draft: Indicator) -> Watchlist:
@@ -113,12 +112,12 @@ def with_signals(watchlist: Watchlist, combined: Sequence[str], draft: Indicator
     """
     plain = [indicator.name for indicator in watchlist.indicators if indicator.kind != "combination"]
     for name in combined:
-        if name not in (*plain, *_SIGNALS):
+        if name not in (*plain, *SIGNALS):
             raise WatchlistError(f"{watchlist.file}: there is no {name!r} to combine; there are: {', '.join(plain)}")
-        if name in _SIGNALS and name in {indicator.name for indicator in watchlist.indicators}:
+        if name in SIGNALS and name in {indicator.name for indicator in watchlist.indicators}:
             raise WatchlistError(f"{watchlist.file}: an indicator has the name of the signal {name}; give it another")
     signals = [
-        draft.model_copy(update={"name": name, "combines": (term(name, 1.0),)}) for name in combined if name in _SIGNALS
+        draft.model_copy(update={"name": name, "combines": (term(name, 1.0),)}) for name in combined if name in SIGNALS
     ]
     others = [indicator for indicator in watchlist.indicators if indicator.name != draft.name]
     return replace(watchlist, indicators=(*others, *signals, draft))
@@ -146,10 +145,10 @@ def weigh(
     fit = {name: scores[rows.fit] for name, scores in combined.items()}
     labels, groups = labels_of(pairs)[rows.fit], [pairs[row].group for row in rows.fit]
     are_equal = wanted.weights == "equal"
-    weighed = _fitted(fit, labels, groups, _weighing(wanted))
+    weighed = fit_weights(fit, labels, groups, _weighing(wanted))
 
     def alternatives() -> dict[str, Scores]:
-        other = _fitted(fit, labels, groups, _weights if are_equal else _equal_weights).scores(held)
+        other = fit_weights(fit, labels, groups, logistic_weights if are_equal else _equal_weights).scores(held)
         return text_detectors(pairs, rows) | held | {"fitted_weights" if are_equal else "equal_weights": other}
 
     scores = weighed.scores(held)
@@ -166,7 +165,7 @@ def parts_of(pairs: Sequence[LabelledPair], wanted: Wanted) -> Split:
 
 def _weighing(wanted: Wanted) -> Weighing:
     """How the combination is weighed."""
-    return _equal_weights if wanted.weights == "equal" else _weights
+    return _equal_weights if wanted.weights == "equal" else logistic_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +197,24 @@ class FittedCombination:
         """The scores of some pairs by a combination that was weighed on others."""
         mine = [self.pairs[row] for row in fit]
         given = {name: scores[fit] for name, scores in self.combined.items()}
-        fitted = _fitted(given, labels_of(mine), groups_of(mine), self.weighing)
+        fitted = fit_weights(given, labels_of(mine), groups_of(mine), self.weighing)
         return fitted.scores({name: scores[out] for name, scores in self.combined.items()})
 
 
-def _fitted(
+def fit_weights(
     combined: Mapping[str, Scores], labels: Bool, groups: Sequence[str], weighing: Weighing
 ) -> WeighedCombination:
-    """The combination that is fitted on these pairs, with what cross-validation over their groups says of it."""
+    """The combination that is fitted on n pairs, with what cross-validation over their groups says of it.
+
+    Args:
+        combined: The scores of the pairs by each combined indicator or signal, shape (n,), by its name.
+        labels: The label of each pair; both must occur.
+        groups: The group of each pair.
+        weighing: What makes the weights.
+
+    Raises:
+        TooLittleData: There are too few groups for two folds.
+    """
     x = np.column_stack(list(combined.values()))
     left_out, scores = [], []
     for fit, out in grouped_folds(labels, groups):
@@ -221,7 +230,7 @@ def _fitted(
     )
 
 
-def _weights(x: Scores, labels: Bool) -> tuple[Scores, float]:
+def logistic_weights(x: Scores, labels: Bool) -> tuple[Scores, float]:
     """Weights and bias for columns that are standardised to be fitted, put in the columns' own scale."""
     mean, spread = _scale(x)
     model = LogisticRegression(C=1.0, max_iter=1000).fit((x - mean) / spread, labels)

@@ -79,7 +79,8 @@ def _add_detector(group: argparse._ArgumentGroup) -> None:
         type=_names,
         default=[],
         metavar="NAME,...",
-        help="other indicators of --watchlist, mean_logprob, mean_entropy",
+        help="other indicators of --watchlist, and signals of the reader: mean_logprob, mean_entropy, "
+        "lowest_sentence_logprob, highest_sentence_entropy, surprising_assertion",
     )
     group.add_argument(
         "--benign",

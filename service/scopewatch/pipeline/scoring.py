@@ -18,6 +18,7 @@ from scopewatch.pipeline.compiled import (
 )
 from scopewatch.pipeline.incomplete import incomplete
 from scopewatch.pipeline.pooling import Dense, pool, tokens_read
+from scopewatch.pipeline.signals import SignalValue, signal_of
 from scopewatch.pipeline.word_counts import WordsRead, count_words, words_read
 from scopewatch.sentences import SegmentSentences
 from scopewatch.types import CoveredActivations, Segment, TokenisedPair
@@ -108,7 +109,7 @@ def _scores(
             scores[indicator.source.name] = _count(indicator, view, read, max_evidence)
     for indicator in watchlist.indicators:
         if isinstance(indicator, CompiledCombination):
-            scores[indicator.source.name] = _combine(indicator, views[indicator.segment], scores)
+            scores[indicator.source.name] = _combine(indicator, views[indicator.segment], scores, max_evidence)
     return [scores[indicator.source.name] for indicator in watchlist.indicators]
 
 
@@ -144,23 +145,29 @@ def _count(indicator: CompiledWords, view: _SegmentView, words: WordsRead, max_e
 
 
 def _combine(
-    indicator: CompiledCombination, view: _SegmentView, scores: Mapping[str, IndicatorScore]
+    indicator: CompiledCombination, view: _SegmentView, scores: Mapping[str, IndicatorScore], max_evidence: int
 ) -> IndicatorScore:
     if not len(view.positions):
         return _skipped(indicator, "empty_segment")
-    features = []
+    parts: list[tuple[FeatureScore, Evidence | None]] = []
     for part in indicator.parts:
         term, label = part.term, part.label
-        score = scores[term.indicator] if term.indicator else None
-        if score and score.skipped_reason:
-            return _skipped(indicator, score.skipped_reason)
-        value = score.score if score else float(view.dense[:, part.slot].mean())
-        features.append(
-            FeatureScore(term.name, label.text, "score" if score else "mean", value, term.weight * value, label.source)
+        if term.signal:
+            found = signal_of(term.signal, view.dense[:, part.slot], view.sentences)
+        else:
+            score = scores[term.name]
+            if score.skipped_reason:
+                return _skipped(indicator, score.skipped_reason)
+            found = SignalValue(score.score, "score")
+        added = term.weight * found.value
+        parts.append(
+            (FeatureScore(term.name, label.text, found.pooling, found.value, added, label.source), found.evidence)
         )
-    total = indicator.source.bias + sum(feature.contribution for feature in features)
-    features.sort(key=lambda feature: -abs(feature.contribution))
-    return _scored(indicator, total, view, features=tuple(features))
+    total = indicator.source.bias + sum(feature.contribution for feature, _ in parts)
+    parts.sort(key=lambda part: -abs(part[0].contribution))
+    spans = [span for _, span in parts if span]
+    features = tuple(feature for feature, _ in parts)
+    return _scored(indicator, total, view, features=features, evidence=tuple(spans[:max_evidence]))
 
 
 def _scored(

@@ -2,7 +2,7 @@
 
 import re
 from math import log
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -135,13 +135,27 @@ class Probability(Strict):
     intercept: Finite
 
 
+Signal = Literal[
+    "mean_logprob", "mean_entropy", "lowest_sentence_logprob", "highest_sentence_entropy", "surprising_assertion"
+]
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
+"""The numbers of the reader's own predictions that a combination may have for terms."""
+ASSERTION_LEXICON = "hedges"
+"""The name of the lexicon of words by which a sentence asserts less."""
+
+
 class CombinedTerm(Strict):
     """Another indicator's score, or a number of the reader's own predictions."""
 
     indicator: Name | None = None
-    signal: Literal["mean_logprob", "mean_entropy"] | None = None
-    """mean_logprob: mean log-probability the reader gives the segment's tokens. mean_entropy: mean entropy of the
-    distributions it expected them from. Both in nats per token; either makes the reader run whole, with its head."""
+    signal: Signal | None = None
+    """In nats per token; each makes the reader run whole, with its head.
+
+    mean_logprob: mean log-probability the reader gives the segment's tokens. mean_entropy: mean entropy of the
+    distributions it expected them from. lowest_sentence_logprob, highest_sentence_entropy: the lowest or highest of the
+    means over one sentence's tokens, short sentences' drawn towards the segment's (`pipeline.signals`).
+    surprising_assertion: the highest, over sentences, of -(mean log-probability) times max(0, 1 - h / 0.1), h the share
+    of the sentence's words that are in the lexicon `hedges`; at least 0, and 0 where every sentence is hedged."""
     weight: Weight
 
     @model_validator(mode="after")
@@ -157,7 +171,9 @@ class CombinedTerm(Strict):
     @property
     def key(self) -> FeatureKey | None:
         """The feature that stands for a signal among what the engine computes; None for an indicator."""
-        return {"mean_logprob": LOGPROB, "mean_entropy": ENTROPY}[self.signal] if self.signal else None
+        if self.signal is None:
+            return None
+        return ENTROPY if self.signal.endswith("entropy") else LOGPROB
 
 
 def _lexicon(value: object) -> str | tuple[str, ...]:

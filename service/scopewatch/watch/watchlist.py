@@ -29,7 +29,7 @@
         kind: combination                              # of others' scores and of what the reader expected
         combines:
           - {indicator: speculation, weight: -1.0}
-          - {signal: mean_logprob, weight: 0.5}
+          - {signal: mean_logprob, weight: 0.5}        # or another of `indicators.SIGNALS`
         threshold: 0.0
       - {name: hidden, kind: obfuscation, threshold: 0.01}   # the share of characters that hide or imitate letters
       - {name: hedges, kind: words, lexicon: hedges, threshold: 0.05}     # the share of words that are in a list
