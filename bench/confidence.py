@@ -19,20 +19,20 @@ from pathlib import Path
 import numpy as np
 
 from page import write_between
-from scopewatch.calibration.combination import fit_weights, with_signals
+from scopewatch.calibration.combination import fit_weights, logistic_weights, term, with_signals
 from scopewatch.calibration.request import score_all
-from scopewatch.calibration.simple_detectors import rows_of, trained_on
+from scopewatch.calibration.simple_detectors import Dense, rows_of, trained_on
 from scopewatch.calibration.split import split
 from scopewatch.config import load_config
-from scopewatch.engine.choices import choices
 from scopewatch.engine.dictionary import build_dictionary
+from scopewatch.pairs.copies import join_copies
 from scopewatch.pairs.data_files import Reading, read_pairs
 from scopewatch.pairs.labelled import LabelledPair, labels_of
 from scopewatch.pairs.pooled import encode_pairs
 from scopewatch.statistics.ranking import auroc_difference, auroc_interval
 from scopewatch.statistics.scores import Bool, Interval, Scores
 from scopewatch.types import Segment
-from scopewatch.watch.indicators import SIGNALS
+from scopewatch.watch.indicators import SIGNALS, Indicator
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 
 SETS = (
@@ -80,7 +80,7 @@ def drawn(file: Path, most: int, folder: Path) -> list[LabelledPair]:
         seen[group] += 1
     out = folder / file.name
     out.write_text("".join(f"{line}\n" for _, line in sorted(ranked, key=lambda row: row[0])[:most]), encoding="utf-8")
-    return read_pairs(out).pairs
+    return join_copies(read_pairs(out), "response").pairs
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Measured:
         fit, out = ([pairs[row] for row in side] for side in (rows.fit, rows.held_out))
         held = {name: scores[rows.held_out] for name, scores in parts.items()}
         taught = {name: scores[rows.fit] for name, scores in parts.items()}
-        weighed = fit_weights(taught, labels[rows.fit], [pair.group for pair in fit])
+        weighed = fit_weights(taught, labels[rows.fit], [pair.group for pair in fit], logistic_weights)
         combined = weighed.scores(held)
         simple = trained_on(fit, rows_of(dense, rows.fit), out, rows_of(dense, rows.held_out))
         # What is expected is the other way round: low log-probability is to speak for label 1, as high entropy is.
@@ -126,14 +126,15 @@ class Measured:
 def own_signals(pairs: Sequence[LabelledPair], base: Watchlist) -> dict[str, Scores]:
     """The scores of pairs by the watchlist's indicators and the reader's signals, from the online scorer."""
     names = [*(one.name for one in base.indicators if one.kind != "combination"), *SIGNALS]
-    ran = score_all(pairs, names, with_signals(base, names), load_config(), Reading(strict=True))
+    draft = Indicator(name=COMBINATION, kind="combination", combines=[term(name, 1.0) for name in names], threshold=0.0)
+    ran = score_all(pairs, names, with_signals(base, names, draft), load_config(), Reading(strict=True))
     return {name: one.scores for name, one in ran.scored.by_indicator.items()}
 
 
-def dense_activations(pairs: Sequence[LabelledPair], base: Watchlist, folder: Path):  # noqa: ANN201
+def dense_activations(pairs: Sequence[LabelledPair], base: Watchlist, folder: Path) -> Dense:
     """The reader's activations on pairs, where the first SAE of the watchlist reads."""
-    reader, saes = choices([base])
-    dictionary = build_dictionary(reader, saes[0].source, load_config())
+    sae = base.absolute(next(iter(base.saes.values())))
+    dictionary = build_dictionary(base.absolute(base.reader), sae, load_config())
     return encode_pairs(pairs, dictionary, segment=Segment.RESPONSE, folder=folder, poolings=()).dense
 
 

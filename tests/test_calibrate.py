@@ -25,7 +25,7 @@ from scopewatch.pairs.pooled import PooledPairs
 from scopewatch.statistics.calibration_error import calibration_error
 from scopewatch.statistics.folds import grouped_folds, source_folds
 from scopewatch.types import Pair
-from scopewatch.watch.indicators import Pooling
+from scopewatch.watch.indicators import SIGNALS, Pooling
 from scopewatch.watch.watchlist import load_watchlist
 
 MAX, MEAN = Pooling(kind="max"), Pooling(kind="mean")
@@ -535,15 +535,16 @@ class TestCommand:
         """Indicators and signals are weighed, measured beside each of them, and scored online with the same AUROC."""
         out = folder / "combined.yaml"
         assert run("calibrate", data, *CALIBRATE, "--out", out)[0] == 0
-        parts = "hedging,mean_logprob,mean_entropy"
+        parts = ",".join(["hedging", *SIGNALS])
         code, told, error = run(
             "calibrate", data, "--indicator", "confidence", "--combine", parts, "--flip-labels", "--max-fpr", 0.2,
             "--severity", "info", "--force", "--out", out, "--json",
         )  # fmt: skip
         assert (code, error) == (0, "")
         measured = json.loads(told)
-        assert {"hedging", "mean_logprob", "mean_entropy"} <= set(measured["baselines"])
+        assert {"hedging", *SIGNALS} <= set(measured["baselines"])
         confidence = load_watchlist(out).indicators[1]
+        assert {"hedging", *SIGNALS} == {term.name for term in confidence.combines}
         assert (confidence.kind, confidence.severity) == ("combination", "info")
         arguments = ("--watchlist", out, "--indicator", "confidence", "--json", "--no-baselines")
         found = json.loads(run("evaluate", data, *arguments)[1])

@@ -67,7 +67,7 @@ def by_hand(text: str, tokens: TokenisedPair, values: np.ndarray, segment: Segme
         column = [float(values[i, side]) for i in rows]
         whole = math.fsum(column) / len(column)
         each = [[value for value, of in zip(column, own, strict=True) if of == n] for n in range(len(spans))]
-        means.append([(math.fsum(one) + 8 * whole) / (len(one) + 8) for one in each])
+        means.append([(math.fsum(one) + 32 * whole) / (len(one) + 32) for one in each])
     assertive = []
     for (start, end), mean in zip(spans, means[0], strict=True):
         sentence = text[start:end].lower()
@@ -87,7 +87,7 @@ LONG = "It stands in the oldest of the many books on this and it may well be wha
     st.lists(st.sampled_from([*CLAUSES, LONG]), min_size=1, max_size=5), st.sampled_from([". ", "!\n"]), st.integers(0)
 )
 def test_each_signal_is_its_formula(tokeniser: Tokeniser, clauses: list[str], stop: str, seed: int) -> None:
-    """Over sentences: the lowest and highest means, drawn towards the segment's by 8 tokens, and the surprise asserted.
+    """Over sentences: the lowest and highest means, drawn towards the segment's by 32 tokens, and the surprise asserted.
 
     The combination is their weighted sum, and each names the sentence that decided it as evidence.
     """

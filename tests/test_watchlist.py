@@ -484,6 +484,9 @@ def test_every_kind_of_indicator_is_read(write: Write) -> None:
     [
         ("{signal: mean_logprob, weight: 1}", LOGPROB),
         ("{signal: mean_entropy, weight: 1}", ENTROPY),
+        ("{signal: lowest_sentence_logprob, weight: 1}", LOGPROB),
+        ("{signal: highest_sentence_entropy, weight: 1}", ENTROPY),
+        ("{signal: surprising_assertion, weight: 1}", LOGPROB),
         ("{indicator: hedges, weight: 1}", None),
     ],
 )
@@ -573,7 +576,12 @@ def test_only_a_signal_makes_the_reader_run_whole(write: Write, part: str, key: 
         pytest.param(
             "signal: mean_entropy",
             "signal: entropy",
-            ["15: indicators[2].combines[1].signal: Input should be 'mean_logprob' or 'mean_entropy'"],
+            [
+                (
+                    "15: indicators[2].combines[1].signal: Input should be 'mean_logprob', 'mean_entropy', "
+                    "'lowest_sentence_logprob', 'highest_sentence_entropy' or 'surprising_assertion'"
+                )
+            ],
             id="unknown signal",
         ),
         pytest.param(

@@ -26,8 +26,9 @@ from scopewatch.statistics.folds import grouped_folds
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.types import Segment
-from scopewatch.watch.indicators import SIGNALS, CombinedTerm, Indicator, Probability
+from scopewatch.watch.indicators import ASSERTION_LEXICON, SIGNALS, CombinedTerm, Indicator, Probability
 from scopewatch.watch.watchlist import Watchlist
+from scopewatch.words.lexicon import shipped
 
 Weighing = Callable[[Scores, Bool], tuple[Scores, float]]
 """Makes weights and a bias of the scores of n pairs by m indicators, shape (n, m), and their labels, shape (n,)."""
@@ -76,6 +77,8 @@ def calibrate_combination(request: Request, combined: Sequence[str], config: Con
     with telling(tally):
         weighed, evidence = weigh(pairs, {name: found[name].scores for name in combined}, n_tokens, wanted)
     words = {name: counts_by for name, counts_by in base.words.items() if name in combined}
+    if "surprising_assertion" in weighed.weights:
+        words[request.indicator] = shipped(ASSERTION_LEXICON)
     made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes}, words)
     fragility = None
     if wanted.fragility:

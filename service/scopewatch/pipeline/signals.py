@@ -18,7 +18,7 @@ from scopewatch.verdicts import Evidence
 from scopewatch.watch.indicators import ASSERTION_LEXICON, Signal
 from scopewatch.words.lexicon import shipped
 
-PRIOR_TOKENS = 8.0
+PRIOR_TOKENS = 32.0
 """How many tokens of the segment's mean stand beside each sentence's own."""
 HEDGED = 0.1
 """The share of hedges among a sentence's words from which on it asserts nothing."""

@@ -61,7 +61,7 @@ from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Several, Strict
 from scopewatch.types import Cleaning
 from scopewatch.watch.cards import Card
-from scopewatch.watch.indicators import PROBE, Indicator
+from scopewatch.watch.indicators import ASSERTION_LEXICON, PROBE, Indicator
 from scopewatch.watch.yaml_lines import Lines, Location, Mistake, is_plain_text, parse_yaml
 from scopewatch.words.bag import Bag, load_bag
 from scopewatch.words.lexicon import Lexicon, shipped
@@ -104,7 +104,7 @@ class Watchlist:
     cleaned: Cleaning = Cleaning.NONE
     """Whether pairs are read without what hides or imitates letters."""
     words: Mapping[str, Lexicon | Bag] = field(default_factory=dict)
-    """What each indicator of kind `words` counts by, by its name."""
+    """What each indicator of kind `words` counts by, by its name; and so each combination that counts hedges."""
 
     def where(self, *location: str | int) -> str:
         """`file:line: path`, for messages about something found wrong after loading."""
@@ -192,7 +192,7 @@ def load_watchlist(file: Path) -> Watchlist:
 
 
 def _words(watchlist: Watchlist) -> dict[str, Lexicon | Bag]:
-    """The lexicons and bags that indicators of kind `words` count by.
+    """The lexicons and bags that indicators count by.
 
     Raises:
         WatchlistError: The file of a bag is missing, changed or damaged.
@@ -206,6 +206,8 @@ def _words(watchlist: Watchlist) -> dict[str, Lexicon | Bag]:
                 raise WatchlistError(f"{watchlist.where('indicators', i, 'bag')}: {problem}") from None
         elif indicator.lexicon:
             found[indicator.name] = lexicon_of(indicator)
+        elif any(term.signal == "surprising_assertion" for term in indicator.combines):
+            found[indicator.name] = shipped(ASSERTION_LEXICON)
     return found
 
 
