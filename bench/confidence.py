@@ -93,8 +93,6 @@ class Measured:
     aurocs: Mapping[str, Interval]
     lead: Interval
     """AUROC of the combination less that of a bag of words."""
-    weights: Mapping[str, float]
-    """The combination's weights, for parts in units of their standard deviation."""
 
     @classmethod
     def of(cls, pairs: Sequence[LabelledPair], base: Watchlist, folder: Path) -> "Measured":
@@ -119,7 +117,6 @@ class Measured:
             n_groups=len(set(groups)),
             aurocs={name: auroc_interval(truth, scores, groups) for name, scores in detectors.items()},
             lead=auroc_difference(truth, combined, simple["bag_of_words"], groups),
-            weights={name: weight * float(taught[name].std()) for name, weight in weighed.weights.items()},
         )
 
 
