@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from sklearn.metrics import roc_auc_score
 
 from scopewatch.calibration.calibrate import calibrate
@@ -20,7 +20,10 @@ from scopewatch.calibration.thresholds import benign_threshold
 from scopewatch.calibration.wanted import Kind, Wanted, Weights
 from scopewatch.cli import main
 from scopewatch.errors import DataError, TooLittleData, Unsupported
+from scopewatch.pairs.copies import join_copies
+from scopewatch.pairs.data_files import PairsRead
 from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.pooled import PooledPairs
 from scopewatch.statistics.calibration_error import calibration_error
 from scopewatch.statistics.folds import grouped_folds, source_folds
@@ -188,6 +191,22 @@ class TestSources:
             assert len(fit) > 0
             assert not {groups[row] for row in fit} & {groups[row] for row in out}
 
+    def test_a_source_at_chance_and_what_each_says_of_the_others_are_told(self) -> None:
+        """Of three sources one has labels that nothing knows: its interval holds .5, and leaving out shows it, too."""
+        pairs, pooled = made(800, signal=3.0)
+        draw = np.random.default_rng(3)
+        sources = ("lost", "good", "other", "other")
+        mixed = [replace(pair, source=sources[row % 4]) for row, pair in enumerate(pairs)]
+        mixed = [replace(pair, label=int(draw.random() < 0.4)) if pair.source == "lost" else pair for pair in mixed]
+        found = calibrate(mixed, pooled, Wanted(max_fpr=0.1, force=True, across_sources=True)).evidence
+        assert found.by_source["lost"].low < 0.5 < found.by_source["good"].low
+        told = [said for said in found.conclusions if "chance on source" in said]
+        assert len(told) == 1
+        assert told[0].startswith("At chance on source lost: AUROC 0.")
+        (each,) = (said for said in found.conclusions if "on each source by a fit on the others" in said)
+        good, lost = (float(each.split(f"{name} ")[1][:5]) for name in ("good", "lost"))
+        assert abs(lost - 0.5) < 0.15 < good - 0.5
+
 
 class TestProbe:
     def test_a_probe_is_measured_beside_the_features(self) -> None:
@@ -344,6 +363,39 @@ class TestBound:
 
 
 class TestCombination:
+    def test_few_positives_do_not_make_it_worse_than_its_best_feature(self) -> None:
+        """A feature that is always on knows the label; fifteen hundred rare ones that do not are not preferred to it."""
+        draw = np.random.default_rng(0)
+        labels = np.arange(900) % 25 < 1
+        noise = draw.random((900, 1500)) * (draw.random((900, 1500)) < 0.03)
+        known = np.maximum(0, 4 + draw.normal(size=(900, 1)) + 1.6 * labels[:, None])
+        features = {MAX: csr_array(np.hstack([noise, known]).astype(np.float32))}
+        fit, out = np.flatnonzero(np.arange(900) % 2 == 0), np.flatnonzero(np.arange(900) % 2)
+        sides = [{MAX: features[MAX][rows]} for rows in (fit, out)]
+        found = fit_combination(sides[0], labels[fit], grouped_folds(labels[fit], [str(row) for row in fit]))
+        alone = roc_auc_score(labels[out], known[out, 0])
+        assert alone > 0.8
+        assert roc_auc_score(labels[out], found.scores(sides[1])) > alone - 0.05
+
+    def test_labels_that_contradict_each_other_are_not_said_to_be_silence(self) -> None:
+        """Every pair once with each label: features fire, and tell nothing apart; that is what is said."""
+        half = csr_array(np.random.default_rng(0).random((60, 5)).astype(np.float32))
+        features, labels = {MAX: csr_array(vstack([half, half]))}, np.arange(120) < 60
+        folds = grouped_folds(labels, [str(row % 60) for row in range(120)])
+        with pytest.raises(Unsupported, match="no signal: of 5 features and poolings none tells the labels apart"):
+            fit_combination(features, labels, folds)
+
+    def test_pairs_drawn_from_others_give_the_others_probabilities(self) -> None:
+        """Fitted on as many positives as negatives, of which there are many more, probabilities are those of all."""
+        pairs, pooled = made(4000, signal=1.0, seed=9)
+        labels = np.array([pair.label for pair in pairs], bool) & (np.arange(4000) % 4 == 0)
+        features = pooled.features(MAX)
+        rows = np.concatenate([np.flatnonzero(labels), np.flatnonzero(~labels)[: labels.sum()]])
+        folds = grouped_folds(labels[rows], [str(row) for row in rows])
+        share = float(labels.mean())
+        found = fit_combination({MAX: features[rows]}, labels[rows], folds, terms=2, share=share)
+        assert abs((1 / (1 + np.exp(-found.scores({MAX: features})))).mean() - share) < 0.03
+
     def test_cross_validation_ranks_anew_in_every_fold(self) -> None:
         """On noise the cross-validated AUROC is chance's, though the best of 2,000 columns looks good on its own data."""
         draw = np.random.default_rng(1)
@@ -433,7 +485,8 @@ class TestCommand:
         assert code == 0
         measured = json.loads(told)
         rows = [json.loads(line) for line in data.read_text().splitlines()]
-        held = [rows[row] for row in split(_pairs(rows), 0.5, np.ones(len(rows), bool)).held_out]
+        joined = join_copies(PairsRead(_pairs(rows), Tally(len(rows))), "response").pairs
+        held = [rows[row] for row in split(joined, 0.5, np.ones(len(rows), bool)).held_out]
         held_out = folder / "held_out.jsonl"
         held_out.write_text("".join(json.dumps(row) + "\n" for row in held))
         code, told, _ = run(

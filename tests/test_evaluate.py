@@ -143,6 +143,17 @@ async def test_the_bound_counts_one_pair_of_a_group() -> None:
     assert pytest.approx(1 - 0.05 ** (1 / 8)) == found.fpr_upper
 
 
+async def test_a_rate_stands_beside_the_bound_of_the_same_unit() -> None:
+    """One group with many false positives: of all pairs 60 of 160 are wrong, of the groups one of 101 is, as is bound."""
+    rows = [(1, 1, "p")] + [(1, 0, "bad")] * 60 + [(-1, 0, f"g{n}") for n in range(100)]
+    found = await evaluated(*rows)
+
+    assert (60 / 160, 1 / 101, 101) == (found.fpr, found.fpr_groups, found.fpr_upper_n)
+    assert pytest.approx(beta.ppf(0.95, 2, 100)) == found.fpr_upper > found.fpr_groups
+    line = next(line for line in as_text(found).splitlines() if "false positives" in line)
+    assert "1.0% of one pair a group (101), at most 4.6%; 37.5% of all pairs" in " ".join(line.split())
+
+
 async def test_groups_and_sources_have_their_own_rows() -> None:
     """Groups of two and more are listed by size and name, sources all; a rate without a pair to count it on is None."""
     rows = [(2, 1, "a", "x"), (1, 0, "a", "x"), (-1, 0, "a", "y"), (1, 0, "c", "y"), (3, 0, "c", "y")]

@@ -331,3 +331,27 @@ def test_a_shard_that_is_gone_is_told(dictionary: DictionaryEngine, tmp_path: Pa
 
     with pytest.raises(DataError, match=r"gone or damaged.*run the command again"):
         found.features(POOLINGS[0])
+
+
+def test_some_rows_are_read_as_all_are(
+    dictionary: DictionaryEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of several shards, one shard left out, are those rows of the whole; no rows are an empty matrix."""
+    monkeypatch.setattr(pooled, "_SHARD_PAIRS", 2)
+    found = read([*PAIRS, *PAIRS, *PAIRS], dictionary, tmp_path)
+    whole, last = found.features(POOLINGS[1]).toarray(), found.n_pairs - 1
+    for rows in ([0, 1, 4, last], [last], []):
+        part = found.features(POOLINGS[1], np.array(rows, np.intp))
+        np.testing.assert_array_equal(whole[rows], part.toarray())
+
+
+def test_a_script_that_the_vocabulary_lacks_is_noted(dictionary: DictionaryEngine, tmp_path: Path) -> None:
+    """Texts that are read by parts of characters are counted, and said where they are many; English ones are not."""
+    spelled = [
+        LabelledPair(Pair("Hi", text), 0, 1) for text in ("委员会可能会同意但我们不确定。", "คณะกรรมการอาจเห็นด้วย")
+    ]
+    found = read([*PAIRS, *spelled], dictionary, tmp_path)
+
+    assert 2 == found.spelled
+    assert found.notes[0].startswith(f"2 of {len(PAIRS) + 2} pairs are in a script that the reader's vocabulary lacks")
+    assert () == read(PAIRS, dictionary, tmp_path).notes
