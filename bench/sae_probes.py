@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the run, in table and results; without it that of the reader's directory")
     parser.add_argument("--data", type=Path, help="the folder sae_probes/data; without it the installed package's")
     parser.add_argument("--tasks", type=int, default=113, help="the most tasks")
-    parser.add_argument("--rows", type=int, default=384, help="the most texts of a task")
+    parser.add_argument("--rows", type=int, default=256, help="the most texts of a task")
     parser.add_argument("--max-tokens", type=int, default=64, help="the most tokens of a text, its last ones")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--work-dir", type=Path, default=Path("build/sae_probes"))
