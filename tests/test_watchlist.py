@@ -106,10 +106,11 @@ def test_a_full_file_is_read_as_it_is_written(write: Write) -> None:
 
 def test_the_documented_example_is_a_watchlist(write: Write) -> None:
     """The example in the module's docstring loads, and holds an indicator of every kind."""
-    _, example, _ = str(watchlist_module.__doc__).split("\n\n")
+    _, example, *_ = str(watchlist_module.__doc__).split("\n\n")
     watchlist = load_watchlist(write(dedent(example)))
 
-    assert ["features", "probe", "combination", "obfuscation"] == [indicator.kind for indicator in watchlist.indicators]
+    kinds = ["features", "probe", "combination", "obfuscation", "words"]
+    assert kinds == [indicator.kind for indicator in watchlist.indicators]
     assert watchlist.reads_head
 
 
@@ -541,7 +542,7 @@ def test_only_a_signal_makes_the_reader_run_whole(write: Write, part: str, key: 
             "{indicator: later,",
             "{indicator: latter,",
             [
-                "14: indicators[2].combines[0].indicator: there is no indicator of features or a probe named 'latter' (there: dense, hedges, later)"
+                "14: indicators[2].combines[0].indicator: there is no indicator of features, a probe, obfuscation or words named 'latter' (there: dense, hedges, later)"
             ],
             id="unknown part",
         ),
@@ -549,7 +550,7 @@ def test_only_a_signal_makes_the_reader_run_whole(write: Write, part: str, key: 
             "{indicator: later,",
             "{indicator: both,",
             [
-                "14: indicators[2].combines[0].indicator: there is no indicator of features or a probe named 'both' (there: dense, hedges, later)"
+                "14: indicators[2].combines[0].indicator: there is no indicator of features, a probe, obfuscation or words named 'both' (there: dense, hedges, later)"
             ],
             id="combination of itself",
         ),
@@ -557,7 +558,7 @@ def test_only_a_signal_makes_the_reader_run_whole(write: Write, part: str, key: 
             "  - {name: later, features: [{feature: res/1}], threshold: 1}",
             "  - {name: later, kind: combination, combines: [{signal: mean_logprob, weight: 1}], threshold: 1}",
             [
-                "14: indicators[2].combines[0].indicator: there is no indicator of features or a probe named 'later' (there: dense, hedges)"
+                "14: indicators[2].combines[0].indicator: there is no indicator of features, a probe, obfuscation or words named 'later' (there: dense, hedges)"
             ],
             id="combination of a combination",
         ),
@@ -611,21 +612,25 @@ def test_only_a_signal_makes_the_reader_run_whole(write: Write, part: str, key: 
         pytest.param(
             "{feature: hedging/0}",
             "{feature: hedging/0, pooling: {kind: k_of_n, k: 2}}",
-            ["9: indicators[1].features: hedging/0: a probe is pooled by max, mean, sum, not by k_of_n(k=2)"],
+            [
+                "9: indicators[1].features: hedging/0: a probe is pooled by max, mean, sum, last, sentence_end, not by k_of_n(k=2)"
+            ],
             id="probe that is to fire twice",
         ),
         pytest.param(
             "pooling: mean, features",
             "pooling: fraction_active, features",
-            ["9: indicators[1].features: hedging/0: a probe is pooled by max, mean, sum, not by fraction_active"],
+            [
+                "9: indicators[1].features: hedging/0: a probe is pooled by max, mean, sum, last, sentence_end, not by fraction_active"
+            ],
             id="probes of which a share is to fire",
         ),
         pytest.param(
             "kind: probe, pooling: mean",
             "kind: prob, pooling: nean",
             [
-                "9: indicators[1].kind: Input should be 'features', 'probe', 'combination' or 'obfuscation'",
-                "9: indicators[1].pooling.kind: Input should be 'max', 'mean', 'sum', 'fraction_active', 'rolling_mean_max' or 'k_of_n'",
+                "9: indicators[1].kind: Input should be 'features', 'probe', 'combination', 'obfuscation' or 'words'",
+                "9: indicators[1].pooling.kind: Input should be 'max', 'mean', 'sum', 'fraction_active', 'rolling_mean_max', 'k_of_n', 'last' or 'sentence_end'",
             ],
             id="unknown kind",
         ),

@@ -76,19 +76,20 @@ def run(args: argparse.Namespace) -> None:
     sae = HOME / "sae" / f"layer_{args.layer}"
     where = ("--reader", READER, "--sae", next(sae.rglob("params.npz")), "--sae-name", f"layer_{args.layer}")
     where += ("--hookpoint", f"layers.{args.layer}.resid_post", "--name", READER)
-    for name, sets in SETS.items():
-        files = [args.build / f"{name}.{each}.jsonl" for each in sets]
-        flags = (*FLAGS[name], "--label", LABELS[name])
+    for name in args.indicators:
+        files = [args.build / f"{name}.{each}.jsonl" for each in SETS[name]]
+        flags = (*FLAGS[name], *args.flags.split(), "--label", LABELS[name])
         if name not in WORDS:
             calibrate(name, files, out, *flags, *where)
             continue
-        parts = (*FLAGS[name], "--severity", "info", "--label")
+        bound = (*FLAGS[name][:2], *args.flags.split())
+        parts = (*FLAGS[name], *args.flags.split(), "--severity", "info", "--label")
         features, words = f"{name}_features", f"{name}_words"
         calibrate(features, files, out, *parts, f"{LABELS[name]}: features", *where)
-        calibrate(words, files, out, "--kind", "words", *WORDS[name], *FLAGS[name][:2], "--severity", "info",
+        calibrate(words, files, out, "--kind", "words", *WORDS[name], *bound, "--severity", "info",
                   "--label", f"{LABELS[name]}: words")  # fmt: skip
         together = ("--combine", f"{features},{words}", "--weights", "equal", "--watchlist", out)
-        calibrate(name, files, out, *FLAGS[name][:2], "--label", LABELS[name], *together)
+        calibrate(name, files, out, *bound, "--label", LABELS[name], *together)
     out.replace(HOME / "watchlist.yaml")
 
 
@@ -98,4 +99,8 @@ if __name__ == "__main__":
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--build", type=Path, required=True, help="folder for what is made on the way")
     parser.add_argument("--layer", type=int, default=15)
+    parser.add_argument("--indicators", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument(
+        "--flags", default="", help="more for `calibrate`, such as --no-fragility, which saves most of the time"
+    )
     run(parser.parse_args())

@@ -277,7 +277,9 @@ def _unknown_parts(value: dict[str, Any]) -> list[Mistake]:
             name = part.get("indicator") if isinstance(part, dict) else None
             if isinstance(name, str) and name not in plain:
                 there = ", ".join(sorted(plain)) or "none"
-                message = f"there is no plain indicator named {name!r} (there: {there})"
+                message = (
+                    f"there is no indicator of features, a probe, obfuscation or words named {name!r} (there: {there})"
+                )
                 mistakes.append((("indicators", i, "combines", j, "indicator"), message))
     return mistakes
 
