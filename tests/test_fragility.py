@@ -14,10 +14,10 @@ from scopewatch.calibration.fragility.rewordings import casual, formal, without_
 from scopewatch.calibration.fragility.table import Reread, table_of
 from scopewatch.calibration.split import split
 from scopewatch.pairs.labelled import LabelledPair, labels_of
-from scopewatch.reader.rounding import Rounding, rounded
+from scopewatch.reader.rounding import rounded
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Rows, Scores
-from scopewatch.types import Pair, Segment
+from scopewatch.types import Pair, Rounding, Segment
 
 FILLER = [f"w{n}" for n in range(60)]
 

@@ -393,7 +393,7 @@ def test_baselines_learn_from_the_training_pairs(house: House) -> None:
         encode_pairs(part, dictionary, segment=beta.read_segment, folder=house.folder / "store")
         for part in (train, pairs)
     ]
-    expected = trained_on(train, read[0], pairs, read[1])
+    expected = trained_on(train, read[0].dense, pairs, read[1].dense)
     assert {name: pytest.approx(scores) for name, scores in expected.items()} == found.scores
     assert (
         "The baselines that learn did so from the 52 pairs of --train; groups in both: 1, which flatters whatever "

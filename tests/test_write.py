@@ -267,7 +267,7 @@ class TestRefusal:
                         "threshold": 0,
                     }
                 ),
-                "ours.yaml:.* there is no indicator of features or a probe named 'nowhere'",
+                "ours.yaml:.* there is no indicator of features, a probe, obfuscation or words named 'nowhere'",
             ),
         ],
     )

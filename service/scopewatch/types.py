@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 TokenIds = Int32
+Rounding = Literal["none", "int8", "bfloat16"]
+"""int8: each row of a decoder layer's matrices to 255 steps between plus and minus its largest magnitude, as dynamic
+quantisation of linear layers does; bfloat16: every weight to eight significant bits."""
 """Token ids of one text, shape (n_tokens,)."""
 
 

@@ -20,7 +20,7 @@ from scopewatch.watch.watchlist import Watchlist, load_watchlist
 
 if TYPE_CHECKING:
     from scopewatch.engine.build import Engine
-    from scopewatch.reader.rounding import Rounding
+    from scopewatch.types import Rounding
 
 log = logging.getLogger(__name__)
 

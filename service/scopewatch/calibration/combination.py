@@ -20,12 +20,11 @@ from scopewatch.config import Config
 from scopewatch.errors import WatchlistError
 from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
-from scopewatch.reader.rounding import Rounding
 from scopewatch.sources import today
 from scopewatch.statistics.folds import grouped_folds
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
-from scopewatch.types import Segment
+from scopewatch.types import Rounding, Segment
 from scopewatch.watch.indicators import ASSERTION_LEXICON, SIGNALS, CombinedTerm, Indicator, Probability
 from scopewatch.watch.watchlist import Watchlist
 from scopewatch.words.lexicon import shipped

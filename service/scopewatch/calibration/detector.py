@@ -22,10 +22,9 @@ from scopewatch.identity import SaeIdentity
 from scopewatch.pairs.feature_words import word_labels
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
-from scopewatch.reader.rounding import Rounding
 from scopewatch.sae.pack import load_pack, write_probe
 from scopewatch.sources import ReaderSource, SaeSource, today
-from scopewatch.types import Segment
+from scopewatch.types import Rounding, Segment
 
 
 @dataclass(frozen=True, slots=True)

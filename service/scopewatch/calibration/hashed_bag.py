@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from scopewatch.calibration.logistic import cross_validated, logistic
 from scopewatch.calibration.sparse_fit import platt
-from scopewatch.errors import Unsupported
+from scopewatch.errors import DataError, Unsupported
 from scopewatch.statistics.folds import folds_of
 from scopewatch.statistics.scores import Bool
 from scopewatch.watch.indicators import Probability
 from scopewatch.words.bag import BITS, Bag, buckets_of, text_vector
 from scopewatch.words.find import find_words
+
+try:
+    from scipy.sparse import csr_array
+except ImportError:
+    raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
 
 _STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 

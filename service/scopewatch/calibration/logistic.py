@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
+from scopewatch.errors import DataError
 from scopewatch.statistics.folds import Places
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Scores
+
+try:
+    from sklearn.linear_model import LogisticRegression
+except ImportError:
+    raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from scopewatch.pairs.data_files import PairsRead, Reading, read_pairs
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.scored import ScoredPairs, score_pairs
-from scopewatch.reader.rounding import Rounding
 from scopewatch.sources import ReaderSource, SaeSource
+from scopewatch.types import Rounding
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.splice import write_indicator
 from scopewatch.watch.watchlist import Watchlist, load_watchlist

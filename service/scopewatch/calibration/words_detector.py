@@ -19,11 +19,10 @@ from scopewatch.calibration.thresholds import Lengths
 from scopewatch.config import Config
 from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
-from scopewatch.reader.rounding import Rounding
 from scopewatch.sources import today
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
-from scopewatch.types import Pair
+from scopewatch.types import Pair, Rounding
 from scopewatch.watch.indicators import Probability
 from scopewatch.watch.watchlist import Watchlist, lexicon_of
 

@@ -18,10 +18,10 @@ from scopewatch.logs import Laps
 from scopewatch.reader.find import find_reader
 from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, width
 from scopewatch.reader.loading import Reader, load_reader
-from scopewatch.reader.rounding import Rounding
 from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.sae.encoder import Training
 from scopewatch.sources import ReaderSource, Rendering
+from scopewatch.types import Rounding
 
 
 @dataclass(slots=True)

@@ -29,7 +29,6 @@ from scopewatch.reader.find import find_reader
 from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.prefixes import Reading
-from scopewatch.reader.rounding import Rounding
 from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.releases.find import find_sae
 from scopewatch.sae.digests import checked_digests, combined_digest
@@ -37,7 +36,7 @@ from scopewatch.sae.open import open_sae
 from scopewatch.sae.pack import is_pack
 from scopewatch.sae.weights import Sae
 from scopewatch.sources import ReaderSource, SaeSource
-from scopewatch.types import Activations, Float32, Indices, Segment, TokenisedPair
+from scopewatch.types import Activations, Float32, Indices, Rounding, Segment, TokenisedPair
 
 _SCHEMA = 1
 _ROW_TOKENS = 8192

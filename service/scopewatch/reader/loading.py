@@ -21,8 +21,9 @@ from scopewatch.reader.configuration import on_one_line, read_configuration, sho
 from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
 from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
-from scopewatch.reader.rounding import Rounding, rounded
+from scopewatch.reader.rounding import rounded
 from scopewatch.reader.weight_files import OWN_HEAD, digests, text_weights
+from scopewatch.types import Rounding
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,10 @@ It shows what a detector keeps when the reader is served in that format, on any 
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 
-Rounding = Literal["none", "int8", "bfloat16"]
-"""int8: each row of a decoder layer's matrices to 255 steps between plus and minus its largest magnitude, as dynamic
-quantisation of linear layers does; bfloat16: every weight to eight significant bits."""
+from scopewatch.types import Rounding
 
 
 def rounded(weights: Mapping[str, torch.Tensor], rounding: Rounding) -> dict[str, torch.Tensor]:

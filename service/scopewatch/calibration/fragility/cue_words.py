@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
 
+from scopewatch.errors import DataError
 from scopewatch.statistics.scores import Bool
+
+try:
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+except ImportError:
+    raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
 
 WORD = r"(?u)\b\w+(?:['\u2019]\w+)*\b"
 _LEAST_PAIRS = 5

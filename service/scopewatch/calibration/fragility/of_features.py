@@ -14,10 +14,9 @@ from scopewatch.calibration.wanted import Wanted
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.pairs.labelled import LabelledPair, labels_of
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
-from scopewatch.reader.rounding import Rounding
 from scopewatch.statistics.folds import grouped_folds
 from scopewatch.statistics.scores import Rows, Scores
-from scopewatch.types import Segment
+from scopewatch.types import Rounding, Segment
 
 
 @dataclass(frozen=True, slots=True)

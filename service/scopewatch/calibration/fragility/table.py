@@ -15,10 +15,9 @@ from scopewatch.calibration.fragility.cue_words import cue_words
 from scopewatch.calibration.split import Split
 from scopewatch.errors import TooLittleData, Unsupported
 from scopewatch.pairs.labelled import LabelledPair, labels_of
-from scopewatch.reader.rounding import Rounding
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
-from scopewatch.types import Segment
+from scopewatch.types import Rounding, Segment
 from scopewatch.watch.cards import Fragility
 
 _MOST_PAIRS = 400
