@@ -29,7 +29,7 @@ from scopewatch.verdicts import (
     Timings,
     Verdict,
 )
-from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
+from scopewatch.watch.cards import BeyondWords, Card, DataFile, Fragility, MadeWith, Measurement
 from spine import watchlist_set
 
 MADE_BY = Provenance("first", "a" * 64, Relation.READER_MODEL, "r", "main", "b" * 64)
@@ -226,6 +226,17 @@ MADE_WITH = MadeWith(
     template_digest="c" * 64,
     rendering_digest="d" * 64,
     saes={"mid": IDENTITY.saes[0].digest},
+    words={"hedges": "e" * 64},
+)
+BEYOND = BeyondWords(
+    words="bag_of_words",
+    together=0.90625,
+    over_words=0.09375,
+    over_words_low=0.0625,
+    over_words_high=0.125,
+    over_own=0.03125,
+    over_own_low=0.015625,
+    over_own_high=0.046875,
 )
 CARD = Card(
     date="2026-11-01",
@@ -244,12 +255,17 @@ CARD = Card(
             auroc_high=0.9375,
             tpr=0.5,
             fpr=0.0078125,
+            fpr_groups=0.01171875,
             fpr_upper=0.015625,
             ece=0.0625,
             baselines={"bag_of_words": 0.8125, "response_length": 0.5},
         ),
     ),
     beats_bag_of_words=True,
+    beside_bag_of_words="better",
+    beyond_words=BEYOND,
+    fragility=(Fragility(change="upper case", n=40, auroc=0.75, survival=0.5),),
+    stands_on="may",
     leaks=("response_length",),
     made_with=MADE_WITH,
     note="Short texts only.",
@@ -279,7 +295,9 @@ def test_a_card_is_told_whole() -> None:
     """Every field that the contract has for cards holds what the watchlist's card says, and every one of that is told."""
     (info,) = indicator_infos({"features": [{"feature": "mid/3"}], "card": CARD})
     held = {
-        **CARD.model_dump(exclude={"data", "measurements", "made_with"}),
+        **CARD.model_dump(exclude={"data", "measurements", "made_with", "beyond_words", "fragility"}),
+        **{f"beyond_words.{name}": value for name, value in BEYOND},
+        **{f"fragility.{name}": value for name, value in CARD.fragility[0]},
         **{f"data.{name}": value for name, value in CARD.data[0]},
         **{f"measurements.{name}": value for name, value in CARD.measurements[0]},
         **{f"made_with.{name}": value for name, value in MADE_WITH},
