@@ -17,6 +17,7 @@ What no two runs have in common is replaced, by `<date>`, `<port>`, `<uuid>` and
 libraries, folders, and how requests happened to be put into batches.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -263,6 +264,9 @@ def _pairs() -> list[dict[str, Any]]:
     for number, topic in enumerate(re.split(r", |\n", _TOPICS.strip())):
         for label, forms in ((1, _HEDGED), (0, _FIRM)):
             text = forms[(number + number // len(forms)) % len(forms)].format(topic)
+            # Some words of their own, or texts of one form would count as copies of each other.
+            own = hashlib.sha256(topic.encode()).hexdigest().translate(str.maketrans("0123456789", "ghijklmnop"))
+            text += f" Filed under {' '.join(own[i : i + 6] for i in range(0, 60, 6))}."
             rows.append(
                 {
                     "id": f"{number}-{label}",

@@ -253,7 +253,7 @@ class TestRefusals:
         """Where the interval of the difference holds 0, on either side of it, nothing is refused and nothing claimed."""
         pairs, pooled = made(signal=0.9)
         draw = np.random.default_rng(8)
-        for share, ahead in ((0.66, True), (0.72, False)):
+        for share, ahead in ((0.74, True), (0.83, False)):
             marked = [
                 replace(pair, pair=Pair("", f"{pair.pair.response} {'zebra' if hit == pair.label else 'lion'}"))
                 for pair, hit in zip(pairs, draw.random(len(pairs)) < share, strict=True)
@@ -267,7 +267,7 @@ class TestRefusals:
 
     def test_what_a_single_feature_clearly_beats_needs_force(self) -> None:
         """Nothing is written that its own best feature alone would do better, whatever its terms were chosen by."""
-        pairs, pooled = made(1200, signal=0.3)
+        pairs, pooled = made(1200, signal=0.6)
         labels = np.array([pair.label for pair in pairs], bool)
         known = pooled.features(MAX).tolil()
         known[:, 3] = (labels + 0.4 * np.random.default_rng(1).random(len(pairs)))[:, None]

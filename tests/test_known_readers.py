@@ -382,7 +382,7 @@ def without_network(_: pytest.MonkeyPatch) -> str:
 
 
 def without_pip(patch: pytest.MonkeyPatch) -> str:
-    patch.setattr("scopewatch.known_readers.source.find_spec", lambda _: None)
+    patch.setattr("scopewatch.known_readers.source.PathFinder.find_spec", lambda _: None)
     return "tiny-shipped 1.2: this Python has no pip to download it with;"
 
 

