@@ -720,7 +720,7 @@ def _calibrate(stage: _Stage, record: dict[str, dict[str, Document]]) -> None:
     told["probe"] = _without(stage.run(*probe, *common), "watchlist_digest")
     # The digest of a direction depends on its last bits.
     told["probe"]["stdout"][0]["indicator"]["card"]["made_with"]["saes"].pop("dense_probe")
-    told["no signal"] = stage.run("calibrate", "noisy.jsonl", "--indicator", "weak", "--terms", "3", *common)
+    told["noisy labels"] = stage.run("calibrate", "noisy.jsonl", "--indicator", "weak", "--terms", "3", *common)
     told["too few pairs"] = stage.run("calibrate", "few.jsonl", "--indicator", "weak", *common)
     benign = ("calibrate", "firm.jsonl", "--benign", "--indicator", "speculation", "--max-fpr", "0.1")
     told["benign"] = stage.run(*benign, "--watchlist", "demo.yaml", "--out", "benign.yaml")

@@ -55,10 +55,12 @@ def test_the_server_fits_a_small_machine(bundled: ServerProcess) -> None:
 
 
 def test_the_package_stays_small() -> None:
-    """Everything in the package together is at most 20 MB."""
-    size = sum(file.stat().st_size for file in PACKAGE.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    """The SAEs of the known reader are at most 40 MB, and everything else in the package together at most 20 MB."""
+    files = [file for file in PACKAGE.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    of_known = [file for file in files if "smollm2-135m-instruct" in file.parts]
 
-    assert size <= 20e6
+    assert sum(file.stat().st_size for file in of_known) <= 40e6
+    assert sum(file.stat().st_size for file in set(files) - set(of_known)) <= 20e6
 
 
 def test_every_bundled_indicator_has_a_card_that_names_its_rivals() -> None:

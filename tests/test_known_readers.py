@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -382,7 +383,7 @@ def without_network(_: pytest.MonkeyPatch) -> str:
 
 
 def without_pip(patch: pytest.MonkeyPatch) -> str:
-    patch.setattr("scopewatch.known_readers.source.PathFinder.find_spec", lambda _: None)
+    patch.setattr("scopewatch.known_readers.source.PathFinder", SimpleNamespace(find_spec=lambda _: None))
     return "tiny-shipped 1.2: this Python has no pip to download it with;"
 
 
