@@ -44,7 +44,7 @@ def tasks(data: Path) -> list[str]:
 
 
 def examples(data: Path, task: str, most: int) -> list[Example]:
-    """Texts of a task, at most half of `most` of each label, drawn and ordered by their digests.
+    """Texts of a task, at most half of `most` of each label, drawn by their digests, and in an order that mixes labels.
 
     A text that stands several times in the file, as in most of them, is drawn once; one with both labels never.
     """
@@ -60,7 +60,8 @@ def examples(data: Path, task: str, most: int) -> list[Example]:
     drawn = [Example(text, *labels) for text, labels in found.items() if len(labels) == 1]
     drawn.sort(key=lambda example: _digest(example.text))
     halves = [[example for example in drawn if example.label == label][: most // 2] for label in (0, 1)]
-    return sorted(halves[0] + halves[1], key=lambda example: _digest(example.text))
+    # By another digest than they were drawn by: the rarer label's halves reach further into that order.
+    return sorted(halves[0] + halves[1], key=lambda example: _digest(f"order:{example.text}"))
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

@@ -88,13 +88,18 @@ def run_all(names: list[str], settings: Settings, work_dir: Path, workers: int) 
     files = {name: folder / f"{name}.json" for name in names}
     missing = [name for name in names if not files[name].exists()]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        coming = {pool.submit(measured, name, settings): name for name in missing}
+        coming = {pool.submit(keep, name, settings, files[name]): name for name in missing}
         for number, done in enumerate(as_completed(coming), 1):
-            name, found = coming[done], done.result()
-            with atomic_write(files[name]) as part:
-                part.write_text(json.dumps(found))
-            print(f"{number}/{len(missing)} {name}: {found['auroc'].get(COMBINATION, CHANCE):.3f}", flush=True)
+            done.result()
+            print(f"{number}/{len(missing)} {coming[done]}", flush=True)
     return run | {"tasks": {name: json.loads(files[name].read_text()) for name in sorted(names)}}
+
+
+def keep(task: str, settings: Settings, file: Path) -> None:
+    """Measures a task and writes what it gave."""
+    found = measured(task, settings)
+    with atomic_write(file) as part:
+        part.write_text(json.dumps(found))
 
 
 def table(runs: dict[str, Any]) -> str:

@@ -67,6 +67,18 @@ def test_a_text_is_drawn_once_and_with_one_label(data: Path) -> None:
     assert [example for example in drawn if example in few] == few
 
 
+def test_a_rarer_label_does_not_stand_at_the_end(data: Path) -> None:
+    """The last fifth of the texts, by which the paper's probes choose their penalty, has both labels about equally."""
+    from probing_tasks import examples
+
+    texts = [f"rare {number},1" for number in range(50)] + [f"common {number},2" for number in range(1000)]
+    write(data, "cleaned_data/9_tide.csv", ["prompt,target", *texts])
+
+    labels = [example.label for example in examples(data, "9_tide", 100)]
+
+    assert 5 <= sum(labels[-20:]) <= 15
+
+
 def test_what_is_no_binary_task_is_refused_by_name(data: Path) -> None:
     """Three targets, no file, no package: one line that says what to do."""
     from probing_tasks import examples, find_data
