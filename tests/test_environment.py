@@ -72,7 +72,7 @@ def test_another_machine_is_reached_through_the_proxy(monkeypatch: pytest.Monkey
 def test_a_terminal_that_lacks_a_letter_shows_its_number(terminal: dict[str, str]) -> None:
     """Output that a terminal's encoding cannot write is escaped, and no command ends over it."""
     demo = Path(scopewatch.__file__).parent / "demo"
-    (sae,) = demo.rglob("params.npz")
+    (sae,) = (demo / "sae").rglob("params.npz")
     command = ["activations", "--reader", demo / "reader", "--sae", sae, "--hookpoint", "layers.2.resid_post"]
     command += ["--features", "1", "--response", "a - b"]
     main = "import sys; from scopewatch.cli import main; sys.argv[-1] = 'a \\u2014 \\u00e9'; main()"
