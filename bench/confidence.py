@@ -32,7 +32,8 @@ from scopewatch.pairs.pooled import encode_pairs
 from scopewatch.statistics.ranking import auroc_difference, auroc_interval
 from scopewatch.statistics.scores import Bool, Interval, Scores
 from scopewatch.types import Segment
-from scopewatch.watch.indicators import SIGNALS, Indicator
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.terms import SIGNALS
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 
 SETS = (

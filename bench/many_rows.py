@@ -15,22 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-_WORDS = [
-    "river",
-    "garden",
-    "copper",
-    "window",
-    "bread",
-    "winter",
-    "candle",
-    "doctor",
-    "market",
-    "yellow",
-    "engine",
-    "silver",
-    "meadow",
-    "basket",
-]
+_WORDS = [first + last for first in ("co", "ra", "wi", "me") for last in ("per", "den", "dow", "rin")]
+"""Words that say nothing."""
 _HEDGES = ["perhaps", "may", "might", "possibly", "seems", "likely"]
 
 

@@ -27,7 +27,7 @@ from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Scores
 from scopewatch.types import Segment
-from scopewatch.watch.indicators import Pooling
+from scopewatch.watch.poolings import Pooling
 
 HELD_OUT = 1 / 3
 """The share of the texts that measures."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 from sklearn.metrics import roc_auc_score
 
+from plain_words import WORDS
 from scopewatch.calibration.calibrate import calibrate
 from scopewatch.calibration.sparse_fit import fit_combination, platt
 from scopewatch.calibration.split import split
@@ -28,24 +29,11 @@ from scopewatch.pairs.pooled import PooledPairs
 from scopewatch.statistics.calibration_error import calibration_error
 from scopewatch.statistics.folds import grouped_folds, source_folds
 from scopewatch.types import Pair
-from scopewatch.watch.indicators import SIGNALS, Pooling
+from scopewatch.watch.poolings import Pooling
+from scopewatch.watch.terms import SIGNALS
 from scopewatch.watch.watchlist import load_watchlist
 
 MAX, MEAN = Pooling(kind="max"), Pooling(kind="mean")
-WORDS = [
-    "river",
-    "garden",
-    "copper",
-    "window",
-    "bread",
-    "winter",
-    "candle",
-    "doctor",
-    "market",
-    "yellow",
-    "engine",
-    "silver",
-]
 
 
 @dataclass
@@ -78,7 +66,7 @@ def made(
     sparse[:, 7] += np.maximum(0, signal * ~labels + draw.normal(size=n) - 0.3)
     dense = draw.normal(size=(n, 6)) + 0.6 * signal * np.outer(labels, np.eye(6)[0])
     lengths = 12 + 12 * labels * long_when_positive
-    texts = [" ".join(draw.choice(WORDS, size)) for size in lengths]
+    texts = [" ".join(draw.choice(WORDS[:12], size)) for size in lengths]
     pairs = [
         LabelledPair(Pair("", text), int(label), line, group=f"g{line // per_group}")
         for line, (text, label) in enumerate(zip(texts, labels, strict=True))
@@ -438,7 +426,7 @@ def labelled_file(folder: Path, n: int = 160, name: str = "train") -> Path:
     draw = np.random.default_rng(3)
     rows = []
     for line in range(n):
-        subject, thing = draw.choice(WORDS, 2)
+        subject, thing = draw.choice(WORDS[:12], 2)
         number = int(draw.integers(10, 99))
         hedged = f"Perhaps the {subject} might possibly change the {thing} in {number} cases, we are not sure."
         plain = f"The {subject} changed the {thing} in {number} cases, as the table shows."

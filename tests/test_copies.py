@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plain_words import WORDS
 from scopewatch.calibration.request import telling
 from scopewatch.calibration.split import split
 from scopewatch.errors import NothingUsable, Unsupported
@@ -18,23 +19,6 @@ from scopewatch.pairs.left_out import Tally
 from scopewatch.types import Pair, Turn
 
 SENTENCE = "On average the new method lowers yields a little, yet in dry years it kept up with ploughed fields."
-WORDS = [
-    "river",
-    "garden",
-    "copper",
-    "window",
-    "bread",
-    "winter",
-    "candle",
-    "doctor",
-    "market",
-    "yellow",
-    "engine",
-    "silver",
-    "meadow",
-    "basket",
-    "lantern",
-]
 
 
 def pair(response: str, number: int = 0, *, label: int = 0, prompt: str = "", **fields: str) -> LabelledPair:

@@ -20,7 +20,7 @@ from scopewatch.releases.find import find_sae
 from scopewatch.releases.names import from_hub_id, from_neuronpedia, from_release, recognise
 from scopewatch.releases.table import HubSae, places, releases, sources
 from scopewatch.sources import SaeSource
-from scopewatch.watch.indicators import WatchedFeature
+from scopewatch.watch.terms import WatchedFeature
 
 SCOPE = "google/gemma-scope-2b-pt-res"
 ROOT = Path(__file__).parents[1]

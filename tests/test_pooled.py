@@ -27,7 +27,7 @@ from scopewatch.pipeline.scoring import judge
 from scopewatch.sentences import SegmentSentences
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Activations, Pair, Segment, Turn
-from scopewatch.watch.indicators import Pooling
+from scopewatch.watch.poolings import Pooling
 
 TEXTS = ["hello", "world, it may rain tomorrow", "Insulin lowers blood sugar. " * 6, "not sure", "perhaps gout?"]
 ALL_OF_MID = engine_identity(mid=tuple(range(D_SAE)))

@@ -159,7 +159,7 @@ def poolings(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def by_hand(pooling: dict[str, Any], values: list[float], ends: Sequence[bool] = ()) -> float:
-    """The formulas of `indicators.Pooling`, one token at a time."""
+    """The formulas of `poolings.Pooling`, one token at a time."""
     kind = pooling["kind"]
     if kind == "last":
         kind, values = "mean", values[max(len(values) - pooling.get("n", 1), 0) :]

@@ -33,7 +33,7 @@ from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.pooled import DENSE_POOLINGS, MEAN
 from scopewatch.statistics.folds import folds_of
 from scopewatch.types import Pair
-from scopewatch.watch.indicators import Pooling
+from scopewatch.watch.poolings import Pooling
 
 _COMPANY = ["response_length", "hedge_words", "bag_of_words", "dense_probe", "difference_of_means"]
 

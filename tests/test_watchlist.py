@@ -17,7 +17,8 @@ from scopewatch.identity import ENTROPY, LOGPROB, EngineIdentity, FeatureKey, Re
 from scopewatch.sources import SaeSource
 from scopewatch.types import Segment
 from scopewatch.watch import watchlist as watchlist_module
-from scopewatch.watch.indicators import PROBE, Pooling
+from scopewatch.watch.indicators import PROBE
+from scopewatch.watch.poolings import Pooling
 from scopewatch.watch.watchlist import MAX_FILE_BYTES, Watchlist, load_watchlist
 
 Write = Callable[..., Path]

@@ -25,7 +25,8 @@ from scopewatch.statistics.folds import grouped_folds
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.types import Rounding, Segment
-from scopewatch.watch.indicators import ASSERTION_LEXICON, SIGNALS, CombinedTerm, Indicator, Probability
+from scopewatch.watch.indicators import Indicator, Probability
+from scopewatch.watch.terms import ASSERTION_LEXICON, SIGNALS, CombinedTerm
 from scopewatch.watch.watchlist import Watchlist
 from scopewatch.words.lexicon import shipped
 

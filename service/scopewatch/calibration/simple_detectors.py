@@ -17,7 +17,8 @@ from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
 from scopewatch.pairs.pooled import DENSE_POOLINGS, MEAN
 from scopewatch.statistics.folds import FOLDS, Places, folds_of
 from scopewatch.statistics.scores import Bool, Rows, Scores
-from scopewatch.watch.indicators import Pooling, Probability
+from scopewatch.watch.indicators import Probability
+from scopewatch.watch.poolings import Pooling
 from scopewatch.words.bag import grams_of
 from scopewatch.words.find import find_words
 from scopewatch.words.lexicon import shipped

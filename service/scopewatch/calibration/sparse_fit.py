@@ -19,7 +19,8 @@ from scopewatch.errors import DataError, Unsupported
 from scopewatch.statistics.folds import Folds
 from scopewatch.statistics.ranking import auroc, column_aurocs
 from scopewatch.statistics.scores import Bool, Rows, Scores
-from scopewatch.watch.indicators import Pooling, Probability
+from scopewatch.watch.indicators import Probability
+from scopewatch.watch.poolings import Pooling
 
 try:
     from scipy.optimize import brentq

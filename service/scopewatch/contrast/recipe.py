@@ -14,8 +14,8 @@ from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.pairs.pooled import POOLINGS
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.verdicts import Label
-from scopewatch.watch.indicators import Pooling
 from scopewatch.watch.labels import open_labels
+from scopewatch.watch.poolings import Pooling
 from scopewatch.watch.watchlist import Watchlist
 
 

@@ -8,7 +8,7 @@ from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.pooled import POOLINGS
 from scopewatch.statistics.scores import Interval
 from scopewatch.types import Segment
-from scopewatch.watch.indicators import Pooling
+from scopewatch.watch.poolings import Pooling
 
 
 @dataclass(frozen=True, slots=True)

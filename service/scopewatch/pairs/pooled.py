@@ -5,10 +5,8 @@ pairs' tokens. So an interrupted command goes on where it stopped, and another f
 of it.
 """
 
-import errno
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +18,17 @@ from tqdm import tqdm
 
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.errors import DataError, EngineError, InvalidRequest
-from scopewatch.files import atomic_write
 from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import LeftOut
 from scopewatch.pairs.scored import failure
+from scopewatch.pairs.shards import array_of, is_whole, unwritable_folder, write_shard
+from scopewatch.pairs.spelled import is_spelled
 from scopewatch.pipeline.pooling import pool
 from scopewatch.sentences import SegmentSentences
 from scopewatch.statistics.scores import Bool, Rows
 from scopewatch.types import Activations, Segment, TokenisedPair
-from scopewatch.watch.indicators import Pooling
+from scopewatch.watch.poolings import Pooling
 
 try:
     from scipy.sparse import csr_array, vstack
@@ -53,9 +52,6 @@ DENSE_POOLINGS = (MEAN, Pooling(kind="last"), Pooling(kind="sentence_end", over=
 _SCHEMA = 3
 _SHARD_PAIRS = 128
 _DENSE_ELEMENTS = 4 << 20
-_SPELLED = 0.25
-"""The share of a text's tokens. A character of a script that a vocabulary lacks takes as many tokens as bytes, two to
-four, so that half to three quarters of them carry on."""
 _FEW_SPELLED = 0.05
 Float32 = NDArray[np.float32]
 _Tokenised = TokenisedPair | InvalidRequest
@@ -98,7 +94,7 @@ class PooledPairs:
             DataError: A shard is gone or damaged.
         """
         name = f"dense_{DENSE_POOLINGS.index(pooling)}"
-        return np.concatenate([_array(shard, name) for shard in self.shards])
+        return np.concatenate([array_of(shard, name) for shard in self.shards])
 
     def features(self, pooling: Pooling, rows: Rows | None = None) -> csr_array:
         """Every feature by one of the poolings, shape (n, d_sae), float32; only values greater than 0 are stored.
@@ -114,9 +110,9 @@ class PooledPairs:
         parts = [csr_array((0, self.d_sae), dtype=np.float32)]
         for number in np.unique(rows // _SHARD_PAIRS).tolist():
             shard = self.shards[number]
-            indptr = np.concatenate([[0], np.cumsum(_array(shard, "fired"))])
+            indptr = np.concatenate([[0], np.cumsum(array_of(shard, "fired"))])
             shape = len(indptr) - 1, self.d_sae
-            whole = csr_array((_array(shard, name), _array(shard, "indices"), indptr), shape=shape)
+            whole = csr_array((array_of(shard, name), array_of(shard, "indices"), indptr), shape=shape)
             parts.append(whole[rows[rows // _SHARD_PAIRS == number] % _SHARD_PAIRS])
         matrix = csr_array(vstack(parts, format="csr"))
         matrix.eliminate_zeros()
@@ -174,13 +170,13 @@ def encode_pairs(
             part = pairs[start : start + _SHARD_PAIRS]
             tokens = dictionary.tokeniser.tokenise([item.pair for item in part])
             shards.append(home / f"{_digest(tokens, segment)}.npz")
-            if not _is_whole(shards[-1]):
-                _write(shards[-1], _shard(tokens, dictionary, segment, poolings))
+            if not is_whole(shards[-1]):
+                write_shard(shards[-1], _shard(tokens, dictionary, segment, poolings))
             left_out += _left_out(part, tokens, shards[-1], reading)
-            spelled += sum(_is_spelled(pair, segment) for pair in tokens if isinstance(pair, TokenisedPair))
+            spelled += sum(is_spelled(pair, segment) for pair in tokens if isinstance(pair, TokenisedPair))
             progress.update(len(part))
     tokens_read, truncated = (
-        np.concatenate([_array(shard, name) for shard in shards]) for name in ("tokens", "truncated")
+        np.concatenate([array_of(shard, name) for shard in shards]) for name in ("tokens", "truncated")
     )
     return PooledPairs(
         n_pairs=len(pairs),
@@ -198,21 +194,15 @@ def _left_out(
     part: Sequence[LabelledPair], tokens: Sequence[_Tokenised], shard: Path, reading: Reading
 ) -> Iterator[LeftOut]:
     """The pairs of a shard that could not be read, or have no token in the segment."""
-    for item, refused, failed, n in zip(part, tokens, _array(shard, "failed"), _array(shard, "tokens"), strict=True):
+    for item, refused, failed, n in zip(
+        part, tokens, array_of(shard, "failed"), array_of(shard, "tokens"), strict=True
+    ):
         if isinstance(refused, InvalidRequest):
             yield reading.checked(failure(item.place, refused))
         elif failed:
             yield reading.checked(failure(item.place, EngineError(str(failed))))
         elif not n:
             yield LeftOut(item.place, "empty_segment")
-
-
-def _is_spelled(pair: TokenisedPair, segment: Segment) -> bool:
-    """Whether many of a segment's tokens only carry on the character that the token before them began."""
-    inside = pair.segments == segment
-    starts, ends = pair.starts[inside], pair.ends[inside]
-    carried_on = (ends[1:] == ends[:-1]) & (starts[1:] < ends[1:])
-    return bool(carried_on.sum() >= _SPELLED * len(ends) > 0)
 
 
 def _home(folder: Path, dictionary: DictionaryEngine, segment: Segment, poolings: Sequence[Pooling]) -> Path:
@@ -222,7 +212,7 @@ def _home(folder: Path, dictionary: DictionaryEngine, segment: Segment, poolings
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable_folder(folder, error) from None
     return home
 
 
@@ -288,35 +278,3 @@ def _digest(tokens: Sequence[_Tokenised], segment: Segment) -> str:
         # Where sentences end is not in the tokens: a caller may give them with a text of its own.
         total.update(SegmentSentences(pair, segment).last_tokens.astype("<i4").tobytes())
     return total.hexdigest()
-
-
-def _is_whole(shard: Path) -> bool:
-    """Whether a shard is there, and the reader failed on none of its pairs, as it need not do again."""
-    try:
-        with zipfile.ZipFile(shard) as archive:
-            return archive.testzip() is None and not any(_array(shard, "failed"))
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def _write(shard: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Writes a shard whole or not at all."""
-    try:
-        with atomic_write(shard) as part, part.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-    except OSError as error:
-        raise _unwritable(shard.parent.parent, error) from None
-
-
-def _unwritable(folder: Path, error: OSError) -> DataError:
-    mend = "make room there, or use" if error.errno == errno.ENOSPC else "use"
-    return DataError(f"{folder}: cannot be written: {error.strerror or error}; {mend} another folder")
-
-
-def _array(shard: Path, name: str) -> NDArray[Any]:
-    try:
-        with np.load(shard) as archive:
-            array: NDArray[Any] = archive[name]
-            return array
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{shard}: gone or damaged ({error}); run the command again") from None

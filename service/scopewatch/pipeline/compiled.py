@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scopewatch.identity import EngineIdentity, FeatureId, FeatureKey, FeatureTable
 from scopewatch.types import Segment
 from scopewatch.verdicts import Label, Provenance
-from scopewatch.watch.indicators import CombinedTerm, Indicator, Pooling, WatchedFeature
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.poolings import Pooling
+from scopewatch.watch.terms import CombinedTerm, WatchedFeature
 from scopewatch.watch.watchlist import Watchlist
 from scopewatch.words.bag import Bag
 from scopewatch.words.lexicon import Lexicon

@@ -1,11 +1,11 @@
-"""From a feature's activations on the tokens of a segment to one number; the formulas are in `indicators.Pooling`."""
+"""From a feature's activations on the tokens of a segment to one number; the formulas are in `poolings.Pooling`."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scopewatch.sentences import SegmentSentences
 from scopewatch.types import Indices
-from scopewatch.watch.indicators import Pooling
+from scopewatch.watch.poolings import Pooling
 
 Dense = NDArray[np.float64]
 """Activations of some features on one segment's tokens, shape (n_tokens, n_features)."""

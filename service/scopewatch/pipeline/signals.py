@@ -15,7 +15,7 @@ from scopewatch.pipeline.word_counts import words_read
 from scopewatch.sentences import SegmentSentences
 from scopewatch.types import Float64
 from scopewatch.verdicts import Evidence
-from scopewatch.watch.indicators import ASSERTION_LEXICON, Signal
+from scopewatch.watch.terms import ASSERTION_LEXICON, Signal
 from scopewatch.words.lexicon import shipped
 
 PRIOR_TOKENS = 32.0

@@ -1,11 +1,9 @@
 """Indicators, as a watchlist holds them: the features they are made of, and how those become a score."""
 
-import re
 from math import log
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     PlainSerializer,
@@ -15,117 +13,17 @@ from pydantic import (
     model_validator,
 )
 
-from scopewatch.identity import ENTROPY, LOGPROB, FeatureKey
-from scopewatch.sources import SOURCE, Name, Several, Strict
+from scopewatch.sources import Name, Several, Strict
 from scopewatch.types import Segment
 from scopewatch.watch.cards import Card, Sha256
+from scopewatch.watch.poolings import Pooling, PoolingField
+from scopewatch.watch.terms import CombinedTerm, Finite, WatchedFeature
 from scopewatch.words.lexicon import Lexicon, shipped_names
 
-_FEATURE = re.compile(rf"(?P<sae>[A-Za-z][A-Za-z0-9_.-]{{0,63}}|{SOURCE})/(?P<index>0|[1-9][0-9]{{0,8}})\Z")
-_POOLING_ARGUMENTS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    # kind: (required, optional)
-    "max": (frozenset(), frozenset()),
-    "mean": (frozenset(), frozenset()),
-    "sum": (frozenset(), frozenset()),
-    "fraction_active": (frozenset(), frozenset()),
-    "rolling_mean_max": (frozenset({"window"}), frozenset()),
-    "k_of_n": (frozenset({"k"}), frozenset({"n"})),
-    "last": (frozenset(), frozenset({"n"})),
-    "sentence_end": (frozenset({"over"}), frozenset()),
-}
 PROBE = "probe"
 """What a file of dense directions has for an architecture, where an SAE has jumprelu or topk."""
 _PROBE_POOLINGS = ("max", "mean", "sum", "last", "sentence_end")
 """Poolings of probes; the others ask whether a feature fires at all, and a probe has a value everywhere."""
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-def _not_zero(weight: float) -> float:
-    if weight == 0:
-        raise ValueError("a weight of 0 watches nothing; remove the entry")
-    return weight
-
-
-Weight = Annotated[Finite, AfterValidator(_not_zero)]
-
-
-class Pooling(Strict):
-    """How a feature's activations on the n tokens of a segment become one number.
-
-    max: largest. mean: average over all tokens. sum: total. fraction_active: share of tokens above 0.
-    rolling_mean_max: largest mean over `window` consecutive tokens (over all when the segment is shorter).
-    k_of_n: largest value that at least `k` of some `n` consecutive tokens reach (`n` omitted: of all), so that a
-    threshold of t asks for k tokens above t; 0 when there are fewer than k tokens.
-    last: average over the last `n` tokens (`n` omitted: the last one).
-    sentence_end: mean or max, as `over` says, of the tokens that end sentences (`scopewatch.sentences`).
-    """
-
-    kind: Literal["max", "mean", "sum", "fraction_active", "rolling_mean_max", "k_of_n", "last", "sentence_end"]
-    window: int | None = Field(None, ge=1, le=4096)
-    k: int | None = Field(None, ge=1, le=4096)
-    n: int | None = Field(None, ge=1, le=4096)
-    over: Literal["mean", "max"] | None = None
-
-    @model_validator(mode="after")
-    def _arguments_fit(self) -> Self:
-        required, optional = _POOLING_ARGUMENTS[self.kind]
-        given = set(self._given)
-        if missing := required - given:
-            raise ValueError(f"pooling {self.kind} needs {', '.join(sorted(missing))}")
-        if extra := given - required - optional:
-            raise ValueError(f"pooling {self.kind} takes no {', '.join(sorted(extra))}")
-        if self.k and self.n and self.k > self.n:
-            raise ValueError(f"k_of_n asks for k={self.k} of only n={self.n} tokens")
-        return self
-
-    @property
-    def _given(self) -> dict[str, int | str]:
-        """The arguments, by name."""
-        return self.model_dump(exclude={"kind"}, exclude_none=True)
-
-    def __str__(self) -> str:
-        given = ", ".join(f"{name}={value}" for name, value in self._given.items())
-        return f"{self.kind}({given})" if given else self.kind
-
-
-def _pooling_from_word(value: object) -> object:
-    return {"kind": value} if isinstance(value, str) else value
-
-
-PoolingField = Annotated[Pooling, BeforeValidator(_pooling_from_word)]
-
-
-class WatchedFeature(Strict):
-    feature: str
-    """`{sae}/{index}`; the SAE is a name under `saes`, or a Neuronpedia source such as
-    gemma-2-2b/20-gemmascope-res-16k."""
-    weight: Weight = 1.0
-    pooling: PoolingField | None = None
-    label: str = Field("", max_length=200)
-    citation: str = Field("", max_length=400)
-    """Where the feature was published, if it was."""
-
-    @field_validator("feature")
-    @classmethod
-    def _names_a_known_sae(cls, value: str, info: ValidationInfo) -> str:
-        match = _FEATURE.match(value)
-        if not match:
-            raise ValueError(
-                f"a feature is written sae/index, for instance res/1234 or gemma-2-2b/20-gemmascope-res-16k/1234, "
-                f"not {value!r}"
-            )
-        known = (info.context or {}).get("saes")
-        if known is not None and match["sae"] not in known and "/" not in match["sae"]:
-            raise ValueError(
-                f"there is no SAE {match['sae']!r} under saes (there: {', '.join(sorted(known)) or 'none'})"
-            )
-        return value
-
-    @property
-    def key(self) -> FeatureKey:
-        sae, _, index = self.feature.rpartition("/")
-        return FeatureKey(sae, int(index))
 
 
 class Probability(Strict):
@@ -133,47 +31,6 @@ class Probability(Strict):
 
     slope: Finite = Field(gt=0)
     intercept: Finite
-
-
-Signal = Literal[
-    "mean_logprob", "mean_entropy", "lowest_sentence_logprob", "highest_sentence_entropy", "surprising_assertion"
-]
-SIGNALS: tuple[Signal, ...] = get_args(Signal)
-"""The numbers of the reader's own predictions that a combination may have for terms."""
-ASSERTION_LEXICON = "hedges"
-"""The name of the lexicon of words by which a sentence asserts less."""
-
-
-class CombinedTerm(Strict):
-    """Another indicator's score, or a number of the reader's own predictions."""
-
-    indicator: Name | None = None
-    signal: Signal | None = None
-    """In nats per token; each makes the reader run whole, with its head.
-
-    mean_logprob: mean log-probability the reader gives the segment's tokens. mean_entropy: mean entropy of the
-    distributions it expected them from. lowest_sentence_logprob, highest_sentence_entropy: the lowest or highest of the
-    means over one sentence's tokens, short sentences' drawn towards the segment's (`pipeline.signals`).
-    surprising_assertion: the highest, over sentences, of -(mean log-probability) times max(0, 1 - h / 0.1), h the share
-    of the sentence's words that are in the lexicon `hedges`; at least 0, and 0 where every sentence is hedged."""
-    weight: Weight
-
-    @model_validator(mode="after")
-    def _names_one(self) -> Self:
-        if (self.indicator is None) == (self.signal is None):
-            raise ValueError("give either indicator or signal")
-        return self
-
-    @property
-    def name(self) -> str:
-        return self.indicator or self.signal or ""
-
-    @property
-    def key(self) -> FeatureKey | None:
-        """The feature that stands for a signal among what the engine computes; None for an indicator."""
-        if self.signal is None:
-            return None
-        return ENTROPY if self.signal.endswith("entropy") else LOGPROB
 
 
 def _lexicon(value: object) -> str | tuple[str, ...]:

@@ -29,7 +29,7 @@
         kind: combination                              # of others' scores and of what the reader expected
         combines:
           - {indicator: speculation, weight: -1.0}
-          - {signal: mean_logprob, weight: 0.5}        # or another of `indicators.SIGNALS`
+          - {signal: mean_logprob, weight: 0.5}        # or another of `terms.SIGNALS`
         threshold: 0.0
       - {name: hidden, kind: obfuscation, threshold: 0.01}   # the share of characters that hide or imitate letters
       - {name: hedges, kind: words, lexicon: hedges, threshold: 0.05}     # the share of words that are in a list
@@ -61,7 +61,8 @@ from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Several, Strict
 from scopewatch.types import Cleaning
 from scopewatch.watch.cards import Card
-from scopewatch.watch.indicators import ASSERTION_LEXICON, PROBE, Indicator
+from scopewatch.watch.indicators import PROBE, Indicator
+from scopewatch.watch.terms import ASSERTION_LEXICON
 from scopewatch.watch.yaml_lines import Lines, Location, Mistake, is_plain_text, parse_yaml
 from scopewatch.words.bag import Bag, load_bag
 from scopewatch.words.lexicon import Lexicon, shipped
