@@ -512,7 +512,8 @@ class TestCommand:
         assert error.endswith("read 162 rows, used 160, left out 2: 1 unreadable, 1 no_text\n")
         assert {"unreadable": 1, "no_text": 1} == json.loads(told)["left_out"]
         assert card is not None
-        assert ("odd.jsonl", 160) == (card.data[0].name, card.data[0].n)
+        read = (card.traffic or card.data)[0]
+        assert ("odd.jsonl", 160) == (read.name, read.n)
         assert "2 of 162 rows were left out: 1 unreadable, 1 no_text." in card.note
         assert card.n + ("--benign" not in made) * card.measurements[0].n == 160
 
@@ -594,9 +595,11 @@ class TestCommand:
         assert found["calibrated"] is True
 
     def test_benign_traffic_alone_sets_a_threshold(self, run: Callable, data: Path, folder: Path) -> None:
-        """Without labels the threshold keeps the rate on the traffic given, and the card says what is not known."""
+        """The threshold keeps the rate on the traffic given; what labelled pairs said stays, but for the former rates."""
         out, traffic = folder / "benign.yaml", folder / "traffic.jsonl"
         assert run("calibrate", data, *CALIBRATE, "--out", out)[0] == 0
+        former = load_watchlist(out).indicators[0].card
+        assert former is not None
         rows = [json.loads(line) for line in data.read_text().splitlines()]
         traffic.write_text(
             "".join(json.dumps({"response": row["response"]}) + "\n" for row in rows if not row["label"])
@@ -613,7 +616,17 @@ class TestCommand:
         assert measurement.auroc is None
         assert measurement.fpr is not None
         assert measurement.fpr <= document["fpr_upper"] <= 0.05
-        assert "Only false positives were measured" in indicator.card.note
+        ranked = indicator.card.measurements[1]
+        assert (former.measurements[0].auroc, None, None) == (ranked.auroc, ranked.tpr, ranked.fpr_upper)
+        assert (former.data, former.n, ["traffic.jsonl"]) == (
+            *(indicator.card.data, indicator.card.n),
+            [file.name for file in indicator.card.traffic],
+        )
+        assert indicator.card.calibrated_on.count("threshold by") == 1
+        again = ("--indicator", "hedging", "--benign", "--max-fpr", 0.05, "--out", out)
+        assert run("calibrate", traffic, *again)[0] == 0
+        assert load_watchlist(out).indicators[0].card == indicator.card
+        assert "was fitted on this file" in run("calibrate", data, *again)[2]
 
     def test_a_refusal_leaves_no_watchlist(self, run: Callable, data: Path, folder: Path) -> None:
         """Shuffled labels: one sentence, exit code 2, no file."""
@@ -639,7 +652,9 @@ class TestCommand:
         [
             (("--max-fpr", "1"), "expected a share between 0 and 1"),
             (("--terms", "0"), "expected auto or a number from 1 to 512"),
-            (("--combine", "nothing"), "there is no 'nothing' to combine; there are: "),
+            (("--combine", "nothing"), "there is no 'nothing' to combine; there are: speculation, bias, "),
+            (("--combine", "mean_logprobs"), "mean_logprob, mean_entropy, "),
+            (("--kind", "words", "--lexicon", " "), "argument --lexicon: expected"),
             (("--benign", "--combine", "speculation"), "leave --combine out"),
             (("--reader", "/nowhere"), "--reader: say with --sae which SAE was made for it"),
             (("--sae", "/nowhere", "--force"), "/nowhere"),

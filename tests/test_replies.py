@@ -243,6 +243,7 @@ CARD = Card(
     calibrated_on="train.jsonl",
     n=300,
     data=(DataFile(name="train.jsonl", sha256="a" * 64, n=400, n_positive=120),),
+    traffic=(DataFile(name="train.jsonl", sha256="a" * 64, n=400, n_positive=120),),
     max_fpr=0.01,
     confidence=0.95,
     measurements=(
@@ -295,10 +296,11 @@ def test_a_card_is_told_whole() -> None:
     """Every field that the contract has for cards holds what the watchlist's card says, and every one of that is told."""
     (info,) = indicator_infos({"features": [{"feature": "mid/3"}], "card": CARD})
     held = {
-        **CARD.model_dump(exclude={"data", "measurements", "made_with", "beyond_words", "fragility"}),
+        **CARD.model_dump(exclude={"data", "traffic", "measurements", "made_with", "beyond_words", "fragility"}),
         **{f"beyond_words.{name}": value for name, value in BEYOND},
         **{f"fragility.{name}": value for name, value in CARD.fragility[0]},
         **{f"data.{name}": value for name, value in CARD.data[0]},
+        **{f"traffic.{name}": value for name, value in CARD.traffic[0]},
         **{f"measurements.{name}": value for name, value in CARD.measurements[0]},
         **{f"made_with.{name}": value for name, value in MADE_WITH},
     }

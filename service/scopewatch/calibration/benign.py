@@ -45,7 +45,7 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
     made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes}, words)
     fpr = float((found.scores > threshold.value + added).mean())
     files = data_files(request, pairs)
-    card = benign_card(threshold, wanted, files, made, fpr=fpr, date=today(), tally=tally)
+    card = benign_card(threshold, wanted, files, made, fpr=fpr, date=today(), tally=tally, former=indicator.card)
     bounded = indicator.model_copy(update={"threshold": threshold.value, "card": card})
     return Outcome(bounded, reader, saes, threshold, None, tally)
 

@@ -19,6 +19,7 @@ from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
 from scopewatch.words.bag import Bag
 from scopewatch.words.lexicon import Lexicon
 
+_SET_BY = "; threshold by "
 _BENIGN_NOTE = "Only false positives were measured: nothing is known of what it finds or misses."
 
 
@@ -86,7 +87,7 @@ def labelled_card(
     names, benign = ", ".join(file.name for file in files), evidence.threshold.n
     return Card(
         date=date,
-        calibrated_on=f"{names}: the other groups; threshold by {benign} held-out benign pairs, one a group",
+        calibrated_on=f"{names}: the other groups{_SET_BY}{benign} held-out benign pairs, one a group",
         n=evidence.n_fit,
         data=files,
         max_fpr=wanted.max_fpr,
@@ -150,8 +151,12 @@ def benign_card(
     date: str,
     fpr: float,
     tally: Tally,
+    former: Card | None = None,
 ) -> Card:
-    """The card of a threshold that benign traffic alone set.
+    """The card of a threshold that benign traffic set.
+
+    What labelled pairs said of the indicator stays, save its rates at the threshold that it had, where the former card
+    was made with what scored the traffic.
 
     Args:
         threshold: The threshold with its bound.
@@ -161,6 +166,7 @@ def benign_card(
         date: The day, in ISO 8601.
         fpr: The share of all pairs that score above the threshold.
         tally: What was left out of the files.
+        former: The card that the indicator had; None where it had none.
     """
     names, n = ", ".join(file.name for file in files), sum(file.n for file in files)
     seen = Measurement(
@@ -171,6 +177,22 @@ def benign_card(
         fpr_groups=_round(threshold.fpr),
         fpr_upper=_round(threshold.fpr_upper),
     )
+    if former and _is_of_labelled_pairs(former, made):
+        rates = dict.fromkeys(("tpr", "fpr", "fpr_groups", "fpr_upper"))
+        ranked = [one.model_copy(update=rates) for one in former.measurements if one.n_positive]
+        what = former.calibrated_on.rpartition(_SET_BY)[0] or former.calibrated_on
+        return former.model_copy(
+            update={
+                "date": date,
+                "calibrated_on": f"{what}{_SET_BY}{threshold.n} benign pairs of {names}, one a group",
+                "traffic": files,
+                "max_fpr": wanted.max_fpr,
+                "confidence": wanted.confidence,
+                "measurements": (seen, *ranked),
+                "made_with": made,
+                "note": " ".join([former.note, *(said for said in tally.sentences if said not in former.note)]).strip(),
+            }
+        )
     return Card(
         date=date,
         calibrated_on=f"{names}: threshold by {threshold.n} benign pairs, one a group",
@@ -182,6 +204,13 @@ def benign_card(
         made_with=made,
         note=" ".join([_BENIGN_NOTE, *tally.sentences]),
     )
+
+
+def _is_of_labelled_pairs(card: Card, made: MadeWith) -> bool:
+    """Whether labelled pairs made a card, with what now runs, by whatever version of this program."""
+    if card.beats_bag_of_words is None or card.made_with is None:
+        return False
+    return card.made_with == made.model_copy(update={"scopewatch": card.made_with.scopewatch})
 
 
 def _round(value: float) -> float:

@@ -114,9 +114,10 @@ def with_signals(watchlist: Watchlist, combined: Sequence[str], draft: Indicator
         WatchlistError: A name is neither that of a signal nor that of a plain indicator of the watchlist, or is both.
     """
     plain = [indicator.name for indicator in watchlist.indicators if indicator.kind != "combination"]
+    there = ", ".join([*plain, *SIGNALS])
     for name in combined:
         if name not in (*plain, *SIGNALS):
-            raise WatchlistError(f"{watchlist.file}: there is no {name!r} to combine; there are: {', '.join(plain)}")
+            raise WatchlistError(f"{watchlist.file}: there is no {name!r} to combine; there are: {there}")
         if name in SIGNALS and name in {indicator.name for indicator in watchlist.indicators}:
             raise WatchlistError(f"{watchlist.file}: an indicator has the name of the signal {name}; give it another")
     signals = [

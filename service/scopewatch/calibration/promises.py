@@ -36,8 +36,10 @@ def held_against(card: Card | None, flagged: Bool, groups: Sequence[str], auroc:
     # Of the pairs that are not flagged the share is at most so much; so the others' is at least the rest.
     fpr_low = 1 - false_positive_bound(int((~alarmed).sum()), len(alarmed), _CONFIDENCE)
     told = []
-    for measured in card.measurements[:1] if card else ():
-        told += [_false_positives(measured, alarmed, fpr_low), _ranking(measured, auroc)]
+    measured = card.measurements if card else ()
+    # Where traffic set the threshold, the bound stands in another row than the AUROC.
+    told += [_false_positives(one, alarmed, fpr_low) for one in measured if one.fpr_upper is not None][:1]
+    told += [_ranking(one, auroc) for one in measured if one.auroc_low is not None][:1]
     return Promises(tuple(sentence for sentence in told if sentence), fpr_low)
 
 

@@ -240,7 +240,8 @@ def _terms(argument: str) -> int | None:
 
 def _lexicon(argument: str) -> str | tuple[str, ...]:
     """Argument type: the name of a lexicon, or words and phrases split by commas."""
-    return tuple(_names(argument)) if "," in argument else text(argument).strip()
+    names = _names(argument)
+    return tuple(names) if "," in argument else names[0]
 
 
 def _names(argument: str) -> list[str]:

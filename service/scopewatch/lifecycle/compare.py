@@ -41,14 +41,15 @@ def differences(before: Watchlist, after: Watchlist) -> list[Difference]:
 
 
 def evidence_line(card: Card | None) -> str:
-    """A card in one line, by its first measurement."""
+    """A card in one line, by its first measurement; the AUROC by the first that has one."""
     if card is None:
         return "uncalibrated"
     first, *others = card.measurements
     parts = [f"calibrated {card.date}", f"n {first.n}"]
-    if first.auroc is not None:
-        ends = (first.auroc_low, first.auroc_high)
-        parts.append(f"AUROC {first.auroc:.3f}" + (" ({:.3f} to {:.3f})".format(*ends) if None not in ends else ""))
+    ranked = next((one for one in card.measurements if one.auroc is not None), None)
+    if ranked:
+        ends = (ranked.auroc_low, ranked.auroc_high)
+        parts.append(f"AUROC {ranked.auroc:.3f}" + (" ({:.3f} to {:.3f})".format(*ends) if None not in ends else ""))
     if first.tpr is not None:
         parts.append(f"TPR {first.tpr:.3f}")
     if first.fpr is not None:

@@ -475,7 +475,7 @@ class Fragility(_message.Message):
     def __init__(self, change: _Optional[str] = ..., n: _Optional[int] = ..., auroc: _Optional[float] = ..., survival: _Optional[float] = ...) -> None: ...
 
 class Card(_message.Message):
-    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with", "beyond_words", "beside_bag_of_words", "fragility", "stands_on")
+    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with", "beyond_words", "beside_bag_of_words", "fragility", "stands_on", "traffic")
     DATE_FIELD_NUMBER: _ClassVar[int]
     CALIBRATED_ON_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
@@ -491,6 +491,7 @@ class Card(_message.Message):
     BESIDE_BAG_OF_WORDS_FIELD_NUMBER: _ClassVar[int]
     FRAGILITY_FIELD_NUMBER: _ClassVar[int]
     STANDS_ON_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     date: str
     calibrated_on: str
     n: int
@@ -506,7 +507,8 @@ class Card(_message.Message):
     beside_bag_of_words: str
     fragility: _containers.RepeatedCompositeFieldContainer[Fragility]
     stands_on: str
-    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ..., beyond_words: _Optional[_Union[BeyondWords, _Mapping]] = ..., beside_bag_of_words: _Optional[str] = ..., fragility: _Optional[_Iterable[_Union[Fragility, _Mapping]]] = ..., stands_on: _Optional[str] = ...) -> None: ...
+    traffic: _containers.RepeatedCompositeFieldContainer[DataFile]
+    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ..., beyond_words: _Optional[_Union[BeyondWords, _Mapping]] = ..., beside_bag_of_words: _Optional[str] = ..., fragility: _Optional[_Iterable[_Union[Fragility, _Mapping]]] = ..., stands_on: _Optional[str] = ..., traffic: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ...) -> None: ...
 
 class ThresholdByLength(_message.Message):
     __slots__ = ("slope", "reference_tokens")

@@ -108,6 +108,8 @@ class Card(Strict):
     calibrated_on: str = Field(min_length=1)
     n: int = Field(ge=1)
     data: Several[DataFile] = ()
+    traffic: Several[DataFile] = ()
+    """Benign traffic that set the threshold after the indicator was calibrated; empty where held-out pairs did."""
     max_fpr: Rate | None = None
     """The false-positive rate that was asked for."""
     confidence: Rate | None = None

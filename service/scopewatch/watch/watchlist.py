@@ -54,7 +54,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from scopewatch.config import watchlist_file
+from scopewatch.config import WATCHLISTS_BY_NAME, watchlist_file
 from scopewatch.errors import WatchlistError
 from scopewatch.files import expanded
 from scopewatch.identity import EngineIdentity, FeatureKey
@@ -226,7 +226,8 @@ def _read(file: Path) -> bytes:
         raw = file.read_bytes()
         raw.decode()
     except OSError as error:
-        raise WatchlistError(f"{file}: cannot be read: {error.strerror}") from None
+        known = "" if file.parent.name else f"; readers whose own watchlist is known: {', '.join(WATCHLISTS_BY_NAME)}"
+        raise WatchlistError(f"{file}: cannot be read: {error.strerror}{known}") from None
     except UnicodeDecodeError as error:
         raise WatchlistError(f"{file}: not UTF-8 at byte {error.start}") from None
     return raw

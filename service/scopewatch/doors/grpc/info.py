@@ -91,6 +91,7 @@ def _card(card: Card) -> pb.Card:
         measurements=[mirror(pb.Measurement, measurement) for measurement in card.measurements],
         note=card.note,
         data=[mirror(pb.DataFile, file) for file in card.data],
+        traffic=[mirror(pb.DataFile, file) for file in card.traffic],
         max_fpr=card.max_fpr,
         confidence=card.confidence,
         beats_bag_of_words=card.beats_bag_of_words,
