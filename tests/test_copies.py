@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_letters
 
 import numpy as np
 import pytest
@@ -39,11 +40,11 @@ def sentences(n: int, words: int = 20, seed: int = 0) -> list[str]:
     [
         SENTENCE.upper(),
         SENTENCE.replace(",", "").replace(" ", "  ") + "\n",
-        SENTENCE.replace("fi", "\ufb01"),
+        SENTENCE.translate({code: code + 0xFEE0 for code in map(ord, ascii_letters)}),
         SENTENCE.replace("a little", "a bit"),
         SENTENCE + " (p. 4)",
     ],
-    ids=["case", "punctuation and spaces", "ligature", "a word", "an addition"],
+    ids=["case", "punctuation and spaces", "letters of full width", "a word", "an addition"],
 )
 def test_copies_and_near_copies_share_a_cluster(copy: str) -> None:
     """A text is known again in other letters, other spacing, and with a word changed or added."""
