@@ -886,3 +886,14 @@ class TestSeveralWatchlists:
         with pytest.raises(WatchlistError) as caught:
             choices([one, two])
         assert str(caught.value) == f"{two.file}:2: name: another watchlist is already named 'test'"
+
+
+def test_the_watchlist_of_a_known_reader_is_meant_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known reader's name is its watchlist, unless a file has that name; a misspelt one says which names there are."""
+    monkeypatch.chdir(tmp_path)
+    assert load_watchlist(Path("smollm2-135m-instruct")).reader.known == "smollm2-135m-instruct"
+    with pytest.raises(WatchlistError, match=r"known: smollm2-135m-instruct$"):
+        load_watchlist(Path("smollm2"))
+    (tmp_path / "smollm2-135m-instruct").write_text("version: 1")
+    with pytest.raises(WatchlistError, match="name"):
+        load_watchlist(Path("smollm2-135m-instruct"))

@@ -226,7 +226,11 @@ def _read(file: Path) -> bytes:
         raw = file.read_bytes()
         raw.decode()
     except OSError as error:
-        known = "" if file.parent.name else f"; readers whose own watchlist is known: {', '.join(WATCHLISTS_BY_NAME)}"
+        known = (
+            ""
+            if file.suffix or file.parent.name
+            else f"; readers whose own watchlist is known: {', '.join(WATCHLISTS_BY_NAME)}"
+        )
         raise WatchlistError(f"{file}: cannot be read: {error.strerror}{known}") from None
     except UnicodeDecodeError as error:
         raise WatchlistError(f"{file}: not UTF-8 at byte {error.start}") from None
