@@ -1,4 +1,4 @@
-"""Mistakes of a watchlist, each a place and plain words: what its schema finds, and names that repeat or mean nothing."""
+"""Mistakes of a watchlist, each a place and plain words: what its schema finds, and names that are wrong."""
 
 from collections.abc import Iterable
 from typing import Any
