@@ -14,8 +14,6 @@ anew      the slope is fitted on half of the drawn pairs, and its height set by 
 """
 
 import argparse
-import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +30,7 @@ from scopewatch.pairs.labelled import groups_of, labels_of
 from scopewatch.statistics.by_length import fit_by_length
 from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.watch.indicators import ByLength
-from transfer import BENIGN, DRAWS, LEAKY, Rates, Where, pairs_of, pooled_of
+from transfer import BENIGN, DRAWS, Rates, Where, add_arguments, pairs_of, pooled_of, sets_by_kind
 
 WAYS = ("home", "flat", "kept", "anew")
 WANTED = Wanted(max_fpr=0.05, held_out=0.5, force=True)
@@ -66,26 +64,17 @@ class Scored:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of labelled sets")
-    parser.add_argument("--work-dir", type=Path, required=True)
-    parser.add_argument("--indicators", default="speculation,bias,toxicity", help="only sets of these")
-    parser.add_argument("--most", type=int, default=10**9, help="the most pairs of a set, the same ones every time")
-    parser.add_argument("--out", type=Path, help="Markdown file, in which the table between two marks is replaced")
+    add_arguments(parser)
     args = parser.parse_args()
-    where = Where("", "", "", args.work_dir, args.most)
-    kinds: dict[str, list[Path]] = defaultdict(list)
-    for file in sorted(args.data.glob("*.jsonl")):
-        kind = json.loads(file.open(encoding="utf-8").readline())["indicator"]
-        if file.stem not in LEAKY and kind in args.indicators.split(","):
-            kinds[kind].append(file)
+    where = Where.of(args)
     head = ["calibrated on", "measured on", "benign pairs", "slope at home", *(f"{way} FPR / TPR" for way in WAYS)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     with threadpool_limits(1):
-        for files in kinds.values():
+        for files in sets_by_kind(args).values():
             for train in files:
                 lines += rows_of(train, [test for test in files if test != train], where)
     if args.out:
-        write_between(args.out, "bench/benign.py", "\n".join(lines))
+        write_between(args.out, f"bench/benign.py --name {args.name}", "\n".join(lines))
 
 
 def rows_of(train: Path, tests: Sequence[Path], where: Where) -> list[str]:

@@ -40,9 +40,9 @@ from scopewatch.watch.watchlist import load_watchlist
 
 WANTED = Wanted(max_fpr=0.05, held_out=0.5, force=True, by_length=False)
 """One threshold for all lengths; what a slope by length makes of it is in `bench/benign.py`."""
-WORDS = ("bag_of_words", "hedge_words")
-"""Detectors that read words; the one that ranks the calibrated set's own held-out half better joins the features."""
-BASELINES = (*WORDS, "dense_probe", "difference_of_means", "response_length")
+WORDS = {"speculation": "hedge_words"}
+"""The detector of words that joins the features, by the kind of sets; for others a bag of words, fitted to the set."""
+BASELINES = ("bag_of_words", "hedge_words", "dense_probe", "difference_of_means", "response_length")
 LEAKY = frozenset({"hallu_medhallu", "med_unqualified_advice", "domain_medical", "domain_financial", "domain_legal"})
 """Sets in which form alone gives the label away: what carries over of them says nothing."""
 BENIGN = 300
@@ -61,6 +61,11 @@ class Where:
     most: int
     """The most pairs of a set."""
 
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Where":
+        """The one that the arguments of `add_arguments` name."""
+        return cls(args.reader, args.sae, args.hookpoint, args.work_dir, args.most)
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -75,6 +80,26 @@ class Rates:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each that read")
+    args = parser.parse_args()
+    where, kinds = Where.of(args), sets_by_kind(args)
+    every = [file for files in kinds.values() for file in files]
+    with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for file in pool.map(partial(read_once, where=where), every):
+            print(f"{file.stem}: read", flush=True)
+    lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
+    with threadpool_limits(1):
+        for kind, files in kinds.items():
+            for train, test in permutations(files, 2):
+                lines.append(row_of(train, test, WORDS.get(kind, "bag_of_words"), where))
+                print(lines[-1], flush=True)
+    if args.out:
+        write_between(args.out, f"bench/transfer.py --name {args.name}", "\n".join(lines))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which sets are measured, with which reader and SAE, and which table is written."""
     parser.add_argument("data", type=Path, help="folder of labelled sets")
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument(
@@ -85,27 +110,17 @@ def main() -> None:
     parser.add_argument("--name", default="bundled", help="of the table, as its marks on the page have it")
     parser.add_argument("--most", type=int, default=10**9, help="the most pairs of a set, the same ones every time")
     parser.add_argument("--indicators", default="", help="only sets of these, such as speculation,bias")
-    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each that read")
     parser.add_argument("--out", type=Path, help="Markdown file, in which the table between two marks is replaced")
-    args = parser.parse_args()
-    where = Where(args.reader, args.sae, args.hookpoint, args.work_dir, args.most)
+
+
+def sets_by_kind(args: argparse.Namespace) -> dict[str, list[Path]]:
+    """The files of the labelled sets that are asked for, by their `indicator`."""
     kinds: dict[str, list[Path]] = defaultdict(list)
     for file in sorted(args.data.glob("*.jsonl")):
         kind = json.loads(file.open(encoding="utf-8").readline())["indicator"]
         if file.stem not in LEAKY and kind in (args.indicators.split(",") if args.indicators else [kind]):
             kinds[kind].append(file)
-    every = [file for files in kinds.values() for file in files]
-    with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for file in pool.map(partial(read_once, where=where), every):
-            print(f"{file.stem}: read", flush=True)
-    lines = [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
-    with threadpool_limits(1):
-        for files in kinds.values():
-            for train, test in permutations(files, 2):
-                lines.append(row_of(train, test, where))
-                print(lines[-1], flush=True)
-    if args.out:
-        write_between(args.out, f"bench/transfer.py --name {args.name}", "\n".join(lines))
+    return kinds
 
 
 def pairs_of(file: Path, most: int) -> list[LabelledPair]:
@@ -146,8 +161,8 @@ def calibrated(file: Path, where: Where) -> Found | str:
         return str(why).partition(":")[0]
 
 
-def row_of(train: Path, test: Path, where: Where) -> str:
-    """One line of the table."""
+def row_of(train: Path, test: Path, words: str, where: Where) -> str:
+    """One line of the table; `words` names the detector that joins the features."""
     found = calibrated(train, where)
     if isinstance(found, str):
         return f"| {train.stem} | {test.stem} | nothing written: {found} |" + " |" * (HEAD.count("|") - 4)
@@ -157,7 +172,6 @@ def row_of(train: Path, test: Path, where: Where) -> str:
     sae = found.combination.scores({pooling: pooled.features(pooling) for pooling in pooled.poolings})
     fit = [train_pairs[row] for row in found.parts.fit]
     others = trained_on(fit, rows_of(train_pooled.dense, found.parts.fit), pairs, pooled.dense)
-    words = max(WORDS, key=lambda name: own.alternatives[name].auroc.value)
     both = standardised(sae, own.scores) + standardised(others[words], own.alternatives[words].scores)
     values = {"sae": auroc(labels, sae), "both": auroc(labels, both)}
     values |= {name: auroc(labels, others[name]) for name in BASELINES}

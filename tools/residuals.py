@@ -4,7 +4,8 @@
         --tokens 3000000 --part 0/2 --out tools/build/residuals
 
 Writes `LAYER.PART.CHUNK.npy`, float16, shape (N, d_in): tokens of the template and the first token are left out, as no score
-counts them. Parts read different documents, and may run side by side, one a core.
+counts them. Parts read different documents, and may run side by side, one a core. A part that was stopped goes on after the
+chunks that are there.
 """
 
 from __future__ import annotations
@@ -101,24 +102,35 @@ def _first(out: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def collect(
-    reader: RealReader, texts: Iterable[Document], layers: tuple[int, ...], batch_tokens: int, chunk: int
+    reader: RealReader, texts: Iterable[Document], layers: tuple[int, ...], batch_tokens: int, chunk: int, skip: int = 0
 ) -> Iterator[dict[int, Tensor]]:
     """Residuals of each layer in chunks of about `chunk` tokens, float16 on the reader's device, shape (N, d_in).
 
     Tokens with more than ten times the usual norm are left out: attention rests on these, and they say nothing.
+    The first `skip` chunks are passed over without being read.
     """
-    parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    count = 0
-    for batch in reader.batches(texts, batch_tokens):
-        for layer, found in reader.residuals(batch, layers).items():
-            norm = found.float().norm(dim=1)
-            parts[layer].append(found[norm < 10 * norm.median()].half())
+    for number, batches in enumerate(in_chunks(reader.batches(texts, batch_tokens), chunk)):
+        if number < skip:
+            continue
+        parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        for batch in batches:
+            for layer, found in reader.residuals(batch, layers).items():
+                norm = found.float().norm(dim=1)
+                parts[layer].append(found[norm < 10 * norm.median()].half())
+        yield {layer: torch.cat(found) for layer, found in parts.items()}
+
+
+def in_chunks(batches: Iterable[Batch], chunk: int) -> Iterator[list[Batch]]:
+    """Batches in lists of at least `chunk` tokens that count; the last list may have fewer."""
+    together, count = [], 0
+    for batch in batches:
+        together.append(batch)
         count += int(batch.counts.sum())
         if count >= chunk:
-            yield {layer: torch.cat(found) for layer, found in parts.items()}
-            parts, count = {layer: [] for layer in layers}, 0
-    if count:
-        yield {layer: torch.cat(found) for layer, found in parts.items()}
+            yield together
+            together, count = [], 0
+    if together:
+        yield together
 
 
 def main() -> None:
@@ -131,13 +143,16 @@ def main() -> None:
     reader = RealReader(args.reader, "cpu", args.max_tokens)
     layers = tuple(map(int, args.layers.split(",")))
     args.out.mkdir(parents=True, exist_ok=True)
-    began, count = time.time(), 0
-    chunks = collect(reader, in_shares(mine, args.seed + part), layers, args.batch_tokens, args.chunk)
-    for number, found in enumerate(chunks):
+    there = sorted(args.out.glob(f"{layers[-1]}.{part}.*.npy"))
+    count = sum(len(np.load(file, mmap_mode="r")) for file in there)
+    began, before = time.time(), count
+    texts = in_shares(mine, args.seed + part)
+    chunks = collect(reader, texts, layers, args.batch_tokens, args.chunk, skip=len(there))
+    for number, found in enumerate(chunks, start=len(there)):
         for layer, x in found.items():
             np.save(args.out / f"{layer}.{part}.{number:03}.npy", x.numpy())
-        count += len(found[layers[0]])
-        print(f"{count} tokens, {count / (time.time() - began):.0f} a second", flush=True)
+        count += len(found[layers[-1]])
+        print(f"{count} tokens, {(count - before) / (time.time() - began):.0f} a second", flush=True)
         if count * parts >= args.tokens:
             break
 

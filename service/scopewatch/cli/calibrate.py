@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from scopewatch.watch.watchlist import Watchlist
 
 _MOST_TERMS = 512
+_FEATURES, _ACTIVATIONS = ("--kind features",), ("--kind features", "--kind probe")
+_MADE_OF = {
+    "lexicon": ("--kind words",),
+    **dict.fromkeys(("terms", "across_sources"), _FEATURES),
+    **dict.fromkeys(
+        ("reader", "rendering", "sae", "revision", "hookpoint", "norm_factor", "k", "sae_name"), _ACTIVATIONS
+    ),
+}
+"""Of what an indicator may be made for an option to say something of it; others take the reader of --watchlist."""
 
 
 def add(command: AddCommand) -> None:
@@ -127,12 +136,7 @@ def _run(args: argparse.Namespace) -> int:
 
     config = settings(args)
     logs.configure("warning", "text")
-    if args.benign and args.combine:
-        raise ConfigError("--benign sets the threshold of an indicator that is there; leave --combine out")
-    if args.lexicon and (args.kind != "words" or args.combine or args.benign):
-        raise ConfigError("--lexicon: is for --kind words")
-    if (args.weights == "equal") != bool(args.combine) and args.weights != "free":
-        raise ConfigError("--weights: equal is for --combine, nonnegative for features")
+    _check_options(args)
     data = data_of(args.data, reading_of(args))
     _check_places(args, data)
     name = _watchlist_name(args)
@@ -148,6 +152,19 @@ def _run(args: argparse.Namespace) -> int:
     else:
         print("\n".join([*outcome.lines(), f"{args.out}: indicator {args.indicator} written"]))
     return tell(outcome.tally, did="used")
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuses an option that says nothing of what is made, which would be passed over in silence."""
+    if args.benign and args.combine:
+        raise ConfigError("--benign sets the threshold of an indicator that is there; leave --combine out")
+    if (args.weights == "equal") != bool(args.combine) and args.weights != "free":
+        raise ConfigError("--weights: equal is for --combine, nonnegative for features")
+    made = "--benign" if args.benign else "--combine" if args.combine else f"--kind {args.kind}"
+    for option, kinds in _MADE_OF.items():
+        if getattr(args, option) and made not in kinds:
+            told = f"--{option.replace('_', '-')}: is for {' and '.join(kinds)}; leave it out with {made}"
+            raise ConfigError(told + (", which takes the reader of --watchlist" if kinds == _ACTIVATIONS else ""))
 
 
 def _request(args: argparse.Namespace, data: list[Path], base: "Watchlist", watchlist_name: str) -> "Request":
