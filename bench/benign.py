@@ -15,7 +15,7 @@ anew      the slope is fitted on half of the drawn pairs, and its height set by 
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +24,14 @@ from threadpoolctl import threadpool_limits
 from page import write_between
 from scopewatch.calibration.calibrate import Found, calibrate
 from scopewatch.calibration.thresholds import added_by_length, benign_threshold
-from scopewatch.calibration.wanted import Wanted
 from scopewatch.errors import ScopewatchError
 from scopewatch.pairs.labelled import groups_of, labels_of
 from scopewatch.statistics.by_length import fit_by_length
 from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.watch.indicators import ByLength
-from transfer import BENIGN, DRAWS, Rates, Where, add_arguments, pairs_of, pooled_of, sets_by_kind
+from transfer import BENIGN, BOUND, DRAWS, Rates, Where, add_arguments, pairs_of, pooled_of, sets_by_kind
 
 WAYS = ("home", "flat", "kept", "anew")
-WANTED = Wanted(max_fpr=0.05, held_out=0.5, force=True)
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,12 @@ class Scored:
     def height(self, rows: Rows, by_length: ByLength | None) -> float:
         """The threshold that these benign rows set."""
         residual = self.scores[rows] - added_by_length(by_length, self.n_tokens[rows])
-        return benign_threshold(residual, [self.groups[row] for row in rows], WANTED).value
+        return benign_threshold(residual, [self.groups[row] for row in rows], BOUND).value
 
     def slope(self, rows: Rows) -> ByLength | None:
         """How the threshold goes by length, by these benign rows."""
         groups = [self.groups[row] for row in rows]
-        return fit_by_length(self.scores[rows], self.n_tokens[rows], groups, WANTED.max_fpr)
+        return fit_by_length(self.scores[rows], self.n_tokens[rows], groups, BOUND.max_fpr)
 
 
 def main() -> None:
@@ -80,7 +78,9 @@ def main() -> None:
 def rows_of(train: Path, tests: Sequence[Path], where: Where) -> list[str]:
     """The lines of a set that calibrates; none where it gives no indicator."""
     try:
-        found = calibrate(pairs_of(train, where.most), pooled_of(train, where), WANTED)
+        home = where.home(train)
+        wanted = replace(where.wanted, by_length=True)
+        found = calibrate(pairs_of(home, where.most), pooled_of(home, where), wanted)
     except ScopewatchError as why:
         print(f"{train.stem}: {why}", flush=True)
         return []
@@ -91,7 +91,7 @@ def rows_of(train: Path, tests: Sequence[Path], where: Where) -> list[str]:
 
 def row_of(train: Path, test: Path, found: Found, where: Where) -> str:
     """One line of the table."""
-    pairs, pooled = pairs_of(test, where.most), pooled_of(test, where)
+    pairs, pooled = pairs_of((test,), where.most), pooled_of((test,), where)
     assert found.combination is not None
     scores = found.combination.scores({pooling: pooled.features(pooling) for pooling in pooled.poolings})
     scored = Scored(labels_of(pairs), groups_of(pairs), scores, pooled.tokens.astype(np.intp))

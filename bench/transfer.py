@@ -12,8 +12,9 @@ import argparse
 import json
 import multiprocessing
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import permutations
 from pathlib import Path
@@ -31,15 +32,14 @@ from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.errors import ScopewatchError
 from scopewatch.pairs.data_files import read_pairs
 from scopewatch.pairs.labelled import LabelledPair, fraction, groups_of, labels_of
-from scopewatch.pairs.pooled import PooledPairs, encode_pairs
+from scopewatch.pairs.pooled import PooledPairs, encode_pairs, pooling_named
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.statistics.ranking import auroc, auroc_difference, auroc_interval
 from scopewatch.statistics.scores import Bool, Interval, Scores
 from scopewatch.types import Segment
 from scopewatch.watch.watchlist import load_watchlist
 
-WANTED = Wanted(max_fpr=0.05, held_out=0.5, force=True, by_length=False)
-"""One threshold for all lengths; what a slope by length makes of it is in `bench/benign.py`."""
+BOUND = Wanted(max_fpr=0.05, held_out=0.5, force=True)
 WORDS = {"speculation": "hedge_words"}
 """The detector of words that joins the features, by the kind of sets; for others a bag of words, fitted to the set."""
 BASELINES = ("bag_of_words", "hedge_words", "dense_probe", "difference_of_means", "response_length")
@@ -60,11 +60,21 @@ class Where:
     work_dir: Path
     most: int
     """The most pairs of a set."""
+    beside: tuple[Path, ...]
+    """Labelled files from which every calibration learns besides its set."""
+    wanted: Wanted
+    """How features are calibrated."""
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Where":
         """The one that the arguments of `add_arguments` name."""
-        return cls(args.reader, args.sae, args.hookpoint, args.work_dir, args.most)
+        poolings = tuple(pooling_named(kind, "--poolings") for kind in args.poolings)
+        wanted = replace(BOUND, poolings=poolings, by_length=False)  # what a slope makes of it: bench/benign.py
+        return cls(args.reader, args.sae, args.hookpoint, args.work_dir, args.most, tuple(args.beside), wanted)
+
+    def home(self, train: Path) -> tuple[Path, ...]:
+        """All files that a calibration on a set learns from."""
+        return (*self.beside, train)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each that read")
     args = parser.parse_args()
     where, kinds = Where.of(args), sets_by_kind(args)
-    every = [file for files in kinds.values() for file in files]
+    every = [*where.beside, *(file for files in kinds.values() for file in files)]
     with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for file in pool.map(partial(read_once, where=where), every):
             print(f"{file.stem}: read", flush=True)
@@ -109,6 +119,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hookpoint", default="", help="where the SAE reads")
     parser.add_argument("--name", default="bundled", help="of the table, as its marks on the page have it")
     parser.add_argument("--most", type=int, default=10**9, help="the most pairs of a set, the same ones every time")
+    parser.add_argument(
+        "--beside", type=Path, nargs="+", default=[], help="labelled files from which every calibration learns too"
+    )
+    parser.add_argument("--poolings", nargs="+", default=[], help="those of features that are considered; all")
     parser.add_argument("--indicators", default="", help="only sets of these, such as speculation,bias")
     parser.add_argument("--out", type=Path, help="Markdown file, in which the table between two marks is replaced")
 
@@ -123,11 +137,14 @@ def sets_by_kind(args: argparse.Namespace) -> dict[str, list[Path]]:
     return kinds
 
 
-def pairs_of(file: Path, most: int) -> list[LabelledPair]:
-    """The pairs of a set; of too many those whose groups come first by a hash."""
-    pairs = read_pairs(file).pairs
-    chosen = sorted(range(len(pairs)), key=lambda i: (fraction(pairs[i].group, "scopewatch-transfer"), i))[:most]
-    return [pairs[i] for i in sorted(chosen)]
+def pairs_of(files: Sequence[Path], most: int) -> list[LabelledPair]:
+    """The pairs of some sets; of too many of one those whose groups come first by a hash."""
+    found: list[LabelledPair] = []
+    for file in files:
+        pairs = read_pairs(file).pairs
+        chosen = sorted(range(len(pairs)), key=lambda i: (fraction(pairs[i].group, "scopewatch-transfer"), i))[:most]
+        found += [pairs[i] for i in sorted(chosen)]
+    return found
 
 
 @cache
@@ -140,23 +157,24 @@ def dictionary_of(where: Where) -> DictionaryEngine:
     return build_dictionary(reader, sae, Config(torch_threads=1))
 
 
-def pooled_of(file: Path, where: Where) -> PooledPairs:
-    """What the reader and the SAE make of a set."""
-    pairs, folder = pairs_of(file, where.most), where.work_dir
+def pooled_of(files: Sequence[Path], where: Where) -> PooledPairs:
+    """What the reader and the SAE make of some sets."""
+    pairs, folder = pairs_of(files, where.most), where.work_dir
     return encode_pairs(pairs, dictionary_of(where), segment=Segment.RESPONSE, folder=folder)
 
 
 def read_once(file: Path, where: Where) -> Path:
     """Reads a set, so that it is found in the work folder; returns its file."""
-    pooled_of(file, where)
+    pooled_of((file,), where)
     return file
 
 
 @cache
-def calibrated(file: Path, where: Where) -> Found | str:
+def calibrated(train: Path, where: Where) -> Found | str:
     """The combination of features that a set gives; or in a sentence why there is none."""
+    home = where.home(train)
     try:
-        return calibrate(pairs_of(file, where.most), pooled_of(file, where), WANTED)
+        return calibrate(pairs_of(home, where.most), pooled_of(home, where), where.wanted)
     except ScopewatchError as why:
         return str(why).partition(":")[0]
 
@@ -166,8 +184,9 @@ def row_of(train: Path, test: Path, words: str, where: Where) -> str:
     found = calibrated(train, where)
     if isinstance(found, str):
         return f"| {train.stem} | {test.stem} | nothing written: {found} |" + " |" * (HEAD.count("|") - 4)
-    train_pairs, train_pooled = pairs_of(train, where.most), pooled_of(train, where)
-    pairs, pooled = pairs_of(test, where.most), pooled_of(test, where)
+    home = where.home(train)
+    train_pairs, train_pooled = pairs_of(home, where.most), pooled_of(home, where)
+    pairs, pooled = pairs_of((test,), where.most), pooled_of((test,), where)
     labels, groups, own = labels_of(pairs), groups_of(pairs), found.evidence
     sae = found.combination.scores({pooling: pooled.features(pooling) for pooling in pooled.poolings})
     fit = [train_pairs[row] for row in found.parts.fit]
@@ -223,7 +242,7 @@ def rates_by_own_traffic(labels: Bool, groups: list[str], scores: Scores) -> str
     drawn = []
     for seed in range(DRAWS):
         own = np.random.default_rng(seed).permutation(benign)[: min(BENIGN, len(benign) // 2)]
-        threshold = benign_threshold(scores[own], [groups[row] for row in own], WANTED).value
+        threshold = benign_threshold(scores[own], [groups[row] for row in own], BOUND).value
         rest = np.setdiff1d(np.arange(len(labels)), own)
         drawn.append(rates(labels[rest], scores[rest], threshold))
     return str(Rates(float(np.mean([each.fpr for each in drawn])), float(np.mean([each.tpr for each in drawn]))))

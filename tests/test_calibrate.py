@@ -140,6 +140,14 @@ class TestFeatures:
         assert found.combination is not None
         assert len(found.combination.terms) == terms
 
+    def test_only_the_wanted_poolings_are_considered(self) -> None:
+        """Features that know the label by their maximum alone are no signal to who asks for means, and no rival."""
+        found = calibrate(*made(), Wanted(max_fpr=0.1, poolings=(MAX,)))
+        assert found.combination is not None
+        assert {term.pooling for term in found.combination.terms} == {MAX}
+        with pytest.raises(Unsupported, match="no signal"):
+            calibrate(*made(), Wanted(max_fpr=0.1, force=True, poolings=(MEAN,)))
+
     def test_weights_may_be_kept_from_being_negative(self) -> None:
         """Non-negative weights leave the feature out that speaks against the label."""
         found = calibrate(*made(), Wanted(max_fpr=0.1, weights="nonnegative"))
@@ -523,8 +531,10 @@ class TestCommand:
     ) -> None:
         """The pairs as they are have the card's own AUROC; text, JSON and file have one table; and the flag omits it."""
         out = folder / "fragile.yaml"
-        assert run("calibrate", data, *CALIBRATE, "--terms", "2", "--out", out)[0] == 0
-        assert load_watchlist(out).indicators[0].card.fragility == ()
+        assert run("calibrate", data, *CALIBRATE, "--terms", "2", "--poolings", "max,last", "--out", out)[0] == 0
+        plain = load_watchlist(out).indicators[0]
+        assert plain.card.fragility == ()
+        assert {term.pooling.kind for term in plain.features} <= {"max", "last"}
         asked = (*CALIBRATE[2:], *made, "--indicator", "again", "--out", out, "--fragility")
         code, told, _ = run("calibrate", data, *asked, "--json")
         assert code == 0
@@ -657,6 +667,7 @@ class TestCommand:
             (("--kind", "words", "--lexicon", " "), "argument --lexicon: expected"),
             (("--benign", "--combine", "speculation"), "leave --combine out"),
             (("--combine", "bias,mean_logprob", "--across-sources"), "--across-sources: is for --kind features; leave"),
+            (("--poolings", "mean,median"), "--poolings: expected one of max, mean, sum, "),
             (("--kind", "probe", "--terms", "8"), "--terms: is for --kind features; leave it out with --kind probe"),
             (("--kind", "words", "--reader", "x"), "leave it out with --kind words, which takes the reader of --watch"),
             (("--benign", "--sae-name", "x"), "--sae-name: is for --kind features and --kind probe; leave it out with"),

@@ -3,7 +3,7 @@
     python tools/make_real_watchlist.py --data ../shared/data --corpus ../shared/corpus --build tools/build/real
 
 The reader has to be in the cache (`scopewatch reader get`), its SAEs in `service/scopewatch/demo/READER/sae`. Each set gives
-at most MOST pairs, whole groups in the order of a hash, so that two cores read them in half an hour.
+at most so many pairs, whole groups in the order of a hash. Indicators are made side by side, `--workers` at a time.
 """
 
 from __future__ import annotations
@@ -13,32 +13,44 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from corpus import HELD_OUT, Item, fraction
 from indicators import load_items
+from scopewatch.cli.data_files import SOME_LEFT_OUT
 
 READER = "smollm2-135m-instruct"
 HOME = Path(__file__).parents[1] / "service" / "scopewatch" / "demo" / READER
-MOST = 1536
+MOST = {"speculation": 1536, "bias": 1024, "medical_knowledge": 1024}
 """Pairs of a set; a multiple of the pairs that are kept in one file, so that what was read of one set is found again."""
 SETS = {
-    "speculation": ("hedge_science_certainty", "hedge_earnings_calls"),
+    "speculation": ("hedging", "lexicon", "passages", "hedge_science_certainty", "hedge_earnings_calls"),
     "bias": ("bias_reddit", "bias_diasafety"),
     "medical_knowledge": ("domain_medical", "general"),
 }
 FLAGS = {
-    "speculation": ("--max-fpr", "0.05", "--across-sources"),
+    "speculation": ("--max-fpr", "0.05"),
     "bias": ("--max-fpr", "0.1"),
-    "medical_knowledge": ("--max-fpr", "0.02", "--terms", "16", "--severity", "info"),
+    "medical_knowledge": (
+        "--max-fpr",
+        "0.02",
+        "--severity",
+        "info",
+        "--terms",
+        "64",
+        "--no-fragility",
+    ),  # its texts are long
 }
+POOLINGS = "mean,last,sentence_end"
+"""Those that do not grow with the length: most of what is learnt from are single sentences (decision 0030)."""
 LABELS = {
     "speculation": "Hedged, guessed or unbacked claims",
     "bias": "Stereotypes about, or attacks on, a group of people",
     "medical_knowledge": "Speaks of medicine as a text that explains it does",
 }
-WORDS = {"speculation": ("--lexicon", "hedges"), "bias": ()}
-"""What counts words beside an indicator's features: a lexicon, or a bag that is fitted."""
+WORDS = {"speculation": ("--lexicon", "hedges")}
+"""What counts words beside an indicator's features, where there is a lexicon for it."""
 
 
 def capped(items: Iterable[Item], most: int) -> list[Item]:
@@ -53,7 +65,7 @@ def write_sets(data: Path, corpus: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for indicator, sets in SETS.items():
         for name in sets:
-            items = capped(load_items(name, data, corpus, Path(__file__).parent / "hedging"), MOST)
+            items = capped(load_items(name, data, corpus, Path(__file__).parent / "hedging"), MOST[indicator])
             with (out / f"{indicator}.{name}.jsonl").open("w", encoding="utf-8") as lines:
                 for item in items:
                     row = {"prompt": item.prompt, "response": item.response, "label": item.label, "group": item.group}
@@ -62,35 +74,45 @@ def write_sets(data: Path, corpus: Path, out: Path) -> None:
 
 
 def calibrate(name: str, files: list[Path], out: Path, *flags: object) -> None:
-    """One indicator, written into the watchlist."""
+    """One indicator, written into a watchlist."""
     command = [sys.executable, "-m", "scopewatch", "calibrate", *files, "--indicator", name, "--out", out, "--force"]
     print(" ".join(map(str, command[3:])), flush=True)
-    subprocess.run([*map(str, command), *map(str, flags)], check=True)
+    code = subprocess.run([*map(str, command), *map(str, flags)], check=False).returncode
+    if code not in {0, SOME_LEFT_OUT}:  # a copy of what is held out is left out
+        raise SystemExit(f"{name}: calibrate ended with {code}")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Data, then every indicator."""
-    write_sets(args.data, args.corpus, args.build)
-    out = HOME / "next.yaml"  # beside it, so that its paths are right; the old one stays until all is done
+def make(name: str, args: argparse.Namespace) -> Path:
+    """An indicator, with its parts where it has some, in a watchlist of its own; only what stands last is read again."""
+    out = HOME / f"next.{name}.yaml"  # beside the watchlist, so that its paths are right
     out.unlink(missing_ok=True)
     sae = HOME / "sae" / f"layer_{args.layer}"
     where = ("--reader", READER, "--sae", next(sae.rglob("params.npz")), "--sae-name", f"layer_{args.layer}")
-    where += ("--hookpoint", f"layers.{args.layer}.resid_post", "--name", READER)
-    for name in args.indicators:
-        files = [args.build / f"{name}.{each}.jsonl" for each in SETS[name]]
-        flags = (*FLAGS[name], *args.flags.split(), "--label", LABELS[name])
-        if name not in WORDS:
-            calibrate(name, files, out, *flags, *where)
-            continue
-        bound = (*FLAGS[name][:2], *args.flags.split())
-        parts = (*FLAGS[name], *args.flags.split(), "--severity", "info", "--label")
-        features, words = f"{name}_features", f"{name}_words"
-        calibrate(features, files, out, *parts, f"{LABELS[name]}: features", *where)
-        calibrate(words, files, out, "--kind", "words", *WORDS[name], *bound, "--severity", "info",
-                  "--label", f"{LABELS[name]}: words")  # fmt: skip
-        together = ("--combine", f"{features},{words}", "--weights", "equal", "--watchlist", out)
-        calibrate(name, files, out, *bound, "--label", LABELS[name], *together)
-    out.replace(HOME / "watchlist.yaml")
+    where += ("--hookpoint", f"layers.{args.layer}.resid_post", "--work-dir", args.work_dir, "--name", READER)
+    where += ("--poolings", POOLINGS)
+    files = [args.build / f"{name}.{each}.jsonl" for each in SETS[name]]
+    asked = (*FLAGS[name], *args.flags.split())
+    if name not in WORDS:
+        calibrate(name, files, out, *asked, "--label", LABELS[name], *where)
+        return out
+    part = (*asked, "--severity", "info", "--no-fragility", "--label")
+    features, words = f"{name}_features", f"{name}_words"
+    calibrate(features, files, out, *part, f"{LABELS[name]}: features", *where)
+    calibrate(words, files, out, *part, f"{LABELS[name]}: words", "--kind", "words", *WORDS[name])
+    together = ("--combine", f"{features},{words}", "--weights", "equal", "--watchlist", out)
+    calibrate(name, files, out, *asked, "--label", LABELS[name], *together)
+    return out
+
+
+def run(args: argparse.Namespace) -> None:
+    """Data, then every indicator; their watchlists, which are alike down to `indicators:`, become one."""
+    write_sets(args.data, args.corpus, args.build)
+    with ThreadPoolExecutor(args.workers) as pool:
+        made = list(pool.map(lambda name: make(name, args), args.indicators))
+    head, *_ = parts = [file.read_text(encoding="utf-8").partition("indicators:\n") for file in made]
+    (HOME / "watchlist.yaml").write_text("".join([*head[:2], *(part[2] for part in parts)]), encoding="utf-8")
+    for file in made:
+        file.unlink()
 
 
 if __name__ == "__main__":
@@ -98,7 +120,9 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled sets")
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--build", type=Path, required=True, help="folder for what is made on the way")
-    parser.add_argument("--layer", type=int, default=15)
+    parser.add_argument("--work-dir", type=Path, required=True, help="folder for what is read")
+    parser.add_argument("--layer", type=int, default=18)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--indicators", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument(
         "--flags", default="", help="more for `calibrate`, such as --no-fragility, which saves most of the time"

@@ -102,7 +102,13 @@ def _first(out: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def collect(
-    reader: RealReader, texts: Iterable[Document], layers: tuple[int, ...], batch_tokens: int, chunk: int, skip: int = 0
+    reader: RealReader,
+    texts: Iterable[Document],
+    layers: tuple[int, ...],
+    batch_tokens: int,
+    chunk: int,
+    *,
+    skip: int = 0,
 ) -> Iterator[dict[int, Tensor]]:
     """Residuals of each layer in chunks of about `chunk` tokens, float16 on the reader's device, shape (N, d_in).
 

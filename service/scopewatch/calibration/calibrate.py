@@ -33,6 +33,7 @@ from scopewatch.pairs.pooled import PooledPairs, StoredFeatures
 from scopewatch.statistics.folds import grouped_folds, source_folds
 from scopewatch.statistics.ranking import auroc
 from scopewatch.statistics.scores import Bool, Rows, Scores
+from scopewatch.watch.poolings import Pooling
 
 _CONTROLS = 9
 """How many times features are drawn at random."""
@@ -68,16 +69,18 @@ class _Sides:
     dense_out: Dense
 
     @classmethod
-    def of(cls, pairs: Sequence[LabelledPair], pooled: PooledPairs, parts: Split) -> "_Sides":
+    def of(
+        cls, pairs: Sequence[LabelledPair], pooled: PooledPairs, parts: Split, poolings: Sequence[Pooling]
+    ) -> "_Sides":
         labels = labels_of(pairs)
         drawn = _drawn(labels[parts.fit])
         return cls(
             labels=labels[parts.fit],
             labels_out=labels[parts.held_out],
             drawn=drawn,
-            features=StoredFeatures(pooled, parts.fit[drawn]),
+            features=StoredFeatures(pooled, parts.fit[drawn], poolings),
             features_out=[
-                StoredFeatures(pooled, rows)
+                StoredFeatures(pooled, rows, poolings)
                 for rows in np.split(parts.held_out, range(_AT_ONCE, len(parts.held_out), _AT_ONCE))
             ],
             dense=rows_of(pooled.dense, parts.fit),
@@ -109,7 +112,7 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
         Unsupported: There is no signal, or, without `force`, none beyond a bag of words.
     """
     parts = split(pairs, wanted.held_out, pooled.tokens > 0)
-    sides = _Sides.of(pairs, pooled, parts)
+    sides = _Sides.of(pairs, pooled, parts, wanted.poolings)
     drawn = [pairs[row] for row in parts.fit[sides.drawn]]
     labels, groups, sources = labels_of(drawn), groups_of(drawn), [pair.source for pair in drawn]
     folds = source_folds(labels, sources, groups) if wanted.across_sources else grouped_folds(labels, groups)

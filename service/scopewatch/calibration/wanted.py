@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from scopewatch.watch.poolings import Pooling
+
 Kind = Literal["features", "probe", "words", "combination"]
 Weights = Literal["free", "nonnegative", "equal"]
 """Whether weights are fitted, and may be negative; or, of a combination, are the same size for every part."""
@@ -22,9 +24,11 @@ class Wanted:
     terms: int | None = None
     """The number of weighted features; None has cross-validation choose it."""
     weights: Weights = "free"
+    poolings: tuple[Pooling, ...] = ()
+    """The poolings of features that are considered; none for all that are kept of a pair."""
     across_sources: bool = False
     """Whether cross-validation leaves out whole sources instead of groups."""
-    by_length: bool = True
+    by_length: bool = False
     """Whether the threshold may go with the length of the segment, where benign pairs support it."""
     fragility: bool = True
     """Whether held-out pairs are scored again with things changed that should not matter."""

@@ -23,7 +23,7 @@ _MOST_TERMS = 512
 _FEATURES, _ACTIVATIONS = ("--kind features",), ("--kind features", "--kind probe")
 _MADE_OF = {
     "lexicon": ("--kind words",),
-    **dict.fromkeys(("terms", "across_sources"), _FEATURES),
+    **dict.fromkeys(("terms", "poolings", "across_sources"), _FEATURES),
     **dict.fromkeys(
         ("reader", "rendering", "sae", "revision", "hookpoint", "norm_factor", "k", "sae_name"), _ACTIVATIONS
     ),
@@ -73,6 +73,14 @@ def _add_detector(group: argparse._ArgumentGroup) -> None:
         "--terms", type=_terms, default=None, metavar="auto|N", help="weighted features; auto by cross-validation"
     )
     group.add_argument(
+        "--poolings",
+        type=_names,
+        default=[],
+        metavar="KIND,...",
+        help="poolings of features that are considered (default: all); mean, fraction_active, last and sentence_end "
+        "do not grow with the length, and carry over from short texts to long ones",
+    )
+    group.add_argument(
         "--weights",
         choices=("free", "nonnegative", "equal"),
         default="free",
@@ -103,7 +111,7 @@ def _add_detector(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--by-length",
         action=argparse.BooleanOptionalAction,
-        default=True,
+        default=False,
         help="let the threshold go with the number of tokens, where benign pairs support it",
     )
     group.add_argument(
@@ -170,6 +178,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def _request(args: argparse.Namespace, data: list[Path], base: "Watchlist", watchlist_name: str) -> "Request":
     from scopewatch.calibration.request import Request
     from scopewatch.calibration.wanted import Wanted
+    from scopewatch.pairs.pooled import pooling_named
 
     options = (
         "max_fpr",
@@ -183,7 +192,9 @@ def _request(args: argparse.Namespace, data: list[Path], base: "Watchlist", watc
         "force",
     )
     wanted = Wanted(
-        kind="combination" if args.combine else args.kind, **{option: getattr(args, option) for option in options}
+        kind="combination" if args.combine else args.kind,
+        poolings=tuple(pooling_named(kind, "--poolings") for kind in args.poolings),
+        **{option: getattr(args, option) for option in options},
     )
     return Request(
         indicator=args.indicator,

@@ -105,13 +105,14 @@ def _contrast(args: argparse.Namespace, config: Config, corpora: "Corpora") -> "
     if config.labels:
         with open_labels(Path(config.labels)):
             pass
-    from scopewatch.contrast.recipe import contrast_corpora, own_labels, pooling_named
+    from scopewatch.contrast.recipe import contrast_corpora, own_labels
     from scopewatch.contrast.results import Wanted
+    from scopewatch.pairs.pooled import pooling_named
 
     wanted = Wanted(
         sae=name,
         segment=Segment[args.segment.upper()],
-        pooling=pooling_named(args.pooling),
+        pooling=pooling_named(args.pooling, "--pooling"),
         paired=bool(args.paired or args.swap),
         fdr=args.fdr,
         top=args.top,

@@ -9,13 +9,10 @@ from scopewatch.contrast.contrast import contrast
 from scopewatch.contrast.corpora import Corpora
 from scopewatch.contrast.results import Contrast, Wanted
 from scopewatch.engine.dictionary import build_dictionary
-from scopewatch.errors import ConfigError
 from scopewatch.identity import EngineIdentity, FeatureKey
-from scopewatch.pairs.pooled import POOLINGS
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.verdicts import Label
 from scopewatch.watch.labels import open_labels
-from scopewatch.watch.poolings import Pooling
 from scopewatch.watch.watchlist import Watchlist
 
 
@@ -60,15 +57,3 @@ def own_labels(watchlist: Watchlist) -> dict[FeatureKey, Label]:
         for feature in indicator.features
         if feature.label
     }
-
-
-def pooling_named(word: str) -> Pooling:
-    """The pooling of that kind, of those that are kept of every pair.
-
-    Raises:
-        ConfigError: No pooling of that kind is kept.
-    """
-    known = {pooling.kind: pooling for pooling in POOLINGS}
-    if word not in known:
-        raise ConfigError(f"--pooling: expected one of {', '.join(known)}, not {word!r}")
-    return known[word]

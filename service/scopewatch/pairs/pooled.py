@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scopewatch.engine.dictionary import DictionaryEngine
-from scopewatch.errors import DataError, EngineError, InvalidRequest
+from scopewatch.errors import ConfigError, DataError, EngineError, InvalidRequest
 from scopewatch.pairs.data_files import Reading
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import LeftOut
@@ -119,23 +119,44 @@ class PooledPairs:
         return matrix
 
 
+def pooling_named(word: str, option: str) -> Pooling:
+    """The pooling of a kind, of those that are kept of every feature.
+
+    Args:
+        word: The kind.
+        option: The option of the command line that gives it, for the error.
+
+    Raises:
+        ConfigError: No pooling of that kind is kept.
+    """
+    known = {pooling.kind: pooling for pooling in POOLINGS}
+    if word not in known:
+        raise ConfigError(f"{option}: expected one of {', '.join(known)}, not {word!r}")
+    return known[word]
+
+
 class StoredFeatures(Mapping[Pooling, csr_array]):
     """The pooled features of some rows, by the pooling: each is read from disk whenever it is asked for.
 
     All of them together may be more than memory holds.
+
+    Args:
+        pooled: What was made of the pairs.
+        rows: The rows that are wanted, ascending.
+        poolings: The poolings that are wanted; none for all that were kept.
     """
 
-    def __init__(self, pooled: PooledPairs, rows: Rows) -> None:
-        self._pooled, self._rows = pooled, rows
+    def __init__(self, pooled: PooledPairs, rows: Rows, poolings: Sequence[Pooling] = ()) -> None:
+        self._pooled, self._rows, self._poolings = pooled, rows, tuple(poolings) or pooled.poolings
 
     def __getitem__(self, pooling: Pooling) -> csr_array:
         return self._pooled.features(pooling, self._rows)
 
     def __iter__(self) -> Iterator[Pooling]:
-        return iter(self._pooled.poolings)
+        return iter(self._poolings)
 
     def __len__(self) -> int:
-        return len(self._pooled.poolings)
+        return len(self._poolings)
 
 
 def encode_pairs(

@@ -13,7 +13,7 @@ from scopewatch.calibration.sparse_fit import fit_combination
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.pairs.labelled import LabelledPair, labels_of
-from scopewatch.pairs.pooled import PooledPairs, encode_pairs
+from scopewatch.pairs.pooled import PooledPairs, StoredFeatures, encode_pairs
 from scopewatch.statistics.folds import grouped_folds
 from scopewatch.statistics.scores import Rows, Scores
 from scopewatch.types import Rounding, Segment
@@ -56,12 +56,12 @@ class FittedOnFeatures:
         if self.found.combination is None:
             probe = dense_probe(rows_of(self.pooled.dense, fit), labels, groups)
             return probe.scores(rows_of(self.pooled.dense, out))
-        features = {pooling: self.pooled.features(pooling) for pooling in self.pooled.poolings}
+        fit_features, out_features = (StoredFeatures(self.pooled, rows, self.wanted.poolings) for rows in (fit, out))
         fitted = fit_combination(
-            {pooling: matrix[fit] for pooling, matrix in features.items()},
+            fit_features,
             labels,
             grouped_folds(labels, groups),
             terms=len(self.found.combination.terms),
             weights=self.wanted.weights,
         )
-        return fitted.scores({pooling: matrix[out] for pooling, matrix in features.items()})
+        return fitted.scores(out_features)
