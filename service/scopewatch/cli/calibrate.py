@@ -77,8 +77,8 @@ def _add_detector(group: argparse._ArgumentGroup) -> None:
         type=_names,
         default=[],
         metavar="KIND,...",
-        help="poolings of features that are considered (default: all); mean, fraction_active, last and sentence_end "
-        "do not grow with the length, and carry over from short texts to long ones",
+        help="consider these poolings of features alone, if any are named; mean, fraction_active, last and "
+        "sentence_end do not grow with the length, and carry over from short texts to long ones",
     )
     group.add_argument(
         "--weights",
