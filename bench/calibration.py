@@ -21,7 +21,8 @@ import numpy as np
 from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.pairs.data_files import read_texts
-from scopewatch.pairs.pooled import POOLINGS, encode_pairs
+from scopewatch.pairs.kept_poolings import POOLINGS
+from scopewatch.pairs.pooled import encode_pairs
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Segment
 

@@ -31,8 +31,9 @@ from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.errors import ScopewatchError
 from scopewatch.pairs.data_files import read_pairs
+from scopewatch.pairs.kept_poolings import pooling_named
 from scopewatch.pairs.labelled import LabelledPair, fraction, groups_of, labels_of
-from scopewatch.pairs.pooled import PooledPairs, encode_pairs, pooling_named
+from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.statistics.ranking import auroc, auroc_difference, auroc_interval
 from scopewatch.statistics.scores import Bool, Interval, Scores

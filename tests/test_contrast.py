@@ -19,8 +19,8 @@ from scopewatch.engine.build import build_engine
 from scopewatch.engine.choices import SaeChoice
 from scopewatch.errors import ConfigError, DataError, LabelError, NothingUsable, TooLittleData
 from scopewatch.pairs.data_files import Reading
+from scopewatch.pairs.kept_poolings import POOLINGS
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.pairs.pooled import POOLINGS
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.types import Pair, Segment, Turn
 from scopewatch.verdicts import LABEL_NOTE

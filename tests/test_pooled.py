@@ -19,9 +19,10 @@ from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.errors import DataError
 from scopewatch.pairs import pooled
 from scopewatch.pairs.data_files import Reading
+from scopewatch.pairs.kept_poolings import DENSE_POOLINGS, MEAN, POOLINGS
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import LeftOut
-from scopewatch.pairs.pooled import DENSE_POOLINGS, MEAN, POOLINGS, PooledPairs, encode_pairs
+from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.scoring import judge
 from scopewatch.sentences import SegmentSentences

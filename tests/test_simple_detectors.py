@@ -29,8 +29,8 @@ from scopewatch.calibration.simple_detectors import (
     trained_on,
 )
 from scopewatch.errors import TooLittleData
+from scopewatch.pairs.kept_poolings import DENSE_POOLINGS, MEAN
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
-from scopewatch.pairs.pooled import DENSE_POOLINGS, MEAN
 from scopewatch.statistics.folds import folds_of
 from scopewatch.types import Pair
 from scopewatch.watch.poolings import Pooling

@@ -10,8 +10,9 @@ from scopewatch.config import Config
 from scopewatch.engine.choices import choices
 from scopewatch.engine.dictionary import build_dictionary
 from scopewatch.errors import DataError, SaeError, TooLittleData
+from scopewatch.pairs.kept_poolings import DENSE_POOLINGS
 from scopewatch.pairs.labelled import LabelledPair, groups_of
-from scopewatch.pairs.pooled import DENSE_POOLINGS, PooledPairs, encode_pairs
+from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scopewatch.calibration.logistic import cross_validated, logistic
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.errors import DataError
+from scopewatch.pairs.kept_poolings import DENSE_POOLINGS, MEAN
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of
-from scopewatch.pairs.pooled import DENSE_POOLINGS, MEAN
 from scopewatch.statistics.folds import FOLDS, Places, folds_of
 from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.watch.indicators import Probability

@@ -178,7 +178,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def _request(args: argparse.Namespace, data: list[Path], base: "Watchlist", watchlist_name: str) -> "Request":
     from scopewatch.calibration.request import Request
     from scopewatch.calibration.wanted import Wanted
-    from scopewatch.pairs.pooled import pooling_named
+    from scopewatch.pairs.kept_poolings import pooling_named
 
     options = (
         "max_fpr",

@@ -107,7 +107,7 @@ def _contrast(args: argparse.Namespace, config: Config, corpora: "Corpora") -> "
             pass
     from scopewatch.contrast.recipe import contrast_corpora, own_labels
     from scopewatch.contrast.results import Wanted
-    from scopewatch.pairs.pooled import pooling_named
+    from scopewatch.pairs.kept_poolings import pooling_named
 
     wanted = Wanted(
         sae=name,

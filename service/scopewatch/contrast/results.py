@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scopewatch.pairs.examples import Example
+from scopewatch.pairs.kept_poolings import POOLINGS
 from scopewatch.pairs.left_out import Tally
-from scopewatch.pairs.pooled import POOLINGS
 from scopewatch.statistics.scores import Interval
 from scopewatch.types import Segment
 from scopewatch.watch.poolings import Pooling

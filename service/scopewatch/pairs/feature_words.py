@@ -8,8 +8,9 @@ import numpy as np
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.errors import DataError
 from scopewatch.pairs.examples import Example, strongest_tokens
+from scopewatch.pairs.kept_poolings import POOLINGS
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.pairs.pooled import POOLINGS, PooledPairs
+from scopewatch.pairs.pooled import PooledPairs
 from scopewatch.statistics.scores import Rows
 from scopewatch.types import Segment
 

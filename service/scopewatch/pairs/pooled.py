@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scopewatch.engine.dictionary import DictionaryEngine
-from scopewatch.errors import ConfigError, DataError, EngineError, InvalidRequest
+from scopewatch.errors import DataError, EngineError, InvalidRequest
 from scopewatch.pairs.data_files import Reading
+from scopewatch.pairs.kept_poolings import DENSE_POOLINGS, POOLINGS
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.left_out import LeftOut
 from scopewatch.pairs.scored import failure
@@ -35,20 +36,6 @@ try:
 except ImportError:
     raise DataError("calibration needs SciPy: pip install 'scopewatch[calibration]'") from None
 
-POOLINGS = (
-    Pooling(kind="max"),
-    Pooling(kind="mean"),
-    Pooling(kind="sum"),
-    Pooling(kind="fraction_active"),
-    Pooling(kind="rolling_mean_max", window=8),
-    Pooling(kind="k_of_n", k=2),
-    Pooling(kind="last"),
-    Pooling(kind="sentence_end", over="mean"),
-)
-"""What is kept of every feature."""
-MEAN = Pooling(kind="mean")
-DENSE_POOLINGS = (MEAN, Pooling(kind="last"), Pooling(kind="sentence_end", over="mean"))
-"""What is kept of the reader's activations: of these the pooled score of a direction is the score of what is pooled."""
 _SCHEMA = 3
 _SHARD_PAIRS = 128
 _DENSE_ELEMENTS = 4 << 20
@@ -117,22 +104,6 @@ class PooledPairs:
         matrix = csr_array(vstack(parts, format="csr"))
         matrix.eliminate_zeros()
         return matrix
-
-
-def pooling_named(word: str, option: str) -> Pooling:
-    """The pooling of a kind, of those that are kept of every feature.
-
-    Args:
-        word: The kind.
-        option: The option of the command line that gives it, for the error.
-
-    Raises:
-        ConfigError: No pooling of that kind is kept.
-    """
-    known = {pooling.kind: pooling for pooling in POOLINGS}
-    if word not in known:
-        raise ConfigError(f"{option}: expected one of {', '.join(known)}, not {word!r}")
-    return known[word]
 
 
 class StoredFeatures(Mapping[Pooling, csr_array]):
