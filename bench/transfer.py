@@ -41,6 +41,7 @@ from scopewatch.types import Segment
 from scopewatch.watch.watchlist import load_watchlist
 
 BOUND = Wanted(max_fpr=0.05, held_out=0.5, force=True)
+"""One threshold for all lengths; what a slope by length makes of it is in `bench/benign.py`."""
 WORDS = {"speculation": "hedge_words"}
 """The detector of words that joins the features, by the kind of sets; for others a bag of words, fitted to the set."""
 BASELINES = ("bag_of_words", "hedge_words", "dense_probe", "difference_of_means", "response_length")
@@ -70,7 +71,7 @@ class Where:
     def of(cls, args: argparse.Namespace) -> "Where":
         """The one that the arguments of `add_arguments` name."""
         poolings = tuple(pooling_named(kind, "--poolings") for kind in args.poolings)
-        wanted = replace(BOUND, poolings=poolings, by_length=False)  # what a slope makes of it: bench/benign.py
+        wanted = replace(BOUND, poolings=poolings)
         return cls(args.reader, args.sae, args.hookpoint, args.work_dir, args.most, tuple(args.beside), wanted)
 
     def home(self, train: Path) -> tuple[Path, ...]:

@@ -1,6 +1,7 @@
 """Make the watchlist of a known reader with `scopewatch calibrate`: features, words beside them, and both together.
 
-    python tools/make_real_watchlist.py --data ../shared/data --corpus ../shared/corpus --build tools/build/real
+    python tools/make_real_watchlist.py --data ../shared/data --corpus ../shared/corpus --build tools/build/real \
+        --work-dir tools/build/pooled
 
 The reader has to be in the cache (`scopewatch reader get`), its SAEs in `service/scopewatch/demo/READER/sae`. Each set gives
 at most so many pairs, whole groups in the order of a hash. Indicators are made side by side, `--workers` at a time.
@@ -30,17 +31,10 @@ SETS = {
     "medical_knowledge": ("domain_medical", "general"),
 }
 FLAGS = {
-    "speculation": ("--max-fpr", "0.05"),
-    "bias": ("--max-fpr", "0.1"),
-    "medical_knowledge": (
-        "--max-fpr",
-        "0.02",
-        "--severity",
-        "info",
-        "--terms",
-        "64",
-        "--no-fragility",
-    ),  # its texts are long
+    "speculation": "--max-fpr 0.05",
+    "bias": "--max-fpr 0.1",
+    # Its texts are long: reading them a dozen times would take most of an hour.
+    "medical_knowledge": "--max-fpr 0.02 --severity info --terms 64 --no-fragility",
 }
 POOLINGS = "mean,last,sentence_end"
 """Those that do not grow with the length: most of what is learnt from are single sentences (decision 0030)."""
@@ -91,7 +85,7 @@ def make(name: str, args: argparse.Namespace) -> Path:
     where += ("--hookpoint", f"layers.{args.layer}.resid_post", "--work-dir", args.work_dir, "--name", READER)
     where += ("--poolings", POOLINGS)
     files = [args.build / f"{name}.{each}.jsonl" for each in SETS[name]]
-    asked = (*FLAGS[name], *args.flags.split())
+    asked = (*FLAGS[name].split(), *args.flags.split())
     if name not in WORDS:
         calibrate(name, files, out, *asked, "--label", LABELS[name], *where)
         return out

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from corpus import Document
 from real_text import documents, in_shares
+from scopewatch.files import atomic_write
 from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.types import Pair, Segment, TokenisedPair
 
@@ -115,28 +117,20 @@ def collect(
     Tokens with more than ten times the usual norm are left out: attention rests on these, and they say nothing.
     The first `skip` chunks are passed over without being read.
     """
-    for number, batches in enumerate(in_chunks(reader.batches(texts, batch_tokens), chunk)):
-        if number < skip:
-            continue
-        parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-        for batch in batches:
+    parts: dict[int, list[Tensor]] = defaultdict(list)
+    count = passed = 0
+    for batch in reader.batches(texts, batch_tokens):
+        if passed >= skip:
             for layer, found in reader.residuals(batch, layers).items():
                 norm = found.float().norm(dim=1)
                 parts[layer].append(found[norm < 10 * norm.median()].half())
-        yield {layer: torch.cat(found) for layer, found in parts.items()}
-
-
-def in_chunks(batches: Iterable[Batch], chunk: int) -> Iterator[list[Batch]]:
-    """Batches in lists of at least `chunk` tokens that count; the last list may have fewer."""
-    together, count = [], 0
-    for batch in batches:
-        together.append(batch)
         count += int(batch.counts.sum())
         if count >= chunk:
-            yield together
-            together, count = [], 0
-    if together:
-        yield together
+            if parts:
+                yield {layer: torch.cat(found) for layer, found in parts.items()}
+            parts, count, passed = defaultdict(list), 0, passed + 1
+    if parts:
+        yield {layer: torch.cat(found) for layer, found in parts.items()}
 
 
 def main() -> None:
@@ -156,7 +150,12 @@ def main() -> None:
     chunks = collect(reader, texts, layers, args.batch_tokens, args.chunk, skip=len(there))
     for number, found in enumerate(chunks, start=len(there)):
         for layer, x in found.items():
-            np.save(args.out / f"{layer}.{part}.{number:03}.npy", x.numpy())
+            # Whole or not at all: what is there when a part was stopped is not read again.
+            with (
+                atomic_write(args.out / f"{layer}.{part}.{number:03}.npy") as unfinished,
+                unfinished.open("wb") as file,
+            ):
+                np.save(file, x.numpy())
         count += len(found[layers[-1]])
         print(f"{count} tokens, {(count - before) / (time.time() - began):.0f} a second", flush=True)
         if count * parts >= args.tokens:
