@@ -82,10 +82,31 @@ def test_every_setting_has_a_variable() -> None:
         log_level="debug",
         log_format="text",
         strict_cards=True,
+        health_address="0.0.0.0:3",
+        insecure=True,
+        tls_cert="cert.pem",
+        tls_key="key.pem",
+        tls_client_ca="ca.pem",
+        roles="roles.yaml",
+        audit_dir="audit",
+        audit_days=29,
+        audit_text="all",
+        text_days=7,
+        log_pass_share=0.25,
+        watch_files_s=1.25,
+        shadow=(Path("c.yaml"),),
+        shadow_share=0.75,
+        round_scores=0.125,
+        max_calls=30,
+        max_calls_bytes=2048,
+        max_connection_calls=31,
+        max_connection_age_s=32.5,
+        call_read_s=3.5,
+        stall_s=4.5,
     )
     assert given.model_fields_set == set(Config.model_fields)
     written = {name: str(value) for name, value in given}
-    written |= {"watchlist": "a.yaml:b.yaml", "redis_url": "redis://here", "cache_secret": SECRET}
+    written |= {"watchlist": "a.yaml:b.yaml", "shadow": "c.yaml", "redis_url": "redis://here", "cache_secret": SECRET}
     assert load_config({}, {f"SCOPEWATCH_{name.upper()}": value for name, value in written.items()}) == given
 
 

@@ -20,7 +20,7 @@ def shown_default(name: str) -> str:
     default = Config.model_fields[name].default
     if name == "watchlist":
         return "`the bundled one`"
-    return f"`{default}`" if str(default) else "empty"
+    return f"`{default}`" if str(default) and default != () else "empty"
 
 
 @pytest.mark.parametrize("name", Config.model_fields)

@@ -3,7 +3,9 @@
     ScopewatchError
     ├── InvalidRequest        the caller's pair cannot be scored; names the field
     │   └── UnknownWatchlist
-    ├── Overloaded            the queue is full; says when to come back
+    ├── Unauthenticated       the caller is not known
+    ├── NotAllowed            the caller's roles do not hold what it asks for
+    ├── Overloaded            no room for the pair now, or not before its deadline; says when to come back
     ├── DeadlineExpired       the caller's deadline passed while the pair waited
     ├── NotReady              warming up or draining
     ├── EngineError           the reader failed on this pair
@@ -30,6 +32,9 @@ from dataclasses import dataclass
 
 class ScopewatchError(Exception):
     """The base of all errors that are raised on purpose. `str(error)` is safe to show: it holds no request text."""
+
+    retry_after_s: float | None = None
+    """Seconds after which to ask again, of errors that pass; None of others."""
 
     @property
     def reason(self) -> str:
@@ -61,11 +66,20 @@ class UnknownWatchlist(InvalidRequest):
     pass
 
 
+class Unauthenticated(ScopewatchError):
+    pass
+
+
+class NotAllowed(ScopewatchError):
+    pass
+
+
 class Overloaded(ScopewatchError):
+    retry_after_s: float
+
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        """An estimate of the seconds until there will be room."""
 
 
 class DeadlineExpired(ScopewatchError):
@@ -73,7 +87,9 @@ class DeadlineExpired(ScopewatchError):
 
 
 class NotReady(ScopewatchError):
-    pass
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineError(ScopewatchError):

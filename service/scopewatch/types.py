@@ -22,10 +22,10 @@ Float64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 TokenIds = Int32
+"""Token ids of one text, shape (n_tokens,)."""
 Rounding = Literal["none", "int8", "bfloat16"]
 """int8: each row of a decoder layer's matrices to 255 steps between plus and minus its largest magnitude, as dynamic
 quantisation of linear layers does; bfloat16: every weight to eight significant bits."""
-"""Token ids of one text, shape (n_tokens,)."""
 
 
 class Segment(IntEnum):
@@ -221,6 +221,22 @@ class EncodedBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as far as the pipeline has to know."""
+
+    name: str = ""
+    """The name in the role file; empty where there is none, and everybody is the same caller."""
+    tenant: str = ""
+    """Callers of one tenant share cached activations; those of two never do."""
+    weight: float = 1.0
+    """The caller's share of the engine where several callers wait, beside theirs."""
+
+
+ANYONE = Caller()
+"""Every caller of a service without a role file."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreJob:
     """One pair on its way through the pipeline, with what its caller wants of it."""
 
@@ -232,3 +248,4 @@ class ScoreJob:
     labels: Mapping[str, str] = field(default_factory=dict)
     deadline_s: float | None = None
     """When the caller stops waiting, on the clock of `time.monotonic`; None for never."""
+    caller: Caller = ANYONE

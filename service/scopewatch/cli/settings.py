@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from scopewatch.config import Config, load_config
+from scopewatch.config import FILE_LISTS, Config, load_config
 
 
 class AddCommand(Protocol):
@@ -23,7 +23,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
         if isinstance(default, bool):
             options |= {"action": argparse.BooleanOptionalAction}
         else:
-            options |= {"metavar": "VALUE", "nargs": "+" if name == "watchlist" else None}
+            options |= {"metavar": "VALUE", "nargs": "+" if name in FILE_LISTS else None}
             shown = "bundled" if name == "watchlist" else _shown(default)
             options["help"] = f"{setting.description} (default: {shown})".replace("%", "%%")
         options.setdefault("help", setting.description)
@@ -41,4 +41,4 @@ def settings(args: argparse.Namespace) -> Config:
 
 def _shown(default: Any) -> Any:
     """A default as the help shows it: no secret, and a word for nothing."""
-    return "empty" if not str(default) or "Secret" in repr(default) else default
+    return "empty" if not str(default) or default == () or "Secret" in repr(default) else default

@@ -17,7 +17,7 @@ from scopewatch.doors.grpc.reply_size import Result, fitting
 from scopewatch.doors.grpc.requests import check_size, to_job
 from scopewatch.doors.grpc.status import PUSHBACK, pushback_ms, to_status
 from scopewatch.doors.limits import Limits, check_batch
-from scopewatch.errors import FieldViolation, InvalidRequest, NotReady, Overloaded, ScopewatchError
+from scopewatch.errors import FieldViolation, InvalidRequest, NotReady, ScopewatchError
 from scopewatch.metrics import Metrics
 from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
@@ -140,7 +140,7 @@ async def abort(context: Context, error: Exception) -> NoReturn:
     """Ends an RPC with the error's status and details."""
     status = rpc_status.to_status(to_status(error))
     trailing = status.trailing_metadata
-    if isinstance(error, Overloaded):
-        trailing = (*trailing, (PUSHBACK, str(pushback_ms(error))))
+    if (pause_ms := pushback_ms(error)) is not None:
+        trailing = (*trailing, (PUSHBACK, str(pause_ms)))
     await context.abort(status.code, status.details, trailing)
     raise AssertionError("abort always raises")

@@ -13,6 +13,8 @@ PUSHBACK = "grpc-retry-pushback-ms"
 _CODES: dict[type[errors.ScopewatchError], StatusCode] = {
     errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
     errors.UnknownWatchlist: StatusCode.INVALID_ARGUMENT,
+    errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
+    errors.NotAllowed: StatusCode.PERMISSION_DENIED,
     errors.Overloaded: StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExpired: StatusCode.DEADLINE_EXCEEDED,
     errors.NotReady: StatusCode.UNAVAILABLE,
@@ -22,8 +24,9 @@ _CODES: dict[type[errors.ScopewatchError], StatusCode] = {
     errors.ScopewatchError: StatusCode.INTERNAL,
 }
 _SIMPLE: dict[int, type[errors.ScopewatchError]] = {
+    code_pb2.UNAUTHENTICATED: errors.Unauthenticated,
+    code_pb2.PERMISSION_DENIED: errors.NotAllowed,
     code_pb2.DEADLINE_EXCEEDED: errors.DeadlineExpired,
-    code_pb2.UNAVAILABLE: errors.NotReady,
     code_pb2.INTERNAL: errors.EngineError,
 }
 _UNKNOWN = "an unexpected error; the server's log has the details"
@@ -45,9 +48,9 @@ def to_status(error: Exception) -> status_pb2.Status:
             for v in error.violations
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
-    if isinstance(error, errors.Overloaded):
+    if (pause_ms := pushback_ms(error)) is not None:
         delay = duration_pb2.Duration(nanos=0)
-        delay.FromMilliseconds(pushback_ms(error))
+        delay.FromMilliseconds(pause_ms)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     status = status_pb2.Status(code=code, message=str(error) if isinstance(error, errors.ScopewatchError) else _UNKNOWN)
     for detail in details:
@@ -57,15 +60,16 @@ def to_status(error: Exception) -> status_pb2.Status:
     return status
 
 
-def pushback_ms(error: errors.Overloaded) -> int:
-    """Milliseconds to wait before trying again."""
-    return round(1000 * error.retry_after_s)
+def pushback_ms(error: Exception) -> int | None:
+    """Milliseconds to wait before trying again; None where that would be of no use, or nobody can tell."""
+    pause_s = error.retry_after_s if isinstance(error, errors.ScopewatchError) else None
+    return None if pause_s is None else round(1000 * pause_s)
 
 
 def from_status(status: status_pb2.Status) -> errors.ScopewatchError:
     """The error a status stands for, as far as the wire tells; the inverse of `to_status` for the client."""
     violations: list[errors.FieldViolation] = []
-    retry_after_s = 0.0
+    retry_after_s: float | None = None
     for packed in status.details:
         bad_request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if packed.Unpack(bad_request):
@@ -74,6 +78,8 @@ def from_status(status: status_pb2.Status) -> errors.ScopewatchError:
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
     if status.code == code_pb2.INVALID_ARGUMENT:
         return errors.InvalidRequest(*violations or [errors.FieldViolation("request", status.message)])
+    if status.code == code_pb2.UNAVAILABLE:
+        return errors.NotReady(status.message, retry_after_s=retry_after_s)
     if status.code == code_pb2.RESOURCE_EXHAUSTED:
-        return errors.Overloaded(status.message, retry_after_s=retry_after_s)
+        return errors.Overloaded(status.message, retry_after_s=retry_after_s or 0.0)
     return _SIMPLE.get(status.code, errors.ScopewatchError)(status.message)

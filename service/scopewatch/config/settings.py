@@ -1,22 +1,13 @@
-"""Settings of the service: command-line flags over `SCOPEWATCH_*` environment variables over defaults.
+"""The settings, their defaults and what they have to fulfil together."""
 
-The only module that reads the environment. A misspelt variable is refused, not ignored; those that Kubernetes makes of
-Services are no settings.
-"""
-
-import difflib
-import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from scopewatch.errors import ConfigError
+from scopewatch.config.folders import BUNDLED_WATCHLIST, cache_folder
 from scopewatch.files import expanded
 
-ENV_PREFIX = "SCOPEWATCH_"
 ENGINE_SETTINGS = (
     "device",
     "dtype",
@@ -31,21 +22,8 @@ ENGINE_SETTINGS = (
     "prefix_cache_bytes",
 )
 """Settings that decide what the engine computes and how fast; commands without a server have only these."""
-_SERVICE_LINK = re.compile(
-    r"""(\w+_)?(
-        SERVICE_HOST=IP
-        | SERVICE_PORT(_[A-Z0-9_]+)?=[0-9]+
-        | PORT(_[0-9]+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://(IP|\[IP\]):[0-9]+
-        | PORT_[0-9]+_(TCP|UDP|SCTP)_(PROTO=(tcp|udp|sctp) | PORT=[0-9]+ | ADDR=IP)
-    )""".replace("IP", "[0-9a-f.:]+"),
-    re.VERBOSE,
-)
-"""What follows the prefix in the variables that Kubernetes gives a pod for a Service named `scopewatch` or
-`scopewatch-…`, with their values (kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."""
-_DEMO = Path(__file__).parent / "demo"
-BUNDLED_WATCHLIST = _DEMO / "watchlist.yaml"
-WATCHLISTS_BY_NAME = {"smollm2-135m-instruct": _DEMO / "smollm2-135m-instruct" / "watchlist.yaml"}
-"""Watchlists that come with the package for known readers, by the reader's name."""
+FILE_LISTS = ("watchlist", "shadow")
+"""Settings that name several files: variables split them as PATH does, flags take several values."""
 
 
 class Config(BaseModel):
@@ -62,9 +40,50 @@ class Config(BaseModel):
         False, description="refuse to start when a card was made with another reader, SAE, dtype or template"
     )
     labels: str = Field("", description="label index made by `scopewatch features import`; empty for none")
-    grpc_address: str = Field("127.0.0.1:50051", description="host:port for gRPC; port 0 picks a free one")
+    grpc_address: str = Field(
+        "127.0.0.1:50051", description="host:port for gRPC, or unix:/path; port 0 picks a free one"
+    )
     metrics_address: str = Field("127.0.0.1:9464", description="host:port for Prometheus metrics over HTTP")
     reflection: bool = Field(False, description="serve gRPC server reflection")
+    health_address: str = Field(
+        "",
+        description="host:port of a second gRPC port that tells nothing but health, in plaintext, for probes; "
+        "empty for none",
+    )
+    insecure: bool = Field(
+        False,
+        description="serve in plaintext on addresses that other machines reach",
+    )
+    tls_cert: str = Field("", description="PEM file, certificate chain of gRPC and metrics; empty for plaintext")
+    tls_key: str = Field("", description="PEM file, private key of tls_cert")
+    tls_client_ca: str = Field(
+        "", description="PEM file of those who sign callers' certificates; with it every caller has to show one"
+    )
+    roles: str = Field("", description="file that says who may ask for what; empty lets everybody ask for everything")
+    audit_dir: str = Field(
+        "", description="folder of the audit log and, if texts are kept, of those; empty keeps neither"
+    )
+    audit_days: int = Field(0, ge=0, description="days after which a day of the audit log is deleted; 0 for never")
+    audit_text: Literal["none", "flag", "all"] = Field(
+        "none", description="of which scored pairs the texts are kept under audit_dir"
+    )
+    text_days: int = Field(30, ge=1, description="days after which texts that were kept are deleted")
+    log_pass_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the pairs with verdict PASS that are logged; all others are",
+    )
+    watch_files_s: float = Field(
+        5.0, ge=0, description="how often watchlists, roles and certificates are looked at for changes; 0 for never"
+    )
+    shadow: tuple[Path, ...] = Field(
+        (), description="watchlist files that judge a share of the pairs beside, for metrics alone"
+    )
+    shadow_share: float = Field(0.1, ge=0, le=1, description="share of the pairs that shadow watchlists judge too")
+    round_scores: float = Field(
+        0.0, ge=0, description="scores in replies are rounded to multiples of this; 0 shows them as they are"
+    )
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -97,6 +116,15 @@ class Config(BaseModel):
         ge=64 << 10,
         description="size of one reply message; plain gRPC clients take 4 MiB",
     )
+    max_calls: int = Field(1024, ge=1, description="calls that are answered at once; beyond it calls are refused")
+    max_calls_bytes: int = Field(
+        64 << 20, ge=1024, description="size of the requests of all calls that are answered at once"
+    )
+    max_connection_calls: int = Field(256, ge=1, description="calls that one connection may have open at once")
+    max_connection_age_s: float = Field(
+        1800, ge=0, description="age at which a connection is asked to come again, so that load spreads; 0 for never"
+    )
+    call_read_s: float = Field(10.0, gt=0, description="longest that the request of a call may take to arrive")
     max_batch_items: int = Field(256, ge=1, description="pairs in one BatchScore")
     max_labels: int = Field(16, ge=0, description="entries of a request's labels")
     max_label_chars: int = Field(256, ge=1, description="code points in a label, id, role or watchlist name")
@@ -123,6 +151,11 @@ class Config(BaseModel):
 
     drain_delay_s: float = Field(0.0, ge=0, description="wait between turning not-ready and refusing requests")
     drain_grace_s: float = Field(20.0, ge=0, description="time given to running requests at shutdown")
+    stall_s: float = Field(
+        60.0,
+        gt=0,
+        description="the process leaves when a batch takes ten times as long as it should, and this many seconds more",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level logged")
     log_format: Literal["json", "text"] = Field("json", description="log line format")
 
@@ -162,83 +195,3 @@ class Config(BaseModel):
         if self.max_queue_tokens < self.max_batch_tokens:
             raise ValueError("max_queue_tokens must be at least max_batch_tokens")
         return self
-
-
-def watchlist_file(named: Path) -> Path:
-    """The file of a watchlist.
-
-    Args:
-        named: The file, or where there is no such file, the name of a known reader whose watchlist is meant.
-    """
-    return named if named.exists() else WATCHLISTS_BY_NAME.get(str(named), named)
-
-
-def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Config:
-    """Builds the configuration.
-
-    Args:
-        flags: Values from the command line, by the setting's name; they win over the environment.
-        environ: The environment; the process's own by default.
-
-    Raises:
-        ConfigError: Names every wrong setting and its source.
-    """
-    raw, source, wrong = _of_environment(os.environ if environ is None else environ)
-    for name, value in (flags or {}).items():
-        raw[name] = value
-        source[name] = "--" + name.replace("_", "-")
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        for problem in error.errors():
-            name = str(problem["loc"][0]) if problem["loc"] else ""
-            wrong.append(f"{source.get(name, name) or 'settings'}: {problem['msg'].removeprefix('Value error, ')}")
-    if wrong:
-        raise ConfigError("; ".join(wrong))
-    return config
-
-
-def cache_folder(name: str) -> Path:
-    """A folder of scopewatch's cache, which lies in `$XDG_CACHE_HOME` (as XDG specifies it) or `~/.cache`.
-
-    Args:
-        name: What the folder is for, such as `packs`.
-    """
-    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (home if home.is_absolute() else Path("~/.cache")) / "scopewatch" / name
-
-
-def server_environment(settings: Mapping[str, object]) -> dict[str, str]:
-    """The environment of a server process with these settings: this process's own, without its settings.
-
-    Args:
-        settings: Values by name; `load_config` in the server process gives all others their defaults.
-    """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    return inherited | {ENV_PREFIX + name.upper(): _as_variable(value) for name, value in settings.items()}
-
-
-def _as_variable(value: object) -> str:
-    """A setting as `load_config` reads it from a variable."""
-    return os.pathsep.join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _of_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """The settings that the environment holds, the variable of each, and what is wrong: variables of no setting."""
-    raw: dict[str, Any] = {}
-    source: dict[str, str] = {}
-    wrong: list[str] = []
-    for variable, value in environ.items():
-        if not variable.startswith(ENV_PREFIX):
-            continue
-        name = variable.removeprefix(ENV_PREFIX).lower()
-        if name not in Config.model_fields:
-            if _SERVICE_LINK.fullmatch(f"{variable.removeprefix(ENV_PREFIX)}={value}"):
-                continue
-            close = difflib.get_close_matches(name, Config.model_fields, n=1)
-            hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
-            wrong.append(f"{variable}: no such setting{hint}")
-            continue
-        raw[name] = [file for file in value.split(os.pathsep) if file] if name == "watchlist" else value
-        source[name] = variable
-    return raw, source, wrong
