@@ -76,11 +76,12 @@ def test_the_house_as_it_stands_has_no_forbidden_import() -> None:
 @pytest.mark.parametrize("line", ['os.environ["A"]', 'os.getenv("A")', 'environ.get("A")'])
 def test_only_config_reads_the_environment(tmp_path: Path, line: str) -> None:
     """Whoever else looks at an environment variable is found by the linter."""
-    (tmp_path / "service/scopewatch/doors").mkdir(parents=True)
+    for room in ("doors", "config"):
+        (tmp_path / "service/scopewatch" / room).mkdir(parents=True)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     source = f'"""Planted."""\n\nimport os\nfrom os import environ\n\nFOUND = {line}\n'
-    for module in ("doors/limits.py", "config.py"):
+    for module in ("doors/limits.py", "config/environment.py"):
         (tmp_path / "service/scopewatch" / module).write_text(source, encoding="utf-8")
     found = checked(tmp_path, "ruff", "check", "--no-cache", "--select", "TID251", "--output-format", "concise", ".")
     assert "service/scopewatch/doors/limits.py" in found.stdout
-    assert "config.py" not in found.stdout
+    assert "config/environment.py" not in found.stdout
