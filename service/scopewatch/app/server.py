@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _DEAD_GRACE_S = 0.5
 """What running calls get when the engine is dead: time to be told so."""
+_CLOSING_S = 10.0
+"""What the parts get to close after the last call; then the process ends, whatever still runs in it."""
 
 
 def process_start_s() -> float:
@@ -45,13 +47,17 @@ class Server:
     Args:
         config: Settings.
         since_s: From when its start is timed, on the monotonic clock; by default, from now on.
+        leave: Ends the process at once with an exit code: at a second signal, and when stopping takes too long.
     """
 
-    def __init__(self, config: Config, *, since_s: float | None = None) -> None:
+    def __init__(
+        self, config: Config, *, since_s: float | None = None, leave: Callable[[int], None] = os._exit
+    ) -> None:
         self._config = config
+        self._leave = leave
         self._laps = Laps(since_s)
         self._metrics = Metrics(max_feature_series=config.max_feature_series)
-        self._door: Door = GrpcDoor(config.grpc_address, serve_reflection=config.reflection, metrics=self._metrics)
+        self._door: Door = GrpcDoor(config, self._metrics)
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._death: EngineDied | None = None
@@ -67,8 +73,10 @@ class Server:
         """
         self._laps.end("imports")
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.stop)
+            self._loop.add_signal_handler(number, self._signalled, number)
         async with AsyncExitStack() as started:
+            patience = self._patience()
+            started.callback(patience.cancel)
             started.push_async_callback(self._door.close, 0)
             addresses = {"grpc_address": await self._door.listen()}
             httpd, addresses["metrics_address"] = self._metrics.serve(self._config.metrics_address)
@@ -87,13 +95,35 @@ class Server:
             self._laps.end("warm_up")
             self._say_serving(loaded, addresses)
             await self._stopping.wait()
+            patience.start()
             await self._drain()
         log.info("stopped")
-        return 1 if self._death else 0
+        return self._code
 
     def stop(self) -> None:
         """Drains and ends, as on SIGTERM; `run` returns when that is done. Call it on the server's event loop."""
         self._stopping.set()
+
+    @property
+    def _code(self) -> int:
+        return 1 if self._death else 0
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._stopping.is_set():
+            log.warning("a second signal: ending at once", extra={"signal": number.name})
+            self._leave(128 + number)
+        self.stop()
+
+    def _patience(self) -> threading.Timer:
+        """Ends the process when stopping takes longer than it may; from a thread, since the loop may be what hangs."""
+        most_s = self._config.drain_delay_s + self._config.drain_grace_s + _CLOSING_S
+        timer = threading.Timer(most_s, self._end_of_patience)
+        timer.daemon = True
+        return timer
+
+    def _end_of_patience(self) -> None:
+        log.critical("something does not end: leaving it behind")
+        self._leave(self._code)
 
     def _say_serving(self, loaded: Loaded, addresses: dict[str, str]) -> None:
         parts_s = self._laps.seconds

@@ -2,6 +2,9 @@
 
 import argparse
 import asyncio
+import logging
+import os
+from typing import NoReturn
 
 from scopewatch import logs
 from scopewatch.cli.settings import AddCommand, add_settings, settings
@@ -14,13 +17,17 @@ def add(command: AddCommand) -> None:
     add_settings(parser, Config.model_fields)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> NoReturn:
     from scopewatch.app.server import Server, process_start_s
 
     config = settings(args)
     logs.configure(config.log_level, config.log_format)
 
-    async def run() -> int:
-        return await Server(config, since_s=process_start_s()).run()
+    async def run() -> None:
+        code = await Server(config, since_s=process_start_s()).run()
+        # What hangs in a thread, the engine for one, must not keep the process from ending.
+        logging.shutdown()
+        os._exit(code)
 
-    return asyncio.run(run())
+    asyncio.run(run())
+    raise AssertionError("the process has ended")
