@@ -21,7 +21,8 @@ _TRANSPORT_BYTES = 16 << 20
 """The least that the transport takes, and twice what a request may take otherwise; see decision 0004."""
 _QUIET_S = 0.25
 """How long no call may have come before the last connections are closed: what is on the way then would be cancelled."""
-_UNBOUNDED = (1 << 31) - 1
+_MAX_UNSEEN_CALLS = 1 << 14
+_FOR_EVER = (1 << 31) - 1
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -78,7 +79,7 @@ class GrpcDoor:
 
 def _options(config: Config) -> list[tuple[str, int]]:
     """Channel arguments of the server: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
-    age_ms = round(1000 * config.max_connection_age_s) or _UNBOUNDED
+    age_ms = round(1000 * config.max_connection_age_s) or _FOR_EVER
     return [
         ("grpc.max_receive_message_length", max(_TRANSPORT_BYTES, 2 * config.max_message_bytes)),
         ("grpc.max_send_message_length", -1),
@@ -87,9 +88,11 @@ def _options(config: Config) -> list[tuple[str, int]]:
         ("grpc.compression_enabled_algorithms_bitset", 0b101),
         ("grpc.max_metadata_size", 16 << 10),
         ("grpc.max_concurrent_streams", config.max_connection_calls),
-        # Calls that wait to be seen are bounded by those of each connection; beyond these they would be cancelled.
-        ("grpc.server.max_pending_requests", _UNBOUNDED),
-        ("grpc.server.max_pending_requests_hard_limit", _UNBOUNDED),
+        # It would count streams that are answered already, and reset a client's next ones.
+        ("grpc.http.overload_protection", 0),
+        # Calls that nobody has seen yet; beyond so many they are cancelled, without a reason that a client could read.
+        ("grpc.server.max_pending_requests", _MAX_UNSEEN_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_UNSEEN_CALLS),
         # Probing makes windows grow to megabytes, for each stream whose request nobody reads yet.
         ("grpc.http2.bdp_probe", 0),
         # Two processes on one port is a mistake, not load balancing.

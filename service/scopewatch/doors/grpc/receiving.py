@@ -15,7 +15,7 @@ from scopewatch.doors.limits import Limits
 from scopewatch.errors import FieldViolation, InvalidRequest
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_READERS = 16
+_READERS = 8
 """The number of requests that arrive at once."""
 _OTHERS_READERS, _OTHERS_READ_S, _OTHERS_BYTES = 8, 1.0, 64 << 10
 """The same for methods that are not ours, the seconds in which a request has to arrive, and its largest size."""
