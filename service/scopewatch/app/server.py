@@ -61,6 +61,11 @@ class Server:
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._death: EngineDied | None = None
+        # A thread, since the loop may be what hangs.
+        self._patience = threading.Timer(
+            config.drain_delay_s + config.drain_grace_s + _CLOSING_S, self._end_of_patience
+        )
+        self._patience.daemon = True
 
     async def run(self) -> int:
         """Serves until a signal or the engine's death.
@@ -75,8 +80,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
         async with AsyncExitStack() as started:
-            patience = self._patience()
-            started.callback(patience.cancel)
+            started.callback(self._patience.cancel)
             started.push_async_callback(self._door.close, 0)
             addresses = {"grpc_address": await self._door.listen()}
             httpd, addresses["metrics_address"] = self._metrics.serve(self._config.metrics_address)
@@ -95,14 +99,15 @@ class Server:
             self._laps.end("warm_up")
             self._say_serving(loaded, addresses)
             await self._stopping.wait()
-            patience.start()
             await self._drain()
         log.info("stopped")
         return self._code
 
     def stop(self) -> None:
         """Drains and ends, as on SIGTERM; `run` returns when that is done. Call it on the server's event loop."""
-        self._stopping.set()
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._patience.start()
 
     @property
     def _code(self) -> int:
@@ -113,13 +118,6 @@ class Server:
             log.warning("a second signal: ending at once", extra={"signal": number.name})
             self._leave(128 + number)
         self.stop()
-
-    def _patience(self) -> threading.Timer:
-        """Ends the process when stopping takes longer than it may; from a thread, since the loop may be what hangs."""
-        most_s = self._config.drain_delay_s + self._config.drain_grace_s + _CLOSING_S
-        timer = threading.Timer(most_s, self._end_of_patience)
-        timer.daemon = True
-        return timer
 
     def _end_of_patience(self) -> None:
         log.critical("something does not end: leaving it behind")
