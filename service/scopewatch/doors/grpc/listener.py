@@ -8,9 +8,10 @@ from grpc_reflection.v1alpha import reflection
 
 from scopewatch.doors.door import Spine
 from scopewatch.doors.grpc.interceptors import MetricsInterceptor
+from scopewatch.doors.grpc.ports import HealthPort, add_port
 from scopewatch.doors.grpc.service import SERVICE_NAME, MonitorService
 from scopewatch.doors.limits import Limits
-from scopewatch.errors import ConfigError
+from scopewatch.doors.tls import Certificates
 from scopewatch.metrics import Metrics
 from scopewatch.v1 import monitor_pb2_grpc
 
@@ -32,15 +33,27 @@ class GrpcDoor:
     """A `Door` by gRPC. Build it inside the event loop it is to run on.
 
     Args:
-        address: `host:port` to listen on; port 0 picks a free one.
+        address: `host:port` to listen on, where port 0 picks a free one, or `unix:` and a path.
+        health_address: `host:port` of a second port, for health alone in plaintext; empty for none.
+        certificates: What is shown to callers and asked of them; None for plaintext.
         serve_reflection: Whether to serve server reflection.
         metrics: Counts calls and refused pairs.
     """
 
-    def __init__(self, address: str, *, serve_reflection: bool, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        health_address: str,
+        certificates: Certificates | None,
+        serve_reflection: bool,
+        metrics: Metrics,
+    ) -> None:
         self._address = address
+        self._certificates = certificates
         self._service = MonitorService(metrics)
         self._health = health.aio.HealthServicer()
+        self._health_port = HealthPort(health_address, self._health) if health_address else None
         self._server = grpc.aio.server(interceptors=[MetricsInterceptor(metrics)], options=_OPTIONS)
         stubs: Any = monitor_pb2_grpc
         stubs.add_MonitorServiceServicer_to_server(self._service, self._server)
@@ -49,15 +62,14 @@ class GrpcDoor:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
 
-    async def listen(self) -> str:
+    async def listen(self) -> dict[str, str]:
         await self._health.set("", _SERVING)
         await self._health.set(SERVICE_NAME, _NOT_SERVING)
-        try:
-            port = self._server.add_insecure_port(self._address)
-        except RuntimeError:
-            raise ConfigError(f"grpc_address {self._address}: cannot be bound; is it in use?") from None
+        addresses = {"grpc_address": add_port(self._server, self._address, self._certificates, setting="grpc_address")}
         await self._server.start()
-        return f"{self._address.rpartition(':')[0]}:{port}"
+        if self._health_port:
+            addresses["health_address"] = await self._health_port.listen()
+        return addresses
 
     async def open(self, spine: Spine, limits: Limits) -> None:
         self._service.open(spine, limits)
@@ -70,3 +82,6 @@ class GrpcDoor:
     async def close(self, grace_s: float) -> None:
         self._service.close()
         await self._server.stop(grace_s)
+        # Last, so that whoever asks whether this process is alive is answered while it drains.
+        if self._health_port:
+            await self._health_port.close()
