@@ -1,6 +1,7 @@
 """One request for the metrics page and its answer, as bytes."""
 
 import gzip
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,6 +15,8 @@ HEAD_MAX_BYTES = 8 << 10
 """The longest head of a request: its first line and its headers."""
 _GZIP_MIN_BYTES = 1 << 10
 """Below it the headers of a compressed page are about as long as what compression saves."""
+_TAKES_GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;\s*q=(?:1|0?\.0*[1-9]))", re.IGNORECASE)
+"""In an `Accept-Encoding` header: gzip, with a weight above 0 if it has one."""
 _PATHS = ("/", "/metrics")
 
 
@@ -43,6 +46,7 @@ class Exchange:
 
     def __init__(self) -> None:
         self._connection = h11.Connection(h11.SERVER)
+        self._takes_body = True
 
     def asked(self, head: bytes) -> Asked:
         """Reads the head of a request.
@@ -68,12 +72,12 @@ class Exchange:
             raise Refused(HTTPStatus.NOT_FOUND)
         if request.method not in {b"GET", b"HEAD"}:
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED)
+        self._takes_body = request.method != b"HEAD"
         headers = {name: value.decode("latin-1") for name, value in request.headers}
-        encodings = {encoding.strip() for encoding in headers.get(b"accept-encoding", "").lower().split(",")}
         return Asked(
             authorization=headers.get(b"authorization", ""),
             accept=headers.get(b"accept", ""),
-            takes_gzip=any(e.partition(";")[0] == "gzip" and ";q=0" not in e for e in encodings),
+            takes_gzip=bool(_TAKES_GZIP.search(headers.get(b"accept-encoding", ""))),
             names=parse_qs(target.query).get("name[]", ()),
         )
 
@@ -97,5 +101,5 @@ class Exchange:
     def _written(self, status: HTTPStatus, headers: list[tuple[str, str]], body: bytes) -> bytes:
         headers = [*headers, ("Content-Length", str(len(body))), ("Connection", "close")]
         response = h11.Response(status_code=status, reason=status.phrase.encode(), headers=headers)
-        events = (response, h11.Data(data=body), h11.EndOfMessage())
+        events = (response, h11.Data(data=body if self._takes_body else b""), h11.EndOfMessage())
         return b"".join(self._connection.send(event) or b"" for event in events)
