@@ -2,21 +2,19 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 from cryptography import x509
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from certificates import DAY, NOW, Authority, ExtendedKeyUsageOID, Files
 from conftest import House
+from listening import ask, listening, outcome, trusting
 from scopewatch.config import load_config
-from scopewatch.doors.grpc.listener import GrpcDoor
 from scopewatch.doors.tls import Certificates
 from scopewatch.errors import ConfigError
 from scopewatch.metrics import Metrics
@@ -183,34 +181,6 @@ async def test_files_are_looked_at_while_the_service_runs(authority: Authority) 
 # The gRPC port
 
 
-@asynccontextmanager
-async def listening(
-    read: Read | None, address: str = "127.0.0.1:0", health_address: str = ""
-) -> AsyncIterator[dict[str, str]]:
-    """The gRPC door as it is before it opens; its addresses by their settings."""
-    door = GrpcDoor(
-        address,
-        health_address=health_address,
-        certificates=read and read.certificates,
-        serve_reflection=False,
-        metrics=Metrics(),
-    )
-    try:
-        yield await door.listen()
-    finally:
-        await door.close(0)
-
-
-async def ask(channel: grpc.aio.Channel) -> None:
-    reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
-    assert reply.status == health_pb2.HealthCheckResponse.SERVING
-
-
-def trusting(authority: Authority, shown: Files | None = None) -> grpc.ChannelCredentials:
-    key, chain = (shown.key.read_bytes(), shown.cert.read_bytes()) if shown else (None, None)
-    return grpc.ssl_channel_credentials(authority.file.read_bytes(), key, chain)
-
-
 def shown_at(address: str, authority: Authority) -> str:
     """The common name of the certificate that a new connection is shown."""
     host, _, port = address.rpartition(":")
@@ -218,25 +188,10 @@ def shown_at(address: str, authority: Authority) -> str:
     return x509.load_pem_x509_certificate(pem.encode()).subject.rfc4514_string().removeprefix("CN=")
 
 
-async def outcome(address: str, credentials: grpc.ChannelCredentials | None) -> str:
-    """How a call on a connection of its own ends."""
-    channel = (
-        grpc.aio.secure_channel(address, credentials, options=NO_RETRIES)
-        if credentials
-        else grpc.aio.insecure_channel(address, options=NO_RETRIES)
-    )
-    async with channel:
-        try:
-            await ask(channel)
-        except grpc.aio.AioRpcError as error:
-            return error.code().name
-    return "answered"
-
-
 async def test_tls_is_spoken_where_there_is_a_certificate(authority: Authority, tmp_path: Path) -> None:
     """Whoever trusts the signer is answered; plaintext and whoever trusts a signer of the same name are not."""
     forger = Authority(tmp_path / "forger")
-    async with listening(Read(authority.sign())) as at:
+    async with listening(Read(authority.sign()).certificates) as at:
         address = at["grpc_address"]
         ends = [await outcome(address, c) for c in (trusting(authority), trusting(forger), None)]
 
@@ -255,7 +210,7 @@ async def test_callers_show_certificates_where_their_signer_is_named(authority: 
         "not yet valid": clients.sign("early", begins=NOW + DAY),
         "not for clients": clients.sign("server", uses=(ExtendedKeyUsageOID.SERVER_AUTH,)),
     }
-    async with listening(Read(authority.sign(), clients.file)) as at:
+    async with listening(Read(authority.sign(), clients.file).certificates) as at:
         ends = {name: await outcome(at["grpc_address"], trusting(authority, files)) for name, files in shown.items()}
 
     assert ends == dict.fromkeys(shown, "UNAVAILABLE") | {"right": "answered"}
@@ -265,7 +220,7 @@ async def test_a_rotated_certificate_is_shown_to_new_connections(authority: Auth
     """After a rotation new connections see the new certificate, and those that were open go on."""
     files = authority.sign("first")
     read = Read(files)
-    async with listening(read) as at:
+    async with listening(read.certificates) as at:
         address = at["grpc_address"]
         async with grpc.aio.secure_channel(address, trusting(authority), options=NO_RETRIES) as channel:
             await ask(channel)
@@ -285,7 +240,7 @@ async def test_callers_of_a_rotated_signer_are_let_in(authority: Authority, tmp_
     client_ca.write_bytes(first.file.read_bytes())
     read = Read(authority.sign(), client_ca)
     apps = [trusting(authority, ca.sign("app")) for ca in (first, second)]
-    async with listening(read) as at:
+    async with listening(read.certificates) as at:
         before = [await outcome(at["grpc_address"], app) for app in apps]
         client_ca.write_bytes(second.file.read_bytes())
         read.certificates.look()
