@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from scopewatch.config import Config
+from scopewatch.doors.pem import load_pair, load_signers, read, reason
 from scopewatch.errors import ConfigError
 from scopewatch.metrics import Metrics
 
@@ -114,33 +115,19 @@ class Certificates:
                 await watching
 
     def _read(self) -> Pem:
-        client_ca = _bytes("tls_client_ca", self._client_ca) if self._client_ca else None
-        return Pem(_bytes("tls_cert", self._cert), _bytes("tls_key", self._key), client_ca)
+        client_ca = read("tls_client_ca", self._client_ca) if self._client_ca else None
+        return Pem(read("tls_cert", self._cert), read("tls_key", self._key), client_ca)
 
     def _load(self, pem: Pem) -> Loaded:
         """Loads the files, of which `pem` is the content."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(self._cert, self._key, password=self._no_password)
-        except (ssl.SSLError, OSError) as error:
-            raise ConfigError(
-                f"tls_cert {self._cert} and tls_key {self._key}: they are no certificate in PEM and its private key: "
-                f"{_reason(error)}"
-            ) from None
+        load_pair(context, self._cert, self._key)
         expires_s = self._checked_expiry(context)
         if self._client_ca:
-            try:
-                context.load_verify_locations(self._client_ca)
-            except (ssl.SSLError, OSError) as error:
-                raise ConfigError(
-                    f"tls_client_ca {self._client_ca}: holds no certificates in PEM: {_reason(error)}"
-                ) from None
+            load_signers(context, "tls_client_ca", self._client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
         return Loaded(pem, context, expires_s)
-
-    def _no_password(self) -> str:
-        raise ConfigError(f"tls_key {self._key}: is encrypted, and there is nobody to ask for its password; decrypt it")
 
     def _checked_expiry(self, server: ssl.SSLContext) -> float:
         """When the certificate expires, once a client that trusts exactly this chain has checked its dates and uses."""
@@ -157,19 +144,5 @@ class Certificates:
                 with suppress(ssl.SSLWantReadError):
                     end.do_handshake()
         except ssl.SSLError as error:
-            raise ConfigError(f"tls_cert {self._cert}: clients would refuse it: {_reason(error)}") from None
+            raise ConfigError(f"tls_cert {self._cert}: clients would refuse it: {reason(error)}") from None
         return float(ssl.cert_time_to_seconds(str((caller.getpeercert() or {})["notAfter"])))
-
-
-def _bytes(setting: str, file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{setting} {file}: cannot be read: {error.strerror or error}") from None
-
-
-def _reason(error: OSError) -> str:
-    """What OpenSSL says in words, without the number of its source line."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    return (getattr(error, "reason", None) or error.strerror or str(error)).lower().replace("_", " ")

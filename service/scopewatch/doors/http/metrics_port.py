@@ -1,10 +1,15 @@
-"""The port of the metrics page: one request a connection, and nobody who is slow holds it."""
+"""The port of the metrics page: one request a connection, and nobody who is slow holds it.
+
+It has an event loop of its own, in a thread: what happens there takes no turn of the calls that are scored, and when
+their event loop hangs, the page is still there to show it.
+"""
 
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, TypeAlias, cast
@@ -23,6 +28,8 @@ Authorise: TypeAlias = Callable[[str, Mapping[str, Any] | None], int]
 
 _CONNECTIONS = 64
 """Connections at once. For a new one, the one goes that has kept us waiting longest."""
+_BACKLOG = 1024
+"""Connections that the system holds until they are looked at; beyond it, callers try again after a second."""
 _HEAD_S = 5.0
 """What a caller has to shake hands and send the head of its request."""
 _REPLY_S = 10.0
@@ -38,13 +45,13 @@ def everybody(_authorization: str, _certificate: Mapping[str, Any] | None) -> in
 
 
 class MetricsPort:
-    """Serves the metrics page over HTTP. Build it inside the event loop it is to run on.
+    """Serves the metrics page over HTTP.
 
     Args:
         address: `host:port` to listen on; port 0 picks a free one.
         metrics: What is shown.
         certificates: What is shown to callers and asked of them; None for plaintext.
-        authorise: Who may read the page.
+        authorise: Who may read the page; it is called from the thread of the port.
     """
 
     def __init__(
@@ -63,7 +70,8 @@ class MetricsPort:
         self._connections: set[asyncio.Task[None]] = set()
         self._waits: dict[asyncio.Task[None], None] = {}
         """Connections on which it is the caller's turn, the one first that has been waited for longest."""
-        self._listening: asyncio.Task[None] | None = None
+        self._stop: Callable[[], object] | None = None
+        self._ended = Future[None]()
 
     async def listen(self) -> str:
         """Begins to serve.
@@ -78,20 +86,34 @@ class MetricsPort:
         try:
             family, *_, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
             both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-            listener = socket.create_server(name, family=family, backlog=_CONNECTIONS, dualstack_ipv6=both)
+            listener = socket.create_server(name, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
         except OSError as error:
             raise ConfigError(f"metrics_address {self._address}: {error.strerror or error}") from None
         listener.setblocking(False)
-        self._listening = asyncio.create_task(self._accept(listener))
+        begun = Future[Callable[[], object]]()
+        threading.Thread(target=self._run, args=(listener, begun), name="metrics", daemon=True).start()
+        self._stop = await asyncio.wrap_future(begun)
         return f"{self._address.rpartition(':')[0]}:{listener.getsockname()[1]}"
 
     async def close(self) -> None:
         """Stops listening, and ends every connection. Harmless when it never listened."""
-        running = [*self._connections, *([self._listening] if self._listening else [])]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        if self._stop:
+            self._stop()
+            await asyncio.wrap_future(self._ended)
         self._rendering.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, listener: socket.socket, begun: Future[Callable[[], object]]) -> None:
+        async def run() -> None:
+            accepting = asyncio.create_task(self._accept(listener))
+            loop = asyncio.get_running_loop()
+            begun.set_result(lambda: loop.call_soon_threadsafe(accepting.cancel))
+            await accepting
+
+        try:
+            # When it leaves, it cancels the connections that are still there.
+            asyncio.run(run())
+        except asyncio.CancelledError:
+            self._ended.set_result(None)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -111,16 +133,16 @@ class MetricsPort:
                 task = asyncio.create_task(self._serve(connection))
                 self._connections.add(task)
                 self._waits[task] = None
-                task.add_done_callback(self._ended)
+                task.add_done_callback(self._forget)
                 # Connections that are there at once would be taken without a turn for anybody else.
                 await asyncio.sleep(0)
 
     def _end_the_slowest(self) -> None:
         if slowest := next(iter(self._waits), None):
             slowest.cancel()
-            self._ended(slowest)
+            self._forget(slowest)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _forget(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
         self._waits.pop(task, None)
 
