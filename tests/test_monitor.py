@@ -469,6 +469,8 @@ class TestMetrics:
         metrics.rpc_started("unary", "s", "m")
         metrics.rpc_handled("unary", "s", "m", "OK", 0.1)
         metrics.batch_encoded(2, 30, 40)
+        metrics.certificate_read(1e9)
+        metrics.certificate_refused()
         checked = subprocess.run(
             ["promtool", "check", "metrics"], input=exposition(registry), text=True, capture_output=True, check=False
         )

@@ -161,7 +161,7 @@ class Spine:
 async def service(registry: CollectorRegistry) -> AsyncIterator[monitor_pb2_grpc.MonitorServiceStub]:
     """A real gRPC server before a spine that only fails, and a stub without retries."""
     door = GrpcDoor(config(Path("unused.yaml")), Metrics(registry))
-    address = await door.listen()
+    address = (await door.listen())["grpc_address"]
     await door.open(Spine(), Limits(1 << 20, 1000, 8, 4, 40, 4, 512, 8, 1 << 20))
     async with direct(address) as stub:
         yield stub

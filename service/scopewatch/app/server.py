@@ -16,7 +16,9 @@ from scopewatch.app.spine import running_spine
 from scopewatch.config import Config
 from scopewatch.doors.door import Door
 from scopewatch.doors.grpc.listener import GrpcDoor
+from scopewatch.doors.http.metrics_port import MetricsPort
 from scopewatch.doors.limits import Limits
+from scopewatch.doors.tls import Certificates
 from scopewatch.errors import EngineDied
 from scopewatch.logs import Laps, log_flags
 from scopewatch.metrics import Metrics
@@ -48,6 +50,9 @@ class Server:
         config: Settings.
         since_s: From when its start is timed, on the monotonic clock; by default, from now on.
         leave: Ends the process at once with an exit code: at a second signal, and when stopping takes too long.
+
+    Raises:
+        ConfigError: The files of a certificate are not in order.
     """
 
     def __init__(
@@ -57,7 +62,9 @@ class Server:
         self._leave = leave
         self._laps = Laps(since_s)
         self._metrics = Metrics(max_feature_series=config.max_feature_series)
-        self._door: Door = GrpcDoor(config, self._metrics)
+        self._certificates = Certificates.of(config, metrics=self._metrics)
+        self._door: Door = GrpcDoor(config, self._metrics, self._certificates)
+        self._metrics_port = MetricsPort(config.metrics_address, metrics=self._metrics, certificates=self._certificates)
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._death: EngineDied | None = None
@@ -82,10 +89,14 @@ class Server:
         async with AsyncExitStack() as started:
             started.callback(self._patience.cancel)
             started.push_async_callback(self._door.close, 0)
-            addresses = {"grpc_address": await self._door.listen()}
-            httpd, addresses["metrics_address"] = self._metrics.serve(self._config.metrics_address)
-            started.callback(httpd.server_close)
-            started.callback(httpd.shutdown)
+            started.push_async_callback(self._metrics_port.close)
+            addresses = await self._door.listen()
+            addresses["metrics_address"] = await self._metrics_port.listen()
+            if self._config.in_the_clear:
+                told = {name: addresses[name] for name in self._config.in_the_clear}
+                log.warning("insecure: whoever is on the network reads and changes what callers send", extra=told)
+            if self._certificates:
+                await started.enter_async_context(self._certificates.watched(self._config.watch_files_s))
             self._laps.end("ports")
             loaded = await self._unless_stopped(load)
             if loaded is None:

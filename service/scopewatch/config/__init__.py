@@ -3,6 +3,7 @@
 Only this room reads the environment.
 """
 
+from scopewatch.config.addresses import host_and_port, is_loopback, socket_file
 from scopewatch.config.environment import ENV_PREFIX, load_config, server_environment
 from scopewatch.config.folders import BUNDLED_WATCHLIST, WATCHLISTS_BY_NAME, cache_folder, watchlist_file
 from scopewatch.config.settings import ENGINE_SETTINGS, FILE_LISTS, Config
@@ -15,7 +16,10 @@ __all__ = [
     "WATCHLISTS_BY_NAME",
     "Config",
     "cache_folder",
+    "host_and_port",
+    "is_loopback",
     "load_config",
     "server_environment",
+    "socket_file",
     "watchlist_file",
 ]

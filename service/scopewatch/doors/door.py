@@ -24,11 +24,11 @@ class Spine(Protocol):
 class Door(Protocol):
     """One way for callers to come in. The methods are called once each, in this order."""
 
-    async def listen(self) -> str:
+    async def listen(self) -> dict[str, str]:
         """Begins to listen, and refuses pairs until the door is open, so that whoever asks learns that it will be.
 
         Returns:
-            The address it listens on.
+            The addresses it listens on, by their settings.
 
         Raises:
             ConfigError: The address cannot be bound.

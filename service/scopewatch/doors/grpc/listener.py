@@ -10,10 +10,11 @@ from scopewatch.config import Config
 from scopewatch.doors.admission import Admission
 from scopewatch.doors.door import Spine
 from scopewatch.doors.grpc.calls import Calls
+from scopewatch.doors.grpc.ports import HealthPort, add_port
 from scopewatch.doors.grpc.receiving import Receiver
 from scopewatch.doors.grpc.service import SERVICE_NAME, MonitorService
 from scopewatch.doors.limits import Limits
-from scopewatch.errors import ConfigError
+from scopewatch.doors.tls import Certificates
 from scopewatch.metrics import Metrics
 from scopewatch.v1 import monitor_pb2_grpc
 
@@ -33,14 +34,17 @@ class GrpcDoor:
     Args:
         config: Settings: where to listen, and what to let in.
         metrics: Counts calls and refused pairs.
+        certificates: What is shown to callers and asked of them; None for plaintext.
     """
 
-    def __init__(self, config: Config, metrics: Metrics) -> None:
+    def __init__(self, config: Config, metrics: Metrics, certificates: Certificates | None = None) -> None:
         self._address = config.grpc_address
+        self._certificates = certificates
         self._service = MonitorService(metrics)
         self._admission = Admission(max_calls=config.max_calls, max_bytes=config.max_calls_bytes)
         self._receiver = Receiver(config.call_read_s)
         self._health = health.aio.HealthServicer()
+        self._health_port = HealthPort(config.health_address, self._health) if config.health_address else None
         calls = Calls(self._service, self._admission, self._receiver, metrics)
         self._server = grpc.aio.server(interceptors=[calls], options=_options(config))
         stubs: Any = monitor_pb2_grpc
@@ -50,15 +54,14 @@ class GrpcDoor:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
 
-    async def listen(self) -> str:
+    async def listen(self) -> dict[str, str]:
         await self._health.set("", _SERVING)
         await self._health.set(SERVICE_NAME, _NOT_SERVING)
-        try:
-            port = self._server.add_insecure_port(self._address)
-        except RuntimeError:
-            raise ConfigError(f"grpc_address {self._address}: cannot be bound; is it in use?") from None
+        addresses = {"grpc_address": add_port(self._server, self._address, self._certificates, setting="grpc_address")}
         await self._server.start()
-        return f"{self._address.rpartition(':')[0]}:{port}"
+        if self._health_port:
+            addresses["health_address"] = await self._health_port.listen()
+        return addresses
 
     async def open(self, spine: Spine, limits: Limits) -> None:
         self._service.open(spine, limits)
@@ -75,6 +78,9 @@ class GrpcDoor:
         await self._admission.quiet(min(_QUIET_S, grace_s), grace_s)
         await self._server.stop(0)
         self._receiver.close()
+        # Last, so that whoever asks whether this process is alive is answered while it drains.
+        if self._health_port:
+            await self._health_port.close()
 
 
 def _options(config: Config) -> list[tuple[str, int]]:
