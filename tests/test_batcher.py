@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from conftest import activations
 from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.pipeline.batcher import Batcher, Encoded
+from scopewatch.pipeline.batcher import Batcher, Encoded, Wanted
 from scopewatch.types import Activations, EncodedBatch
 
 Build = Callable[..., Batcher]
@@ -54,7 +54,7 @@ class Call:
 class HeldEngine:
     calls: list[Call] = field(default_factory=list)
 
-    async def __call__(self, batch: Sequence[np.ndarray]) -> EncodedBatch:
+    async def __call__(self, batch: Sequence[np.ndarray], wanted: Wanted) -> EncodedBatch:
         self.calls.append(Call(list(batch), asyncio.get_running_loop().create_future()))
         return await self.calls[-1].answer
 
@@ -514,7 +514,7 @@ async def test_every_answer_is_its_own_and_nothing_is_left_behind(
     dice = random.Random(3)
     seen: list[int] = []
 
-    async def encode(batch: Sequence[np.ndarray]) -> EncodedBatch:
+    async def encode(batch: Sequence[np.ndarray], _wanted: Wanted) -> EncodedBatch:
         assert sum(map(len, batch)) <= 64 or len(batch) == 1
         seen.extend(int(ids[0]) for ids in batch)
         for _ in range(dice.randrange(20)):

@@ -5,16 +5,23 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 
 from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.types import CoveredActivations, EncodedBatch, TokenIds
+from scopewatch.pipeline.lanes import Lanes, Waiting
+from scopewatch.pipeline.pace import Pace
+from scopewatch.types import ANYONE, Caller, CoveredActivations, EncodedBatch, TokenIds
 
 log = logging.getLogger(__name__)
 
-Encode = Callable[[Sequence[TokenIds]], Awaitable[EncodedBatch]]
+Wanted = Callable[[int], bool]
+"""Whether somebody still waits for the text at this place of a batch."""
+Encode = Callable[[Sequence[TokenIds], Wanted], Awaitable[EncodedBatch]]
+_TRUST_S = 5.0
+"""How long the pace stays trusted without a batch: after that a pair is tried though it looks hopeless, for only a
+batch can show that the engine is faster again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +35,39 @@ class Encoded:
 
 
 @dataclass(slots=True, order=True)
-class _Entry:
+class _Entry(Waiting):
     """A pair that waits for the engine."""
 
-    turn: tuple[int, int]
-    """The number of tokens that the engine had taken when the pair came, plus those ahead of it in its own call; then
-    the order of arrival. So a large call lets others in between its pairs, and no stream of other calls holds up a pair
-    for longer than its own call would take alone."""
     ids: TokenIds = field(compare=False)
-    deadline_s: float | None = field(compare=False)
+    deadline_s: float = field(compare=False)
     future: asyncio.Future[Encoded] = field(compare=False)
     arrived_s: float = field(compare=False)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Pairs that were handed to the engine."""
+
+    entries: list[_Entry]
+    tokens: int
+    handed_s: float
 
 
 class Batcher:
     """Owns the queue between requests and the engine.
 
     A batch starts as soon as the engine is idle. While one runs, a second is handed over only if it is full: a
-    part-filled one gains more by waiting for company than by being early. Pairs take turns by call, see `_Entry.turn`.
+    part-filled one gains more by waiting for company than by being early. Callers take turns by weight, see `Lanes`,
+    and the pairs of a caller by call, see `Waiting.turn`. What cannot be read before its deadline is not begun.
 
     Args:
-        encode: The engine: takes the token ids of a batch, gives its activations in the same order.
+        encode: The engine: takes the token ids of a batch, gives its activations in the same order. Just before it
+            reads a text it asks whether that is still wanted, and answers DeadlineExpired for one that is not.
         max_batch_tokens: The most tokens in one batch; a longer single pair still gets a batch of its own.
         max_queue_tokens: The most tokens that may wait; beyond it `submit` raises Overloaded.
         metrics: Counts the tokens that wait, the sizes of batches, and the pairs that are dropped.
+        pace: Learns how long batches take, and predicts it.
+        batch_ended: Is told of each batch that was read whether all its pairs failed.
         clock: Tells the time in seconds, monotonic; deadlines are on this clock.
     """
 
@@ -62,133 +78,209 @@ class Batcher:
         max_batch_tokens: int,
         max_queue_tokens: int,
         metrics: Metrics,
+        pace: Pace | None = None,
+        batch_ended: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._encode = encode
         self._max_batch_tokens = max_batch_tokens
-        self._max_queue_tokens = max_queue_tokens
         self._metrics = metrics
+        self._pace = pace or Pace()
+        self._batch_ended = batch_ended
         self._clock = clock
-        self._queue: list[_Entry] = []
+        self._lanes: Lanes[_Entry] = Lanes(max_queue_tokens)
         self._arrivals = count()
-        self._taken_tokens = 0
-        self._queued_tokens = 0
         self._changed = asyncio.Event()
-        self._running: set[asyncio.Task[None]] = set()
-        self._tokens_per_s = 0.0
+        self._running: dict[asyncio.Task[None], _Batch] = {}
+        self._free_since_s = -inf
         self._refusal: ScopewatchError | None = None
         self._loop_task = asyncio.create_task(self._run(), name="batcher")
 
-    async def submit(self, ids: TokenIds, deadline_s: float | None = None, ahead_tokens: int = 0) -> Encoded:
+    async def submit(
+        self, ids: TokenIds, deadline_s: float | None = None, ahead_tokens: int = 0, caller: Caller = ANYONE
+    ) -> Encoded:
         """Waits for a pair's activations.
 
         Args:
             ids: The token ids of the pair, shape (n_tokens,).
             deadline_s: When the caller stops waiting, on the batcher's clock; None for never.
             ahead_tokens: The number of tokens of the pairs before this one in the same call.
+            caller: Whose pair it is.
 
         Raises:
-            Overloaded: The queue is full.
-            DeadlineExpired: The deadline passed before the pair reached the device.
+            Overloaded: The queue is full, or too long for the deadline.
+            DeadlineExpired: The deadline passed, or came too near, before the pair reached the device.
             EngineError: The engine failed on it, or died.
             NotReady: The batcher is closed.
         """
         if self._refusal:
             raise self._refusal
-        if self._queued_tokens + len(ids) > self._max_queue_tokens and self._queue:
-            raise Overloaded("the queue is full; try again later", retry_after_s=self._wait_estimate_s())
-        turn = (self._taken_tokens + ahead_tokens, next(self._arrivals))
-        entry = _Entry(turn, ids, deadline_s, asyncio.get_running_loop().create_future(), self._clock())
-        heappush(self._queue, entry)
-        self._count_queued(len(ids))
+        turn = (self._lanes.taken_tokens(caller) + ahead_tokens, next(self._arrivals))
+        future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
+        latest_s = inf if deadline_s is None else deadline_s
+        entry = _Entry(turn, len(ids), caller, ids, latest_s, future, self._clock())
+        self._refuse_late(entry)
+        put_out = self._lanes.make_room(caller, entry.tokens)
+        if put_out is None:
+            raise self._full()
+        for other in put_out:
+            self._answer([other], self._full())
+            self._metrics.queue_dropped("displaced")
+        self._lanes.add(entry)
+        self._metrics.queue_tokens.set(self._lanes.tokens)
         self._changed.set()
         try:
-            return await entry.future
+            return await future
         except asyncio.CancelledError:
-            self._leave(entry)
+            # A caller's place is given to others at once, and not only when the engine is free.
+            if self._lanes.remove(entry):
+                self._metrics.queue_tokens.set(self._lanes.tokens)
+                self._metrics.queue_dropped("cancelled")
             raise
 
-    async def close(self) -> None:
-        """Answers everybody who waits, then stops. Running batches are awaited."""
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Answers everybody who waits, then stops.
+
+        Args:
+            timeout_s: How many seconds batches that run have to end; then their callers are told, too.
+        """
         self._refuse(NotReady("the service is shutting down"))
         self._loop_task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_s)
+        for task in self._running:
+            task.cancel()
         await asyncio.gather(self._loop_task, *self._running, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while self._may_start() and (batch := self._next_batch()):
+            while self._may_start() and (batch := self._next_batch()).entries:
                 task = asyncio.create_task(self._run_batch(batch), name="batch")
-                self._running.add(task)
+                self._running[task] = batch
                 task.add_done_callback(self._batch_done)
 
     def _may_start(self) -> bool:
-        return not self._running or (len(self._running) == 1 and self._queued_tokens >= self._max_batch_tokens)
+        return not self._running or (len(self._running) == 1 and self._lanes.tokens >= self._max_batch_tokens)
 
     def _batch_done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        del self._running[task]
         self._changed.set()
 
-    def _next_batch(self) -> list[_Entry]:
-        """The next entries that fit the token budget; those nobody waits for are dropped on the way."""
-        batch: list[_Entry] = []
-        tokens = 0
-        while self._queue:
-            entry = self._queue[0]
-            if reason := self._departed(entry):
-                self._metrics.queue_dropped(reason)
-            elif batch and tokens + len(entry.ids) > self._max_batch_tokens:
+    def _next_batch(self) -> _Batch:
+        """The next entries that fit the token budget, such that all of them are read before their deadlines.
+
+        Those nobody waits for, and those that would be late, are dropped on the way.
+        """
+        batch = _Batch([], 0, self._clock())
+        earliest_s = inf
+        while entry := self._lanes.first():
+            tokens = batch.tokens + entry.tokens
+            full = bool(batch.entries) and tokens > self._max_batch_tokens
+            tried = not batch.entries and self._pace_is_old()
+            ends_s = batch.handed_s + (0 if tried else self._takes_s(batch.tokens if full else tokens))
+            if entry.future.done() or ends_s >= entry.deadline_s:
+                self._drop(entry)
+            elif full or ends_s > earliest_s:
                 break
             else:
-                batch.append(entry)
-                tokens += len(entry.ids)
-            heappop(self._queue)
-            self._count_queued(-len(entry.ids))
-        self._taken_tokens += tokens
+                self._lanes.take(entry)
+                batch.entries.append(entry)
+                batch.tokens = tokens
+                earliest_s = min(earliest_s, entry.deadline_s)
+        self._metrics.queue_tokens.set(self._lanes.tokens)
         return batch
 
-    def _leave(self, entry: _Entry) -> None:
-        """Gives a caller's place to others at once, and not only when the engine is free."""
-        try:
-            self._queue.remove(entry)
-        except ValueError:
+    def _drop(self, entry: _Entry) -> None:
+        self._lanes.remove(entry)
+        self._metrics.queue_dropped("cancelled" if entry.future.done() else "deadline")
+        self._answer([entry], _too_late())
+
+    def _takes_s(self, tokens: int, ahead_tokens: float = 0.0) -> float:
+        """How many seconds from now a batch of so many tokens has surely ended, if so many others are read first."""
+        now_s, runs = self._clock(), list(self._running.values())
+        left_s = sum(self._pace.seconds_for(batch.tokens) for batch in runs)
+        if runs:
+            began_s = max(self._free_since_s, runs[0].handed_s)
+            left_s -= min(now_s - began_s, self._pace.seconds_for(runs[0].tokens))
+        batches, rest = divmod(ahead_tokens + tokens, max(tokens, self._max_batch_tokens))
+        ahead_s = batches * self._pace.seconds_for(max(tokens, self._max_batch_tokens))
+        return self._pace.caution * (left_s + ahead_s + (self._pace.seconds_for(int(rest)) if rest else 0.0))
+
+    def _refuse_late(self, entry: _Entry) -> None:
+        """Refuses a pair at once that cannot be read before its deadline."""
+        if entry.deadline_s <= entry.arrived_s:
+            self._metrics.queue_dropped("deadline")
+            raise _too_late()
+        tried = not self._lanes.tokens and self._pace_is_old()
+        if entry.deadline_s == inf or tried or not self._pace.known:
             return
-        heapify(self._queue)
-        self._count_queued(-len(entry.ids))
-        self._metrics.queue_dropped("cancelled")
+        takes_s = self._takes_s(entry.tokens, self._lanes.tokens_before(entry.caller, entry.turn))
+        if (late_s := entry.arrived_s + takes_s - entry.deadline_s) > 0:
+            raise Overloaded("there is no time to read it before its deadline", retry_after_s=_bounded(late_s))
 
-    def _departed(self, entry: _Entry) -> str:
-        if entry.future.done():
-            return "cancelled"
-        if entry.deadline_s is not None and self._clock() >= entry.deadline_s:
-            entry.future.set_exception(DeadlineExpired("the deadline passed while the pair waited for the device"))
-            return "deadline"
-        return ""
+    def _pace_is_old(self) -> bool:
+        return not self._running and self._clock() - self._free_since_s > _TRUST_S
 
-    async def _run_batch(self, batch: list[_Entry]) -> None:
-        started_s = self._clock()
+    async def _run_batch(self, batch: _Batch) -> None:
+        unwanted: dict[int, str] = {}
+
+        def wanted(place: int) -> bool:
+            """Asked on the engine's thread."""
+            if reason := self._reason(batch.entries[place]):
+                unwanted[place] = reason
+            return not reason
+
         try:
-            encoded = await self._encode([entry.ids for entry in batch])
-            if len(encoded.activations) != len(batch):
-                raise EngineError(f"the engine answered {len(encoded.activations)} of {len(batch)} pairs")
+            encoded = await self._encode([entry.ids for entry in batch.entries], wanted)
+            if len(encoded.activations) != len(batch.entries):
+                raise EngineError(f"the engine answered {len(encoded.activations)} of {len(batch.entries)} pairs")
+        except asyncio.CancelledError:
+            self._answer(batch.entries, NotReady("the service is shutting down"))
+            raise
         except EngineDied as error:
-            self._answer(batch, error)
+            self._answer(batch.entries, error)
             self._refuse(error)
         except Exception as error:
             log.exception("a batch failed")
-            self._answer(batch, error if isinstance(error, ScopewatchError) else EngineError("the reader failed"))
+            failure = error if isinstance(error, ScopewatchError) else EngineError("the reader failed")
+            self._answer(batch.entries, failure)
+            self._batch_ended(True)
         else:
-            for entry, outcome in zip(batch, encoded.activations, strict=True):
-                if isinstance(outcome, Exception):
-                    self._answer([entry], outcome)
-                elif not entry.future.done():
-                    queue_s = started_s - entry.arrived_s
-                    covered = CoveredActivations(outcome, encoded.table)
-                    entry.future.set_result(Encoded(covered, queue_s, encoded.forward_s, encoded.encode_s))
-            tokens = sum(len(entry.ids) for entry in batch)
-            self._learn_speed(tokens, self._clock() - started_s)
-            self._metrics.batch_encoded(len(batch), tokens, encoded.reused_tokens)
+            self._learn(batch, encoded, unwanted)
+            self._answer_each(batch, encoded)
+        finally:
+            self._free_since_s = self._clock()
+
+    def _learn(self, batch: _Batch, encoded: EncodedBatch, unwanted: dict[int, str]) -> None:
+        """Counts what a batch was made of, and learns from it how long batches take."""
+        for reason in unwanted.values():
+            self._metrics.queue_dropped(reason)
+        read = [place for place in range(len(batch.entries)) if place not in unwanted]
+        if not read:
+            return
+        now_s = self._clock()
+        self._metrics.unwanted_pairs(sum(bool(self._reason(batch.entries[place])) for place in read))
+        tokens = sum(batch.entries[place].tokens for place in read)
+        self._metrics.batch_encoded(len(read), tokens, encoded.reused_tokens)
+        self._pace.learn(tokens, now_s - max(batch.handed_s, self._free_since_s), encoded.reused_tokens)
+        self._batch_ended(all(isinstance(encoded.activations[place], Exception) for place in read))
+
+    def _answer_each(self, batch: _Batch, encoded: EncodedBatch) -> None:
+        for entry, outcome in zip(batch.entries, encoded.activations, strict=True):
+            if isinstance(outcome, Exception):
+                self._answer([entry], outcome)
+            elif not entry.future.done():
+                queue_s = batch.handed_s - entry.arrived_s
+                covered = CoveredActivations(outcome, encoded.table)
+                entry.future.set_result(Encoded(covered, queue_s, encoded.forward_s, encoded.encode_s))
+
+    def _reason(self, entry: _Entry) -> str:
+        """Why nobody waits for an entry; empty where somebody does."""
+        if entry.future.done():
+            return "cancelled"
+        return "deadline" if self._clock() >= entry.deadline_s else ""
 
     def _answer(self, entries: Sequence[_Entry], error: Exception) -> None:
         for entry in entries:
@@ -198,20 +290,21 @@ class Batcher:
     def _refuse(self, error: ScopewatchError) -> None:
         """Fails everything queued, and everything submitted from now on."""
         self._refusal = error
-        self._answer(list(self._queue), error)
-        self._queue.clear()
-        self._count_queued(-self._queued_tokens)
+        self._answer(self._lanes.clear(), error)
+        self._metrics.queue_tokens.set(0)
 
-    def _count_queued(self, tokens: int) -> None:
-        self._queued_tokens += tokens
-        self._metrics.queue_tokens.set(self._queued_tokens)
+    def _full(self) -> Overloaded:
+        """Names the time until about half the queue is gone; a guess of a quarter second before any batch ran."""
+        wait_s = 0.25
+        if self._pace.known:
+            full_s = self._pace.seconds_for(self._max_batch_tokens)
+            wait_s = 0.5 * self._lanes.tokens / self._max_batch_tokens * full_s
+        return Overloaded("the queue is full; try again later", retry_after_s=_bounded(wait_s))
 
-    def _learn_speed(self, tokens: int, seconds: float) -> None:
-        speed = tokens / max(seconds, 1e-6)
-        self._tokens_per_s = 0.8 * self._tokens_per_s + 0.2 * speed if self._tokens_per_s else speed
 
-    def _wait_estimate_s(self) -> float:
-        """Time until about half the queue is gone; a guess of a quarter second before any batch ran."""
-        if not self._tokens_per_s:
-            return 0.25
-        return min(max(0.5 * self._queued_tokens / self._tokens_per_s, 0.05), 10.0)
+def _too_late() -> DeadlineExpired:
+    return DeadlineExpired("the deadline passed, or came too near, while the pair waited for the device")
+
+
+def _bounded(wait_s: float) -> float:
+    return min(max(wait_s, 0.05), 10.0)

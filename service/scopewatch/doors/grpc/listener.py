@@ -61,11 +61,14 @@ class GrpcDoor:
 
     async def open(self, spine: Spine, limits: Limits) -> None:
         self._service.open(spine, limits)
-        await self._health.set(SERVICE_NAME, _SERVING)
+        await self.ready(True)
+
+    async def ready(self, ready: bool) -> None:
+        await self._health.set(SERVICE_NAME, _SERVING if ready else _NOT_SERVING)
 
     async def drain(self) -> None:
         # Liveness stays: Kubernetes would kill a draining pod that says it is dead.
-        await self._health.set(SERVICE_NAME, _NOT_SERVING)
+        await self.ready(False)
 
     async def close(self, grace_s: float) -> None:
         self._service.close()
