@@ -333,7 +333,7 @@ class TestDeparted:
         """A pair whose deadline passed while it waited is told so, and the engine never sees it."""
         submit(batcher, 0, 1)
         await settle()
-        late, timely, endless = submit(batcher, 1, 2, 105.0), submit(batcher, 2, 2, 105.5), submit(batcher, 3, 2)
+        late, timely, endless = submit(batcher, 1, 2, 105.0), submit(batcher, 2, 2, 120.0), submit(batcher, 3, 2)
         await settle()
         clock.now = 105.0
         engine.calls[0].finish()

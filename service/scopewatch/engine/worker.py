@@ -91,7 +91,7 @@ class Worker:
             self._inbox.put(_Job(work, answer, tokens))
         return await asyncio.wrap_future(answer)
 
-    def stop(self, timeout_s: float = 5.0) -> None:
+    def stop(self, timeout_s: float = 3.0) -> None:
         """Lets the running job finish, then ends the thread.
 
         Args:

@@ -12,6 +12,7 @@ from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.lanes import Lanes, Waiting
 from scopewatch.pipeline.pace import Pace
+from scopewatch.pipeline.timetable import Timetable
 from scopewatch.types import ANYONE, Caller, CoveredActivations, EncodedBatch, TokenIds
 
 log = logging.getLogger(__name__)
@@ -19,9 +20,6 @@ log = logging.getLogger(__name__)
 Wanted = Callable[[int], bool]
 """Whether somebody still waits for the text at this place of a batch."""
 Encode = Callable[[Sequence[TokenIds], Wanted], Awaitable[EncodedBatch]]
-_TRUST_S = 5.0
-"""How long the pace stays trusted without a batch: after that a pair is tried though it looks hopeless, for only a
-batch can show that the engine is faster again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +40,6 @@ class _Entry(Waiting):
     deadline_s: float = field(compare=False)
     future: asyncio.Future[Encoded] = field(compare=False)
     arrived_s: float = field(compare=False)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Pairs that were handed to the engine."""
-
-    entries: list[_Entry]
-    tokens: int
-    handed_s: float
 
 
 class Batcher:
@@ -85,14 +74,13 @@ class Batcher:
         self._encode = encode
         self._max_batch_tokens = max_batch_tokens
         self._metrics = metrics
-        self._pace = pace or Pace()
+        self._timetable = Timetable(pace or Pace(), max_batch_tokens, clock)
         self._batch_ended = batch_ended
         self._clock = clock
         self._lanes: Lanes[_Entry] = Lanes(max_queue_tokens)
         self._arrivals = count()
         self._changed = asyncio.Event()
-        self._running: dict[asyncio.Task[None], _Batch] = {}
-        self._free_since_s = -inf
+        self._running: set[asyncio.Task[None]] = set()
         self._refusal: ScopewatchError | None = None
         self._loop_task = asyncio.create_task(self._run(), name="batcher")
 
@@ -138,7 +126,7 @@ class Batcher:
                 self._metrics.queue_dropped("cancelled")
             raise
 
-    async def close(self, timeout_s: float = 5.0) -> None:
+    async def close(self, timeout_s: float = 3.0) -> None:
         """Answers everybody who waits, then stops.
 
         Args:
@@ -156,127 +144,111 @@ class Batcher:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while self._may_start() and (batch := self._next_batch()).entries:
+            while self._may_start() and (batch := self._next_batch()):
                 task = asyncio.create_task(self._run_batch(batch), name="batch")
-                self._running[task] = batch
+                self._running.add(task)
                 task.add_done_callback(self._batch_done)
 
     def _may_start(self) -> bool:
         return not self._running or (len(self._running) == 1 and self._lanes.tokens >= self._max_batch_tokens)
 
     def _batch_done(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
+        self._running.discard(task)
         self._changed.set()
 
-    def _next_batch(self) -> _Batch:
-        """The next entries that fit the token budget, such that all of them are read before their deadlines.
+    def _next_batch(self) -> list[_Entry]:
+        """The next entries that fit the token budget, and that one batch reads before the deadlines of all of them.
 
-        Those nobody waits for, and those that would be late, are dropped on the way.
+        Those nobody waits for, and those that cannot be read in time, are dropped on the way.
         """
-        batch = _Batch([], 0, self._clock())
-        earliest_s = inf
+        batch: list[_Entry] = []
+        tokens, earliest_s, waiting_tokens = 0, inf, self._lanes.tokens
         while entry := self._lanes.first():
-            tokens = batch.tokens + entry.tokens
-            full = bool(batch.entries) and tokens > self._max_batch_tokens
-            tried = not batch.entries and self._pace_is_old()
-            ends_s = batch.handed_s + (0 if tried else self._takes_s(batch.tokens if full else tokens))
-            if entry.future.done() or ends_s >= entry.deadline_s:
-                self._drop(entry)
-            elif full or ends_s > earliest_s:
+            full = bool(batch) and tokens + entry.tokens > self._max_batch_tokens
+            # Where it does not fit, it has to wait for those that do.
+            more = tokens if full else tokens + entry.tokens
+            if entry.future.done() or self._hopeless(entry, more, waiting_tokens, alone=not batch):
+                self._lanes.remove(entry)
+                self._metrics.queue_dropped("cancelled" if entry.future.done() else "deadline")
+                self._answer([entry], _too_late())
+            elif full or (batch and not self._timetable.in_time(more, earliest_s)):
                 break
             else:
                 self._lanes.take(entry)
-                batch.entries.append(entry)
-                batch.tokens = tokens
-                earliest_s = min(earliest_s, entry.deadline_s)
+                batch.append(entry)
+                tokens, earliest_s = more, min(earliest_s, entry.deadline_s)
         self._metrics.queue_tokens.set(self._lanes.tokens)
         return batch
 
-    def _drop(self, entry: _Entry) -> None:
-        self._lanes.remove(entry)
-        self._metrics.queue_dropped("cancelled" if entry.future.done() else "deadline")
-        self._answer([entry], _too_late())
-
-    def _takes_s(self, tokens: int, ahead_tokens: float = 0.0) -> float:
-        """How many seconds from now a batch of so many tokens has surely ended, if so many others are read first."""
-        now_s, runs = self._clock(), list(self._running.values())
-        left_s = sum(self._pace.seconds_for(batch.tokens) for batch in runs)
-        if runs:
-            began_s = max(self._free_since_s, runs[0].handed_s)
-            left_s -= min(now_s - began_s, self._pace.seconds_for(runs[0].tokens))
-        batches, rest = divmod(ahead_tokens + tokens, max(tokens, self._max_batch_tokens))
-        ahead_s = batches * self._pace.seconds_for(max(tokens, self._max_batch_tokens))
-        return self._pace.caution * (left_s + ahead_s + (self._pace.seconds_for(int(rest)) if rest else 0.0))
+    def _hopeless(self, entry: _Entry, tokens: int, waiting_tokens: int, *, alone: bool) -> bool:
+        """Whether an entry would be late in a batch of so many tokens."""
+        tried = alone and self._timetable.tries
+        ends_s = self._clock() if tried else self._timetable.ends_s(tokens, waiting_tokens=waiting_tokens)
+        return ends_s >= entry.deadline_s
 
     def _refuse_late(self, entry: _Entry) -> None:
         """Refuses a pair at once that cannot be read before its deadline."""
-        if entry.deadline_s <= entry.arrived_s:
+        now_s = self._clock()
+        if entry.deadline_s <= now_s:
             self._metrics.queue_dropped("deadline")
             raise _too_late()
-        tried = not self._lanes.tokens and self._pace_is_old()
-        if entry.deadline_s == inf or tried or not self._pace.known:
+        if entry.deadline_s == inf or (not self._lanes.tokens and self._timetable.tries):
             return
-        takes_s = self._takes_s(entry.tokens, self._lanes.tokens_before(entry.caller, entry.turn))
-        if (late_s := entry.arrived_s + takes_s - entry.deadline_s) > 0:
+        ahead_tokens, waiting_tokens = self._lanes.tokens_before(entry.caller, entry.turn), self._lanes.tokens
+        ends_s = self._timetable.ends_s(entry.tokens, waiting_tokens=waiting_tokens, ahead_tokens=ahead_tokens)
+        # With some time to spare, or those who just got in would often be dropped later.
+        if (late_s := now_s + 1.2 * (ends_s - now_s) - entry.deadline_s) > 0:
             raise Overloaded("there is no time to read it before its deadline", retry_after_s=_bounded(late_s))
 
-    def _pace_is_old(self) -> bool:
-        return not self._running and self._clock() - self._free_since_s > _TRUST_S
-
-    async def _run_batch(self, batch: _Batch) -> None:
-        unwanted: dict[int, str] = {}
+    async def _run_batch(self, batch: list[_Entry]) -> None:
+        run = self._timetable.begin(sum(entry.tokens for entry in batch))
+        departed: dict[int, str] = {}
 
         def wanted(place: int) -> bool:
             """Asked on the engine's thread."""
-            if reason := self._reason(batch.entries[place]):
-                unwanted[place] = reason
+            if reason := self._departed(batch[place]):
+                departed[place] = reason
             return not reason
 
+        read_tokens = reused_tokens = 0
         try:
-            encoded = await self._encode([entry.ids for entry in batch.entries], wanted)
-            if len(encoded.activations) != len(batch.entries):
-                raise EngineError(f"the engine answered {len(encoded.activations)} of {len(batch.entries)} pairs")
+            encoded = await self._encode([entry.ids for entry in batch], wanted)
+            if len(encoded.activations) != len(batch):
+                raise EngineError(f"the engine answered {len(encoded.activations)} of {len(batch)} pairs")
+            read = [entry for place, entry in enumerate(batch) if place not in departed]
+            read_tokens, reused_tokens = sum(entry.tokens for entry in read), encoded.reused_tokens
         except asyncio.CancelledError:
-            self._answer(batch.entries, NotReady("the service is shutting down"))
+            self._answer(batch, NotReady("the service is shutting down"))
             raise
         except EngineDied as error:
-            self._answer(batch.entries, error)
+            self._answer(batch, error)
             self._refuse(error)
         except Exception as error:
             log.exception("a batch failed")
-            failure = error if isinstance(error, ScopewatchError) else EngineError("the reader failed")
-            self._answer(batch.entries, failure)
+            self._answer(batch, error if isinstance(error, ScopewatchError) else EngineError("the reader failed"))
             self._batch_ended(True)
         else:
-            self._learn(batch, encoded, unwanted)
-            self._answer_each(batch, encoded)
+            for reason in departed.values():
+                self._metrics.queue_dropped(reason)
+            if read:
+                self._metrics.batch_encoded(len(read), read_tokens, reused_tokens)
+                self._metrics.unwanted_pairs(sum(bool(self._departed(entry)) for entry in read))
+                failed = [isinstance(outcome, Exception) for outcome in encoded.activations]
+                self._batch_ended(all(failed))
+            self._answer_each(batch, encoded, run.handed_s)
         finally:
-            self._free_since_s = self._clock()
+            self._timetable.end(run, read_tokens, reused_tokens)
 
-    def _learn(self, batch: _Batch, encoded: EncodedBatch, unwanted: dict[int, str]) -> None:
-        """Counts what a batch was made of, and learns from it how long batches take."""
-        for reason in unwanted.values():
-            self._metrics.queue_dropped(reason)
-        read = [place for place in range(len(batch.entries)) if place not in unwanted]
-        if not read:
-            return
-        now_s = self._clock()
-        self._metrics.unwanted_pairs(sum(bool(self._reason(batch.entries[place])) for place in read))
-        tokens = sum(batch.entries[place].tokens for place in read)
-        self._metrics.batch_encoded(len(read), tokens, encoded.reused_tokens)
-        self._pace.learn(tokens, now_s - max(batch.handed_s, self._free_since_s), encoded.reused_tokens)
-        self._batch_ended(all(isinstance(encoded.activations[place], Exception) for place in read))
-
-    def _answer_each(self, batch: _Batch, encoded: EncodedBatch) -> None:
-        for entry, outcome in zip(batch.entries, encoded.activations, strict=True):
+    def _answer_each(self, batch: list[_Entry], encoded: EncodedBatch, handed_s: float) -> None:
+        for entry, outcome in zip(batch, encoded.activations, strict=True):
             if isinstance(outcome, Exception):
                 self._answer([entry], outcome)
             elif not entry.future.done():
-                queue_s = batch.handed_s - entry.arrived_s
                 covered = CoveredActivations(outcome, encoded.table)
+                queue_s = handed_s - entry.arrived_s
                 entry.future.set_result(Encoded(covered, queue_s, encoded.forward_s, encoded.encode_s))
 
-    def _reason(self, entry: _Entry) -> str:
+    def _departed(self, entry: _Entry) -> str:
         """Why nobody waits for an entry; empty where somebody does."""
         if entry.future.done():
             return "cancelled"
@@ -295,10 +267,7 @@ class Batcher:
 
     def _full(self) -> Overloaded:
         """Names the time until about half the queue is gone; a guess of a quarter second before any batch ran."""
-        wait_s = 0.25
-        if self._pace.known:
-            full_s = self._pace.seconds_for(self._max_batch_tokens)
-            wait_s = 0.5 * self._lanes.tokens / self._max_batch_tokens * full_s
+        wait_s = 0.5 * self._timetable.wait_s(self._lanes.tokens) or 0.25
         return Overloaded("the queue is full; try again later", retry_after_s=_bounded(wait_s))
 
 

@@ -118,6 +118,9 @@ class Lanes(Generic[E]):
         lane.taken_tokens += entry.tokens
         self._now = lane.next
         lane.next += entry.tokens / lane.weight
+        if not self.tokens:
+            # Nobody waits, so that nobody is behind.
+            self.clear()
 
     def remove(self, entry: E) -> bool:
         """Gives an entry's place to others; whether it waited."""
@@ -133,7 +136,7 @@ class Lanes(Generic[E]):
         """Empties all lanes; what waited in them."""
         gone = [one for lane in self._lanes.values() for one in lane.waiting]
         self._lanes.clear()
-        self.tokens = 0
+        self.tokens, self._now = 0, 0.0
         return gone
 
     def _count(self, lane: _Lane[E], tokens: int) -> None:

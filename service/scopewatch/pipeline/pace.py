@@ -20,6 +20,11 @@ class Pace:
         return self._read.weight > 0
 
     @property
+    def largest_tokens(self) -> float:
+        """The number of tokens of the largest batch lately."""
+        return self._read.largest
+
+    @property
     def caution(self) -> float:
         """What to multiply a prediction by so that a batch seldom takes longer: 1.1 to 2, by how wrong it was lately."""
         return 1 + min(max(3 * self._error, 0.1), 1.0)
@@ -51,6 +56,17 @@ class Pace:
         more = tokens - line.largest
         return line.at(tokens) if more <= 0 else line.at(line.largest) + line.sure_slope * more
 
+    def tokens_at(self, share: float, most_tokens: int) -> int:
+        """The least tokens of a batch that is read at this share of the rate, in tokens a second, of a large one.
+
+        Args:
+            share: The share, below 1.
+            most_tokens: The number of tokens of the large batch.
+        """
+        line = self._read
+        rate = share * most_tokens / max(line.at(most_tokens), 1e-9)
+        return int(line.offset * rate / (1 - line.slope * rate))
+
     def at_most_s(self, tokens: int) -> float:
         """The seconds that a batch of which nothing is known would take; for large ones, rather too many."""
         line = self._computed
@@ -67,10 +83,10 @@ class _Line:
         self.sure_slope = 0.0
         """The slope less twice its standard error."""
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
-        self._offset = self._slope = 0.0
+        self.offset = self.slope = 0.0
 
     def at(self, x: float) -> float:
-        return self._offset + self._slope * x
+        return self.offset + self.slope * x
 
     def add(self, x: float, y: float) -> None:
         self.weight = self.weight * _KEPT + 1
@@ -79,11 +95,11 @@ class _Line:
         self._sums = sums = tuple(old * _KEPT + new for old, new in zip(self._sums, added, strict=True))  # type: ignore[assignment]
         x_mean, y_mean, xx, xy, yy = (total / self.weight for total in sums)
         spread = xx - x_mean**2
-        # Points of about one x say nothing of a slope: then the line goes through the origin.
+        # Points of about one x say nothing of a slope; it stays, or at first makes the line go through the origin.
         varied = spread > (0.05 * x_mean) ** 2
-        slope = max(0.0, xy - x_mean * y_mean) / spread if varied else xy / xx
-        if slope * x_mean > y_mean:
+        slope = max(0.0, xy - x_mean * y_mean) / spread if varied else self.slope
+        if slope * x_mean > y_mean or not (varied or slope):
             slope = xy / xx
-        self._slope, self._offset = slope, max(0.0, y_mean - slope * x_mean)
+        self.slope, self.offset = slope, max(0.0, y_mean - slope * x_mean)
         left = max(0.0, yy - y_mean**2 - slope**2 * spread)
         self.sure_slope = max(0.0, slope - 2 * sqrt(left / spread / self.weight)) if varied else 0.0
