@@ -103,7 +103,14 @@ class Server:
                 return 0
             self._laps.take(loaded.parts_s)
             spine = await started.enter_async_context(
-                running_spine(loaded, self._config, self._metrics, on_death=self._engine_died, listeners=[log_flags])
+                running_spine(
+                    loaded,
+                    self._config,
+                    self._metrics,
+                    on_death=self._engine_died,
+                    on_health=self._engine_works,
+                    listeners=[log_flags],
+                )
             )
             await self._door.open(spine, Limits.of(self._config, max_tokens=loaded.engine.max_tokens))
             self._metrics.ready.set(1)
@@ -188,3 +195,8 @@ class Server:
     def _engine_died(self, death: EngineDied) -> None:
         self._death = death
         self._loop.call_soon_threadsafe(self.stop)
+
+    async def _engine_works(self, works: bool) -> None:
+        if not self._stopping.is_set():
+            self._metrics.ready.set(works)
+            await self._door.ready(works)

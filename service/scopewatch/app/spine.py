@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import platform
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -26,10 +28,12 @@ from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
+from scopewatch.pipeline.pace import Pace
 from scopewatch.pipeline.redis_client import redis_client
+from scopewatch.pipeline.vitality import Vitality
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.sources import TODAY, today
-from scopewatch.types import Cleaning, Pair, ScoreJob, TokenisedPair
+from scopewatch.types import Cleaning, EncodedBatch, Pair, ScoreJob, TokenisedPair
 from scopewatch.verdicts import Label, ScoredPair
 from scopewatch.watch.watchlist import Watchlist
 
@@ -38,7 +42,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CPU_WARM_UP_TOKENS = 64
+_SHORT_TOKENS = 64
+_STALLED = 10
+"""How many times as long as it should a batch may take, and `stall_s` more, before the engine is given up."""
+
+
+async def _nobody_asks(works: bool) -> None:
+    """Whom a command tells that its engine works or not."""
 
 
 class Spine:
@@ -110,6 +120,7 @@ async def running_spine(
     metrics: Metrics,
     *,
     on_death: Callable[[EngineDied], None] = lambda _: None,
+    on_health: Callable[[bool], Awaitable[None]] = _nobody_asks,
     listeners: Sequence[PairsScored] = (),
 ) -> AsyncIterator[Spine]:
     """The spine, warmed up, with its engine thread, batcher and cache; everything is closed on leaving.
@@ -118,13 +129,18 @@ async def running_spine(
         loaded: From `load`.
         config: Settings.
         metrics: Where everything is counted.
-        on_death: Called from another thread when the engine dies.
+        on_death: Called from another thread when the engine dies, or hangs, which is the same.
+        on_health: Told False when the engine begins to fail on every text, and True when it works again.
         listeners: Are told of every pair that is scored, after the metrics.
     """
     # First, since a bad Redis URL raises and nothing is open yet.
     cache = _cache(config, metrics)
     engine = loaded.engine
-    worker = Worker(engine.runner, on_death)
+    pace = Pace()
+    worker = Worker(
+        engine.runner, on_death, longest_s=lambda tokens: config.stall_s + _STALLED * pace.at_most_s(tokens)
+    )
+    vitality = Vitality(lambda: _probe(worker, engine), on_health)
     tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
 
     async def tokenise(
@@ -138,11 +154,13 @@ async def running_spine(
         max_batch_tokens=engine.max_batch_tokens,
         max_queue_tokens=config.max_queue_tokens,
         metrics=metrics,
+        pace=pace,
+        batch_ended=vitality.batch_ended,
     )
     try:
         watchlists = watchlist_set(loaded.watchlists, engine.identity, loaded.labels, version=1)
         metrics.describe(watchlists.engine, watchlists.sources, versions())
-        await _warm_up(worker, engine)
+        await _warm_up(worker, engine, pace)
         monitor = Monitor(
             tokenise=tokenise,
             submit=batcher.submit,
@@ -156,6 +174,7 @@ async def running_spine(
         )
         yield Spine(monitor, engine, worker, metrics, config)
     finally:
+        await vitality.close()
         await batcher.close()
         await cache.close()
         worker.stop()
@@ -216,18 +235,30 @@ def _cache(config: Config, metrics: Metrics) -> Cache:
     return RedisCache(client, timeout_s=config.redis_timeout_s, ttl_s=config.cache_ttl_s, metrics=metrics)
 
 
-async def _warm_up(worker: Worker, engine: "Engine") -> None:
+async def _warm_up(worker: Worker, engine: "Engine", pace: Pace) -> None:
     """Runs the largest batch there can be, so that memory and kernels are settled before the first caller comes.
 
     On a CPU nothing is there to be settled, so one short text only shows that the engine runs.
     """
     on_cpu = engine.identity.reader.device == "cpu"
-    tokens = min(engine.max_tokens, _CPU_WARM_UP_TOKENS) if on_cpu else engine.max_tokens
+    tokens = min(engine.max_tokens, _SHORT_TOKENS) if on_cpu else engine.max_tokens
     count = 1 if on_cpu else max(1, engine.max_batch_tokens // tokens)
     # No two begin alike, nor as those that measured memory: what they shared would be read once.
     batch = [np.full(tokens, 10 + number, np.int32) for number in range(count)]
     # On a GPU of two lengths, since kernels are compiled again, once, for lengths that vary.
     for texts in [batch] if on_cpu else [batch, [np.full(max(1, tokens // 2), 9, np.int32)]]:
-        for outcome in (await worker.encode(texts)).activations:
-            if isinstance(outcome, Exception):
-                raise EngineError(f"warm-up failed: {outcome}; if memory ran out, lower max_batch_tokens")
+        began_s = time.monotonic()
+        # Not as a batch: kernels take their time to compile.
+        _check(await worker.run(partial(engine.runner, texts)), "warm-up")
+        pace.warmed_up(sum(map(len, texts)), time.monotonic() - began_s)
+
+
+async def _probe(worker: Worker, engine: "Engine") -> None:
+    """Has the engine read a text that any reader can read, unlike those of the warm-up."""
+    _check(await worker.encode([np.full(min(engine.max_tokens, _SHORT_TOKENS), 8, np.int32)]), "the probe")
+
+
+def _check(encoded: EncodedBatch, what: str) -> None:
+    for outcome in encoded.activations:
+        if isinstance(outcome, Exception):
+            raise EngineError(f"{what} failed: {outcome}; if memory ran out, lower max_batch_tokens")

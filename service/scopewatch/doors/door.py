@@ -22,7 +22,7 @@ class Spine(Protocol):
 
 
 class Door(Protocol):
-    """One way for callers to come in. The methods are called once each, in this order."""
+    """One way for callers to come in. The methods are called once each, in this order, but for `ready`."""
 
     async def listen(self) -> dict[str, str]:
         """Begins to listen, and refuses pairs until the door is open, so that whoever asks learns that it will be.
@@ -41,6 +41,9 @@ class Door(Protocol):
             spine: Scores the pairs.
             limits: What a request may hold.
         """
+
+    async def ready(self, ready: bool) -> None:
+        """Says from now on, between `open` and `drain`, that the service is ready or not; takes pairs either way."""
 
     async def drain(self) -> None:
         """Says that the service is not ready, so that balancers look elsewhere; still takes pairs."""

@@ -63,6 +63,9 @@ class Metrics:
         )
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for the engine.")
         self._dropped = counter("queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason")
+        self._unwanted = Counter(
+            "scopewatch_unwanted_pairs_total", "Pairs that were read though their callers had left.", registry=registry
+        )
         self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result")
         self._cache_writes = counter("cache_writes_total", "Cache writes.", "result")
         self.cache_breaker_open = gauge("cache_breaker_open", "1 while the cache is not asked because it failed.")
@@ -165,6 +168,9 @@ class Metrics:
 
     def queue_dropped(self, reason: str) -> None:
         self._dropped[reason,].inc()
+
+    def unwanted_pairs(self, count: int) -> None:
+        self._unwanted.inc(count)
 
     def cache_read(self, result: str, count: int = 1) -> None:
         """`hit`, `miss`, `error` (timeout or connection), `corrupt`, or `skipped` by the breaker."""

@@ -36,7 +36,7 @@ class Monitor:
 
     Args:
         tokenise: Pairs in, and how each is to be cleaned; for each its readings, or what is wrong with it.
-        submit: Token ids, deadline and tokens ahead in, activations out: the batcher's way to the engine.
+        submit: Token ids, deadline, tokens ahead and caller in, activations out: the batcher's way to the engine.
         cache: Where activations are kept.
         values: Makes the cache's keys and values.
         watchlists: The watchlists to begin with.
@@ -260,7 +260,8 @@ class Monitor:
 
     async def _encode(self, asked: Asked, tokens: TokenisedPair, ahead_tokens: int) -> Encoded | ScopewatchError:
         try:
-            encoded = await encode_windows(tokens.windows, self._submit, asked.job.deadline_s, ahead_tokens)
+            job = asked.job
+            encoded = await encode_windows(tokens.windows, self._submit, job.deadline_s, ahead_tokens, job.caller)
         except ScopewatchError as error:
             return error
         except Exception:

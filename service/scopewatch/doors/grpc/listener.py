@@ -23,6 +23,8 @@ _TRANSPORT_BYTES = 16 << 20
 _QUIET_S = 0.25
 """How long no call may have come before the last connections are closed: what is on the way then would be cancelled."""
 _MAX_UNSEEN_CALLS = 1 << 14
+_AGED_GRACE_MS = 300_000
+"""How long the calls of a connection have that was asked to come again."""
 _FOR_EVER = (1 << 31) - 1
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -66,11 +68,14 @@ class GrpcDoor:
     async def open(self, spine: Spine, limits: Limits) -> None:
         self._service.open(spine, limits)
         self._admission.open()
-        await self._health.set(SERVICE_NAME, _SERVING)
+        await self.ready(True)
+
+    async def ready(self, ready: bool) -> None:
+        await self._health.set(SERVICE_NAME, _SERVING if ready else _NOT_SERVING)
 
     async def drain(self) -> None:
         # Liveness stays: Kubernetes would kill a draining pod that says it is dead.
-        await self._health.set(SERVICE_NAME, _NOT_SERVING)
+        await self.ready(False)
 
     async def close(self, grace_s: float) -> None:
         self._admission.close()
@@ -109,5 +114,5 @@ def _options(config: Config) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.max_connection_age_ms", age_ms),
-        ("grpc.max_connection_age_grace_ms", round(1000 * config.drain_grace_s)),
+        ("grpc.max_connection_age_grace_ms", _AGED_GRACE_MS),
     ]
