@@ -460,7 +460,7 @@ class TestLying:
         first = await monitor.score(jobs)
         await count.written("ok", 4)
 
-        names = [KEY_PREFIX + VALUES.key(read(pair)).hex() for pair in pairs]
+        names = [KEY_PREFIX + VALUES.key(read(pair), "").hex() for pair in pairs]
         stored = [plain.get(n) for n in names]
         wrong = {
             "garbage": [b"garbage" * 40] * 4,
