@@ -3,9 +3,9 @@
 import argparse
 import asyncio
 
-from scopewatch import logs
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import Config
+from scopewatch.logs.sole_output import sole_output
 
 
 def add(command: AddCommand) -> None:
@@ -15,12 +15,11 @@ def add(command: AddCommand) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from scopewatch.app.server import Server, process_start_s
-
     config = settings(args)
-    logs.configure(config.log_level, config.log_format)
+    with sole_output(config.log_level, config.log_format):
+        from scopewatch.app.server import Server, process_start_s
 
-    async def run() -> int:
-        return await Server(config, since_s=process_start_s()).run()
+        async def run() -> int:
+            return await Server(config, since_s=process_start_s()).run()
 
-    return asyncio.run(run())
+        return asyncio.run(run())
