@@ -317,7 +317,7 @@ class TestCorruptValues:
     ) -> None:
         """A value that was not written for this pair is counted, replaced, and never scored."""
         (fresh,) = await score(monitor, job())
-        key, other = VALUES.key(read(TALK)), VALUES.key(read(OTHER))
+        key, other = VALUES.key(read(TALK), ""), VALUES.key(read(OTHER), "")
         (good,) = await cache.get_many([key])
         assert good is not None
         wrong = {

@@ -87,7 +87,7 @@ async def test_a_pair_that_comes_again_is_read_from_the_cache(metrics: Metrics) 
     assert first.indicators == second.indicators
     tokens = read(PAIR)
     cuts = [tokens, in_windows(tokens), in_windows(tokens, 9)]
-    assert 3 == len({VALUES.key(cut) for cut in cuts})
+    assert 3 == len({VALUES.key(cut, "") for cut in cuts})
 
 
 @pytest.mark.parametrize("remember", [False, True])

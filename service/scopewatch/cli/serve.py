@@ -2,13 +2,13 @@
 
 import argparse
 import asyncio
-import logging
 import os
+from contextlib import closing
 from typing import NoReturn
 
-from scopewatch import logs
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import Config
+from scopewatch.logs.sole_output import sole_output
 
 
 def add(command: AddCommand) -> None:
@@ -18,16 +18,13 @@ def add(command: AddCommand) -> None:
 
 
 def _run(args: argparse.Namespace) -> NoReturn:
-    from scopewatch.app.server import Server, process_start_s
-
     config = settings(args)
-    logs.configure(config.log_level, config.log_format)
+    with closing(asyncio.new_event_loop()) as loop, sole_output(config.log_level, config.log_format):
+        from scopewatch.app.server import Server, process_start_s
 
-    async def run() -> None:
-        code = await Server(config, since_s=process_start_s()).run()
-        # What hangs in a thread, the engine for one, must not keep the process from ending.
-        logging.shutdown()
-        os._exit(code)
+        async def serve() -> int:
+            return await Server(config, since_s=process_start_s()).run()
 
-    asyncio.run(run())
-    raise AssertionError("the process has ended")
+        code = loop.run_until_complete(serve())
+    # What hangs in a thread, the engine for one, must not keep the process from ending.
+    os._exit(code)

@@ -157,7 +157,8 @@ class Monitor:
             if isinstance(readings, ScopewatchError):
                 failed[one.place] = readings
             else:
-                tokenised.append(Tokenised(one, readings, tuple(map(self._values.key, readings)), tokenise_s))
+                keys = tuple(self._values.key(reading, one.job.caller.tenant) for reading in readings)
+                tokenised.append(Tokenised(one, readings, keys, tokenise_s))
         return tokenised
 
     async def _judge_each(
@@ -176,10 +177,11 @@ class Monitor:
                     await asyncio.sleep(0)
                 begun = reading[number]
                 read = begun if isinstance(begun, Read) else await begun
-                if isinstance(read, ScopewatchError):
-                    failed[one.asked.place] = read
+                outcome = read if isinstance(read, ScopewatchError) else self._judge(read)
+                if isinstance(outcome, ScopewatchError):
+                    failed[one.asked.place] = outcome
                 else:
-                    judged.append(self._judge(read))
+                    judged.append(outcome)
         finally:
             for begun in reading:
                 if not isinstance(begun, Read):
@@ -271,11 +273,14 @@ class Monitor:
             return NotReady("the watchlists are being replaced; try again")
         return encoded
 
-    def _judge(self, read: Read) -> Judged:
+    def _judge(self, read: Read) -> Judged | EngineError:
         clock = _Stopwatch()
         asked = read.tokenised.asked
         max_evidence = self._max_evidence if asked.job.include_evidence else 0
-        judgement = judge(asked.watchlist, read.tokenised.readings, read.covered, max_evidence=max_evidence)
+        try:
+            judgement = judge(asked.watchlist, read.tokenised.readings, read.covered, max_evidence=max_evidence)
+        except EngineError as error:
+            return error
         if self._judgements:
             self._judgements.put(asked.name, Remembered(read.tokenised.keys, read.values, judgement))
         return Judged(asked, judgement, read.cached, replace(read.timings, score_s=clock.lap()))

@@ -1,44 +1,18 @@
-"""One JSON object a line, or plain text; never request text."""
+"""The log of the process: one record a line, as JSON or as plain text; never request text."""
 
-import json
 import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+
+from scopewatch.logs.lines import JsonLines, TextLines
 
 if TYPE_CHECKING:
     # `scopewatch --help` waits for no numpy.
     from scopewatch.events import PairScored
 
 verdict_log = logging.getLogger("scopewatch.verdicts")
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
-
-
-class _TextFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        extra = " ".join(f"{key}={_plain(value)}" for key, value in vars(record).items() if key not in _STANDARD)
-        line = f"{record.levelname.lower():7} {record.getMessage()}{' ' + extra if extra else ''}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-def _plain(value: object) -> object:
-    return f"({', '.join(f'{k} {v}' for k, v in value.items())})" if isinstance(value, Mapping) else value
 
 
 def log_flags(scored: "Sequence[PairScored]") -> None:
@@ -81,10 +55,18 @@ class Laps:
             self._last_s += seconds
 
 
-def configure(level: str, fmt: str) -> None:
-    """Sends all logging to standard error as `json` or `text`."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if fmt == "json" else _TextFormatter())
+class _RecordWriter(logging.StreamHandler[TextIO]):
+    """Writes records; a stream that fails is not complained of, since the complaint would become a record itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it so
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
+def configure(level: str, fmt: str, stream: TextIO | None = None) -> None:
+    """Sends all logging to standard error, or to another stream, as `json` or `text`."""
+    handler = _RecordWriter(stream or sys.stderr)
+    handler.setFormatter(JsonLines() if fmt == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("transformers", "httpx", "httpx2", "urllib3", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
