@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import scopewatch
+from scopewatch.app.canaries import Canaries
 from scopewatch.app.load import Loaded, check_watchlists, labels_of, load
+from scopewatch.app.reload import Reloader, Told, WatchlistFiles, nobody
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import EngineDied, EngineError, InvalidRequest, ScopewatchError, WatchlistError
@@ -27,7 +29,8 @@ from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.redis_client import redis_client
-from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.pipeline.shadows import Shadows
+from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.sources import TODAY, today
 from scopewatch.types import Cleaning, Pair, ScoreJob, TokenisedPair
 from scopewatch.verdicts import Label, ScoredPair
@@ -35,6 +38,7 @@ from scopewatch.watch.watchlist import Watchlist
 
 if TYPE_CHECKING:
     from scopewatch.engine.build import Engine
+    from scopewatch.engine.watching import Watching
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +48,27 @@ _CPU_WARM_UP_TOKENS = 64
 class Spine:
     """The running parts, as doors and commands see them; made by `running_spine`."""
 
-    def __init__(self, monitor: Monitor, engine: "Engine", worker: Worker, metrics: Metrics, config: Config) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        engine: "Engine",
+        worker: Worker,
+        *,
+        canaries: Canaries,
+        metrics: Metrics,
+        config: Config,
+        told: Told,
+    ) -> None:
         self._monitor = monitor
         self._engine = engine
         self._worker = worker
+        self._canaries = canaries
         self._metrics = metrics
         self._config = config
         self._replacing = asyncio.Lock()
         self._follows_clock = self.watchlists.sources[0].reader.date == TODAY
+        files = WatchlistFiles(config.watchlist, config.shadow)
+        self._reloader = Reloader(files, lambda: self.watchlists, self.replace_watchlists, metrics.reloads, told)
 
     @property
     def watchlists(self) -> WatchlistSet:
@@ -65,42 +82,83 @@ class Spine:
             jobs = [_dated(job, day) for job in jobs]
         return await self._monitor.score(jobs)
 
-    async def replace_watchlists(self, watchlists: Sequence[Watchlist]) -> None:
+    async def reload_watchlists(self, caller: str) -> Reloaded:
+        """Reads the watchlist files again, and judges by what they say from now on.
+
+        Args:
+            caller: The name of who asks.
+
+        Raises:
+            SetupError: Names every mistake; nothing has changed.
+            EngineError: The engine failed on what was loaded; nothing has changed.
+            NotReady: The service is shutting down.
+        """
+        return await self._reloader.reload(caller)
+
+    def follow_files(self, hung_up: asyncio.Event) -> None:
+        """Reloads from now on whenever a watchlist file changed, if settings say so, or the event is set, by SIGHUP."""
+        self._reloader.follow(self._config.watch_files_s, hung_up)
+
+    async def close(self) -> None:
+        """Stops reloading; calls are still answered."""
+        await self._reloader.close()
+
+    async def replace_watchlists(
+        self, watchlists: Sequence[Watchlist], shadows: Sequence[Watchlist] = ()
+    ) -> WatchlistSet:
         """Takes other watchlists in place of all that are loaded, while calls run.
 
         Calls that began before are judged by the watchlists they began with. Of features that are new only their own
-        columns are loaded; what the cache holds serves every watchlist whose features it covers.
+        columns are loaded; what the cache holds serves every watchlist whose features it covers. Before one set takes
+        the other's place, both judge the canary pairs.
 
         Args:
             watchlists: The watchlists from now on, at least one; they name the reader that runs.
+            shadows: The shadow watchlists from now on; none has the name of another or of a watchlist.
+
+        Returns:
+            The watchlists that the next call is judged by.
 
         Raises:
             SetupError: One of them cannot run here; nothing has changed.
+            EngineError: The engine fails on what was loaded; nothing has changed.
         """
         from scopewatch.engine.choices import choices, united
 
         if not watchlists:
             raise WatchlistError("a service needs at least one watchlist; name one")
+        together = [*watchlists, *shadows]
         async with self._replacing:
-            before = self.watchlists
-            reader, wanted = choices(watchlists)
-            running, held = choices(before.sources)
+            before, watching = self.watchlists, self._engine.watching
+            reader, wanted = choices(together)
+            running, held = choices(before.all_sources)
             if reader != running:
                 raise WatchlistError(
                     f"{watchlists[0].where('reader')}: another reader runs; restart the service to change it"
                 )
-            head = any(watchlist.reads_head for watchlist in watchlists)
+            head = any(watchlist.reads_head for watchlist in together)
             # Until the calls that began before are answered, the engine computes what either set reads.
             both = await asyncio.to_thread(self._engine.prepare, united(held, wanted), head=head or before.engine.head)
-            check_watchlists(watchlists, both.identity, strict=self._config.strict_cards)
+            check_watchlists(together, both.identity, strict=self._config.strict_cards)
             labels = await asyncio.to_thread(labels_of, self._config, both.identity)
-            await self._worker.run(lambda: self._engine.install(both))
-            exact = await asyncio.to_thread(self._engine.prepare, wanted, head=head)
-            after = watchlist_set(watchlists, exact.identity, labels, version=before.version + 1)
-            self._metrics.describe(after.engine, after.sources, versions())
+            told = await self._canaries.of_running(before.all_compiled)
+            await self._install(both)
+            try:
+                exact = await asyncio.to_thread(self._engine.prepare, wanted, head=head)
+                after = watchlist_set(watchlists, exact.identity, labels, shadows=shadows, version=before.version + 1)
+                await self._canaries.compare(told, after.all_compiled, exact)
+            except Exception:
+                await self._install(watching)
+                raise
+            describe(self._metrics, after)
             await self._monitor.replace(after)
-            await self._worker.run(lambda: self._engine.install(exact))
-            log.info("watchlists replaced", extra={"version": after.version, "watchlists": list(after.by_name)})
+            await self._install(exact)
+            digests = {watchlist.name: watchlist.digest for watchlist in together}
+            log.info("watchlists replaced", extra={"version": after.version, "watchlists": digests})
+            return after
+
+    async def _install(self, watching: "Watching") -> None:
+        await self._worker.run(lambda: self._engine.install(watching))
 
 
 @asynccontextmanager
@@ -111,6 +169,7 @@ async def running_spine(
     *,
     on_death: Callable[[EngineDied], None] = lambda _: None,
     listeners: Sequence[PairsScored] = (),
+    told: Told = nobody,
 ) -> AsyncIterator[Spine]:
     """The spine, warmed up, with its engine thread, batcher and cache; everything is closed on leaving.
 
@@ -120,12 +179,15 @@ async def running_spine(
         metrics: Where everything is counted.
         on_death: Called from another thread when the engine dies.
         listeners: Are told of every pair that is scored, after the metrics.
+        told: Is told of every reload of watchlists.
     """
     # First, since a bad Redis URL raises and nothing is open yet.
     cache = _cache(config, metrics)
     engine = loaded.engine
     worker = Worker(engine.runner, on_death)
     tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
+    secret = config.cache_secret.get_secret_value().encode()
+    shadows = Shadows(config.shadow_share, secret, metrics.shadows)
 
     async def tokenise(
         pairs: Sequence[Pair], cleanings: Sequence[Cleaning]
@@ -139,26 +201,33 @@ async def running_spine(
         max_queue_tokens=config.max_queue_tokens,
         metrics=metrics,
     )
+    spine = None
     try:
-        watchlists = watchlist_set(loaded.watchlists, engine.identity, loaded.labels, version=1)
-        metrics.describe(watchlists.engine, watchlists.sources, versions())
+        watchlists = watchlist_set(loaded.watchlists, engine.identity, loaded.labels, shadows=loaded.shadows, version=1)
+        describe(metrics, watchlists)
         await _warm_up(worker, engine)
         monitor = Monitor(
             tokenise=tokenise,
             submit=batcher.submit,
             cache=cache,
-            values=CachedValues(engine.identity.reader, config.cache_secret.get_secret_value().encode()),
+            values=CachedValues(engine.identity.reader, secret),
             watchlists=watchlists,
             metrics=metrics,
             max_evidence=config.max_evidence,
             judgements=Judgements(config.cache_bytes // 2) if config.cache_bytes else None,
+            shadows=shadows,
             listeners=[metrics.pairs_scored, *listeners],
         )
-        yield Spine(monitor, engine, worker, metrics, config)
+        canaries = Canaries(engine, worker, tokenisers)
+        spine = Spine(monitor, engine, worker, canaries=canaries, metrics=metrics, config=config, told=told)
+        yield spine
     finally:
+        if spine:
+            await spine.close()
         await batcher.close()
         await cache.close()
         worker.stop()
+        shadows.close()
         tokenisers.shutdown(wait=False)
 
 
@@ -181,11 +250,22 @@ def watchlist_set(
     engine: EngineIdentity,
     labels: Mapping[FeatureKey, Label],
     *,
+    shadows: Sequence[Watchlist] = (),
     version: int,
 ) -> WatchlistSet:
-    """Binds watchlists to an engine that watches all their features."""
-    compiled = [compile_watchlist(one, engine, labels, one.card_problems(engine)) for one in watchlists]
-    return WatchlistSet(version, engine, {one.source.name: one for one in compiled})
+    """Binds watchlists and shadows to an engine that watches all their features."""
+    live, beside = (
+        [compile_watchlist(one, engine, labels, one.card_problems(engine)) for one in some]
+        for some in (watchlists, shadows)
+    )
+    return WatchlistSet(version, engine, {one.source.name: one for one in live}, tuple(beside))
+
+
+def describe(metrics: Metrics, watchlists: WatchlistSet) -> None:
+    """Publishes a set in place of the one before it."""
+    metrics.describe(watchlists.engine, watchlists.sources, versions())
+    metrics.shadows.describe(watchlists.shadow_sources)
+    metrics.reloads.version.set(watchlists.version)
 
 
 def _dated(job: ScoreJob, day: str) -> ScoreJob:

@@ -21,7 +21,12 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 _ON_THE_WAY_S = 0.05
 """The caller's clock started before the request arrived, so its deadline passes, and it hangs up, before ours does."""
-_REQUESTS = {"Score": pb.ScoreRequest, "BatchScore": pb.BatchScoreRequest, "GetInfo": pb.GetInfoRequest}
+_REQUESTS = {
+    "Score": pb.ScoreRequest,
+    "BatchScore": pb.BatchScoreRequest,
+    "GetInfo": pb.GetInfoRequest,
+    "ReloadWatchlists": pb.ReloadWatchlistsRequest,
+}
 
 
 class MetricsInterceptor(grpc.aio.ServerInterceptor):

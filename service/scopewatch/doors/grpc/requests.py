@@ -1,12 +1,15 @@
 """From a request message to a job."""
 
 import uuid
+from typing import TypeAlias
 
 from scopewatch.doors.limits import Limits, Sent, check_job
 from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.types import NO_INPUTS, Pair, ScoreJob, TemplateInputs, Turn
 from scopewatch.v1 import monitor_pb2 as pb
+
+Request: TypeAlias = pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest | pb.ReloadWatchlistsRequest
 
 
 def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, deadline_s: float | None) -> ScoreJob:
@@ -49,7 +52,7 @@ def _inputs(inputs: pb.TemplateInputs) -> TemplateInputs:
     return TemplateInputs(inputs.date, inputs.tools_json, inputs.documents_json, inputs.arguments_json)
 
 
-def check_size(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest, limits: Limits) -> None:
+def check_size(request: Request, limits: Limits) -> None:
     """Checks what a message takes on the wire.
 
     Raises:
@@ -65,7 +68,7 @@ def check_size(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoReque
         )
 
 
-def _largest_field(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest) -> str:
+def _largest_field(request: Request) -> str:
     """Name of the field that makes a message too large."""
     if not isinstance(request, pb.ScoreRequest):
         return "requests"
