@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from math import isclose, isfinite
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import EngineDied, InvalidRequest, ScopewatchError, WatchlistError
 from scopewatch.pipeline.batcher import Encoded
@@ -150,7 +152,9 @@ class Canaries:
                 told[definition] = Told(f"{watchlist.source.name}/{indicator.source.name}")
             for readings in read[watchlist.source.cleaned]:
                 covered = [await _covered(reading, encoded) for reading in readings]
-                scores = judge(watchlist, readings, covered, max_evidence=0).indicators
+                # What overflows is told of by `compare`.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    scores = judge(watchlist, readings, covered, max_evidence=0).indicators
                 # Indicators that are defined alike within one set tell the same.
                 for definition, score in dict(zip(definitions, scores, strict=True)).items():
                     told[definition].scores.append(None if score.skipped_reason else score.score)
