@@ -80,8 +80,8 @@ async def test_a_set_that_scores_otherwise_than_it_is_defined_is_refused(
         assert await indicators(running) == before
     told = str(refused.value).splitlines()
     assert told
-    assert all(line.startswith("after/") and "which is defined alike, scores " in line for line in told)
-    assert "after/alpha: scores " in told[0]
+    assert all("which is defined alike, scores " in line for line in told)
+    assert "after.yaml:11: indicators[0]: after/alpha scores " in told[0]
 
 
 async def test_what_is_defined_otherwise_may_score_otherwise(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ async def test_a_score_that_is_no_number_is_refused(house: House) -> None:
     """Weights beyond what numbers hold are found before a caller gets them."""
     huge = {"name": "huge", "features": [{"feature": "mid/3", "weight": 1.7e308, "pooling": "sum"}], "threshold": 0.0}
     async with spine(written(house, "before")) as (running, _):
-        with pytest.raises(WatchlistError, match="after/huge: scores inf on canary pair"):
+        with pytest.raises(WatchlistError, match="after/huge scores inf on canary pair"):
             await running.replace_watchlists([written(house, "after", indicators=[huge])])
         assert running.watchlists.version == 1
 

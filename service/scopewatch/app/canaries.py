@@ -64,6 +64,8 @@ rounded otherwise."""
 class Told:
     """What an indicator says of the canary pairs."""
 
+    where: str
+    """`file:line: path` of the indicator."""
     name: str
     """`watchlist/indicator`."""
     scores: list[float | None] = field(default_factory=list)
@@ -118,14 +120,14 @@ class Canaries:
         """
         after = await self._scores(watchlists, watching)
         mistakes = [
-            f"{told.name}: scores {score} on canary pair {number}; its weights are too large"
+            f"{told.where}: {told.name} scores {score} on canary pair {number}; its weights are too large"
             for told in after.values()
             for number, score in enumerate(told.scores)
             if score is not None and not isfinite(score)
         ]
         mistakes += [
-            f"{told.name}: scores {score} on canary pair {number}, and {known.name}, which is defined alike, scores "
-            f"{expected}; a file was not loaded as it is: try again, or restart the service"
+            f"{told.where}: {told.name} scores {score} on canary pair {number}, and {known.name}, which is defined "
+            f"alike, scores {expected}; a file was not loaded as it is: try again, or restart the service"
             for definition, told in after.items()
             if (known := before.get(definition))
             for number, (expected, score) in enumerate(zip(known.scores, told.scores, strict=True))
@@ -148,8 +150,9 @@ class Canaries:
         told: dict[Hashable, Told] = {}
         for watchlist in watchlists:
             definitions = _definitions(watchlist)
-            for definition, indicator in zip(definitions, watchlist.indicators, strict=True):
-                told[definition] = Told(f"{watchlist.source.name}/{indicator.source.name}")
+            source = watchlist.source
+            for i, (definition, indicator) in enumerate(zip(definitions, source.indicators, strict=True)):
+                told[definition] = Told(source.where("indicators", i), f"{source.name}/{indicator.name}")
             for readings in read[watchlist.source.cleaned]:
                 covered = [await _covered(reading, encoded) for reading in readings]
                 # What overflows is told of by `compare`.

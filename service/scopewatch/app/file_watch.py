@@ -27,7 +27,7 @@ class WatchedFiles:
 
     def __init__(self, named: Sequence[Path]) -> None:
         self._named = named
-        self._bags: dict[Path, tuple[str, tuple[Path, ...]]] = {}
+        self._bags: dict[Path, tuple[str, list[Path]]] = {}
         """The digest of each watchlist file at the last look, and the bags that it named."""
 
     def look(self) -> Look:
@@ -36,9 +36,11 @@ class WatchedFiles:
         for file in map(watchlist_file, self._named):
             raw = _bytes(file)
             found[file] = digest = _digest(raw)
-            if self._bags.get(file, ("", ()))[0] != digest:
-                self._bags[file] = digest, tuple(_bags_of(file, raw or b""))
-            found |= {bag: _digest(_bytes(bag)) for bag in self._bags[file][1]}
+            known, bags = self._bags.get(file, ("", []))
+            if known != digest:
+                bags = _bags_of(file, raw or b"")
+                self._bags[file] = digest, bags
+            found |= {bag: _digest(_bytes(bag)) for bag in bags}
         return found
 
 
