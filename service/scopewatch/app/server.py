@@ -86,6 +86,8 @@ class Server:
         self._laps.end("imports")
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
+        hung_up = asyncio.Event()
+        self._loop.add_signal_handler(signal.SIGHUP, hung_up.set)
         async with AsyncExitStack() as started:
             started.callback(self._patience.cancel)
             started.push_async_callback(self._door.close, 0)
@@ -116,6 +118,7 @@ class Server:
             self._metrics.ready.set(1)
             self._laps.end("warm_up")
             self._say_serving(loaded, addresses)
+            spine.follow_files(hung_up)
             await self._stopping.wait()
             await self._drain()
         log.info("stopped")

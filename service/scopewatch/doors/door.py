@@ -5,7 +5,7 @@ from typing import Protocol
 
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import ScopewatchError
-from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.types import ScoreJob
 from scopewatch.verdicts import ScoredPair
 
@@ -19,6 +19,18 @@ class Spine(Protocol):
 
     async def score(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
         """Scores jobs; each succeeds or fails alone, in the order given."""
+
+    async def reload_watchlists(self, caller: str) -> Reloaded:
+        """Reads the watchlist files again, and judges by what they say from now on.
+
+        Args:
+            caller: The name of who asks.
+
+        Raises:
+            SetupError: Names every mistake; nothing has changed.
+            EngineError: The engine failed on what was loaded; nothing has changed.
+            NotReady: The service is shutting down.
+        """
 
 
 class Door(Protocol):

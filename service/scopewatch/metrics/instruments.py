@@ -12,7 +12,9 @@ from prometheus_client.process_collector import ProcessCollector
 from scopewatch.events import PairScored
 from scopewatch.identity import EngineIdentity
 from scopewatch.metrics.pair_counts import SECONDS, PairCounts
+from scopewatch.metrics.reload_counts import ReloadCounts
 from scopewatch.metrics.series import Bound
+from scopewatch.metrics.shadow_counts import ShadowCounts
 from scopewatch.watch.watchlist import Watchlist
 
 _TOKENS = tuple(2**power for power in range(3, 18))
@@ -40,6 +42,8 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         self._pair_counts = PairCounts(registry, max_feature_series=max_feature_series)
+        self.shadows = ShadowCounts(registry)
+        self.reloads = ReloadCounts(registry)
 
         def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
             return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from scopewatch.errors import NotReady
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.types import Activations, Caller, CoveredActivations, TokenIds
 
@@ -43,7 +42,8 @@ async def encode_windows(
             task.cancel()
     table = encoded[0].covered.table
     if any(one.covered.table is not table for one in encoded):
-        raise NotReady("the watchlists are being replaced; try again")
+        # Between two of them the engine began to watch other features; that it does so again is rare.
+        return await encode_windows(windows, submit, deadline_s, ahead_tokens, caller)
     parts = [one.covered.activations for one in encoded]
     joined = Activations(
         n_tokens=int(starts[-1]),

@@ -8,7 +8,7 @@ from google.rpc import status_pb2
 
 import scopewatch
 from scopewatch.doors.door import Spine
-from scopewatch.doors.grpc.info import info_response
+from scopewatch.doors.grpc.info import info_response, reload_response
 from scopewatch.doors.grpc.receiving import Context
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.grpc.reply_size import Result, fitting
@@ -17,7 +17,7 @@ from scopewatch.doors.grpc.status import from_status, to_status
 from scopewatch.doors.limits import Limits, check_batch
 from scopewatch.errors import ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.types import ScoreJob
+from scopewatch.types import ANYONE, ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.v1 import monitor_pb2_grpc
 from scopewatch.verdicts import ScoredPair
@@ -27,6 +27,7 @@ METHODS: Mapping[str, type[Message]] = {
     "Score": pb.ScoreRequest,
     "BatchScore": pb.BatchScoreRequest,
     "GetInfo": pb.GetInfoRequest,
+    "ReloadWatchlists": pb.ReloadWatchlistsRequest,
 }
 """The methods, and what each is asked with."""
 
@@ -89,6 +90,13 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         if self._info[0] != watchlists.version:
             self._info = watchlists.version, info_response(watchlists, self.limits, scopewatch.__version__)
         return self._info[1]
+
+    async def ReloadWatchlists(
+        self,
+        request: pb.ReloadWatchlistsRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> pb.ReloadWatchlistsResponse:
+        return reload_response(await self._spine.reload_watchlists(ANYONE.name or "anyone"))
 
     def _fitting(
         self,
