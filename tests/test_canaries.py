@@ -97,7 +97,7 @@ async def test_a_score_that_is_no_number_is_refused(house: House) -> None:
     """Weights beyond what numbers hold are found before a caller gets them."""
     huge = {"name": "huge", "features": [{"feature": "mid/3", "weight": 1.7e308, "pooling": "sum"}], "threshold": 0.0}
     async with spine(written(house, "before")) as (running, _):
-        with pytest.raises(WatchlistError, match="after/huge scores inf on canary pair"):
+        with pytest.raises(WatchlistError, match="on a canary pair: indicator huge: its score"):
             await running.replace_watchlists([written(house, "after", indicators=[huge])])
         assert running.watchlists.version == 1
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scopewatch.engine.worker import Worker
-from scopewatch.errors import EngineDied, InvalidRequest, ScopewatchError, WatchlistError
+from scopewatch.errors import EngineDied, EngineError, InvalidRequest, ScopewatchError, WatchlistError
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.compiled import (
     Compiled,
@@ -27,6 +27,7 @@ from scopewatch.pipeline.compiled import (
 from scopewatch.pipeline.scoring import judge
 from scopewatch.pipeline.windows import encode_windows
 from scopewatch.types import ANYONE, CoveredActivations, EncodedBatch, Pair, TokenIds, TokenisedPair, Turn
+from scopewatch.verdicts import IndicatorScore
 
 if TYPE_CHECKING:
     from scopewatch.engine.build import Engine
@@ -120,12 +121,6 @@ class Canaries:
         """
         after = await self._scores(watchlists, watching)
         mistakes = [
-            f"{told.where}: {told.name} scores {score} on canary pair {number}; its weights are too large"
-            for told in after.values()
-            for number, score in enumerate(told.scores)
-            if score is not None and not isfinite(score)
-        ]
-        mistakes += [
             f"{told.where}: {told.name} scores {score} on canary pair {number}, and {known.name}, which is defined "
             f"alike, scores {expected}; a file was not loaded as it is: try again, or restart the service"
             for definition, told in after.items()
@@ -155,9 +150,7 @@ class Canaries:
                 told[definition] = Told(source.where("indicators", i), f"{source.name}/{indicator.name}")
             for readings in read[watchlist.source.cleaned]:
                 covered = [await _covered(reading, encoded) for reading in readings]
-                # What overflows is told of by `compare`.
-                with np.errstate(over="ignore", invalid="ignore"):
-                    scores = judge(watchlist, readings, covered, max_evidence=0).indicators
+                scores = _judged(watchlist, readings, covered)
                 # Indicators that are defined alike within one set tell the same.
                 for definition, score in dict(zip(definitions, scores, strict=True)).items():
                     told[definition].scores.append(None if score.skipped_reason else score.score)
@@ -181,6 +174,22 @@ class Canaries:
         finally:
             if watching is not held:
                 engine.install(held)
+
+
+def _judged(
+    watchlist: CompiledWatchlist, readings: Sequence[TokenisedPair], covered: Sequence[CoveredActivations]
+) -> Sequence[IndicatorScore]:
+    """What each indicator of a watchlist says of a pair.
+
+    Raises:
+        WatchlistError: One of them scores what is no number.
+    """
+    try:
+        # What overflows is told of by the error.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return judge(watchlist, readings, covered, max_evidence=0).indicators
+    except EngineError as error:
+        raise WatchlistError(f"{watchlist.source.where('indicators')}: on a canary pair: {error}") from None
 
 
 async def _covered(reading: TokenisedPair, encoded: Mapping[bytes, EncodedBatch]) -> CoveredActivations:
