@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from scopewatch.doors.door import Door
 from scopewatch.doors.grpc.listener import GrpcDoor
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import EngineDied
-from scopewatch.logs import Laps, log_flags
+from scopewatch.logs import Laps, log_verdicts
 from scopewatch.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,13 @@ class Server:
                 return 0
             self._laps.take(loaded.parts_s)
             spine = await started.enter_async_context(
-                running_spine(loaded, self._config, self._metrics, on_death=self._engine_died, listeners=[log_flags])
+                running_spine(
+                    loaded,
+                    self._config,
+                    self._metrics,
+                    on_death=self._engine_died,
+                    listeners=[partial(log_verdicts, pass_share=self._config.log_pass_share)],
+                )
             )
             await self._door.open(spine, Limits.of(self._config, max_tokens=loaded.engine.max_tokens))
             self._metrics.ready.set(1)
