@@ -22,8 +22,8 @@ class QuotaLimits:
     max_calls: int | None = None
     """Calls that are answered at once."""
     pairs_per_s: float | None = None
-    """A caller that was silent for a second may ask for as many pairs at once, for one at least. A call for more than
-    that is taken where nothing is owed, and the caller waits until it is paid for."""
+    """A second's worth may be asked for at once. A call for more is taken where nothing is owed, and paid for after: no
+    batch is refused for ever."""
     tokens_per_minute: int | None = None
     """Tokens of the reader. A minute's worth may be read at once; what is read beyond it is owed."""
 
@@ -63,7 +63,7 @@ class Quota:
             wait_s = self._tokens.wait_s(0, now_s, rate_per_s=per_minute / 60, most=per_minute)
             _refuse_for(wait_s, f"more than {per_minute} tokens of this caller in a minute")
         if (per_s := limits.pairs_per_s) is not None and pairs:
-            wait_s = self._pairs.wait_s(pairs, now_s, rate_per_s=per_s, most=max(1.0, per_s))
+            wait_s = self._pairs.wait_s(pairs, now_s, rate_per_s=per_s, most=per_s)
             _refuse_for(wait_s, f"more than {per_s:g} pairs of this caller in a second")
             self._pairs.amount += pairs
         self._calls += 1
