@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from scopewatch.doors.http.metrics_port import MetricsPort
 from scopewatch.doors.limits import Limits
 from scopewatch.doors.tls import Certificates
 from scopewatch.errors import EngineDied
-from scopewatch.logs import Laps, log_flags
+from scopewatch.logs import Laps, log_verdicts
 from scopewatch.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class Server:
                     self._metrics,
                     on_death=self._engine_died,
                     on_health=self._engine_works,
-                    listeners=[log_flags],
+                    listeners=[partial(log_verdicts, pass_share=self._config.log_pass_share)],
                 )
             )
             await self._door.open(spine, Limits.of(self._config, max_tokens=loaded.engine.max_tokens))
