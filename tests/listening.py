@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from certificates import Authority, Files
+from scopewatch.doors.auth import Roles
 from scopewatch.doors.grpc.listener import GrpcDoor
 from scopewatch.doors.tls import Certificates
 from scopewatch.metrics import Metrics
@@ -20,7 +21,7 @@ async def listening(
 ) -> AsyncIterator[dict[str, str]]:
     """The gRPC door as it is before it opens; its addresses by their settings."""
     settings = config(Path("unused.yaml"), grpc_address=address, health_address=health_address)
-    door = GrpcDoor(settings, Metrics(), certificates)
+    door = GrpcDoor(settings, Metrics(), Roles.load(None), certificates)
     try:
         yield await door.listen()
     finally:

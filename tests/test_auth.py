@@ -2,7 +2,8 @@
 
 import hmac
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 
@@ -95,7 +96,7 @@ def test_without_a_file_everybody_may_ask_for_everything() -> None:
         assert (account.caller, account.roles, account.round_scores) == (ANYONE, set(Role), 0.5)
     quota = roles.quota(account)
     quota.charge(10**9)
-    with quota.call(10**6), quota.call(10**6):
+    with called(quota, 10**6), called(quota, 10**6):
         pass
     assert (roles.digest, roles.refresh()) == ("", "same")
 
@@ -323,21 +324,29 @@ def test_what_a_caller_owes_survives_a_reload(write: Write) -> None:
     clock = Clock()
     roles = Roles.load(write(FILE), clock=clock)
     quota = roles.quota(roles.of(bearer("old")))
-    with quota.call(50), quota.call(0):
+    with called(quota, 50), called(quota, 0):
         write(FILE.replace("pairs_per_s: 50", "pairs_per_s: 10"))
         assert roles.refresh() == "loaded"
         again = roles.quota(roles.of(bearer("new")))
-        with pytest.raises(Overloaded, match="calls of this caller at once"), again.call(0):
+        with pytest.raises(Overloaded, match="calls of this caller at once"), called(again, 0):
             pass
-    with pytest.raises(Overloaded) as caught, again.call(1):
+    with pytest.raises(Overloaded) as caught, called(again, 1):
         pass
     # 50 were taken, 10 may be owed, 10 a second are paid.
     assert caught.value.retry_after_s == pytest.approx(4.1)
 
 
+@contextmanager
+def called(quota: Quota, pairs: int) -> Iterator[None]:
+    """A call about so many pairs."""
+    with quota.call():
+        quota.take(pairs)
+        yield
+
+
 def refused(quota: Quota, pairs: int = 1) -> float:
     """In how many seconds a call may be asked for again."""
-    with pytest.raises(Overloaded) as caught, quota.call(pairs):
+    with pytest.raises(Overloaded) as caught, called(quota, pairs):
         pass
     return caught.value.retry_after_s
 
@@ -347,7 +356,7 @@ def test_calls_at_once_are_counted_until_they_are_answered() -> None:
     quota = Quota(QuotaLimits(max_calls=1), Clock())
 
     def fail() -> None:
-        with quota.call(1):
+        with called(quota, 1):
             assert refused(quota) > 0
             raise KeyError
 
@@ -363,7 +372,7 @@ def test_pairs_come_at_their_rate(rate: float) -> None:
     quota = Quota(QuotaLimits(pairs_per_s=rate), clock)
     clock.now_s += 1000
     for _ in range(max(1, int(rate))):
-        with quota.call(1):
+        with called(quota, 1):
             pass
     for _ in range(20):
         wait_s = refused(quota)
@@ -371,7 +380,7 @@ def test_pairs_come_at_their_rate(rate: float) -> None:
         clock.now_s += wait_s * 0.99
         refused(quota)
         clock.now_s += wait_s * 0.01
-        with quota.call(1):
+        with called(quota, 1):
             pass
 
 
@@ -379,14 +388,14 @@ def test_a_batch_beyond_the_rate_is_taken_and_owed() -> None:
     """A batch of more pairs than a second allows is not refused for ever: it is taken, and waited for after."""
     clock = Clock()
     quota = Quota(QuotaLimits(pairs_per_s=10), clock)
-    with quota.call(256):
+    with called(quota, 256):
         pass
     assert refused(quota) == pytest.approx(24.7)
     assert refused(quota, 256) == pytest.approx(25.6)
-    with quota.call(0):
+    with quota.call():
         pass
     clock.now_s += 25.6
-    with quota.call(256):
+    with called(quota, 256):
         pass
 
 
@@ -394,13 +403,13 @@ def test_tokens_are_charged_after_they_were_read() -> None:
     """A caller may go into debt by one call, and is refused until it is paid back."""
     clock = Clock()
     quota = Quota(QuotaLimits(tokens_per_minute=600), clock)
-    with quota.call(1):
+    with called(quota, 1):
         quota.charge(600)
-    with quota.call(1):
+    with called(quota, 1):
         quota.charge(1000)
     assert refused(quota) == pytest.approx(100)
     clock.now_s += 100
-    with quota.call(1):
+    with called(quota, 1):
         quota.charge(1)
     assert refused(quota) == pytest.approx(0.1)
 
@@ -409,14 +418,14 @@ def test_who_is_refused_owes_nothing_more() -> None:
     """Refused calls are not counted, so that asking too often does not shut a caller out."""
     clock = Clock()
     quota = Quota(QuotaLimits(max_calls=1, pairs_per_s=1, tokens_per_minute=60), clock)
-    with quota.call(1):
+    with called(quota, 1):
         for _ in range(10):
             refused(quota)
     quota.charge(61)
     for _ in range(10):
         assert refused(quota) == pytest.approx(1)
     clock.now_s += 1
-    with quota.call(1):
+    with called(quota, 1):
         pass
 
 

@@ -16,6 +16,7 @@ from conftest import engine_identity, judgement, watchlist_of
 from scopewatch.doors.grpc.info import info_response
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.limits import Limits
+from scopewatch.doors.role_file import anyone_may
 from scopewatch.identity import FeatureKey, Relation
 from scopewatch.types import Coverage, Pair, ScoreJob, Segment
 from scopewatch.v1 import monitor_pb2 as pb
@@ -164,10 +165,14 @@ def test_a_reply_is_what_it_would_be_in_one_piece() -> None:
     )
 
     replies = Replies("1")
-    assert expected == pb.ScoreResponse.FromString(replies.score(ScoreJob(Pair("", "a"), "", "mine"), pair))
+    assert expected == pb.ScoreResponse.FromString(
+        replies.score(ScoreJob(Pair("", "a"), "", "mine"), pair, anyone_may(round_scores=0.0))
+    )
     # The second time, the judgement's part is at hand; what is the caller's own is not.
     other = replace(pair, timings=Timings(total_s=1.0), cached=False, watchlists_version=1 << 20)
-    again = pb.ScoreResponse.FromString(replies.score(ScoreJob(Pair("", "a"), "", "other"), other))
+    again = pb.ScoreResponse.FromString(
+        replies.score(ScoreJob(Pair("", "a"), "", "other"), other, anyone_may(round_scores=0.0))
+    )
     assert (again.request_id, again.cached, again.timings) == ("other", False, pb.Timings(total_s=1.0))
     assert again.provenance.watchlists_version == 1 << 20
     assert (again.indicators, again.provenance.watchlist) == (expected.indicators, "first")
@@ -177,7 +182,7 @@ def test_a_reply_is_kept_no_longer_than_its_judgement() -> None:
     """What a door keeps of judgements is bounded by what the spine keeps of them."""
     replies, job = Replies("1"), ScoreJob(Pair("", "a"), "", "mine")
     pair = ScoredPair(judgement(Verdict.PASS, (), COVERAGE), TIMINGS, cached=False)
-    replies.score(job, pair)
+    replies.score(job, pair, anyone_may(round_scores=0.0))
     alive = weakref.ref(pair.judgement)
     del pair
     gc.collect()

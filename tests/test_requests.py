@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 
 from conftest import free_port, watchlist_of
 from scopewatch.client import AsyncClient, Client, pb, request
+from scopewatch.doors.grpc.call import Call
 from scopewatch.doors.grpc.requests import to_job
 from scopewatch.doors.grpc.status import from_status
 from scopewatch.doors.limits import MAX_VIOLATIONS, Limits
+from scopewatch.doors.quota import Quota, QuotaLimits
+from scopewatch.doors.role_file import anyone_may
 from scopewatch.errors import InvalidRequest
 from scopewatch.types import Pair, TemplateInputs, Turn
 from scopewatch.v1 import monitor_pb2_grpc
@@ -382,7 +385,10 @@ def test_what_a_request_leaves_out_is_empty() -> None:
 def taken(message: pb.ScoreRequest) -> Pair:
     """The pair that the door makes of a message."""
     return to_job(
-        message, Limits(1 << 20, 1000, 8, 4, 40, 4, 512, 8, 1 << 20), watchlist_set(watchlist_of()), None
+        message,
+        Limits(1 << 20, 1000, 8, 4, 40, 4, 512, 8, 1 << 20),
+        watchlist_set(watchlist_of()),
+        Call(anyone_may(round_scores=0.0), Quota(QuotaLimits()), None),
     ).pair
 
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from conftest import House
 from scopewatch import errors
 from scopewatch.client import AsyncClient, pb
+from scopewatch.doors.auth import Roles
 from scopewatch.doors.grpc.listener import GrpcDoor
 from scopewatch.doors.grpc.service import SERVICE_NAME
 from scopewatch.doors.grpc.status import DOMAIN, PUSHBACK, code_of, from_status, to_status
@@ -160,7 +161,7 @@ class Spine:
 @asynccontextmanager
 async def service(registry: CollectorRegistry) -> AsyncIterator[monitor_pb2_grpc.MonitorServiceStub]:
     """A real gRPC server before a spine that only fails, and a stub without retries."""
-    door = GrpcDoor(config(Path("unused.yaml")), Metrics(registry))
+    door = GrpcDoor(config(Path("unused.yaml")), Metrics(registry), Roles.load(None))
     address = (await door.listen())["grpc_address"]
     await door.open(Spine(), Limits(1 << 20, 1000, 8, 4, 40, 4, 512, 8, 1 << 20))
     async with direct(address) as stub:

@@ -19,16 +19,21 @@ from scopewatch.watch.watchlist import Watchlist, load_watchlist
 
 log = logging.getLogger(__name__)
 
+_ACTION = "reload_watchlists"
 Replace = Callable[[Sequence[Watchlist], Sequence[Watchlist]], Awaitable[WatchlistSet]]
 
 
 class Told(Protocol):
     """Is told who had what done, and what came of it: the audit log."""
 
-    def __call__(self, action: str, outcome: str, /, **detail: object) -> None: ...
+    def __call__(self, action: str, outcome: str, /, *, caller: str = "", **detail: object) -> None: ...
 
 
-def nobody(_action: str, _outcome: str, /, **_detail: object) -> None:
+def unasked(_action: str, _caller: str) -> None:
+    """Where nobody has to know before."""
+
+
+def nobody(_action: str, _outcome: str, /, *, caller: str = "", **_detail: object) -> None:
     """Where there is no audit log."""
 
 
@@ -48,6 +53,7 @@ class Reloader:
         running: Gives the watchlists that run.
         replace: Takes other watchlists and shadows in place of these, or raises and changes nothing.
         metrics: Counts what comes of reloads.
+        asked: Is asked before every reload, for each who wants it, and may refuse it by raising; it may block.
         told: Is told of every reload, by whom it was asked for.
     """
 
@@ -58,6 +64,8 @@ class Reloader:
         replace: Replace,
         metrics: ReloadCounts,
         told: Told = nobody,
+        *,
+        asked: Callable[[str, str], None] = unasked,
     ) -> None:
         self._files = files
         self._watched = WatchedFiles((*files.live, *files.shadows))
@@ -65,6 +73,7 @@ class Reloader:
         self._replace = replace
         self._metrics = metrics
         self._told = told
+        self._asked = asked
         self._turn = asyncio.Lock()
         self._callers: list[str] = []
         self._next: asyncio.Task[Reloaded] | None = None
@@ -140,6 +149,8 @@ class Reloader:
         async with self._turn:
             callers, self._callers, self._next = self._callers, [], None
             try:
+                for caller in callers:
+                    await asyncio.to_thread(self._asked, _ACTION, caller)
                 self._tried = await asyncio.to_thread(self._watched.look)
                 reloaded = await self._replace_by_files()
             except Exception as error:
@@ -150,7 +161,7 @@ class Reloader:
             digests = {one.name: one.digest for one in reloaded.watchlists.all_sources}
             for caller in callers:
                 self._told(
-                    "reload_watchlists",
+                    _ACTION,
                     result,
                     caller=caller,
                     version=reloaded.watchlists.version,
@@ -175,7 +186,7 @@ class Reloader:
             exc_info=None if ours else error,
         )
         for caller in callers:
-            self._told("reload_watchlists", "failed", caller=caller, problems=problems)
+            self._told(_ACTION, "failed", caller=caller, problems=problems)
 
 
 def _load(files: WatchlistFiles) -> tuple[list[Watchlist], list[Watchlist]]:

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from scopewatch.app.load import Loaded, load
+from scopewatch.app.records import records
 from scopewatch.app.spine import running_spine
 from scopewatch.config import Config
+from scopewatch.doors.auth import Roles
 from scopewatch.doors.door import Door
 from scopewatch.doors.grpc.listener import GrpcDoor
 from scopewatch.doors.http.metrics_port import MetricsPort
+from scopewatch.doors.http.scrapers import may_read
 from scopewatch.doors.limits import Limits
 from scopewatch.doors.tls import Certificates
 from scopewatch.errors import EngineDied
-from scopewatch.logs import Laps, log_verdicts
+from scopewatch.logs import Laps
 from scopewatch.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -53,7 +56,7 @@ class Server:
         leave: Ends the process at once with an exit code: at a second signal, and when stopping takes too long.
 
     Raises:
-        ConfigError: The files of a certificate are not in order.
+        ConfigError: The files of a certificate, or the role file, are not in order.
     """
 
     def __init__(
@@ -64,8 +67,14 @@ class Server:
         self._laps = Laps(since_s)
         self._metrics = Metrics(max_feature_series=config.max_feature_series)
         self._certificates = Certificates.of(config, metrics=self._metrics)
-        self._door: Door = GrpcDoor(config, self._metrics, self._certificates)
-        self._metrics_port = MetricsPort(config.metrics_address, metrics=self._metrics, certificates=self._certificates)
+        self._roles = Roles.load(Path(config.roles) if config.roles else None, round_scores=config.round_scores)
+        self._door: Door = GrpcDoor(config, self._metrics, self._roles, self._certificates)
+        self._metrics_port = MetricsPort(
+            config.metrics_address,
+            metrics=self._metrics,
+            certificates=self._certificates,
+            authorise=partial(may_read, self._roles),
+        )
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._death: EngineDied | None = None
@@ -93,6 +102,9 @@ class Server:
             started.callback(self._patience.cancel)
             started.push_async_callback(self._door.close, 0)
             started.push_async_callback(self._metrics_port.close)
+            written = await started.enter_async_context(records(self._config))
+            following = asyncio.create_task(written.follow_roles(self._roles, self._config.watch_files_s))
+            started.callback(following.cancel)
             addresses = await self._door.listen()
             addresses["metrics_address"] = await self._metrics_port.listen()
             if self._config.in_the_clear:
@@ -112,7 +124,7 @@ class Server:
                     self._metrics,
                     on_death=self._engine_died,
                     on_health=self._engine_works,
-                    listeners=[partial(log_verdicts, pass_share=self._config.log_pass_share)],
+                    records=written,
                 )
             )
             await self._door.open(spine, Limits.of(self._config, max_tokens=loaded.engine.max_tokens))

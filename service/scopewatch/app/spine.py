@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import scopewatch
 from scopewatch.app.canaries import Canaries
 from scopewatch.app.load import Loaded, check_watchlists, labels_of, load
-from scopewatch.app.reload import Reloader, Told, WatchlistFiles, nobody
+from scopewatch.app.records import Records
+from scopewatch.app.reload import Reloader, WatchlistFiles
 from scopewatch.app.warm_up import probe, warm_up
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import EngineDied, InvalidRequest, ScopewatchError, WatchlistError
-from scopewatch.events import PairsScored
 from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Batcher
@@ -63,7 +63,7 @@ class Spine:
         canaries: Canaries,
         metrics: Metrics,
         config: Config,
-        told: Told,
+        records: Records,
     ) -> None:
         self._monitor = monitor
         self._engine = engine
@@ -74,7 +74,14 @@ class Spine:
         self._replacing = asyncio.Lock()
         self._follows_clock = self.watchlists.sources[0].reader.date == TODAY
         files = WatchlistFiles(config.watchlist, config.shadow)
-        self._reloader = Reloader(files, lambda: self.watchlists, self.replace_watchlists, metrics.reloads, told)
+        self._reloader = Reloader(
+            files,
+            lambda: self.watchlists,
+            self.replace_watchlists,
+            metrics.reloads,
+            records.told,
+            asked=records.asked,
+        )
 
     @property
     def watchlists(self) -> WatchlistSet:
@@ -175,8 +182,7 @@ async def running_spine(
     *,
     on_death: Callable[[EngineDied], None] = lambda _: None,
     on_health: Callable[[bool], Awaitable[None]] = _nobody_asks,
-    listeners: Sequence[PairsScored] = (),
-    told: Told = nobody,
+    records: Records = Records((), None),  # noqa: B008 - immutable
 ) -> AsyncIterator[Spine]:
     """The spine, warmed up, with its engine thread, batcher and cache; everything is closed on leaving.
 
@@ -186,8 +192,7 @@ async def running_spine(
         metrics: Where everything is counted.
         on_death: Called from another thread when the engine dies, or hangs, which is the same.
         on_health: Told False when the engine begins to fail on every text, and True when it works again.
-        listeners: Are told of every pair that is scored, after the metrics.
-        told: Is told of every reload of watchlists.
+        records: Where it is written down what happens.
     """
     # First, since a bad Redis URL raises and nothing is open yet.
     cache = _cache(config, metrics)
@@ -230,10 +235,10 @@ async def running_spine(
             max_evidence=config.max_evidence,
             judgements=Judgements(config.cache_bytes // 2) if config.cache_bytes else None,
             shadows=shadows,
-            listeners=[metrics.pairs_scored, *listeners],
+            listeners=[metrics.pairs_scored, *records.listeners],
         )
         canaries = Canaries(engine, worker, tokenisers)
-        spine = Spine(monitor, engine, worker, canaries=canaries, metrics=metrics, config=config, told=told)
+        spine = Spine(monitor, engine, worker, canaries=canaries, metrics=metrics, config=config, records=records)
         yield spine
     finally:
         if spine:

@@ -44,33 +44,37 @@ class Quota:
         self._tokens = _Owed(clock())
 
     @contextmanager
-    def call(self, pairs: int) -> Iterator[None]:
+    def call(self) -> Iterator[None]:
         """Counts a call for as long as it is answered.
-
-        Args:
-            pairs: The number of pairs that the call asks about.
 
         Raises:
             Overloaded: The caller has had as much as it may for now; says when to ask again.
         """
-        limits, now_s = self.limits, self._clock()
+        limits = self.limits
         if limits.max_calls is not None and self._calls >= limits.max_calls:
             raise Overloaded(
                 f"more than {limits.max_calls} calls of this caller at once; wait until one is answered",
                 retry_after_s=_CALL_RETRY_S,
             )
         if (per_minute := limits.tokens_per_minute) is not None:
-            wait_s = self._tokens.wait_s(0, now_s, rate_per_s=per_minute / 60, most=per_minute)
+            wait_s = self._tokens.wait_s(0, self._clock(), rate_per_s=per_minute / 60, most=per_minute)
             _refuse_for(wait_s, f"more than {per_minute} tokens of this caller in a minute")
-        if (per_s := limits.pairs_per_s) is not None and pairs:
-            wait_s = self._pairs.wait_s(pairs, now_s, rate_per_s=per_s, most=per_s)
-            _refuse_for(wait_s, f"more than {per_s:g} pairs of this caller in a second")
-            self._pairs.amount += pairs
         self._calls += 1
         try:
             yield
         finally:
             self._calls -= 1
+
+    def take(self, pairs: int) -> None:
+        """Counts pairs that a call asks about.
+
+        Raises:
+            Overloaded: The caller has asked about as many as it may for now; says when to ask again.
+        """
+        if (per_s := self.limits.pairs_per_s) is not None:
+            wait_s = self._pairs.wait_s(pairs, self._clock(), rate_per_s=per_s, most=per_s)
+            _refuse_for(wait_s, f"more than {per_s:g} pairs of this caller in a second")
+            self._pairs.amount += pairs
 
     def charge(self, tokens: int) -> None:
         """Counts tokens that are read for the caller, once it is known how many they are."""

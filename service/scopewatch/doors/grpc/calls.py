@@ -12,7 +12,9 @@ from google.protobuf.message import Message
 from grpc_status import rpc_status
 
 from scopewatch.doors.admission import Admission
-from scopewatch.doors.grpc.receiving import Context, Receiver
+from scopewatch.doors.auth import Roles, needed
+from scopewatch.doors.grpc.call import Context, call_of
+from scopewatch.doors.grpc.receiving import Receiver
 from scopewatch.doors.grpc.service import METHODS, SERVICE_NAME, MonitorService
 from scopewatch.doors.grpc.status import PUSHBACK, code_of, pushback_ms, to_status
 from scopewatch.errors import Overloaded, ScopewatchError
@@ -24,6 +26,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 _ON_THE_WAY_S = 0.05
 """The caller's clock started before the request arrived, so its deadline passes, and it hangs up, before ours does."""
+_NEVER = -1
+"""The push-back that tells clients not to try again."""
 _STREAMS = 1024
 """How many streams, such as health watches, are open at once over all connections."""
 
@@ -38,13 +42,17 @@ class Calls(grpc.aio.ServerInterceptor):
         service: What scores pairs.
         admission: Lets its calls in.
         receiver: Reads their requests.
+        roles: Who may ask for what.
         metrics: Counts calls, under the names of go-grpc-prometheus; streams are counted as started.
     """
 
-    def __init__(self, service: MonitorService, admission: Admission, receiver: Receiver, metrics: Metrics) -> None:
+    def __init__(
+        self, service: MonitorService, admission: Admission, receiver: Receiver, roles: Roles, metrics: Metrics
+    ) -> None:
         self._service = service
         self._admission = admission
         self._receiver = receiver
+        self._roles = roles
         self._metrics = metrics
         self._served: dict[str, Handler] = {
             f"/{SERVICE_NAME}/{method}": grpc.stream_unary_rpc_method_handler(self._own(method)) for method in METHODS
@@ -61,43 +69,42 @@ class Calls(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        _, service, method = path.split("/", 2)
-        if handler.request_streaming:
-            self._metrics.rpc_started(_kind(handler), service, method)
-            return handler
-        self._served[path] = self._other(handler, service, method)
+        self._served[path] = self._requests(handler, path) if handler.request_streaming else self._other(handler, path)
         return self._served[path]
 
     def _own(self, method: str) -> Any:
-        request_type = METHODS[method]
+        path, request_type = f"/{SERVICE_NAME}/{method}", METHODS[method]
         respond = getattr(self._service, method)
 
         async def answer(_: object, context: Context) -> bytes:
-            async with self._counted(context, SERVICE_NAME, method):
-                with self._admission.call() as holding:
+            async with self._counted(context, path):
+                call = call_of(context, path, self._roles)
+                with self._admission.call() as holding, call.quota.call():
                     message = await self._receiver.receive(context, request_type, self._service.limits, holding)
-                    reply: Message | bytes = await respond(message, context)
+                    reply: Message | bytes = await respond(message, call)
             # Most of a reply is the same every time, and comes serialised.
             return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
         return answer
 
-    def _other(self, handler: Handler, service: str, method: str) -> Handler:
+    def _other(self, handler: Handler, path: str) -> Handler:
         """The handler of a service that is not ours; its request is read within bounds too."""
         decode: Any = handler.request_deserializer
         encode: Any = handler.response_serializer
         inner: Any = handler.unary_unary or handler.unary_stream
 
         async def answer(_: object, context: Context) -> Any:
-            async with self._counted(context, service, method):
+            async with self._counted(context, path):
+                self._check(context, path)
                 return await inner(await self._receiver.receive_other(context, decode), context)
 
         async def stream(_: object, context: Context) -> Any:
-            self._metrics.rpc_started(_kind(handler), service, method)
+            self._metrics.rpc_started(_kind(handler), *_names(path))
             if self._streams >= _STREAMS:
                 await abort(context, Overloaded("too many streams are open", retry_after_s=1.0))
             self._streams += 1
             try:
+                self._check(context, path)
                 await inner(await self._receiver.receive_other(context, decode), context)
             except ScopewatchError as error:
                 await abort(context, error)
@@ -109,9 +116,33 @@ class Calls(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(respond, response_serializer=encode)
         return grpc.stream_unary_rpc_method_handler(respond, response_serializer=encode)
 
+    def _requests(self, handler: Handler, path: str) -> Handler:
+        """The handler of a method, such as reflection's, that is asked again and again on one stream."""
+        inner: Any = handler.stream_stream
+
+        async def answer(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            self._metrics.rpc_started(_kind(handler), *_names(path))
+            try:
+                self._check(context, path)
+            except ScopewatchError as error:
+                await abort(context, error)
+            async for reply in inner(requests, context):
+                yield reply
+
+        respond: Any = answer
+        return grpc.stream_stream_rpc_method_handler(
+            respond, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
+
+    def _check(self, context: Context, path: str) -> None:
+        """Checks that a caller may ask another service; where no role is needed, it may be unknown."""
+        if needed(path):
+            call_of(context, path, self._roles)
+
     @asynccontextmanager
-    async def _counted(self, context: Context, service: str, method: str) -> AsyncIterator[None]:
+    async def _counted(self, context: Context, path: str) -> AsyncIterator[None]:
         """A call, from its header to its status: failures become the status that the table of errors has for them."""
+        service, method = _names(path)
         self._metrics.rpc_started("unary", service, method)
         started_s = time.monotonic()
         code = grpc.StatusCode.OK
@@ -140,9 +171,18 @@ async def abort(context: Context, error: Exception) -> NoReturn:
     status = rpc_status.to_status(to_status(error))
     trailing = status.trailing_metadata
     if (pause_ms := pushback_ms(error)) is not None:
-        trailing = (*trailing, (PUSHBACK, str(pause_ms)))
+        remaining_s = context.time_remaining()
+        # A client that made a longer pause than it has time would learn nothing but that its time is over.
+        in_vain = remaining_s is not None and pause_ms >= 1000 * remaining_s
+        trailing = (*trailing, (PUSHBACK, str(_NEVER if in_vain else pause_ms)))
     await context.abort(status.code, status.details, trailing)
     raise AssertionError("abort always raises")
+
+
+def _names(path: str) -> tuple[str, str]:
+    """Service and method of a path."""
+    _, service, method = path.split("/", 2)
+    return service, method
 
 
 def _kind(handler: Handler) -> str:

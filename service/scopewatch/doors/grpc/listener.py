@@ -8,6 +8,7 @@ from grpc_reflection.v1alpha import reflection
 
 from scopewatch.config import Config
 from scopewatch.doors.admission import Admission
+from scopewatch.doors.auth import Roles
 from scopewatch.doors.door import Spine
 from scopewatch.doors.grpc.calls import Calls
 from scopewatch.doors.grpc.ports import HealthPort, add_port
@@ -36,10 +37,13 @@ class GrpcDoor:
     Args:
         config: Settings: where to listen, and what to let in.
         metrics: Counts calls and refused pairs.
+        roles: Who may ask for what.
         certificates: What is shown to callers and asked of them; None for plaintext.
     """
 
-    def __init__(self, config: Config, metrics: Metrics, certificates: Certificates | None = None) -> None:
+    def __init__(
+        self, config: Config, metrics: Metrics, roles: Roles, certificates: Certificates | None = None
+    ) -> None:
         self._address = config.grpc_address
         self._certificates = certificates
         self._service = MonitorService(metrics)
@@ -47,10 +51,11 @@ class GrpcDoor:
         self._receiver = Receiver(config.call_read_s)
         self._health = health.aio.HealthServicer()
         self._health_port = HealthPort(config.health_address, self._health) if config.health_address else None
-        calls = Calls(self._service, self._admission, self._receiver, metrics)
+        calls = Calls(self._service, self._admission, self._receiver, roles, metrics)
         self._server = grpc.aio.server(interceptors=[calls], options=_options(config))
+        # `Calls` answers its methods.
         stubs: Any = monitor_pb2_grpc
-        stubs.add_MonitorServiceServicer_to_server(self._service, self._server)
+        stubs.add_MonitorServiceServicer_to_server(monitor_pb2_grpc.MonitorServiceServicer(), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:
             names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -3,18 +3,18 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from scopewatch.doors.admission import Holding, Readers
+from scopewatch.doors.grpc.call import Context
 from scopewatch.doors.grpc.malformed import decoded
 from scopewatch.doors.grpc.wire import counted, inflated
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import FieldViolation, InvalidRequest
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _READERS = 8
 """The number of requests that arrive at once."""
 _OTHERS_READERS, _OTHERS_READ_S, _OTHERS_BYTES = 8, 1.0, 64 << 10

@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary
 from google.rpc import status_pb2
 
 from scopewatch.doors.grpc.mirrored import CALIBRATIONS, SEGMENTS, SEVERITIES, mirror
+from scopewatch.doors.role_file import Account
+from scopewatch.doors.rounding import rounded
 from scopewatch.identity import FeatureKey, Relation
 from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
@@ -49,22 +51,32 @@ class Replies:
 
     def __init__(self, version: str) -> None:
         self._version = version
-        self._bodies: WeakKeyDictionary[Judgement, bytes] = WeakKeyDictionary()
+        self._bodies: WeakKeyDictionary[Judgement, dict[float, bytes]] = WeakKeyDictionary()
+        """The part of each judgement, by what its scores are rounded to."""
         self._about = lru_cache(_KEPT_FEATURES)(_about)
 
-    def score(self, job: ScoreJob, pair: ScoredPair) -> bytes:
+    def score(self, job: ScoreJob, pair: ScoredPair, account: Account) -> bytes:
         """A serialised `ScoreResponse`. Messages merge by concatenation, so a judgement's part is put in as it is.
 
         https://protobuf.dev/programming-guides/encoding/#last-one-wins
-        """
-        body = self._bodies.get(pair.judgement)
-        if body is None:
-            body = self._bodies[pair.judgement] = self._body(pair.judgement)
-        return _whole(body, job, pair)
 
-    def shorter(self, job: ScoreJob, pair: ScoredPair, most: int) -> bytes:
+        Args:
+            job: What was asked.
+            pair: What is answered.
+            account: Who asked, and how much it is shown.
+        """
+        step = account.round_scores
+        bodies = self._bodies.get(pair.judgement)
+        if bodies is None:
+            bodies = self._bodies[pair.judgement] = {}
+        if step not in bodies:
+            bodies[step] = self._body(rounded(pair.judgement, step))
+        return _whole(bodies[step], job, pair, account)
+
+    def shorter(self, job: ScoreJob, pair: ScoredPair, account: Account, most: int) -> bytes:
         """The same, with at most so many features and so many spans of each indicator, the strongest ones."""
-        return _whole(self._body(*_slimmer(pair.judgement, most)), job, pair)
+        judgement, left_out = _slimmer(pair.judgement, most)
+        return _whole(self._body(rounded(judgement, account.round_scores), left_out), job, pair, account)
 
     def _body(self, judgement: Judgement, left_out: int = 0) -> bytes:
         parts = [pb.ScoreResponse(verdict=_VERDICTS[judgement.verdict]).SerializeToString()]
@@ -91,8 +103,11 @@ class Replies:
         return b"".join(parts)
 
 
-def _whole(body: bytes, job: ScoreJob, pair: ScoredPair) -> bytes:
+def _whole(body: bytes, job: ScoreJob, pair: ScoredPair, account: Account) -> bytes:
     """A judgement's part with what is of this call alone."""
+    if not account.shows_cached:
+        # How long it took tells as much.
+        pair = replace(pair, timings=Timings(), cached=False)
     own_id = job.request_id.encode()
     version = _version(pair.watchlists_version)
     times = _timings(pair.timings)

@@ -2,20 +2,21 @@
 
 import uuid
 
+from scopewatch.doors.grpc.call import Call
 from scopewatch.doors.limits import Limits, Sent, check_job
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.types import NO_INPUTS, Pair, ScoreJob, TemplateInputs, Turn
 from scopewatch.v1 import monitor_pb2 as pb
 
 
-def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, deadline_s: float | None) -> ScoreJob:
+def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, call: Call) -> ScoreJob:
     """Reads and validates one request.
 
     Args:
         request: The message.
         limits: What one request may hold.
         watchlists: The watchlists that it may name.
-        deadline_s: When the caller stops waiting, on the clock of `time.monotonic`; None for never.
+        call: The call that it came by.
 
     Raises:
         InvalidRequest: Names every field that is wrong.
@@ -38,7 +39,8 @@ def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, d
         request_id=own_id or str(uuid.uuid4()),
         include_evidence=request.include_evidence,
         labels=dict(request.labels),
-        deadline_s=deadline_s,
+        deadline_s=call.deadline_s,
+        caller=call.account.caller,
     )
     check_job(job, Sent(own_id, len(history), len(prompt_ids) + len(response_ids)), limits, watchlists)
     return job

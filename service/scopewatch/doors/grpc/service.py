@@ -1,6 +1,5 @@
 """MonitorService: parse, call the spine, reply."""
 
-import time
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import Message
@@ -8,18 +7,18 @@ from google.rpc import status_pb2
 
 import scopewatch
 from scopewatch.doors.door import Spine
+from scopewatch.doors.grpc.call import Call
 from scopewatch.doors.grpc.info import info_response, reload_response
-from scopewatch.doors.grpc.receiving import Context
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.grpc.reply_size import Result, fitting
 from scopewatch.doors.grpc.requests import to_job
 from scopewatch.doors.grpc.status import from_status, to_status
 from scopewatch.doors.limits import Limits, check_batch
+from scopewatch.doors.role_file import Account
 from scopewatch.errors import ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.types import ANYONE, ScoreJob
+from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
-from scopewatch.v1 import monitor_pb2_grpc
 from scopewatch.verdicts import ScoredPair
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["MonitorService"].full_name
@@ -32,7 +31,7 @@ METHODS: Mapping[str, type[Message]] = {
 """The methods, and what each is asked with."""
 
 
-class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
+class MonitorService:
     """Speaks protobuf for one spine, once it is open. Failures are raised; whoever calls makes a status of them.
 
     Args:
@@ -54,71 +53,73 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
         self.limits = limits
         self._info = 0, pb.GetInfoResponse()
 
-    async def Score(self, request: pb.ScoreRequest, context: Context) -> bytes:
+    async def Score(self, request: pb.ScoreRequest, call: Call) -> bytes:
         try:
-            job = to_job(request, self.limits, self._spine.watchlists, _deadline_s(context))
+            call.quota.take(1)
+            job = to_job(request, self.limits, self._spine.watchlists, call)
         except ScopewatchError as error:
             self._metrics.pair_failed(error.reason)
             raise
-        (outcome,) = await self._spine.score([job])
+        (outcome,) = await self._scored([job], call)
         if isinstance(outcome, ScopewatchError):
             raise outcome
-        (reply,) = self._fitting([job], [outcome])
+        (reply,) = self._fitting([job], [outcome], call.account)
         if isinstance(reply, bytes):
             return reply
         raise from_status(reply)
 
-    async def BatchScore(self, request: pb.BatchScoreRequest, context: Context) -> bytes:
+    async def BatchScore(self, request: pb.BatchScoreRequest, call: Call) -> bytes:
         check_batch(len(request.requests), self.limits)
-        deadline_s, watchlists = _deadline_s(context), self._spine.watchlists
+        call.quota.take(len(request.requests))
+        watchlists = self._spine.watchlists
         jobs: list[ScoreJob] = []
         outcomes: list[ScoreJob | status_pb2.Status] = []
         for item in request.requests:
             try:
-                jobs.append(to_job(item, self.limits, watchlists, deadline_s))
+                jobs.append(to_job(item, self.limits, watchlists, call))
                 outcomes.append(jobs[-1])
             except ScopewatchError as error:
                 self._metrics.pair_failed(error.reason)
                 outcomes.append(to_status(error))
-        scored = iter(await self._spine.score(jobs) if jobs else [])
-        return batch_reply(
-            self._fitting(outcomes, [one if isinstance(one, status_pb2.Status) else next(scored) for one in outcomes])
-        )
+        scored = iter(await self._scored(jobs, call) if jobs else [])
+        results = [one if isinstance(one, status_pb2.Status) else next(scored) for one in outcomes]
+        return batch_reply(self._fitting(outcomes, results, call.account))
 
-    async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:  # noqa: ARG002
+    async def GetInfo(self, _request: pb.GetInfoRequest, _call: Call) -> pb.GetInfoResponse:
         watchlists = self._spine.watchlists
         if self._info[0] != watchlists.version:
             self._info = watchlists.version, info_response(watchlists, self.limits, scopewatch.__version__)
         return self._info[1]
 
-    async def ReloadWatchlists(
-        self,
-        request: pb.ReloadWatchlistsRequest,  # noqa: ARG002
-        context: Context,  # noqa: ARG002
-    ) -> pb.ReloadWatchlistsResponse:
-        return reload_response(await self._spine.reload_watchlists(ANYONE.name or "anyone"))
+    async def ReloadWatchlists(self, _request: pb.ReloadWatchlistsRequest, call: Call) -> pb.ReloadWatchlistsResponse:
+        return reload_response(await self._spine.reload_watchlists(call.account.caller.name or "anyone"))
+
+    async def _scored(self, jobs: Sequence[ScoreJob], call: Call) -> list[ScoredPair | ScopewatchError]:
+        outcomes = await self._spine.score(jobs)
+        read = (one for one in outcomes if isinstance(one, ScoredPair) and not one.cached)
+        call.quota.charge(sum(one.judgement.coverage.tokens for one in read))
+        return outcomes
 
     def _fitting(
         self,
         jobs: Sequence[ScoreJob | status_pb2.Status],
         outcomes: Sequence[ScoredPair | ScopewatchError | status_pb2.Status],
+        account: Account,
     ) -> list[Result]:
         """What a call is answered, item by item, in one message that every client takes."""
 
         def shorter(number: int, most: int) -> bytes:
-            return self._replies.shorter(jobs[number], outcomes[number], most)  # type: ignore[arg-type]
+            return self._replies.shorter(jobs[number], outcomes[number], account, most)  # type: ignore[arg-type]
 
-        whole = [self._result(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+        whole = [self._result(job, outcome, account) for job, outcome in zip(jobs, outcomes, strict=True)]
         return fitting(whole, shorter, self.limits.max_reply_bytes)
 
     def _result(
-        self, job: ScoreJob | status_pb2.Status, outcome: ScoredPair | ScopewatchError | status_pb2.Status
+        self,
+        job: ScoreJob | status_pb2.Status,
+        outcome: ScoredPair | ScopewatchError | status_pb2.Status,
+        account: Account,
     ) -> Result:
         if isinstance(job, ScoreJob) and isinstance(outcome, ScoredPair):
-            return self._replies.score(job, outcome)
+            return self._replies.score(job, outcome, account)
         return to_status(outcome) if isinstance(outcome, ScopewatchError) else outcome
-
-
-def _deadline_s(context: Context) -> float | None:
-    remaining_s = context.time_remaining()
-    return None if remaining_s is None else time.monotonic() + remaining_s
