@@ -514,6 +514,20 @@ class TestVerify:
         audit.close()
         assert [file.name for file in files(folder)] == ["audit-2026-04-04.jsonl"]
 
+    def test_a_file_that_cannot_be_deleted_fills_no_log(
+        self, folder: Path, opened: Open, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where deleting fails, on files that are protected from it say, that is said once a day and not recorded again."""
+        audit = opened(days=1)
+        clock.now += timedelta(days=5)
+        with monkeypatch.context() as protected:
+            protected.setattr(Path, "unlink", lambda *_: (_ for _ in ()).throw(OSError(1, "Operation not permitted")))
+            for _ in range(3):
+                audit.record("explain")
+        audit.close()
+        assert acts(folder).count("deleted") == 1
+        assert verify(folder).broken is None
+
     def test_the_command_tells_by_its_exit_code(
         self, copy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:

@@ -319,6 +319,15 @@ def test_a_broken_file_changes_nothing_and_is_said_once(
     assert roles.refresh() == "refused"
 
 
+@pytest.mark.parametrize("content", [FILE, "version: 1\ncallers: ["])
+def test_a_file_is_parsed_once(write: Write, roles: Roles, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    """Looking at a file again, a good or a broken one, costs no more than reading it."""
+    write(content)
+    roles.refresh()
+    monkeypatch.setattr(auth, "parse_role_file", None)
+    assert roles.refresh() == "same"
+
+
 def test_what_a_caller_owes_survives_a_reload(write: Write) -> None:
     """Other roles do not forget how much a caller took, nor the calls that run; other limits count at once."""
     clock = Clock()

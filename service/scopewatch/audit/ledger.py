@@ -85,6 +85,8 @@ class Audit:
     def record(self, action: str, caller: str = "", outcome: str = "ok", **detail: Any) -> None:
         """Records an act and waits for the disk, so call it off the event loop. Where it raises, refuse the act.
 
+        Where the disk answers too late the record may be there all the same.
+
         Args:
             action: What was done or asked for, one word.
             caller: Who did; empty for the service itself.
@@ -192,14 +194,15 @@ class Audit:
         day = self._now().date()
         if day == self._tended:
             return
-        if self._keep and (old := self._days.before(day - self._keep)):
+        if old := self._days.before(day - self._keep) if self._keep else []:
             ends = [record_of(end_of(file)[0].rstrip(b"\n")) for file in old]
             names = [file.name for file in old]
             self._append([self._act(DELETED, files=names, last=[end["hash"] for end in ends if end])])
-            for file in old:
-                for part in self._folder.glob(f"{file.name}*"):
-                    part.unlink()
+        # A file that cannot be deleted is tried again tomorrow: a record for every try would fill the disk.
         self._tended = day
+        for file in old:
+            for part in self._folder.glob(f"{file.name}*"):
+                part.unlink()
 
     def _go_on(self) -> None:
         """Finds the end of the chain that is there, and goes on from it."""

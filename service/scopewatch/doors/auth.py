@@ -1,5 +1,6 @@
 """Who asks, and may they: tokens, certificates and roles, whichever door a caller comes by."""
 
+import hashlib
 import hmac
 import logging
 import re
@@ -9,7 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 from scopewatch.doors.quota import Clock, Quota
-from scopewatch.doors.role_file import Account, Role, RoleFile, anyone_may, load_role_file, token_digest
+from scopewatch.doors.role_file import (
+    Account,
+    Role,
+    RoleFile,
+    anyone_may,
+    load_role_file,
+    parse_role_file,
+    read_role_file,
+    token_digest,
+)
 from scopewatch.errors import ConfigError, Unauthenticated
 
 log = logging.getLogger(__name__)
@@ -40,7 +50,9 @@ def needed(method: str) -> tuple[Role, ...]:
 
 
 class Roles:
-    """Who may ask for what, as the role file says now. Build it with `load`; it is used on one thread.
+    """Who may ask for what, as the role file says now. Build it with `load`.
+
+    It is used on one thread, but for `refresh`, which reads a file and may have another.
 
     Args:
         file: The role file; None lets everybody ask for everything.
@@ -54,7 +66,8 @@ class Roles:
         self._clock = clock
         self._anyone = anyone_may(round_scores=round_scores)
         self._quotas: dict[str, Quota] = {}
-        self._problem = ""
+        self._refused: str | None = None
+        """The digest of the file that was refused last; empty if it could not be read."""
         self._take(load_role_file(file, round_scores=round_scores) if file else RoleFile("", (self._anyone,), (), {}))
 
     @classmethod
@@ -107,17 +120,22 @@ class Roles:
         """
         if not self._file:
             return "same"
+        seen = ""
         try:
-            fresh = load_role_file(self._file, round_scores=self._round_scores)
-        except ConfigError as error:
-            known, self._problem = self._problem, str(error)
-            if known == self._problem:
+            raw = read_role_file(self._file)
+            seen = hashlib.sha256(raw).hexdigest()
+            if seen == self.digest:
+                self._refused = None
+            if seen in {self.digest, self._refused}:
                 return "same"
-            log.error("the role file is wrong; the roles stay as they were", extra={"problem": self._problem})  # noqa: TRY400
+            fresh = parse_role_file(raw, self._file, round_scores=self._round_scores)
+        except ConfigError as error:
+            known, self._refused = self._refused, seen
+            if known == seen:
+                return "same"
+            log.error("the role file is wrong; the roles stay as they were", extra={"problem": str(error)})  # noqa: TRY400
             return "refused"
-        self._problem = ""
-        if fresh.digest == self.digest:
-            return "same"
+        self._refused = None
         self._take(fresh)
         log.info("roles loaded", extra={"digest": fresh.digest, "callers": len(fresh.accounts)})
         return "loaded"
@@ -129,7 +147,8 @@ class Roles:
             name = account.caller.name
             quotas[name] = self._quotas.get(name) or Quota(account.limits, self._clock)
             quotas[name].limits = account.limits
-        self._current, self._quotas = fresh, quotas
+        self._quotas = quotas
+        self._current = fresh
 
     def _of_token(self, authorization: str) -> Account:
         bearer = _BEARER.fullmatch(authorization)
@@ -138,7 +157,7 @@ class Roles:
         shown, found = token_digest(bearer[1]).encode(), None
         # All are compared, so that the time says nothing of which one it was.
         for digest, account in self._current.by_token:
-            if hmac.compare_digest(digest.encode(), shown):
+            if hmac.compare_digest(digest, shown):
                 found = account
         if not found:
             raise Unauthenticated("the token is not known")

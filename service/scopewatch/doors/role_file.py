@@ -80,7 +80,7 @@ class RoleFile:
     digest: str
     """SHA-256 of the file's bytes; empty where there is no file."""
     accounts: tuple[Account, ...]
-    by_token: tuple[tuple[str, Account], ...]
+    by_token: tuple[tuple[bytes, Account], ...]
     """The digest of each token, and whose it is."""
     by_certificate: dict[str, Account]
     """The account of each identity that a certificate may show."""
@@ -101,14 +101,46 @@ def load_role_file(file: Path, *, round_scores: float) -> RoleFile:
     Raises:
         ConfigError: With one `file:line: field: problem` line for every mistake.
     """
-    raw = _read(file)
+    return parse_role_file(read_role_file(file), file, round_scores=round_scores)
+
+
+def read_role_file(file: Path) -> bytes:
+    """The file's bytes, which are UTF-8.
+
+    Raises:
+        ConfigError: It cannot be read, or is no text.
+    """
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_FILE_BYTES + 1)
+        if len(raw) > MAX_FILE_BYTES:
+            raise ConfigError(f"{file}: larger than {MAX_FILE_BYTES} bytes; a role file is a small file")
+        raw.decode()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
+    return raw
+
+
+def parse_role_file(raw: bytes, file: Path, *, round_scores: float) -> RoleFile:
+    """Validates what a role file holds.
+
+    Args:
+        raw: From `read_role_file`.
+        file: The file that messages name.
+        round_scores: As in `load_role_file`.
+
+    Raises:
+        ConfigError: With one `file:line: field: problem` line for every mistake.
+    """
     callers = _checked(raw.decode(), file).callers
     accounts = [caller.account(round_scores) for caller in callers]
     both = list(zip(callers, accounts, strict=True))
     return RoleFile(
         digest=hashlib.sha256(raw).hexdigest(),
         accounts=tuple(accounts),
-        by_token=tuple((digest, account) for caller, account in both for digest in caller.tokens),
+        by_token=tuple((digest.encode(), account) for caller, account in both for digest in caller.tokens),
         by_certificate={identity: account for caller, account in both for identity in caller.certificates},
     )
 
@@ -168,21 +200,6 @@ class _Document(Strict):
     @classmethod
     def _is_a_whole_number(cls, value: object) -> object:
         return value if type(value) is int else None  # pydantic takes 1.0 and true for a literal 1
-
-
-def _read(file: Path) -> bytes:
-    """The file's bytes, which are UTF-8."""
-    try:
-        with file.open("rb") as stream:
-            raw = stream.read(MAX_FILE_BYTES + 1)
-        if len(raw) > MAX_FILE_BYTES:
-            raise ConfigError(f"{file}: larger than {MAX_FILE_BYTES} bytes; a role file is a small file")
-        raw.decode()
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from None
-    return raw
 
 
 def _checked(text: str, file: Path) -> _Document:
