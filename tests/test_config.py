@@ -9,7 +9,7 @@ import pytest
 from scopewatch.config import BUNDLED_WATCHLIST, Config, load_config
 from scopewatch.errors import ConfigError
 
-SECRET, OTHER_SECRET = "hunter2", "*******"
+SECRET, OTHER_SECRET = "hunter2", "hunter3"
 
 
 def complaint(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> list[str]:
