@@ -242,6 +242,20 @@ def test_a_child_that_stays_does_not_hold_the_process_up() -> None:
     os.kill(int(pid), signal.SIGKILL)
 
 
+def test_a_forked_process_that_stays_does_not_hold_the_process_up(tmp_path: Path) -> None:
+    """It has the pipes themselves, whose end is then never seen; the lines up to there are in the log."""
+    script = (
+        "import os, time\nfrom scopewatch.logs.sole_output import sole_output\n"
+        "with sole_output('info', 'json'):\n"
+        "    child = os.fork()\n    time.sleep(0 if child else 200)\n    os.write(2, b'%d\\n' % child)\n"
+    )
+    with (tmp_path / "log").open("w") as log:
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], stderr=log, timeout=100, check=False)
+    (told,) = map(json.loads, (tmp_path / "log").read_text(encoding="utf-8").splitlines())
+    os.kill(int(told["line"]), signal.SIGKILL)
+    assert 0 == done.returncode
+
+
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_it_runs_where_there_is_no_standard_error(closed: str) -> None:
     """A process that was started without descriptors works, and nothing else gets their numbers."""
