@@ -214,7 +214,7 @@ def _told_errors(text: str) -> str:
     """Standard error without what argparse and gRPC say in their own words, which change from version to version."""
     text = re.sub(r"\Ausage: .*?^(?=scopewatch.*: error: )", "<usage>\n", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"(failed to connect to all addresses); last error: .*", r"\1", text)
-    return re.sub(r"^[EIW]\d{4} \d\d:.*\n", "", text, flags=re.MULTILINE)
+    return re.sub(r'^([EIW]\d{4} \d\d:|\{.*"logger": "native").*\n', "", text, flags=re.MULTILINE)
 
 
 def _parsed(line: str) -> Document:

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import activations, covered, engine_identity, watchlist_of
 from scopewatch.errors import EngineError
-from scopewatch.identity import LOGPROB
+from scopewatch.identity import ENTROPY, LOGPROB
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
@@ -16,6 +16,7 @@ from scopewatch.pipeline.compiled import CompiledWatchlist, compile_watchlist
 from scopewatch.pipeline.scoring import judge
 from scopewatch.types import Activations, Coverage, CoveredActivations, Pair, ReadText, ScoreJob, Segment, TokenisedPair
 from scopewatch.verdicts import ScoredPair, Verdict
+from scopewatch.watch.terms import SIGNALS
 from scopewatch.words.find import Counted
 from spine import TABLE, FakeReader, build_monitor
 
@@ -33,9 +34,9 @@ EVERY_POOLING = [
 def read() -> TokenisedPair:
     numbers = np.arange(N_TOKENS, dtype=np.int32)
     segments = np.full(N_TOKENS, Segment.RESPONSE, np.int8)
-    texts = (ReadText(Segment.RESPONSE, "ooo" * N_TOKENS),)
+    texts = (ReadText(Segment.RESPONSE, "oo. " * N_TOKENS),)
     coverage = Coverage(N_TOKENS, 0, N_TOKENS, 0)
-    return TokenisedPair(numbers, segments, 0 * numbers, 3 * numbers, 3 * numbers + 3, coverage, texts=texts)
+    return TokenisedPair(numbers, segments, 0 * numbers, 4 * numbers, 4 * numbers + 4, coverage, texts=texts)
 
 
 def verdict(watchlist: CompiledWatchlist, *fired: tuple[int, int, float]) -> Verdict:
@@ -71,11 +72,14 @@ def test_the_indicator_that_reads_it_is_named() -> None:
     assert Verdict.PASS == verdict(compiled(features()), (0, 1, float("nan")))
 
 
-@pytest.mark.parametrize("signal", ["mean_logprob", "lowest_sentence_logprob", "surprising_assertion"])
-def test_a_prediction_that_is_no_number_judges_nothing(signal: str) -> None:
-    """The reader's own predictions reach a verdict by combinations."""
+@pytest.mark.parametrize("value", NOT_FINITE)
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_a_prediction_that_is_no_number_judges_nothing(signal: str, value: float) -> None:
+    """The reader's own predictions reach a verdict by combinations; one token's are enough, in whatever sentence."""
     both = {"name": "both", "kind": "combination", "combines": [{"signal": signal, "weight": 1.0}]}
-    assert "indicator both" == complaint(compiled(both), (1, ENGINE.features.index(LOGPROB), float("nan")))
+    columns = [ENGINE.features.index(key) for key in (LOGPROB, ENTROPY)]
+    for token in range(N_TOKENS):
+        assert "indicator both" == complaint(compiled(both), *((token, column, value) for column in columns))
 
 
 def test_weights_that_overflow_judge_nothing() -> None:

@@ -15,6 +15,8 @@ from redis.exceptions import RedisError
 
 from conftest import RedisServer, free_port, need, wait_until
 from proxy import Proxy
+from scopewatch.app.spine import _cache
+from scopewatch.config import Config
 from scopewatch.errors import ConfigError
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.breaker import Breaker
@@ -800,6 +802,18 @@ class TestPassword:
         (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert (record.error, len(record.error_message)) == ("ResponseError", 200)
         assert record.error_message.startswith("refused *** of *** x")
+
+    @pytest.mark.parametrize("secret", ["", "s"])
+    async def test_the_service_uses_the_settings_and_says_what_an_empty_secret_means(
+        self, locked: RedisServer, metrics: Metrics, count: Count, caplog: pytest.LogCaptureFixture, secret: str
+    ) -> None:
+        """The password beside the URL opens Redis; without a secret the log says that texts and values are not safe."""
+        settings = {"redis_url": f"redis://127.0.0.1:{locked.port}", "redis_password": "s3cret/ä", "redis_timeout_s": 5}
+        cache = _cache(Config.model_validate(settings | {"cache_secret": secret}), metrics)
+        assert [None] == await cache.get_many([key(0)])
+        await cache.close()
+        assert count.reads("error") == 0
+        assert [not secret] * 2 == [said in caplog.text for said in ("test which texts", "forge values")]
 
 
 @pytest.mark.parametrize("mode", ["standalone", "cluster", "sentinel"])

@@ -58,8 +58,8 @@ def _shown(value: object) -> str:
 
 
 def _escaped(value: object) -> str:
-    """JSON in printable ASCII; DEL is the one control character that `json` leaves as it is."""
-    return json.dumps(value, default=str).replace("\x7f", "\\u007f")
+    """JSON in printable ASCII."""
+    return json.dumps(value, default=str)
 
 
 def _in_ascii(line: str) -> str:

@@ -20,6 +20,7 @@ from scopewatch.logs.written_lines import WrittenLines
 log = logging.getLogger(__name__)
 
 _PIPE_BYTES = 1 << 20
+_LAST_LINES_S = 2.0
 
 
 @contextmanager
@@ -84,9 +85,9 @@ def _read_by_the_log(real: list[int]) -> Iterator[None]:
         ctypes.CDLL(None).fflush(None)
         for number, descriptor in zip((1, 2), real, strict=True):
             os.dup2(descriptor, number)
-        # The end of this pipe tells the thread that all is written.
+        # The end of this pipe tells the thread that all is written; whoever was forked from here may keep it open.
         stream.close()
-        reading.join()
+        reading.join(_LAST_LINES_S)
 
 
 def _open_standard_descriptors() -> None:

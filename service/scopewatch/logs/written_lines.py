@@ -38,6 +38,8 @@ class WrittenLines:
         """The number of lines that were logged in this second."""
         self._left_out = 0
         """The number of lines that were left out since a record said so."""
+        self._uncounted = False
+        """Whether more may be missing, which came faster than they were read."""
 
     def read(self) -> None:
         """Logs lines until the end, and closes the pipes."""
@@ -46,7 +48,7 @@ class WrittenLines:
             ready.register(pipe, select.POLLIN)
         ended = False
         while not ended:
-            found = ready.poll(1000 if self._left_out else None)
+            found = ready.poll(1000 if self._left_out or self._uncounted else None)
             if not found:
                 self._say_left_out()
             for pipe, _ in found:
@@ -74,8 +76,7 @@ class WrittenLines:
             self._log(line)
         line.add(begun)
         # Short writes leave parts of pages empty: a pipe can be full from half its size on.
-        if pipe == self._native and len(data) >= size // 2:
-            log.warning("lines may be missing: they came faster than they were read")
+        self._uncounted |= pipe == self._native and len(data) >= size // 2
         return bool(data)
 
     def _log(self, line: "_Line") -> None:
@@ -99,9 +100,9 @@ class WrittenLines:
         )
 
     def _say_left_out(self) -> None:
-        if self._left_out:
-            log.warning("lines were left out", extra={"lines": self._left_out})
-            self._left_out = 0
+        if self._left_out or self._uncounted:
+            log.warning("lines were left out", extra={"lines": self._left_out, "uncounted": self._uncounted})
+            self._left_out, self._uncounted = 0, False
 
 
 class _Line:

@@ -163,8 +163,6 @@ def _combine(
     parts: list[tuple[FeatureScore, Evidence | None]] = []
     for part in indicator.parts:
         term, label = part.term, part.label
-        if part.slot in view.damaged:
-            raise _not_finite(indicator)
         if term.signal:
             found = signal_of(term.signal, view.dense[:, part.slot], view.sentences)
         else:
