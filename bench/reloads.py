@@ -116,7 +116,7 @@ class Answers:
 
 
 async def under_reloads(
-    address: str, metrics_address: str, file: File, hang_up: Callable[[], None], count: int, callers: int
+    address: str, metrics_address: str, file: File, hang_up: Callable[[], None], *, count: int, callers: int
 ) -> dict[str, Any]:
     """Changes the file of a server so many times, while callers ask.
 
@@ -270,7 +270,7 @@ def reloads(count: int = 200, callers: int = 16) -> dict[str, Any]:
                 server.process.send_signal(signal.SIGHUP)
 
             addresses = server.address, str(server.ready["metrics_address"])
-            return asyncio.run(under_reloads(*addresses, file, hang_up, count, callers))
+            return asyncio.run(under_reloads(*addresses, file, hang_up, count=count, callers=callers))
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from scopewatch.app.load import load
 from scopewatch.app.reload import Reloader, WatchlistFiles
 from scopewatch.errors import NotReady, WatchlistError
 from scopewatch.metrics import Metrics
+from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 from servers import ServerProcess, config, direct, eventually, serving
-from spine import watchlist_set
+from spine import IDENTITY, watchlist_set
 
 WORDS = {"name": "w", "kind": "words", "lexicon": ["may"], "threshold": 0.5}
 ASKED = pb.ScoreRequest(request_id="id", response="It may be gout.")
@@ -50,7 +52,7 @@ class Process:
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
         self.refusal: Exception | None = None
-        self.running = watchlist_set(*map(load_watchlist, live))
+        self.running = self._set(map(load_watchlist, live), map(load_watchlist, shadows), version=1)
         self.reloader = Reloader(
             WatchlistFiles(live, tuple(shadows)),
             lambda: self.running,
@@ -64,8 +66,13 @@ class Process:
         await self.may_go_on.wait()
         if self.refusal:
             raise self.refusal
-        self.running = watchlist_set(*live, version=self.running.version + 1)
+        self.running = self._set(live, shadows, version=self.running.version + 1)
         return self.running
+
+    @staticmethod
+    def _set(live: Iterable[Watchlist], shadows: Iterable[Watchlist], *, version: int) -> WatchlistSet:
+        beside = tuple(compile_watchlist(one, IDENTITY) for one in shadows)
+        return replace(watchlist_set(*live, version=version), shadows=beside)
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"scopewatch_watchlist_{name}", labels)
@@ -85,7 +92,7 @@ async def test_files_that_say_the_same_replace_nothing(tmp_path: Path) -> None:
 
 
 async def test_what_files_say_replaces_what_runs(tmp_path: Path) -> None:
-    """One changed file is enough for a new version of all, shadows included."""
+    """One changed file is enough for a new version of all, be it a shadow's."""
     file, shadow = write(tmp_path / "one.yaml"), write(tmp_path / "two.yaml")
     process = Process(file, shadows=[shadow])
     write(file, **threshold(0.25))
@@ -94,6 +101,9 @@ async def test_what_files_say_replaces_what_runs(tmp_path: Path) -> None:
     assert process.sample("reloads_total", result="ok") == 1
     ((_, outcome, detail),) = process.told
     assert (outcome, detail["caller"], detail["version"]) == ("ok", "ana", 2)
+    write(shadow, **threshold(0.25))
+    assert (await process.reloader.reload("ana")).watchlists.version == 3
+    assert not (await process.reloader.reload("ana")).changed
 
 
 async def test_every_mistake_of_every_file_is_named_and_nothing_changes(
@@ -155,7 +165,7 @@ async def test_requests_that_come_meanwhile_share_the_next_reload(tmp_path: Path
     process.may_go_on.set()
     found = [await task for task in (first, *others)]
     assert [one.watchlists.version for one in found] == [2, 3, 3]
-    assert len(process.replaced) == 2
+    assert [process.sample("reloads_total", result=result) for result in ("ok", "unchanged")] == [2, 0]
     assert [detail["caller"] for _, _, detail in process.told] == ["first", "second", "third", "leaves"]
 
 
@@ -224,7 +234,7 @@ def renamed(folder: Path, content: str) -> None:
 
 
 def in_place(folder: Path, content: str) -> None:
-    before = os.stat(folder / "one.yaml")
+    before = (folder / "one.yaml").stat()
     (folder / "one.yaml").write_text(content)
     os.utime(folder / "one.yaml", ns=(before.st_atime_ns, before.st_mtime_ns))
 
@@ -399,7 +409,9 @@ async def test_reloads_under_load_fail_no_call_and_mix_no_versions(
     flags = ("--watchlist", str(file.path), "--watch-files-s", "0.05", "--device", "cpu", "--max-tokens", "256")
     with ServerProcess(*flags) as server:
         addresses = server.grpc_address, server.metrics_address
-        found = await under_reloads(*addresses, file, lambda: server.process.send_signal(signal.SIGHUP), 20, callers=4)
+        found = await under_reloads(
+            *addresses, file, lambda: server.process.send_signal(signal.SIGHUP), count=20, callers=4
+        )
         assert server.stop() == 0
     assert (found["failures"], found["failed_calls"], found["mixed_replies"]) == ([], 0, 0)
     assert found["replies_of_an_earlier_version"] == 0

@@ -49,7 +49,7 @@ PAIRS = (
         "Feed it once a day with as much flour as water. If you bake once a week, it may stay in the refrigerator, and "
         "then one feeding a week seems to be enough. Grey liquid on top is probably only alcohol: pour it off. Pink "
         "streaks are another matter; throw it away, clean the jar, and begin again. Bread made with too young a "
-        "starter is dense, so wait until it has doubled within six hours or so. In winter that could take a day longer. "
+        "starter is dense, so wait until it has doubled within six hours or so. In winter that could take longer. "
         "Rye flour usually helps, although opinions differ on how much of it one needs. Keep a spoonful apart.",
     ),
 )
