@@ -43,6 +43,8 @@ COPY --from=build /opt/venv /opt/venv
 
 # HOME is where libraries put caches: with it under /tmp, /tmp is all that has to be writable.
 # The addresses are settings and not part of CMD, so that `serve` with other flags still listens outside the container.
+# Others reach them, so whoever runs the image says how: with SCOPEWATCH_TLS_CERT and SCOPEWATCH_TLS_KEY, or, where the
+# network between is trusted, `docker run --env SCOPEWATCH_INSECURE=true`. Without either it does not start.
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     HF_HUB_OFFLINE=1 \

@@ -23,6 +23,7 @@ from conftest import free_port, need, wait_until
 from scopewatch.cli import _parser
 from scopewatch.config import ENV_PREFIX, Config, load_config
 from scopewatch.doors.grpc.service import SERVICE_NAME
+from scopewatch.errors import ConfigError
 from scopewatch.pipeline.cache import KEY_PREFIX
 from scopewatch.pipeline.redis_client import redis_client
 
@@ -560,9 +561,11 @@ def test_image_starts_the_program_without_a_shell() -> None:
 
 
 def test_image_listens_outside_the_container() -> None:
-    """The image's settings load, and name every interface and the ports it exposes."""
+    """The image's settings name every interface and the ports it exposes; plaintext there is for its user to choose."""
     settings = {name: value for name, value in image_environment().items() if name.startswith(ENV_PREFIX)}
-    config = load_config(environ=settings)
+    with pytest.raises(ConfigError, match="plaintext"):
+        load_config(environ=settings)
+    config = load_config({"insecure": True}, environ=settings)
     (exposed,) = [rest.split() for word, rest in last_stage() if word == "EXPOSE"]
     assert [f"0.0.0.0:{port}" for port in exposed] == [config.grpc_address, config.metrics_address]
 

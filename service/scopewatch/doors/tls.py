@@ -12,6 +12,7 @@ from typing import Self
 from scopewatch.config import Config
 from scopewatch.doors.pem import load_pair, load_signers, read, reason
 from scopewatch.errors import ConfigError
+from scopewatch.files import expanded
 from scopewatch.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -70,8 +71,8 @@ class Certificates:
         """
         if not config.tls_cert:
             return None
-        client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
-        return cls(Path(config.tls_cert), Path(config.tls_key), client_ca, metrics=metrics)
+        client_ca = expanded(config.tls_client_ca) if config.tls_client_ca else None
+        return cls(expanded(config.tls_cert), expanded(config.tls_key), client_ca, metrics=metrics)
 
     def look(self) -> None:
         """Reads the files, and takes what they hold if that has changed and is in order; otherwise logs it once."""
@@ -134,7 +135,7 @@ class Certificates:
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client.check_hostname = False
         client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        client.load_verify_locations(self._cert)
+        load_signers(client, "tls_cert", self._cert)
         to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
         caller = client.wrap_bio(to_client, to_server)
         ends = [caller, server.wrap_bio(to_server, to_client, server_side=True)]

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any, TypeAlias, cast
 
@@ -111,8 +111,9 @@ class MetricsPort:
 
         try:
             # When it leaves, it cancels the connections that are still there.
-            asyncio.run(run())
-        except asyncio.CancelledError:
+            with suppress(asyncio.CancelledError):
+                asyncio.run(run())
+        finally:
             self._ended.set_result(None)
 
     async def _accept(self, listener: socket.socket) -> None:
