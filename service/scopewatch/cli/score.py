@@ -14,7 +14,12 @@ from scopewatch.errors import DataError, ScopewatchError
 def add(command: AddCommand) -> None:
     """Adds the command."""
     score = command("score", _run, "Score pairs on a running server.")
-    score.add_argument("--address", default="127.0.0.1:50051", help="host:port of the server")
+    score.add_argument("--address", default="127.0.0.1:50051", help="host:port of the server, or unix:/path")
+    score.add_argument("--tls-ca", type=Path, help="PEM file of those who sign the server's certificate; makes it TLS")
+    score.add_argument("--tls-cert", type=Path, help="PEM file of a certificate to show to the server")
+    score.add_argument("--tls-key", type=Path, help="PEM file of its private key")
+    score.add_argument("--token-file", type=Path, help="file with the bearer token that says who asks")
+    score.add_argument("--insecure", action="store_true", help="send the token in plaintext to another machine")
     score.add_argument("--timeout-s", type=float, default=30.0, help="deadline of a call")
     score.add_argument("--prompt", type=text, default="", help="the user's message")
     score.add_argument("--response", type=said, help="the text to judge")
@@ -30,7 +35,15 @@ def _run(args: argparse.Namespace) -> int:
 
     pairs = list(_pairs_to_score(args))
     failed = False
-    with Client(args.address, timeout_s=args.timeout_s) as client:
+    with Client(
+        args.address,
+        timeout_s=args.timeout_s,
+        tls_ca=args.tls_ca,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+        token=_read(args.token_file).strip() if args.token_file else None,
+        insecure=args.insecure,
+    ) as client:
         requests = [
             request(prompt=p, response=r, watchlist=args.watchlist, include_evidence=args.evidence) for p, r in pairs
         ]
@@ -53,11 +66,15 @@ def _pairs_to_score(args: argparse.Namespace) -> list[tuple[str, str]]:
         raise DataError("give either --response or --file")
     if args.response is not None:
         return [(args.prompt, args.response)]
-    try:
-        text = sys.stdin.read() if str(args.file) == "-" else args.file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{args.file}: cannot be read: {error}") from None
+    text = _read(args.file)
     return [_pair(args.file, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _read(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from None
 
 
 def _pair(file: Path, number: int, line: str) -> tuple[str, str]:

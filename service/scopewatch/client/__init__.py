@@ -5,8 +5,12 @@
         for indicator in reply.indicators:
             print(indicator.name, indicator.flagged)
 
+Over TLS, and to a server that wants to know who calls:
+
+    Client("scopewatch.example:50051", tls_ca="ca.pem", token="the token")
+
 Replies are the protobuf messages of `scopewatch.v1`. Failures are `scopewatch.errors`: InvalidRequest names the
-field, Overloaded says when to come back, DeadlineExpired, NotReady, EngineError.
+field, Unauthenticated, NotAllowed, Overloaded says when to come back, DeadlineExpired, NotReady, EngineError.
 """
 
 from scopewatch.client.clients import AsyncClient, Client, to_dict

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Self, Unpack
 from urllib.parse import urlsplit
 
@@ -12,31 +13,42 @@ from google.protobuf import json_format
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from scopewatch.client.credentials import bearer, channel_credentials
 from scopewatch.client.requests import ScoreFields, request
+from scopewatch.config import is_loopback
 from scopewatch.doors.grpc.status import from_status
-from scopewatch.errors import ScopewatchError
+from scopewatch.errors import ConfigError, ScopewatchError
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.v1 import monitor_pb2_grpc
 
-_RETRIES = {
+_SERVICE = pb.DESCRIPTOR.services_by_name["MonitorService"].full_name
+_SERVICE_CONFIG = {
     "methodConfig": [
         {
-            "name": [{"service": pb.DESCRIPTOR.services_by_name["MonitorService"].full_name}],
+            "name": [{"service": _SERVICE}],
             "retryPolicy": {
                 "maxAttempts": 5,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+                # A server that stops cancels what reaches it at the last moment; scoring twice does no harm.
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
             },
         }
-    ]
+    ],
+    "loadBalancingConfig": [{"round_robin": {}}],
 }
+_ONLY_READY = {"healthCheckConfig": {"serviceName": _SERVICE}}
+"""What keeps calls from servers that say they are not ready. Behind the one address of a balancer a call has no other
+server to go to, and one that drains still answers."""
 _OPTIONS = [
     ("grpc.enable_retries", 1),
-    ("grpc.service_config", json.dumps(_RETRIES)),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 _SCHEME = re.compile(r"(?:dns|ipv4|ipv6):(?://[^/]*/)?")
 
@@ -48,14 +60,15 @@ def to_dict(reply: Any) -> dict[str, Any]:
 
 def _on_this_machine(target: str) -> bool:
     """Whether a gRPC target names this machine, by `localhost` or by addresses that lead to it from everywhere."""
-    return all(map(_is_loopback, _SCHEME.sub("", target, count=1).split(",")))
+    return all(map(_leads_here, _SCHEME.sub("", target, count=1).split(",")))
 
 
-def _is_loopback(address: str) -> bool:
+def _leads_here(address: str) -> bool:
+    if is_loopback(address):
+        return True
     try:
         host = urlsplit(f"//{address}").hostname or ""
-        named = host == "localhost" or host.endswith(".localhost")
-        return named or ip_address(host).is_loopback or ip_address(host).is_unspecified
+        return host.endswith(".localhost") or ip_address(host).is_unspecified
     except ValueError:
         return False
 
@@ -67,10 +80,29 @@ class _Connection:
     """The module that makes channels, `grpc` or `grpc.aio`."""
 
     def __init__(
-        self, address: str, *, timeout_s: float = 10.0, credentials: grpc.ChannelCredentials | None = None
+        self,
+        address: str,
+        *,
+        timeout_s: float = 10.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        tls_ca: Path | str | None = None,
+        tls_cert: Path | str | None = None,
+        tls_key: Path | str | None = None,
+        token: str | Callable[[], str] | None = None,
+        insecure: bool = False,
     ) -> None:
-        # gRPC asks the proxy of `http_proxy` for every server; this machine's own is behind none.
-        options = [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if _on_this_machine(address) else _OPTIONS
+        credentials = credentials or channel_credentials(tls_ca, tls_cert, tls_key)
+        here = _on_this_machine(address)
+        if token is not None and not (credentials or here or insecure):
+            raise ConfigError(
+                f"token: would go to {address} in plaintext, for everybody on the way to read; give tls_ca, "
+                "or insecure where the network between is trusted"
+            )
+        config = _SERVICE_CONFIG | (_ONLY_READY if _SCHEME.match(address) else {})
+        options = [*_OPTIONS, ("grpc.service_config", json.dumps(config))]
+        if here:
+            # gRPC asks the proxy of `http_proxy` for every server; this machine's own is behind none.
+            options.append(("grpc.enable_http_proxy", 0))
         if credentials:
             self._channel = self._transport.secure_channel(address, credentials, options=options)
         else:
@@ -78,15 +110,32 @@ class _Connection:
         stubs: Any = monitor_pb2_grpc
         self._stub = stubs.MonitorServiceStub(self._channel)
         self._timeout_s = timeout_s
+        self._token = token
+
+    @property
+    def _sent(self) -> dict[str, Any]:
+        """What goes with every call beside its message."""
+        return {"timeout": self._timeout_s, "metadata": None if self._token is None else bearer(self._token)}
 
 
 class Client(_Connection):
     """A blocking client. It is thread-safe; keep one per process. Failed calls raise `scopewatch.errors`.
 
     Args:
-        address: `host:port`, or any gRPC target such as `dns:///scopewatch:50051`.
+        address: `host:port` of a server or of a balancer before several; `unix:/path`; or a gRPC target that names
+            several servers, such as `dns:///scopewatch-headless:50051` or `ipv4:10.0.0.1:50051,10.0.0.2:50051`, among
+            which calls go in turn to those that are ready.
         timeout_s: The deadline of a call, retries included.
-        credentials: The credentials of a TLS channel; None for plaintext.
+        credentials: The credentials of the channel, in place of those that the files below make.
+        tls_ca: PEM file of those who sign the server's certificate. Without it, and without tls_cert, calls go in
+            plaintext.
+        tls_cert: PEM file of the client's certificate chain, for servers that ask for one.
+        tls_key: PEM file of its private key.
+        token: The bearer token that says who calls, or what gives the newest one.
+        insecure: Whether the token may go in plaintext to another machine.
+
+    Raises:
+        ConfigError: Files are not in order, or the token would go in plaintext.
     """
 
     _transport = grpc
@@ -116,7 +165,7 @@ class Client(_Connection):
 
     def _call(self, method: Any, message: Any) -> Any:
         try:
-            return method(message, timeout=self._timeout_s)
+            return method(message, **self._sent)
         except grpc.RpcError as error:
             raise _error(error) from None
 
@@ -151,7 +200,7 @@ class AsyncClient(_Connection):
 
     async def _call(self, method: Any, message: Any) -> Any:
         try:
-            return await method(message, timeout=self._timeout_s)
+            return await method(message, **self._sent)
         except grpc.RpcError as error:
             raise _error(error) from None
 
@@ -170,4 +219,8 @@ def _error(error: Any) -> ScopewatchError:
         status = rpc_status.from_call(error)
     except ValueError:
         status = None
-    return from_status(status or status_pb2.Status(code=error.code().value[0], message=error.details() or ""))
+    if not status:
+        code, details = error.code(), error.details() or ""
+        said = f"no server that is ready was reached: {details}" if code is grpc.StatusCode.UNAVAILABLE else details
+        status = status_pb2.Status(code=code.value[0], message=said)
+    return from_status(status)

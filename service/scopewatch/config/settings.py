@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
+from scopewatch.config.addresses import check_socket, host_and_port, is_loopback, socket_file
 from scopewatch.config.folders import BUNDLED_WATCHLIST, cache_folder
 from scopewatch.files import expanded
 
@@ -141,13 +142,16 @@ class Config(BaseModel):
     redis_url: SecretStr = Field(
         SecretStr(""), description="redis:// or rediss:// URL; empty uses the in-process cache"
     )
+    redis_password: SecretStr = Field(SecretStr(""), description="password of Redis, where redis_url holds none")
     redis_mode: Literal["standalone", "cluster", "sentinel"] = Field(
         "standalone", description="what redis_url points at"
     )
     redis_sentinel_service: str = Field("mymaster", description="name of the master in sentinel mode")
     redis_timeout_s: float = Field(0.075, gt=0, le=5, description="longest wait for one Redis operation")
     cache_ttl_s: int = Field(86_400, ge=1, description="life of a Redis entry, jittered by 10 percent")
-    cache_secret: SecretStr = Field(SecretStr(""), description="HMAC secret of cache keys; the same on every replica")
+    cache_secret: SecretStr = Field(
+        SecretStr(""), description="HMAC secret of cache keys and values; the same on every replica"
+    )
 
     drain_delay_s: float = Field(0.0, ge=0, description="wait between turning not-ready and refusing requests")
     drain_grace_s: float = Field(20.0, ge=0, description="time given to running requests at shutdown")
@@ -178,13 +182,40 @@ class Config(BaseModel):
         """How many passes over a response there can be: the queue takes all of them."""
         return min(self.max_windows, self.max_queue_tokens // self.max_tokens)
 
-    @field_validator("grpc_address", "metrics_address")
+    @property
+    def in_the_clear(self) -> tuple[str, ...]:
+        """The settings of the addresses that other machines reach and that are served in plaintext."""
+        names = () if self.tls_cert else ("grpc_address", "metrics_address")
+        return tuple(name for name in names if not is_loopback(getattr(self, name)))
+
+    @field_validator("grpc_address", "metrics_address", "health_address")
     @classmethod
-    def _is_host_and_port(cls, address: str) -> str:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
-            raise ValueError(f"{address!r}: expected host:port, for instance 127.0.0.1:50051")
+    def _can_be_listened_on(cls, address: str, info: ValidationInfo) -> str:
+        if info.field_name == "health_address" and not address:
+            return address
+        if not socket_file(address):
+            host_and_port(address)
+        elif info.field_name == "grpc_address":
+            check_socket(address)
+        else:
+            raise ValueError(
+                f"{address!r}: only gRPC is served on sockets; expected host:port, for instance 127.0.0.1:0"
+            )
         return address
+
+    @model_validator(mode="after")
+    def _others_reach_it_by_tls(self) -> "Config":
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key belong together; set both, or neither")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("tls_client_ca asks callers for certificates over TLS; set tls_cert and tls_key too")
+        if self.in_the_clear and not self.insecure:
+            name = self.in_the_clear[0]
+            raise ValueError(
+                f"{name} {getattr(self, name)}: other machines reach it, and it would be served in plaintext; "
+                "set tls_cert and tls_key, or insecure where the network between is trusted"
+            )
+        return self
 
     @model_validator(mode="after")
     def _limits_fit_each_other(self) -> "Config":
@@ -195,3 +226,7 @@ class Config(BaseModel):
         if self.max_queue_tokens < self.max_batch_tokens:
             raise ValueError("max_queue_tokens must be at least max_batch_tokens")
         return self
+
+
+SECRET_FILES = {f"{name}_file": name for name, field in Config.model_fields.items() if field.annotation is SecretStr}
+"""The names by which files are given that hold secrets, and the setting of each."""

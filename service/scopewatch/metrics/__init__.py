@@ -1,5 +1,5 @@
 """Every Prometheus instrument; only this room knows prometheus_client."""
 
-from scopewatch.metrics.instruments import Metrics
+from scopewatch.metrics.instruments import Metrics, Page
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "Page"]

@@ -1,22 +1,32 @@
 """Every Prometheus instrument, declared once and passed in. No label carries text, an id or a caller's label."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from wsgiref.simple_server import WSGIServer
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from scopewatch.errors import ConfigError
 from scopewatch.events import PairScored
 from scopewatch.identity import EngineIdentity
 from scopewatch.metrics.pair_counts import SECONDS, PairCounts
+from scopewatch.metrics.reload_counts import ReloadCounts
 from scopewatch.metrics.series import Bound
+from scopewatch.metrics.shadow_counts import ShadowCounts
 from scopewatch.watch.watchlist import Watchlist
 
 _TOKENS = tuple(2**power for power in range(3, 18))
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All instruments at one time, in a format that Prometheus reads."""
+
+    content_type: str
+    body: bytes
 
 
 class Metrics:
@@ -32,6 +42,8 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         self._pair_counts = PairCounts(registry, max_feature_series=max_feature_series)
+        self.shadows = ShadowCounts(registry)
+        self.reloads = ReloadCounts(registry)
 
         def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
             return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
@@ -55,6 +67,9 @@ class Metrics:
         )
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for the engine.")
         self._dropped = counter("queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason")
+        self._unwanted = Counter(
+            "scopewatch_unwanted_pairs_total", "Pairs that were read though their callers had left.", registry=registry
+        )
         self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result")
         self._cache_writes = counter("cache_writes_total", "Cache writes.", "result")
         self.cache_breaker_open = gauge("cache_breaker_open", "1 while the cache is not asked because it failed.")
@@ -72,6 +87,12 @@ class Metrics:
             "Indicators whose card was made with another reader, SAE, dtype or template.",
             "watchlist",
         )
+        self._certificate_expiry = gauge(
+            "certificate_expiry_timestamp_seconds", "When the certificate of a setting expires, since 1970.", "setting"
+        )
+        self._certificate_reads = counter(
+            "certificate_reads_total", "Times that certificate files which had changed were read.", "result"
+        )
         self._rpc_started = rpc("started_total", "RPCs started.")
         self._rpc_handled = rpc("handled_total", "RPCs completed.", "grpc_code")
         self._rpc_seconds = Bound(
@@ -80,24 +101,15 @@ class Metrics:
         self._rpc_received = rpc("msg_received_total", "RPC messages received.")
         self._rpc_sent = rpc("msg_sent_total", "RPC messages sent.")
 
-    def serve(self, address: str) -> tuple[WSGIServer, str]:
-        """Exports the instruments over HTTP, from a thread of its own.
+    def page(self, accept: str, names: Sequence[str] = ()) -> Page:
+        """The instruments as they stand now. It may be called from any thread.
 
         Args:
-            address: `host:port`; port 0 picks a free one.
-
-        Returns:
-            The server, which has to be shut down and closed, and the address it listens on.
-
-        Raises:
-            ConfigError: The address cannot be bound.
+            accept: The formats that the reader takes, as an HTTP `Accept` header; empty for plain text.
+            names: The series that are asked for; all of them if there are none.
         """
-        host, _, port = address.rpartition(":")
-        try:
-            httpd, _ = start_http_server(int(port), addr=host.strip("[]"), registry=self._registry)
-        except OSError as error:
-            raise ConfigError(f"metrics_address {address}: {error.strerror or error}") from None
-        return httpd, f"{host}:{httpd.server_port}"
+        encode, content_type = choose_encoder(accept)
+        return Page(content_type, encode(self._registry.restricted_registry(names) if names else self._registry))
 
     def describe(self, engine: EngineIdentity, watchlists: Iterable[Watchlist], versions: Mapping[str, str]) -> None:
         """Publishes what runs, in place of what ran before. Counters go on; new series start at 0.
@@ -141,6 +153,15 @@ class Metrics:
         for part, seconds in parts_s.items():
             self._startup.labels(part).set(seconds)
 
+    def certificate_read(self, expires_s: float) -> None:
+        """Files of a certificate were read and taken; it expires then, in seconds since 1970."""
+        self._certificate_reads["ok",].inc()
+        self._certificate_expiry.labels("tls_cert").set(expires_s)
+
+    def certificate_refused(self) -> None:
+        """Files of a certificate were looked at and are not in order; counted at every look while they are not."""
+        self._certificate_reads["refused",].inc()
+
     def pair_failed(self, reason: str) -> None:
         self._failed[reason,].inc()
 
@@ -151,6 +172,9 @@ class Metrics:
 
     def queue_dropped(self, reason: str) -> None:
         self._dropped[reason,].inc()
+
+    def unwanted_pairs(self, count: int) -> None:
+        self._unwanted.inc(count)
 
     def cache_read(self, result: str, count: int = 1) -> None:
         """`hit`, `miss`, `error` (timeout or connection), `corrupt`, or `skipped` by the breaker."""

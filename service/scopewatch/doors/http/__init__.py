@@ -1,0 +1,1 @@
+"""The door for Prometheus: the metrics page over HTTP; only this room knows h11."""
