@@ -435,6 +435,7 @@ def deployed_redis(base: Manifests, folder: Path, **replaced: str) -> Iterator[i
     server = subprocess.Popen([*command, "--port", str(port), "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL)
     try:
         wait_until(lambda: _listens(port), "redis-server did not start")
+        assert 0o600 == (folder / "users" / "users.acl").stat().st_mode & 0o777
         for shown in ("cmdline", "environ"):
             assert PASSWORD.encode() not in Path(f"/proc/{server.pid}/{shown}").read_bytes()
         yield port
