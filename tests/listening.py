@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -10,7 +11,7 @@ from certificates import Authority, Files
 from scopewatch.doors.grpc.listener import GrpcDoor
 from scopewatch.doors.tls import Certificates
 from scopewatch.metrics import Metrics
-from servers import NO_RETRIES
+from servers import NO_RETRIES, config
 
 
 @asynccontextmanager
@@ -18,13 +19,8 @@ async def listening(
     certificates: Certificates | None = None, address: str = "127.0.0.1:0", health_address: str = ""
 ) -> AsyncIterator[dict[str, str]]:
     """The gRPC door as it is before it opens; its addresses by their settings."""
-    door = GrpcDoor(
-        address,
-        health_address=health_address,
-        certificates=certificates,
-        serve_reflection=False,
-        metrics=Metrics(),
-    )
+    settings = config(Path("unused.yaml"), grpc_address=address, health_address=health_address)
+    door = GrpcDoor(settings, Metrics(), certificates)
     try:
         yield await door.listen()
     finally:

@@ -17,6 +17,7 @@ from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.types import (
     Activations,
+    Caller,
     Cleaning,
     Coverage,
     CoveredActivations,
@@ -72,6 +73,7 @@ class FakeReader:
         self.deadlines: list[float | None] = []
         self.ahead: list[int] = []
         """Tokens of the pairs before each in its own call."""
+        self.callers: list[Caller] = []
         self.refuses: dict[str, ScopewatchError] = {}
         """Responses that the tokeniser refuses."""
         self.fails: dict[str, BaseException] = {}
@@ -84,7 +86,8 @@ class FakeReader:
     ) -> list[tuple[TokenisedPair, ...] | ScopewatchError]:
         return [self.refuses.get(pair.response) or (read(pair),) for pair in pairs]
 
-    async def submit(self, ids: np.ndarray, deadline_s: float | None, ahead_tokens: int) -> Encoded:
+    async def submit(self, ids: np.ndarray, deadline_s: float | None, ahead_tokens: int, caller: Caller) -> Encoded:
+        self.callers.append(caller)
         self.ahead.append(ahead_tokens)
         text = "".join(map(chr, ids[1:]))
         self.asked.append(text)

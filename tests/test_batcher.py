@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from conftest import activations
 from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.pipeline.batcher import Batcher, Encoded
-from scopewatch.types import Activations, EncodedBatch
+from scopewatch.pipeline.batcher import Batcher, Encoded, Wanted
+from scopewatch.types import ANYONE, Activations, Caller, EncodedBatch
 
 Build = Callable[..., Batcher]
 
@@ -40,10 +40,17 @@ class Call:
 
     batch: list[np.ndarray]
     answer: asyncio.Future[EncodedBatch]
+    wanted: Wanted
 
     @property
     def names(self) -> list[int]:
         return [int(ids[0]) for ids in self.batch]
+
+    def finish_wanted(self) -> None:
+        """Answers as a worker does that asks just before each text."""
+        self.finish(
+            *(fire(ids) if self.wanted(place) else EngineError("unread") for place, ids in enumerate(self.batch))
+        )
 
     def finish(self, *outcomes: Activations | Exception) -> None:
         found = list(outcomes) or [fire(ids) for ids in self.batch]
@@ -54,8 +61,8 @@ class Call:
 class HeldEngine:
     calls: list[Call] = field(default_factory=list)
 
-    async def __call__(self, batch: Sequence[np.ndarray]) -> EncodedBatch:
-        self.calls.append(Call(list(batch), asyncio.get_running_loop().create_future()))
+    async def __call__(self, batch: Sequence[np.ndarray], wanted: Wanted) -> EncodedBatch:
+        self.calls.append(Call(list(batch), asyncio.get_running_loop().create_future(), wanted))
         return await self.calls[-1].answer
 
     def finish_all(self) -> None:
@@ -121,9 +128,14 @@ def queue_tokens(registry: CollectorRegistry) -> Callable[[], float | None]:
 
 
 def submit(
-    batcher: Batcher, name: int, tokens: int, deadline_s: float | None = None, ahead_tokens: int = 0
+    batcher: Batcher,
+    name: int,
+    tokens: int,
+    deadline_s: float | None = None,
+    ahead_tokens: int = 0,
+    caller: Caller = ANYONE,
 ) -> asyncio.Task[Encoded]:
-    return asyncio.create_task(batcher.submit(pair(name, tokens), deadline_s, ahead_tokens))
+    return asyncio.create_task(batcher.submit(pair(name, tokens), deadline_s, ahead_tokens, caller))
 
 
 def submit_call(batcher: Batcher, names: range, tokens: int) -> list[asyncio.Task[Encoded]]:
@@ -333,7 +345,7 @@ class TestDeparted:
         """A pair whose deadline passed while it waited is told so, and the engine never sees it."""
         submit(batcher, 0, 1)
         await settle()
-        late, timely, endless = submit(batcher, 1, 2, 105.0), submit(batcher, 2, 2, 105.5), submit(batcher, 3, 2)
+        late, timely, endless = submit(batcher, 1, 2, 105.0), submit(batcher, 2, 2, 120.0), submit(batcher, 3, 2)
         await settle()
         clock.now = 105.0
         engine.calls[0].finish()
@@ -372,6 +384,183 @@ class TestDeparted:
         engine.calls[0].finish()
         assert belongs(await tasks[0], pair(1, 2))
         assert belongs(await tasks[2], pair(3, 2))
+
+    @pytest.mark.parametrize(("leaves", "reason"), [(True, "cancelled"), (False, "deadline")])
+    async def test_who_left_a_batch_that_was_handed_over_early_is_not_read(
+        self, batcher: Batcher, engine: HeldEngine, clock: Clock, registry: CollectorRegistry, leaves: bool, reason: str
+    ) -> None:
+        """The engine is told just before it reads whom nobody waits for; the others get their own activations."""
+        submit(batcher, 0, 4)
+        await settle()
+        clock.now += 0.5
+        engine.calls[0].finish()
+        submit(batcher, 0, 1)
+        await settle()
+        tasks = [submit(batcher, 1, 3, 105.0), submit(batcher, 2, 3, 103.0), submit(batcher, 3, 4)]
+        await settle()
+        assert engine.batches == [[0], [0], [1, 2, 3]]
+        clock.now = 104.0
+        if leaves:
+            tasks[1].cancel()
+            await settle()
+        engine.calls[1].finish()
+        engine.calls[2].finish_wanted()
+        await asyncio.wait(tasks)
+        assert belongs(tasks[0].result(), pair(1, 3))
+        assert belongs(tasks[2].result(), pair(3, 4))
+        assert tasks[1].cancelled() or isinstance(tasks[1].exception(), EngineError)
+        await settle()
+        assert registry.get_sample_value("scopewatch_queue_dropped_pairs_total", {"reason": reason}) == 1
+        assert registry.get_sample_value("scopewatch_batch_tokens_sum") == 12
+        assert registry.get_sample_value("scopewatch_unwanted_pairs_total") == 0
+
+    async def test_what_was_read_for_nobody_is_counted(
+        self, batcher: Batcher, engine: HeldEngine, clock: Clock, registry: CollectorRegistry
+    ) -> None:
+        """Pairs whose callers left, or whose deadline passed, while the engine was at them are a metric."""
+        tasks = [submit(batcher, 1, 2), submit(batcher, 2, 2, 105.0), submit(batcher, 3, 2, 999.0)]
+        await settle()
+        tasks[0].cancel()
+        clock.now = 106.0
+        await settle()
+        engine.calls[0].finish()
+        await settle()
+        assert registry.get_sample_value("scopewatch_unwanted_pairs_total") == 2
+
+
+class TestDeadlines:
+    """Over an engine that was measured to take a second for each token."""
+
+    @pytest.fixture
+    async def measured(self, build: Build, engine: HeldEngine, clock: Clock) -> Batcher:
+        batcher = build(max_batch_tokens=20)
+        for tokens in (5, 10, 15) * 20:
+            submit(batcher, 0, tokens)
+            await settle()
+            clock.now += tokens
+            engine.calls[-1].finish()
+            await settle()
+        engine.calls.clear()
+        return batcher
+
+    async def test_a_pair_for_which_there_is_no_time_is_refused_at_once(
+        self, measured: Batcher, engine: HeldEngine, clock: Clock
+    ) -> None:
+        """Behind ten seconds of work a pair with a deadline in eleven is told so at once, and when to come back."""
+        held = submit(measured, 1, 10)
+        await settle()
+        with pytest.raises(Overloaded, match="before its deadline") as caught:
+            await measured.submit(pair(2, 2), clock.now + 11.0)
+        assert 0.05 <= caught.value.retry_after_s < 10
+        timely = submit(measured, 3, 2, clock.now + 30.0)
+        await settle()
+        assert not timely.done()
+        held.cancel()
+
+    async def test_the_queue_ahead_is_counted_too(self, measured: Batcher, engine: HeldEngine, clock: Clock) -> None:
+        """What waits ahead of a pair takes its time; what waits behind it, in a large call, takes none."""
+        submit(measured, 1, 10)
+        await settle()
+        ahead = [submit(measured, name, 5) for name in (2, 3, 4)]
+        await settle()
+        with pytest.raises(Overloaded):
+            await measured.submit(pair(9, 2), clock.now + 30.0)
+        for task in ahead:
+            task.cancel()
+        await settle()
+        for name in (5, 6, 7):
+            submit(measured, name, 5, ahead_tokens=10)
+        await settle()
+        timely = submit(measured, 8, 2, clock.now + 30.0)
+        await settle()
+        assert not timely.done()
+
+    async def test_before_any_batch_was_measured_nobody_is_refused(self, batcher: Batcher, clock: Clock) -> None:
+        """An engine of which nothing is known is given a try."""
+        task = submit(batcher, 1, 10, clock.now + 1e-6)
+        await settle()
+        assert not task.done()
+
+    async def test_a_deadline_that_has_passed_is_said_at_once(self, batcher: Batcher, clock: Clock) -> None:
+        """Nobody waits for the engine to be told that it is too late."""
+        with pytest.raises(DeadlineExpired):
+            await batcher.submit(pair(1, 1), clock.now)
+
+    async def test_a_batch_does_not_grow_beyond_its_members_deadlines(
+        self, measured: Batcher, engine: HeldEngine, clock: Clock
+    ) -> None:
+        """Whoever has time waits for the next batch rather than make another late."""
+        submit(measured, 1, 1)
+        await settle()
+        for name, deadline_s in ((2, clock.now + 20.0), (3, None), (4, None)):
+            submit(measured, name, 8, deadline_s)
+        await settle()
+        clock.now += 1.0
+        engine.calls[0].finish()
+        await settle()
+        assert engine.batches == [[1], [2, 3]]
+
+    async def test_what_cannot_end_in_time_is_not_begun(
+        self, measured: Batcher, engine: HeldEngine, clock: Clock
+    ) -> None:
+        """A pair whose batch would end too late is told when the batch is made up, and costs the engine nothing."""
+        submit(measured, 1, 1)
+        await settle()
+        tasks = [submit(measured, 2, 8, clock.now + 20.0), submit(measured, 3, 8)]
+        await settle()
+        clock.now += 15.0
+        engine.calls[0].finish()
+        await settle()
+        assert engine.batches == [[1], [3]]
+        assert isinstance(tasks[0].exception(), DeadlineExpired)
+
+    async def test_an_idle_engine_is_tried_again_after_a_while(
+        self, measured: Batcher, engine: HeldEngine, clock: Clock
+    ) -> None:
+        """A pace that nothing confirms does not keep callers out for ever: one of them is read, and the pace known."""
+        with pytest.raises(Overloaded):
+            await measured.submit(pair(1, 10), clock.now + 2.0)
+        clock.now += 60.0
+        tried = submit(measured, 2, 10, clock.now + 2.0)
+        await settle()
+        with pytest.raises(Overloaded):
+            await measured.submit(pair(3, 10), clock.now + 2.0)
+        engine.calls[0].finish()
+        assert belongs(await tried, pair(2, 10))
+
+
+class TestCallers:
+    async def test_callers_take_turns(self, batcher: Batcher, engine: HeldEngine) -> None:
+        """A caller with one pair does not wait for all of another's that came before."""
+        submit(batcher, 0, 10)
+        await settle()
+        submit(batcher, 1, 10)
+        await settle()
+        for name in (2, 3, 4, 5):
+            submit(batcher, name, 5, caller=Caller("many"))
+        submit(batcher, 9, 5, caller=Caller("one"))
+        await settle()
+        engine.finish_all()
+        await settle()
+        assert engine.batches[2] == [2, 9]
+
+    async def test_a_full_queue_has_room_for_who_has_less_than_its_share(
+        self, batcher: Batcher, engine: HeldEngine, registry: CollectorRegistry, queue_tokens: Callable[[], float]
+    ) -> None:
+        """The last pair of the caller that filled the queue is refused in favour of another caller's first."""
+        submit(batcher, 0, 10)
+        submit(batcher, 1, 10)
+        await settle()
+        waiting = [submit(batcher, name, 10, caller=Caller("greedy")) for name in range(2, 12)]
+        await settle()
+        submit(batcher, 20, 10, caller=Caller("modest"))
+        await settle()
+        assert [task.done() for task in waiting] == [False] * 9 + [True]
+        assert isinstance(waiting[-1].exception(), Overloaded)
+        assert queue_tokens() == 100
+        assert registry.get_sample_value("scopewatch_queue_dropped_pairs_total", {"reason": "displaced"}) == 1
+        with pytest.raises(Overloaded):
+            await batcher.submit(pair(30, 10), caller=Caller("greedy"))
 
 
 class TestFullQueue:
@@ -506,6 +695,32 @@ class TestFailures:
             await batcher.submit(pair(4, 1))
         assert queue_tokens() == 0
 
+    async def test_closing_does_not_wait_for_ever(self, batcher: Batcher, engine: HeldEngine) -> None:
+        """An engine that hangs holds up closing for the time that is given, and its callers are told."""
+        running = submit(batcher, 1, 3)
+        await settle()
+        async with asyncio.timeout(30):
+            await batcher.close(timeout_s=0.01)
+            with pytest.raises(NotReady):
+                await running
+
+    async def test_who_listens_is_told_of_batches_that_failed_whole(self, build: Build, engine: HeldEngine) -> None:
+        """Every batch that was read is told of: whether the engine failed on all its pairs."""
+        told: list[bool] = []
+        batcher = build(batch_ended=told.append)
+        endings = (
+            lambda call: call.finish(),
+            lambda call: call.finish(fire(pair(1, 3)), EngineError("one")),
+            lambda call: call.finish(EngineError("one"), EngineError("two")),
+            lambda call: call.answer.set_exception(RuntimeError()),
+        )
+        for ending in endings:
+            tasks = [submit(batcher, 1, 3), submit(batcher, 2, 3)]
+            await settle()
+            ending(engine.calls[-1])
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert told == [False, False, True, True]
+
 
 async def test_every_answer_is_its_own_and_nothing_is_left_behind(
     build: Build, registry: CollectorRegistry, queue_tokens: Callable[[], float]
@@ -514,7 +729,7 @@ async def test_every_answer_is_its_own_and_nothing_is_left_behind(
     dice = random.Random(3)
     seen: list[int] = []
 
-    async def encode(batch: Sequence[np.ndarray]) -> EncodedBatch:
+    async def encode(batch: Sequence[np.ndarray], _wanted: Wanted) -> EncodedBatch:
         assert sum(map(len, batch)) <= 64 or len(batch) == 1
         seen.extend(int(ids[0]) for ids in batch)
         for _ in range(dice.randrange(20)):

@@ -16,7 +16,7 @@ from conftest import House, free_port
 from scopewatch.calibration.evaluation import Evaluation
 from scopewatch.cli import _parser, main
 from scopewatch.client import Client, request, to_dict
-from scopewatch.config import Config
+from scopewatch.config import SECRET_FILES, Config
 from servers import ServerProcess
 
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")
@@ -95,6 +95,17 @@ def test_serve_has_a_flag_for_every_setting(run: Terminal, name: str) -> None:
 
     assert f"--{name.replace('_', '-')}" in flat
     assert " ".join(str(Config.model_fields[name].description).split()) in flat
+
+
+@pytest.mark.parametrize("name", SECRET_FILES.values())
+def test_help_says_who_sees_a_secret(run: Terminal, name: str) -> None:
+    """A secret's flag warns that others can read it, and names the flag that takes a file instead."""
+    # Lines break at hyphens too.
+    flat = "".join(run("serve", "--help")[0].split())
+    flag = f"--{name.replace('_', '-')}"
+
+    assert f"{flag}-fileFILEfilethatholds{name},inplaceof{flag}" in flat
+    assert f"everyuserofthismachineseeswhatstandshere:use{flag}-file" in flat
 
 
 def test_version(run: Terminal) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scopewatch.config import BUNDLED_WATCHLIST, Config, load_config
 from scopewatch.errors import ConfigError
 
-SECRET = "hunter2"
+SECRET, OTHER_SECRET = "hunter2", "*******"
 
 
 def complaint(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> list[str]:
@@ -72,6 +72,7 @@ def test_every_setting_has_a_variable() -> None:
         prefix_cache_bytes=1 << 20,
         cache_bytes=27,
         redis_url="redis://here",
+        redis_password=OTHER_SECRET,
         redis_mode="sentinel",
         redis_sentinel_service="them",
         redis_timeout_s=0.5,
@@ -106,7 +107,8 @@ def test_every_setting_has_a_variable() -> None:
     )
     assert given.model_fields_set == set(Config.model_fields)
     written = {name: str(value) for name, value in given}
-    written |= {"watchlist": "a.yaml:b.yaml", "shadow": "c.yaml", "redis_url": "redis://here", "cache_secret": SECRET}
+    written |= {"watchlist": "a.yaml:b.yaml", "shadow": "c.yaml", "redis_url": "redis://here"}
+    written |= {"cache_secret": SECRET, "redis_password": OTHER_SECRET}
     assert load_config({}, {f"SCOPEWATCH_{name.upper()}": value for name, value in written.items()}) == given
 
 
@@ -269,7 +271,7 @@ def test_by_default_there_is_no_redis_and_no_secret() -> None:
 
 def test_secrets_are_not_shown() -> None:
     """Neither the text of a configuration nor a dump of it holds a password or the cache secret."""
-    config = load_config({"redis_url": f"redis://:{SECRET}@host", "cache_secret": SECRET}, {})
+    config = load_config({"redis_url": f"redis://:{SECRET}@host", "cache_secret": SECRET, "redis_password": SECRET}, {})
     shown = repr(config) + str(config) + str(config.model_dump()) + config.model_dump_json()
     assert (SECRET in shown, config.cache_secret.get_secret_value()) == (False, SECRET)
 
@@ -292,6 +294,66 @@ def test_errors_do_not_show_secrets(flags: dict[str, object], environ: dict[str,
     assert SECRET not in "".join(traceback.format_exception_only(caught.value)) + repr(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("name", ["redis_url", "redis_password", "cache_secret"])
+@pytest.mark.parametrize("written", [SECRET, f"{SECRET}\n", f"{SECRET}\n\n", f" {SECRET} ", "\u00e4\u2028"])
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_a_secret_may_come_from_a_file(tmp_path: Path, name: str, written: str, by_flag: bool) -> None:
+    """A flag or a variable names the file; the secret is what it holds, but for one newline at the end."""
+    file = tmp_path / "secret"
+    file.write_text(written, encoding="utf-8")
+    given = ({f"{name}_file": str(file)}, {}) if by_flag else ({}, {f"SCOPEWATCH_{name.upper()}_FILE": str(file)})
+    assert getattr(load_config(*given), name).get_secret_value() == written.removesuffix("\n")
+
+
+def test_the_file_is_read_once(tmp_path: Path) -> None:
+    """What a file holds later changes nothing, and it may be gone."""
+    file = tmp_path / "secret"
+    file.write_text(SECRET, encoding="utf-8")
+    config = load_config({}, {"SCOPEWATCH_CACHE_SECRET_FILE": str(file)})
+    file.unlink()
+    assert config.cache_secret.get_secret_value() == SECRET
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(None, "cannot be read: No such file or directory", id="missing"),
+        pytest.param(b"", "is empty, put the secret there", id="empty"),
+        pytest.param(b"\n", "is empty, put the secret there", id="a newline"),
+        pytest.param(b"hunter2\xff", "is no text in UTF-8", id="no text"),
+    ],
+)
+def test_a_file_without_a_secret_is_refused(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    """The variable and the file are named, and nothing of what it holds; a folder is no file either."""
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    found = complaint({"redis_url_file": str(tmp_path)}, {"SCOPEWATCH_CACHE_SECRET_FILE": str(file)})
+    assert sorted(found) == [
+        f"--redis-url-file: {tmp_path}: cannot be read: Is a directory",
+        f"SCOPEWATCH_CACHE_SECRET_FILE: {file}: {problem}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "named"),
+    [
+        ({}, {"SCOPEWATCH_CACHE_SECRET": "", "SCOPEWATCH_CACHE_SECRET_FILE": "f"}, "SCOPEWATCH_CACHE_SECRET"),
+        ({"cache_secret": SECRET}, {"SCOPEWATCH_CACHE_SECRET_FILE": "f"}, "--cache-secret"),
+    ],
+)
+def test_a_secret_that_is_given_twice_is_refused(flags: dict[str, str], environ: dict[str, str], named: str) -> None:
+    """Nobody has to know which of the two counts."""
+    assert complaint(flags, environ) == [f"{named} and SCOPEWATCH_CACHE_SECRET_FILE: give one of them"]
+
+
+def test_only_secrets_have_files() -> None:
+    """Another setting's file is no setting, and a misspelt one of a secret is recognised."""
+    assert complaint(environ={"SCOPEWATCH_LABELS_FILE": "f"})[0] == "SCOPEWATCH_LABELS_FILE: no such setting"
+    (found,) = complaint(environ={"SCOPEWATCH_CACHE_SECRETS_FILE": "f"})
+    assert found.endswith("did you mean SCOPEWATCH_CACHE_SECRET_FILE?")
 
 
 def test_a_configuration_cannot_be_changed() -> None:

@@ -4,9 +4,12 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import tempfile
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from scopewatch.cli import _parser
 from scopewatch.config import ENV_PREFIX, Config, load_config
 from scopewatch.doors.grpc.service import SERVICE_NAME
 from scopewatch.errors import ConfigError
+from scopewatch.pipeline.cache import KEY_PREFIX
+from scopewatch.pipeline.redis_client import redis_client
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -53,6 +58,11 @@ class Manifests:
         return next(t["spec"] for t in self.templates if t["spec"]["containers"][0]["name"] == "scopewatch")
 
     @property
+    def cache(self) -> dict[str, Any]:
+        """The pod that runs Redis."""
+        return next(t["spec"] for t in self.templates if t["spec"]["containers"][0]["name"] == "redis")
+
+    @property
     def program(self) -> dict[str, Any]:
         """The container that runs scopewatch."""
         return self.server["containers"][0]
@@ -61,21 +71,35 @@ class Manifests:
         return [t for t in self.templates if labels.items() <= t["metadata"]["labels"].items()]
 
     def environment(self, container: dict[str, Any]) -> dict[str, str]:
-        """What the container sees; a secret's value is `secret-` and its key."""
+        """What the container sees."""
         maps = {found["metadata"]["name"]: found["data"] for found in self.kind("ConfigMap")}
         seen: dict[str, str] = {}
         for source in container.get("envFrom", ()):
             seen |= maps[source["configMapRef"]["name"]]
         for entry in container.get("env", ()):
-            if "value" in entry:
-                seen[entry["name"]] = _expanded(entry["value"], seen)
-            else:
-                seen[entry["name"]] = "secret-" + entry["valueFrom"]["secretKeyRef"]["key"]
+            seen[entry["name"]] = _expanded(entry["value"], seen)
         return seen
 
+    def secret_files(self, pod: dict[str, Any]) -> dict[str, tuple[str, str]]:
+        """The files that a pod's container finds secrets in, with the secret and the key of each."""
+        (container,) = pod["containers"]
+        mounted = {mount["name"]: mount["mountPath"] for mount in container.get("volumeMounts", ())}
+        return {
+            f"{mounted[volume['name']]}/{item['path']}": (volume["secret"]["secretName"], item["key"])
+            for volume in pod.get("volumes", ())
+            if "secret" in volume
+            for item in volume["secret"]["items"]
+        }
+
     def config(self) -> Config:
-        environment = self.environment(self.program)
-        return load_config(environ={k: v for k, v in environment.items() if k.startswith(ENV_PREFIX)})
+        """The settings that the program loads; a secret's file holds `secret-` and its key."""
+        environment = {k: v for k, v in self.environment(self.program).items() if k.startswith(ENV_PREFIX)}
+        with tempfile.TemporaryDirectory() as folder:
+            for file, (_, key) in self.secret_files(self.server).items():
+                here = Path(folder) / key
+                here.write_text(f"secret-{key}\n", encoding="utf-8")
+                environment = {name: str(here) if value == file else value for name, value in environment.items()}
+            return load_config(environ=environment)
 
 
 def _expanded(text: str, environment: dict[str, str]) -> str:
@@ -224,17 +248,19 @@ def test_settings_load(manifests: Manifests) -> None:
         "metrics": config.metrics_address,
     }
     assert "secret-cache-secret" == config.cache_secret.get_secret_value()
+    assert config.insecure, "it serves others in plaintext"
     assert config.torch_threads == int(manifests.program["resources"]["requests"]["cpu"])
 
 
 def test_redis_url_leads_to_the_redis_service(manifests: Manifests) -> None:
-    """The server asks the Redis that is deployed beside it, whatever it is called, with the password that it wants."""
+    """The server asks the Redis that is deployed beside it, whatever it is called, as the user that Redis makes."""
     (service,) = [s for s in manifests.kind("Service") if s["spec"]["ports"][0]["name"] == "redis"]
     host = f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
-    assert f"redis://:secret-redis-password@{host}/0" == manifests.config().redis_url.get_secret_value()
-    (cache,) = [c for c in manifests.containers if c["name"] == "redis"]
-    password = cache["args"][cache["args"].index("--requirepass") + 1]
-    assert "secret-redis-password" == _expanded(password, manifests.environment(cache))
+    config = manifests.config()
+    assert f"redis://scopewatch@{host}/0" == config.redis_url.get_secret_value()
+    assert "secret-redis-password" == config.redis_password.get_secret_value()
+    (wanted,) = [of for of in manifests.secret_files(manifests.server).values() if of[1] == "redis-password"]
+    assert [wanted] == list(manifests.secret_files(manifests.cache).values())
 
 
 def test_command_line_is_one_the_program_has(manifests: Manifests) -> None:
@@ -285,7 +311,9 @@ def test_pods_are_restricted(manifests: Manifests) -> None:
         )
         assert pod["securityContext"]["runAsUser"] > 0
         assert set() == {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-        assert {"emptyDir", "persistentVolumeClaim", "name"} >= {key for v in pod.get("volumes", ()) for key in v}
+        assert {"emptyDir", "persistentVolumeClaim", "secret", "name"} >= {
+            key for v in pod.get("volumes", ()) for key in v
+        }
         for container in pod["containers"]:
             expected = {
                 "allowPrivilegeEscalation": False,
@@ -297,12 +325,6 @@ def test_pods_are_restricted(manifests: Manifests) -> None:
     assert "/tmp" in {mount["mountPath"] for mount in manifests.program["volumeMounts"]}
     (namespace,) = manifests.kind("Namespace")
     assert "restricted" == namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
-
-
-def test_service_account_exists(manifests: Manifests) -> None:
-    """Pods run under the account that is applied with them."""
-    accounts = {account["metadata"]["name"] for account in manifests.kind("ServiceAccount")}
-    assert accounts == {template["spec"]["serviceAccountName"] for template in manifests.templates}
 
 
 def test_memory_is_reserved_in_full(manifests: Manifests) -> None:
@@ -338,15 +360,38 @@ def test_policies_open_only_what_is_needed(manifests: Manifests) -> None:
 def test_secrets_are_not_in_the_repository_but_explained(manifests: Manifests) -> None:
     """No Secret is applied, and the README's command makes every key that the pods want."""
     assert [] == manifests.kind("Secret")
-    wanted = {
-        (entry["valueFrom"]["secretKeyRef"]["name"], entry["valueFrom"]["secretKeyRef"]["key"])
-        for container in manifests.containers
-        for entry in container.get("env", ())
-        if "valueFrom" in entry
-    }
+    wanted = {of for template in manifests.templates for of in manifests.secret_files(template["spec"]).values()}
     made = re.search(r"create secret generic (\S+)((?:.*\\\n)+.*)", README)
     assert made is not None
-    assert {(made[1], key) for key in re.findall(r"--from-literal=([\w-]+)=", made[2])} == wanted
+    assert {(made[1], key) for key in re.findall(r"--from-file=([\w-]+)=<", made[2])} == wanted
+
+
+def test_secrets_are_files_that_only_the_pod_s_group_reads(manifests: Manifests) -> None:
+    """No secret is in a variable, which `kubectl describe` and crash reports show; Redis does not get the other one."""
+    assert [] == [
+        entry for container in manifests.containers for entry in container.get("env", ()) if "value" not in entry
+    ]
+    assert [] == [
+        source for container in manifests.containers for source in container.get("envFrom", ()) if "secretRef" in source
+    ]
+    for template in manifests.templates:
+        pod = template["spec"]
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+        secrets = [volume for volume in pod["volumes"] if "secret" in volume]
+        assert [(0o440, True)] == [(one["secret"]["defaultMode"], mounts[one["name"]]["readOnly"]) for one in secrets]
+        assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+    assert ["redis-password"] == [key for _, key in manifests.secret_files(manifests.cache).values()]
+
+
+def test_each_pod_has_an_account_of_its_own(manifests: Manifests) -> None:
+    """What is granted to one account, by whoever grants it, is not granted to the other; neither has a token."""
+    accounts = {account["metadata"]["name"]: account for account in manifests.kind("ServiceAccount")}
+    used = [template["spec"]["serviceAccountName"] for template in manifests.templates]
+    assert sorted(accounts) == sorted(used)
+    tokens = [account["automountServiceAccountToken"] for account in accounts.values()]
+    tokens += [template["spec"]["automountServiceAccountToken"] for template in manifests.templates]
+    assert {False} == set(tokens)
 
 
 def test_gpu_overlay_gives_each_pod_a_gpu() -> None:
@@ -362,35 +407,107 @@ def test_gpu_overlay_gives_each_pod_a_gpu() -> None:
     assert claim["claimName"] in README
 
 
-@pytest.mark.system
-def test_redis_runs_with_the_arguments_of_the_manifest(base: Manifests, tmp_path: Path) -> None:
-    """Redis accepts its arguments, evicts instead of refusing, keeps nothing on disk and wants its password."""
+PASSWORD = "s3cret $(x) 'ä'"
+
+
+@contextmanager
+def deployed_redis(base: Manifests, folder: Path, **replaced: str) -> Iterator[int]:
+    """The port of a real Redis, started as the manifest starts it, with its volumes in a folder.
+
+    Args:
+        base: The manifests.
+        folder: Where its volumes lie, with the secret in them.
+        replaced: What stands in the command in the place of other words; spaces are underscores.
+    """
     need("redis-server")
-    (container,) = [c for c in base.containers if c["name"] == "redis"]
-    environment = base.environment(container)
+    (container,) = base.cache["containers"]
+    changes = {old.replace("_", " "): new for old, new in replaced.items()}
+    for mount in container["volumeMounts"]:
+        (folder / mount["name"]).mkdir()
+        changes[mount["mountPath"]] = str(folder / mount["name"])
+    (folder / "secrets" / "redis-password").write_text(f"{PASSWORD}\n", encoding="utf-8")
+    script = container["command"][2]
+    for old, new in changes.items():
+        assert old in script
+        script = script.replace(old, new)
     port = free_port()
-    arguments = [_expanded(argument, environment) for argument in container["args"]]
-    command = [*container["command"], *arguments, "--port", str(port), "--bind", "127.0.0.1"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    command = [*container["command"][:2], script, *container["command"][3:], *container["args"]]
+    server = subprocess.Popen([*command, "--port", str(port), "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL)
     try:
-        with redis.Redis(port=port, password=environment["REDIS_PASSWORD"], decode_responses=True) as client:
-            wait_until(lambda: _answers(client), "redis-server did not start")
-            wanted = {"maxmemory-policy": "allkeys-lru", "save": "", "appendonly": "no"}
-            assert wanted == client.config_get(*wanted)
-            limit = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) << 20
-            assert 0 < int(client.config_get("maxmemory")["maxmemory"]) <= 0.8 * limit
-        with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
-            stranger.ping()
+        wait_until(lambda: _listens(port), "redis-server did not start")
+        for shown in ("cmdline", "environ"):
+            assert PASSWORD.encode() not in Path(f"/proc/{server.pid}/{shown}").read_bytes()
+        yield port
     finally:
         server.kill()
         server.wait()
 
 
-def _answers(client: "redis.Redis") -> bool:
+@pytest.mark.system
+def test_redis_runs_with_the_arguments_of_the_manifest(base: Manifests, tmp_path: Path) -> None:
+    """Redis accepts its arguments, evicts instead of refusing and keeps nothing on disk."""
+    everything = {"user_default_off": "user default on nopass ~* &* +@all"}
+    with deployed_redis(base, tmp_path, **everything) as port, redis.Redis(port=port, decode_responses=True) as client:
+        wanted = {"maxmemory-policy": "allkeys-lru", "save": "", "appendonly": "no"}
+        assert wanted == client.config_get(*wanted)
+        limit = int(base.cache["containers"][0]["resources"]["limits"]["memory"].removesuffix("Mi")) << 20
+        assert 0 < int(client.config_get("maxmemory")["maxmemory"]) <= 0.8 * limit
+
+
+@pytest.mark.system
+def test_redis_lets_nobody_do_more_than_a_cache_does(base: Manifests, tmp_path: Path) -> None:
+    """With the password of the secret one gets and sets keys of scopewatch, and nothing else; without, nothing at all."""
+    with deployed_redis(base, tmp_path) as port:
+        with redis.Redis(port=port, username="scopewatch", password=PASSWORD) as client:
+            client.set("scopewatch:1:a", b"1", ex=60)
+            assert [b"1", b"1"] == [client.get("scopewatch:1:a"), *client.mget(["scopewatch:1:a"])]
+            refused = [
+                "GET other",
+                "SET other 1",
+                "MGET scopewatch:a other",
+                "DEL scopewatch:1:a",
+                "KEYS *",
+                "FLUSHALL",
+            ]
+            refused += [
+                "CONFIG GET requirepass",
+                "ACL LIST",
+                "CLIENT LIST",
+                "EVAL return(1) 0",
+                "SELECT 1",
+                "PUBLISH a b",
+            ]
+            for command in refused:
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.execute_command(*command.split())
+        for stranger in ({}, {"password": PASSWORD}, {"username": "scopewatch", "password": "another"}):
+            with redis.Redis(port=port, **stranger) as client, pytest.raises(redis.AuthenticationError):
+                client.get("scopewatch:1:a")
+
+
+@pytest.mark.system
+async def test_the_cache_works_with_what_redis_lets_it_do(base: Manifests, tmp_path: Path) -> None:
+    """The program's own cache, with the settings of the manifest, writes and reads there, and nothing fails."""
+    config = base.config()
+    with deployed_redis(base, tmp_path) as port:
+        client = redis_client(
+            re.sub(r"@[\w.-]+:\d+", f"@127.0.0.1:{port}", config.redis_url.get_secret_value()),
+            mode=config.redis_mode,
+            sentinel_service=config.redis_sentinel_service,
+            timeout_s=20.0,
+            password=PASSWORD,
+        )
+        await client.set_many([(f"{KEY_PREFIX}{number}", b"value", 60) for number in range(3)])
+        assert [b"value", None] == await client.get_many([f"{KEY_PREFIX}2", f"{KEY_PREFIX}3"])
+        await client.close()
+
+
+def _listens(port: int) -> bool:
     try:
-        return bool(client.ping())
-    except redis.ConnectionError:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
         return False
+    return True
 
 
 def dockerfile() -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ PLANTED = {
     "server_process.py": ["torch", "grpc_health"],
     "hub.py": ["sqlite3"],
     "known_readers/find.py": ["gguf", "torch", "scopewatch.reader.find"],
+    "audit/ledger.py": ["grpc", "scopewatch.doors.auth"],
     "doors/limits.py": ["h11", "grpc", "google.protobuf", "scopewatch.v1.monitor_pb2"],
     "pipeline/scoring.py": ["transformers", "scopewatch.pipeline.cache"],
     "pipeline/monitor.py": ["redis", "torch"],

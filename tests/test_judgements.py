@@ -1,5 +1,7 @@
 """Which judgements the spine remembers, when it may answer with them, and what it keeps of the text."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from scopewatch.metrics import Metrics
 from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.judgements import Judgements, Remembered
 from scopewatch.pipeline.monitor import Monitor
-from scopewatch.types import Cleaning, Coverage, CoveredActivations, Pair, ScoreJob, Turn
+from scopewatch.types import Caller, Cleaning, Coverage, CoveredActivations, Pair, ScoreJob, Turn
 from scopewatch.verdicts import ScoredPair, Verdict
 from spine import TABLE, VALUES, FakeReader, build_monitor, read
 
@@ -92,7 +94,7 @@ async def test_another_value_in_the_cache_is_judged_anew(monitor: Monitor, cache
     """What the cache holds decides, not what was remembered: a value of another writer is scored as it is."""
     first = await score(monitor, job())
     tokens = read(PAIR)
-    key = VALUES.key(tokens)
+    key = VALUES.key(tokens, "")
     others = activations(len(tokens.ids), (len(tokens.ids) - 1, 0, 1000.0))
     cache.put_many({key: VALUES.dump(key, CoveredActivations(others, TABLE))})
     second = await score(monitor, job())
@@ -133,12 +135,29 @@ async def test_other_questions_about_the_same_text_are_answered_anew(
     assert len(reader.asked) == 1
 
 
+async def test_tenants_share_neither_judgements_nor_values(monitor: Monitor, reader: CountingReader) -> None:
+    """The same text of another tenant is read anew, and no answer says that somebody else asked; one's own is cached."""
+    asked = [replace(job(), caller=Caller(name, tenant)) for name, tenant in (("a", "one"), ("b", "two"), ("c", "one"))]
+    answers = [await score(monitor, one) for one in (*asked, job())]
+
+    assert [answer.cached for answer in answers] == [False, False, True, False]
+    assert len(reader.asked) == 3
+    assert 1 == len({answer.indicators for answer in answers})
+
+
 texts = st.text(alphabet="ab\0\ud800é", max_size=3)
 questions = st.builds(
-    lambda prompt, response, history, evidence, watchlist: (
-        ScoreJob(Pair(prompt, response, tuple(Turn(*turn) for turn in history)), "", "", include_evidence=evidence),
+    lambda tenant, prompt, response, history, evidence, watchlist: (
+        ScoreJob(
+            Pair(prompt, response, tuple(Turn(*turn) for turn in history)),
+            "",
+            "",
+            include_evidence=evidence,
+            caller=Caller(tenant=tenant),
+        ),
         watchlist,
     ),
+    texts,
     texts,
     texts,
     st.lists(st.tuples(texts, texts), max_size=2),
@@ -149,7 +168,7 @@ questions = st.builds(
 
 @given(questions, questions)
 def test_a_name_tells_every_two_questions_apart(one: tuple[ScoreJob, bytes], other: tuple[ScoreJob, bytes]) -> None:
-    """Names are equal when the text, its parts, the watchlist and the wish for evidence are, and only then."""
+    """Names are equal when the tenant, the text, its parts, the watchlist and the wish for evidence are, and only then."""
     judgements = Judgements(1)
     assert (one == other) == (judgements.name(*one) == judgements.name(*other))
 

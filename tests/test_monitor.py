@@ -23,7 +23,7 @@ from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.scoring import judge
-from scopewatch.types import CoveredActivations, Pair, ScoreJob, Turn
+from scopewatch.types import Caller, CoveredActivations, Pair, ScoreJob, Turn
 from scopewatch.verdicts import IndicatorScore, ScoredPair, Timings, Verdict
 from scopewatch.watch.indicators import PROBE
 from spine import IDENTITY, TABLE, VALUES, WATCHLISTS, FakeReader, build_monitor, fire, read, watchlist_set
@@ -299,10 +299,10 @@ class TestTakingTurns:
         """The judgement of a pair waits for its own activations, not for those of the pairs behind it."""
         judged = asyncio.Event()
 
-        async def submit(ids: np.ndarray, deadline_s: float | None, ahead_tokens: int) -> Encoded:
+        async def submit(ids: np.ndarray, deadline_s: float | None, ahead_tokens: int, caller: Caller) -> Encoded:
             if ahead_tokens:
                 await judged.wait()
-            return await reader.submit(ids, deadline_s, ahead_tokens)
+            return await reader.submit(ids, deadline_s, ahead_tokens, caller)
 
         onlooker = Onlooker()
         onlooker.put = lambda *_: judged.set()
@@ -317,7 +317,7 @@ class TestCorruptValues:
     ) -> None:
         """A value that was not written for this pair is counted, replaced, and never scored."""
         (fresh,) = await score(monitor, job())
-        key, other = VALUES.key(read(TALK)), VALUES.key(read(OTHER))
+        key, other = VALUES.key(read(TALK), ""), VALUES.key(read(OTHER), "")
         (good,) = await cache.get_many([key])
         assert good is not None
         wrong = {

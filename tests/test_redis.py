@@ -58,7 +58,9 @@ async def open_cache(metrics: Metrics) -> AsyncIterator[Open]:
     caches: list[RedisCache] = []
 
     def open_cache(url: str, *, mode: str = "standalone", timeout_s: float = PATIENT_S, **keys: Any) -> RedisCache:
-        client = redis_client(url, mode=mode, sentinel_service="mymaster", timeout_s=timeout_s)
+        client = redis_client(
+            url, mode=mode, sentinel_service="mymaster", timeout_s=timeout_s, password=keys.pop("password", "")
+        )
         caches.append(RedisCache(client, timeout_s=timeout_s, **({"ttl_s": 3600, "metrics": metrics} | keys)))
         return caches[-1]
 
@@ -460,7 +462,7 @@ class TestLying:
         first = await monitor.score(jobs)
         await count.written("ok", 4)
 
-        names = [KEY_PREFIX + VALUES.key(read(pair)).hex() for pair in pairs]
+        names = [KEY_PREFIX + VALUES.key(read(pair), "").hex() for pair in pairs]
         stored = [plain.get(n) for n in names]
         wrong = {
             "garbage": [b"garbage" * 40] * 4,
@@ -746,6 +748,23 @@ class TestPassword:
         await fill(cache, count, range(1))
         assert await cache.get_many([key(0)]) == [value(0)]
 
+    @pytest.mark.parametrize("mode", ["standalone", "cluster"])
+    async def test_a_password_beside_the_url_opens_it(
+        self, locked: RedisServer, open_cache: Open, count: Count, mode: str
+    ) -> None:
+        """A password that stands in no URL needs no encoding; the URL may name the user."""
+        cache = open_cache(f"redis://default@127.0.0.1:{locked.port}/0", mode=mode, password="s3cret/ä")
+        assert [await cache.get_many([key(0)]), count.reads("error")] == [[None], 0 if mode == "standalone" else 1]
+
+    @pytest.mark.parametrize("url", ["redis://:{}@host:1/0", "redis://host:1/0?password={}", "unix:///s?password={}"])
+    async def test_two_passwords_are_refused(self, url: str) -> None:
+        """A password in the URL and another beside it stop the process, and neither is shown."""
+        with pytest.raises(ConfigError) as caught:
+            redis_client(
+                url.format("hunter2"), mode="standalone", sentinel_service="", timeout_s=1.0, password="hunter3"
+            )
+        assert str(caught.value) == "redis_password: redis_url holds a password too; give one of them"
+
     async def test_a_wrong_password_is_a_miss_and_is_not_logged(
         self, locked: RedisServer, open_cache: Open, count: Count, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -756,6 +775,31 @@ class TestPassword:
         assert (count.reads("error"), count.reads("skipped")) == (3, 1)
         assert "Redis is not asked for a while" in caplog.text
         assert "wr0ngone" not in caplog.text + "".join(str(vars(record)) for record in caplog.records)
+        (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert (record.error, "invalid username" in record.error_message) == ("AuthenticationError", True)
+
+    @pytest.mark.parametrize(
+        ("url", "password"),
+        [
+            ("redis://:s3cret%2F%C3%A4@127.0.0.1:{}/0", ""),
+            ("redis://127.0.0.1:{}/0?password=s3cret%2F%C3%A4", ""),
+            ("redis://127.0.0.1:{}/0", "s3cret/ä"),
+        ],
+    )
+    async def test_what_redis_says_of_an_error_is_logged_without_secrets(
+        self, locked: RedisServer, open_cache: Open, caplog: pytest.LogCaptureFixture, url: str, password: str
+    ) -> None:
+        """The message stands beside the type, cut short, and neither URL nor password in it, though Redis says them."""
+        async with Proxy(locked.port) as proxy:
+            url = url.format(proxy.port)
+            said = f"-ERR refused s3cret/ä of {url} " + "x" * 300
+            proxy.lies = {b"MGET": said.encode() + b"\r\n"}
+            cache = open_cache(url, password=password)
+            for _ in range(3):
+                assert await cache.get_many([key(0)]) == [None]
+        (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert (record.error, len(record.error_message)) == ("ResponseError", 200)
+        assert record.error_message.startswith("refused *** of *** x")
 
 
 @pytest.mark.parametrize("mode", ["standalone", "cluster", "sentinel"])

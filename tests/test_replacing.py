@@ -18,7 +18,7 @@ from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import Pair, ScoreJob
+from scopewatch.types import Caller, Pair, ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.watchlist import Watchlist
@@ -126,10 +126,10 @@ async def test_a_call_is_judged_by_the_watchlists_it_began_with(
     """A replacement is whole: it waits for the calls that began before, and none sees a part of each."""
     reading, go_on = asyncio.Event(), asyncio.Event()
 
-    async def submit(ids: np.ndarray, deadline_s: float | None, ahead_tokens: int) -> Encoded:
+    async def submit(ids: np.ndarray, deadline_s: float | None, ahead_tokens: int, caller: Caller) -> Encoded:
         reading.set()
         await go_on.wait()
-        return await reader.submit(ids, deadline_s, ahead_tokens)
+        return await reader.submit(ids, deadline_s, ahead_tokens, caller)
 
     monitor = build_monitor(cache, metrics, reader, submit=submit)
     begun = asyncio.create_task(score(monitor))

@@ -85,7 +85,7 @@ def test_a_reply_is_what_it_would_be_in_one_piece() -> None:
         incomplete=("prompt: 4 of 6 tokens were not read",),
         rendering_digest="e" * 64,
     )
-    pair = ScoredPair(made, TIMINGS, cached=True)
+    pair = ScoredPair(made, TIMINGS, cached=True, watchlists_version=3)
     expected = pb.ScoreResponse(
         request_id="mine",
         verdict=pb.VERDICT_FLAG,
@@ -155,6 +155,7 @@ def test_a_reply_is_what_it_would_be_in_one_piece() -> None:
             relation=pb.RELATION_READER_MODEL,
             version="1",
             rendering_digest="e" * 64,
+            watchlists_version=3,
         ),
         incomplete=["prompt: 4 of 6 tokens were not read"],
         timings=pb.Timings(tokenise_s=0.5, cache_s=0.25, forward_s=1.5, encode_s=2.5, score_s=0.125, total_s=8.0),
@@ -165,10 +166,11 @@ def test_a_reply_is_what_it_would_be_in_one_piece() -> None:
     replies = Replies("1")
     assert expected == pb.ScoreResponse.FromString(replies.score(ScoreJob(Pair("", "a"), "", "mine"), pair))
     # The second time, the judgement's part is at hand; what is the caller's own is not.
-    other = replace(pair, timings=Timings(total_s=1.0), cached=False)
+    other = replace(pair, timings=Timings(total_s=1.0), cached=False, watchlists_version=1 << 20)
     again = pb.ScoreResponse.FromString(replies.score(ScoreJob(Pair("", "a"), "", "other"), other))
     assert (again.request_id, again.cached, again.timings) == ("other", False, pb.Timings(total_s=1.0))
-    assert again.indicators == expected.indicators
+    assert again.provenance.watchlists_version == 1 << 20
+    assert (again.indicators, again.provenance.watchlist) == (expected.indicators, "first")
 
 
 def test_a_reply_is_kept_no_longer_than_its_judgement() -> None:

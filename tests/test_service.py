@@ -203,6 +203,7 @@ def test_provenance_is_what_get_info_describes(reply: pb.ScoreResponse, info: pb
         relation=pb.RELATION_READER_MODEL,
         version=__version__,
         rendering_digest=info.reader.rendering_digest,
+        watchlists_version=info.watchlists_version,
     )
 
     assert expected == reply.provenance

@@ -5,19 +5,18 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
 from conftest import House, save_sae, watchlist_document
+from scopewatch.app.canaries import Canaries
 from scopewatch.app.load import load
 from scopewatch.app.spine import Spine, running_spine
 from scopewatch.config import Config
-from scopewatch.engine.build import Engine
-from scopewatch.engine.choices import SaeChoice
 from scopewatch.engine.runner import Runner
-from scopewatch.engine.watching import Watching
 from scopewatch.errors import ScopewatchError, WatchlistError
 from scopewatch.metrics import Metrics
 from scopewatch.types import EncodedBatch, Pair, ScoreJob, TemplateInputs, TokenIds
@@ -133,31 +132,27 @@ async def test_calls_of_both_sets_share_the_engine_while_one_replaces_the_other(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call of the new set is read at once, though the engine still has one of the old set to read."""
-    preparing, reading = Pause(), Pause()
-    prepare, read = Engine.prepare, Runner.__call__
-    asked = 0
+    compared, reading = Pause(), Pause()
+    compare, read = Canaries.compare, Runner.__call__
 
-    def pause_before_the_second(engine: Engine, saes: list[SaeChoice], *, head: bool) -> Watching:
-        nonlocal asked
-        asked += 1
-        if asked == 2:
-            preparing()
-        return prepare(engine, saes, head=head)
+    async def compare_and_pause(canaries: Canaries, *watched: Any) -> None:
+        await compare(canaries, *watched)
+        await asyncio.to_thread(compared)
 
     def pause_once(runner: Runner, batch: list[TokenIds]) -> EncodedBatch:
-        if preparing.reached.is_set() and not reading.reached.is_set():
+        if compared.reached.is_set() and not reading.reached.is_set():
             reading()
         return read(runner, batch)
 
-    monkeypatch.setattr(Engine, "prepare", pause_before_the_second)
+    monkeypatch.setattr(Canaries, "compare", compare_and_pause)
     monkeypatch.setattr(Runner, "__call__", pause_once)
     new = {"name": "new", "features": [{"feature": "late/9"}], "threshold": 0}
     async with spine(write("before"), cache_bytes=0) as running:
         replacing = asyncio.create_task(running.replace_watchlists([write("after", indicators=[new])]))
-        await preparing.wait()
+        await compared.wait()
         of_the_old = asyncio.create_task(running.score(jobs()[:1]))
         await reading.wait()
-        preparing.go.set()
+        compared.go.set()
         await eventually(lambda: running.watchlists.version == 2, "the set was not replaced")
         of_the_new = asyncio.create_task(running.score(jobs()[1:2]))
         await asyncio.sleep(0)

@@ -24,6 +24,7 @@ from scopewatch.engine.build import build_engine
 from scopewatch.engine.choices import choices
 from scopewatch.errors import ReaderError
 from scopewatch.logs import Laps
+from scopewatch.logs.lines import TextLines
 from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.sae.weights import Sae
 from scopewatch.watch.watchlist import load_watchlist
@@ -83,7 +84,7 @@ def test_a_text_log_tells_the_parts_readably() -> None:
         {"msg": "serving", "levelname": "INFO", "start_s": 4.2, "start_parts_s": {"imports": 3.9, "reader": 0.3}}
     )
 
-    assert "info    serving start_s=4.2 start_parts_s=(imports 3.9, reader 0.3)" == logs._TextFormatter().format(record)
+    assert "info    serving start_s=4.2 start_parts_s=(imports 3.9, reader 0.3)" == TextLines().format(record)
 
 
 def test_laps_leave_no_time_out(monkeypatch: pytest.MonkeyPatch) -> None:

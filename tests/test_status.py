@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,8 +14,8 @@ from prometheus_client import CollectorRegistry
 from conftest import House
 from scopewatch import errors
 from scopewatch.client import AsyncClient, pb
-from scopewatch.doors.grpc.interceptors import MetricsInterceptor
-from scopewatch.doors.grpc.service import SERVICE_NAME, MonitorService
+from scopewatch.doors.grpc.listener import GrpcDoor
+from scopewatch.doors.grpc.service import SERVICE_NAME
 from scopewatch.doors.grpc.status import DOMAIN, PUSHBACK, code_of, from_status, to_status
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import FieldViolation, InvalidRequest, Overloaded, ScopewatchError
@@ -159,17 +160,12 @@ class Spine:
 @asynccontextmanager
 async def service(registry: CollectorRegistry) -> AsyncIterator[monitor_pb2_grpc.MonitorServiceStub]:
     """A real gRPC server before a spine that only fails, and a stub without retries."""
-    metrics = Metrics(registry)
-    servicer = MonitorService(metrics)
-    server = grpc.aio.server(interceptors=[MetricsInterceptor(metrics)])
-    monitor_pb2_grpc.add_MonitorServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    limits = Limits(1 << 20, 1000, 8, 4, 40, 4, 512, 8, 1 << 20)
-    servicer.open(Spine(), limits)
-    async with direct(f"127.0.0.1:{port}") as stub:
+    door = GrpcDoor(config(Path("unused.yaml")), Metrics(registry))
+    address = (await door.listen())["grpc_address"]
+    await door.open(Spine(), Limits(1 << 20, 1000, 8, 4, 40, 4, 512, 8, 1 << 20))
+    async with direct(address) as stub:
         yield stub
-    await server.stop(0)
+    await door.close(0)
 
 
 async def failure(call: grpc.aio.UnaryUnaryCall) -> grpc.aio.AioRpcError:

@@ -9,14 +9,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from conftest import activations
-from scopewatch.errors import EngineError, InvalidRequest, NotReady
+from scopewatch.errors import EngineError, InvalidRequest
 from scopewatch.identity import FeatureTable
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.windows import encode_windows
-from scopewatch.types import Cleaning, CoveredActivations, Pair, ScoreJob, TokenisedPair
+from scopewatch.types import ANYONE, Caller, Cleaning, CoveredActivations, Pair, ScoreJob, TokenisedPair
 from scopewatch.verdicts import ScoredPair
 from spine import TABLE, VALUES, FakeReader, build_monitor, fire, read
 
@@ -40,12 +40,12 @@ class Windowed(FakeReader):
         both = zip(map(in_windows, whole), map(in_windows, cleaned), strict=True)
         return [each[: self.readings] for each in both]
 
-    async def submit(self, ids: np.ndarray, deadline_s: float | None, ahead_tokens: int) -> Encoded:
+    async def submit(self, ids: np.ndarray, deadline_s: float | None, ahead_tokens: int, caller: Caller) -> Encoded:
         self.reading += 1
         self.most = max(self.most, self.reading)
         await asyncio.sleep(0.001)
         self.reading -= 1
-        return await super().submit(ids, deadline_s, ahead_tokens)
+        return await super().submit(ids, deadline_s, ahead_tokens, caller)
 
 
 def in_windows(tokens: TokenisedPair, size: int = 8) -> TokenisedPair:
@@ -87,7 +87,7 @@ async def test_a_pair_that_comes_again_is_read_from_the_cache(metrics: Metrics) 
     assert first.indicators == second.indicators
     tokens = read(PAIR)
     cuts = [tokens, in_windows(tokens), in_windows(tokens, 9)]
-    assert 3 == len({VALUES.key(cut) for cut in cuts})
+    assert 3 == len({VALUES.key(cut, "") for cut in cuts})
 
 
 @pytest.mark.parametrize("remember", [False, True])
@@ -136,24 +136,26 @@ async def test_a_window_that_fails_fails_the_pair(metrics: Metrics) -> None:
 
 
 async def test_windows_of_two_sets_of_features_are_read_again() -> None:
-    """Where the watched features change between two windows the caller is told to come again."""
-    tables = iter([TABLE, FeatureTable(TABLE.features)])
+    """Where the watched features change between two windows, the pair is read once more; its caller sees nothing of it."""
+    later = FeatureTable(TABLE.features)
+    tables = iter([TABLE, later, later, later])
 
-    async def submit(ids: np.ndarray, _deadline_s: float | None, _ahead: int) -> Encoded:
+    async def submit(ids: np.ndarray, *_: object) -> Encoded:
         return Encoded(CoveredActivations(activations(len(ids)), next(tables)), 0, 0, 0)
 
-    with pytest.raises(NotReady):
-        await encode_windows([np.arange(3, dtype=np.int32)] * 2, submit, None, 0)
+    encoded = await encode_windows([np.arange(3, dtype=np.int32)] * 2, submit, None, 0, ANYONE)
+    assert encoded.covered.table is later
+    assert next(tables, None) is None
 
 
 async def test_what_fires_in_a_window_is_counted_from_the_pairs_first_token() -> None:
     """Token indices are those of the windows one behind the other."""
     windows = [np.arange(5, dtype=np.int32), np.arange(5, 9, dtype=np.int32)]
 
-    async def submit(ids: np.ndarray, _deadline_s: float | None, _ahead: int) -> Encoded:
+    async def submit(ids: np.ndarray, *_: object) -> Encoded:
         return Encoded(CoveredActivations(fire(ids), TABLE), 0, 0, 0)
 
-    encoded = await encode_windows(windows, submit, None, 0)
+    encoded = await encode_windows(windows, submit, None, 0, ANYONE)
 
     one = fire(np.arange(9, dtype=np.int32))
     found = encoded.covered.activations

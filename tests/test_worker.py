@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import wait_until
+from conftest import activations, wait_until
 from scopewatch.engine.worker import Batch, Run, Worker
-from scopewatch.errors import EngineDied
+from scopewatch.errors import DeadlineExpired, EngineDied
 from scopewatch.identity import FeatureTable
 from scopewatch.types import EncodedBatch
 
@@ -342,3 +342,125 @@ async def test_an_answered_job_is_forgotten(start: Start) -> None:
     kept = weakref.ref(await engine.run(Result))
 
     await asyncio.to_thread(wait_until, lambda: kept() is None, "the result is still there")
+
+
+class TestWanted:
+    async def test_only_what_is_wanted_is_read(self, start: Start) -> None:
+        """Just before a batch is read those whom nobody waits for are left out; each answer stays in its place."""
+        texts = [np.array([mark], np.int32) for mark in range(4)]
+        seen: list[list[int]] = []
+
+        def run(given: Batch) -> EncodedBatch:
+            seen.append([int(ids[0]) for ids in given])
+            return EncodedBatch([activations(1, (0, 0, float(ids[0]) + 1)) for ids in given], 1.0, 2.0, 3, NO_FEATURES)
+
+        found = await start(run).encode(texts, lambda place: place in (1, 3))
+
+        marks = [type(one) if isinstance(one, Exception) else float(one.value[0]) for one in found.activations]
+        assert (seen, marks) == ([[1, 3]], [DeadlineExpired, 2.0, DeadlineExpired, 4.0])
+        assert (found.forward_s, found.encode_s, found.reused_tokens) == (1.0, 2.0, 3)
+        assert found.table is NO_FEATURES
+
+    async def test_a_batch_that_nobody_wants_is_not_read(self, start: Start) -> None:
+        """The engine is not asked for nothing."""
+        gate = Gate()
+
+        found = await start(gate).encode([*batch(1), *batch(2)], lambda _: False)
+
+        assert gate.seen == []
+        assert [type(one) for one in found.activations] == [DeadlineExpired] * 2
+
+    async def test_it_is_asked_when_the_batch_before_has_ended(self, start: Start) -> None:
+        """Who leaves while another batch runs is known to have left."""
+        gate, wanted = Gate(), [True]
+        engine = start(gate)
+        waiters = [asyncio.create_task(engine.encode(batch(mark), lambda _: wanted[0])) for mark in (1, 2)]
+        await gate.wait_until_entered()
+        wanted[0] = False
+        gate.open.release()
+        await asyncio.gather(*waiters)
+
+        assert gate.seen == [1]
+
+
+class TestWatchdog:
+    """Over engines that stop in a batch and may never come back."""
+
+    @pytest.fixture
+    def watched(self, deaths: list[EngineDied]) -> Iterator[Callable[[Run], Worker]]:
+        started: list[tuple[Worker, Gate]] = []
+
+        def _start(gate: Gate) -> Worker:
+            started.append((Worker(gate, deaths.append, longest_s=lambda tokens: 0.05 * tokens), gate))
+            return started[-1][0]
+
+        yield _start
+        for worker, gate in started:
+            gate.open.release(100)
+            worker.stop()
+
+    async def test_a_batch_that_hangs_is_a_death(
+        self, watched: Start, deaths: list[EngineDied], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Whoever waits is told, whoever comes is refused, `on_death` is called once, and the log says how large it was."""
+        gate = Gate()
+        engine = watched(gate)
+        waiters = [asyncio.create_task(engine.encode(batch(mark))) for mark in (1, 2)]
+        waiters.append(asyncio.create_task(engine.run(lambda: answer_to(batch(3)))))
+
+        assert [EngineDied] * 3 == await outcomes(*waiters)
+        with pytest.raises(EngineDied, match="hangs"):
+            await engine.encode(batch(4))
+        (record,) = [one for one in caplog.records if one.levelname == "CRITICAL"]
+        assert (record.getMessage(), record.tokens) == ("the engine hangs", 1)
+        await asyncio.to_thread(wait_until, lambda: deaths, "nobody was told")
+        assert 1 == len(deaths)
+
+    @pytest.mark.parametrize("failure", [None, ValueError(), SystemExit()])
+    async def test_an_engine_that_comes_back_from_the_dead_stays_dead(
+        self, watched: Start, deaths: list[EngineDied], failure: BaseException | None
+    ) -> None:
+        """A batch that ends after all, well or badly, is nobody's answer any more, and its thread ends."""
+        gate = Gate(**({"mark_1": failure} if failure else {}))
+        engine = watched(gate)
+        await outcomes(asyncio.create_task(engine.encode(batch(1))))
+        gate.open.release()
+        engine._thread.join(30)
+
+        assert not engine._thread.is_alive()
+        assert 1 == len(deaths)
+        with pytest.raises(EngineDied, match="hangs"):
+            await engine.encode(batch(2))
+
+    async def test_a_larger_batch_may_take_longer(self, watched: Start, deaths: list[EngineDied]) -> None:
+        """The bound is that of the batch's own tokens."""
+        gate = Gate()
+        engine = watched(gate)
+        large = asyncio.create_task(engine.encode([np.ones(10_000, np.int32)]))
+        await gate.wait_until_entered()
+        await asyncio.sleep(0.6)
+        gate.open.release()
+
+        assert [1] == await outcomes(large)
+        assert not deaths
+
+    async def test_other_jobs_take_the_time_they_need(self, watched: Start, deaths: list[EngineDied]) -> None:
+        """A job that is no batch, such as compiling kernels, is not bounded."""
+        engine, go_on = watched(Gate()), threading.Event()
+        job = asyncio.create_task(engine.run(lambda: go_on.wait(30)))
+        await asyncio.sleep(0.6)
+        go_on.set()
+
+        assert await job
+        assert not deaths
+
+    async def test_stop_leaves_behind_what_hangs(self, start: Start, deaths: list[EngineDied]) -> None:
+        """`stop` returns after the time it is given, and whoever waits is told."""
+        gate = Gate()
+        engine = start(gate)
+        waiters = [asyncio.create_task(engine.encode(batch(mark))) for mark in (1, 2)]
+        await gate.wait_until_entered()
+        await asyncio.to_thread(engine.stop, 0.01)
+
+        assert [EngineDied] * 2 == await outcomes(*waiters)
+        assert not deaths

@@ -147,6 +147,8 @@ class ScoredPair:
     judgement: Judgement
     timings: Timings
     cached: bool
+    watchlists_version: int = 0
+    """The version of the watchlists that the call began with; 0 where there is only one for ever."""
 
     @property
     def verdict(self) -> Verdict:

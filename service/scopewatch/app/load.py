@@ -35,6 +35,8 @@ class Loaded:
     """Labels of watched features, from the label index; empty without one."""
     parts_s: Mapping[str, float] = field(default_factory=dict)
     """How many seconds each part took to build, one after another."""
+    shadows: tuple[Watchlist, ...] = ()
+    """Watchlists that judge beside, for metrics alone."""
 
 
 def load(config: Config, watchlists: Sequence[Watchlist] = (), *, rounding: "Rounding" = "none") -> Loaded:
@@ -44,27 +46,29 @@ def load(config: Config, watchlists: Sequence[Watchlist] = (), *, rounding: "Rou
 
     Args:
         config: Settings.
-        watchlists: Watchlists to load in place of the files that the settings name.
+        watchlists: Watchlists to load in place of the files that the settings name; then no shadow is loaded.
         rounding: The format that the reader's weights are rounded to, for offline work.
 
     Raises:
         SetupError: Something of it is wrong.
     """
     laps = Laps()
+    shadows = () if watchlists else tuple(load_watchlist(file) for file in config.shadow)
     watchlists = tuple(watchlists) or tuple(load_watchlist(file) for file in config.watchlist)
+    together = (*watchlists, *shadows)
     laps.end("watchlists")
     with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
-        reader, saes = choices(watchlists)
+        reader, saes = choices(together)
         check_places(reader, saes, config)
         with _imported_for_good():
             from scopewatch.engine.build import build_engine
         laps.end("imports")
-        head = any(watchlist.reads_head for watchlist in watchlists)
+        head = any(watchlist.reads_head for watchlist in together)
         engine = build_engine(reader, saes, config, laps, head=head, rounding=rounding)
-        check_watchlists(watchlists, engine.identity, strict=config.strict_cards)
+        check_watchlists(together, engine.identity, strict=config.strict_cards)
         labels = index.labels_of(engine.identity) if index else {}
         laps.end("labels")
-        return Loaded(watchlists, engine, labels, laps.seconds)
+        return Loaded(watchlists, engine, labels, laps.seconds, shadows)
 
 
 def labels_of(config: Config, identity: EngineIdentity) -> Mapping[FeatureKey, Label]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from scopewatch.doors.http.metrics_port import MetricsPort
 from scopewatch.doors.limits import Limits
 from scopewatch.doors.tls import Certificates
 from scopewatch.errors import EngineDied
-from scopewatch.logs import Laps, log_flags
+from scopewatch.logs import Laps, log_verdicts
 from scopewatch.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 _DEAD_GRACE_S = 0.5
 """What running calls get when the engine is dead: time to be told so."""
+_CLOSING_S = 10.0
+"""What the parts get to close after the last call; then the process ends, whatever still runs in it."""
 
 
 def process_start_s() -> float:
@@ -47,27 +50,30 @@ class Server:
     Args:
         config: Settings.
         since_s: From when its start is timed, on the monotonic clock; by default, from now on.
+        leave: Ends the process at once with an exit code: at a second signal, and when stopping takes too long.
 
     Raises:
         ConfigError: The files of a certificate are not in order.
     """
 
-    def __init__(self, config: Config, *, since_s: float | None = None) -> None:
+    def __init__(
+        self, config: Config, *, since_s: float | None = None, leave: Callable[[int], None] = os._exit
+    ) -> None:
         self._config = config
+        self._leave = leave
         self._laps = Laps(since_s)
         self._metrics = Metrics(max_feature_series=config.max_feature_series)
         self._certificates = Certificates.of(config, metrics=self._metrics)
-        self._door: Door = GrpcDoor(
-            config.grpc_address,
-            health_address=config.health_address,
-            certificates=self._certificates,
-            serve_reflection=config.reflection,
-            metrics=self._metrics,
-        )
+        self._door: Door = GrpcDoor(config, self._metrics, self._certificates)
         self._metrics_port = MetricsPort(config.metrics_address, metrics=self._metrics, certificates=self._certificates)
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._death: EngineDied | None = None
+        # A thread, since the loop may be what hangs.
+        self._patience = threading.Timer(
+            config.drain_delay_s + config.drain_grace_s + _CLOSING_S, self._end_of_patience
+        )
+        self._patience.daemon = True
 
     async def run(self) -> int:
         """Serves until a signal or the engine's death.
@@ -80,8 +86,11 @@ class Server:
         """
         self._laps.end("imports")
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.stop)
+            self._loop.add_signal_handler(number, self._signalled, number)
+        hung_up = asyncio.Event()
+        self._loop.add_signal_handler(signal.SIGHUP, hung_up.set)
         async with AsyncExitStack() as started:
+            started.callback(self._patience.cancel)
             started.push_async_callback(self._door.close, 0)
             started.push_async_callback(self._metrics_port.close)
             addresses = await self._door.listen()
@@ -97,20 +106,44 @@ class Server:
                 return 0
             self._laps.take(loaded.parts_s)
             spine = await started.enter_async_context(
-                running_spine(loaded, self._config, self._metrics, on_death=self._engine_died, listeners=[log_flags])
+                running_spine(
+                    loaded,
+                    self._config,
+                    self._metrics,
+                    on_death=self._engine_died,
+                    on_health=self._engine_works,
+                    listeners=[partial(log_verdicts, pass_share=self._config.log_pass_share)],
+                )
             )
             await self._door.open(spine, Limits.of(self._config, max_tokens=loaded.engine.max_tokens))
             self._metrics.ready.set(1)
             self._laps.end("warm_up")
             self._say_serving(loaded, addresses)
+            spine.follow_files(hung_up)
             await self._stopping.wait()
             await self._drain()
         log.info("stopped")
-        return 1 if self._death else 0
+        return self._code
 
     def stop(self) -> None:
         """Drains and ends, as on SIGTERM; `run` returns when that is done. Call it on the server's event loop."""
-        self._stopping.set()
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._patience.start()
+
+    @property
+    def _code(self) -> int:
+        return 1 if self._death else 0
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._stopping.is_set():
+            log.warning("a second signal: ending at once", extra={"signal": number.name})
+            self._leave(128 + number)
+        self.stop()
+
+    def _end_of_patience(self) -> None:
+        log.critical("something does not end: leaving it behind")
+        self._leave(self._code)
 
     def _say_serving(self, loaded: Loaded, addresses: dict[str, str]) -> None:
         parts_s = self._laps.seconds
@@ -166,3 +199,8 @@ class Server:
     def _engine_died(self, death: EngineDied) -> None:
         self._death = death
         self._loop.call_soon_threadsafe(self.stop)
+
+    async def _engine_works(self, works: bool) -> None:
+        if not self._stopping.is_set():
+            self._metrics.ready.set(works)
+            await self._door.ready(works)

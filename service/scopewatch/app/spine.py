@@ -3,20 +3,21 @@
 import asyncio
 import logging
 import platform
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 import scopewatch
+from scopewatch.app.canaries import Canaries
 from scopewatch.app.load import Loaded, check_watchlists, labels_of, load
+from scopewatch.app.reload import Reloader, Told, WatchlistFiles, nobody
+from scopewatch.app.warm_up import probe, warm_up
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
-from scopewatch.errors import EngineDied, EngineError, InvalidRequest, ScopewatchError, WatchlistError
+from scopewatch.errors import EngineDied, InvalidRequest, ScopewatchError, WatchlistError
 from scopewatch.events import PairsScored
 from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.metrics import Metrics
@@ -26,8 +27,11 @@ from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
+from scopewatch.pipeline.pace import Pace
 from scopewatch.pipeline.redis_client import redis_client
-from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.pipeline.shadows import Shadows
+from scopewatch.pipeline.vitality import Vitality
+from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.sources import TODAY, today
 from scopewatch.types import Cleaning, Pair, ScoreJob, TokenisedPair
 from scopewatch.verdicts import Label, ScoredPair
@@ -35,23 +39,42 @@ from scopewatch.watch.watchlist import Watchlist
 
 if TYPE_CHECKING:
     from scopewatch.engine.build import Engine
+    from scopewatch.engine.watching import Watching
 
 log = logging.getLogger(__name__)
 
-_CPU_WARM_UP_TOKENS = 64
+_STALLED = 10
+"""How many times as long as it should a batch may take, and `stall_s` more, before the engine is given up."""
+
+
+async def _nobody_asks(works: bool) -> None:
+    """Whom a command tells that its engine works or not."""
 
 
 class Spine:
     """The running parts, as doors and commands see them; made by `running_spine`."""
 
-    def __init__(self, monitor: Monitor, engine: "Engine", worker: Worker, metrics: Metrics, config: Config) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        engine: "Engine",
+        worker: Worker,
+        *,
+        canaries: Canaries,
+        metrics: Metrics,
+        config: Config,
+        told: Told,
+    ) -> None:
         self._monitor = monitor
         self._engine = engine
         self._worker = worker
+        self._canaries = canaries
         self._metrics = metrics
         self._config = config
         self._replacing = asyncio.Lock()
         self._follows_clock = self.watchlists.sources[0].reader.date == TODAY
+        files = WatchlistFiles(config.watchlist, config.shadow)
+        self._reloader = Reloader(files, lambda: self.watchlists, self.replace_watchlists, metrics.reloads, told)
 
     @property
     def watchlists(self) -> WatchlistSet:
@@ -65,42 +88,83 @@ class Spine:
             jobs = [_dated(job, day) for job in jobs]
         return await self._monitor.score(jobs)
 
-    async def replace_watchlists(self, watchlists: Sequence[Watchlist]) -> None:
+    async def reload_watchlists(self, caller: str) -> Reloaded:
+        """Reads the watchlist files again, and judges by what they say from now on.
+
+        Args:
+            caller: The name of who asks.
+
+        Raises:
+            SetupError: Names every mistake; nothing has changed.
+            EngineError: The engine failed on what was loaded; nothing has changed.
+            NotReady: The service is shutting down.
+        """
+        return await self._reloader.reload(caller)
+
+    def follow_files(self, hung_up: asyncio.Event) -> None:
+        """Reloads from now on whenever a watchlist file changed, if settings say so, or the event is set, by SIGHUP."""
+        self._reloader.follow(self._config.watch_files_s, hung_up)
+
+    async def close(self) -> None:
+        """Stops reloading; calls are still answered."""
+        await self._reloader.close()
+
+    async def replace_watchlists(
+        self, watchlists: Sequence[Watchlist], shadows: Sequence[Watchlist] = ()
+    ) -> WatchlistSet:
         """Takes other watchlists in place of all that are loaded, while calls run.
 
         Calls that began before are judged by the watchlists they began with. Of features that are new only their own
-        columns are loaded; what the cache holds serves every watchlist whose features it covers.
+        columns are loaded; what the cache holds serves every watchlist whose features it covers. Before one set takes
+        the other's place, both judge the canary pairs.
 
         Args:
             watchlists: The watchlists from now on, at least one; they name the reader that runs.
+            shadows: The shadow watchlists from now on; none has the name of another or of a watchlist.
+
+        Returns:
+            The watchlists that the next call is judged by.
 
         Raises:
             SetupError: One of them cannot run here; nothing has changed.
+            EngineError: The engine fails on what was loaded; nothing has changed.
         """
         from scopewatch.engine.choices import choices, united
 
         if not watchlists:
             raise WatchlistError("a service needs at least one watchlist; name one")
+        together = [*watchlists, *shadows]
         async with self._replacing:
-            before = self.watchlists
-            reader, wanted = choices(watchlists)
-            running, held = choices(before.sources)
+            before, watching = self.watchlists, self._engine.watching
+            reader, wanted = choices(together)
+            running, held = choices(before.all_sources)
             if reader != running:
                 raise WatchlistError(
                     f"{watchlists[0].where('reader')}: another reader runs; restart the service to change it"
                 )
-            head = any(watchlist.reads_head for watchlist in watchlists)
+            head = any(watchlist.reads_head for watchlist in together)
             # Until the calls that began before are answered, the engine computes what either set reads.
             both = await asyncio.to_thread(self._engine.prepare, united(held, wanted), head=head or before.engine.head)
-            check_watchlists(watchlists, both.identity, strict=self._config.strict_cards)
+            check_watchlists(together, both.identity, strict=self._config.strict_cards)
             labels = await asyncio.to_thread(labels_of, self._config, both.identity)
-            await self._worker.run(lambda: self._engine.install(both))
-            exact = await asyncio.to_thread(self._engine.prepare, wanted, head=head)
-            after = watchlist_set(watchlists, exact.identity, labels, version=before.version + 1)
-            self._metrics.describe(after.engine, after.sources, versions())
+            told = await self._canaries.of_running(before.all_compiled)
+            await self._install(both)
+            try:
+                exact = await asyncio.to_thread(self._engine.prepare, wanted, head=head)
+                after = watchlist_set(watchlists, exact.identity, labels, shadows=shadows, version=before.version + 1)
+                await self._canaries.compare(told, after.all_compiled, exact)
+            except Exception:
+                await self._install(watching)
+                raise
+            describe(self._metrics, after)
             await self._monitor.replace(after)
-            await self._worker.run(lambda: self._engine.install(exact))
-            log.info("watchlists replaced", extra={"version": after.version, "watchlists": list(after.by_name)})
+            await self._install(exact)
+            digests = {watchlist.name: watchlist.digest for watchlist in together}
+            log.info("watchlists replaced", extra={"version": after.version, "watchlists": digests})
+            return after
+
+    async def _install(self, watching: "Watching") -> None:
+        await self._worker.run(lambda: self._engine.install(watching))
 
 
 @asynccontextmanager
@@ -110,7 +174,9 @@ async def running_spine(
     metrics: Metrics,
     *,
     on_death: Callable[[EngineDied], None] = lambda _: None,
+    on_health: Callable[[bool], Awaitable[None]] = _nobody_asks,
     listeners: Sequence[PairsScored] = (),
+    told: Told = nobody,
 ) -> AsyncIterator[Spine]:
     """The spine, warmed up, with its engine thread, batcher and cache; everything is closed on leaving.
 
@@ -118,14 +184,22 @@ async def running_spine(
         loaded: From `load`.
         config: Settings.
         metrics: Where everything is counted.
-        on_death: Called from another thread when the engine dies.
+        on_death: Called from another thread when the engine dies, or hangs, which is the same.
+        on_health: Told False when the engine begins to fail on every text, and True when it works again.
         listeners: Are told of every pair that is scored, after the metrics.
+        told: Is told of every reload of watchlists.
     """
     # First, since a bad Redis URL raises and nothing is open yet.
     cache = _cache(config, metrics)
     engine = loaded.engine
-    worker = Worker(engine.runner, on_death)
+    pace = Pace()
+    worker = Worker(
+        engine.runner, on_death, longest_s=lambda tokens: config.stall_s + _STALLED * pace.at_most_s(tokens)
+    )
+    vitality = Vitality(lambda: probe(worker, engine), on_health)
     tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
+    secret = config.cache_secret.get_secret_value().encode()
+    shadows = Shadows(config.shadow_share, secret, metrics.shadows)
 
     async def tokenise(
         pairs: Sequence[Pair], cleanings: Sequence[Cleaning]
@@ -138,27 +212,37 @@ async def running_spine(
         max_batch_tokens=engine.max_batch_tokens,
         max_queue_tokens=config.max_queue_tokens,
         metrics=metrics,
+        pace=pace,
+        batch_ended=vitality.batch_ended,
     )
+    spine = None
     try:
-        watchlists = watchlist_set(loaded.watchlists, engine.identity, loaded.labels, version=1)
-        metrics.describe(watchlists.engine, watchlists.sources, versions())
-        await _warm_up(worker, engine)
+        watchlists = watchlist_set(loaded.watchlists, engine.identity, loaded.labels, shadows=loaded.shadows, version=1)
+        describe(metrics, watchlists)
+        await warm_up(worker, engine, pace)
         monitor = Monitor(
             tokenise=tokenise,
             submit=batcher.submit,
             cache=cache,
-            values=CachedValues(engine.identity.reader, config.cache_secret.get_secret_value().encode()),
+            values=CachedValues(engine.identity.reader, secret),
             watchlists=watchlists,
             metrics=metrics,
             max_evidence=config.max_evidence,
             judgements=Judgements(config.cache_bytes // 2) if config.cache_bytes else None,
+            shadows=shadows,
             listeners=[metrics.pairs_scored, *listeners],
         )
-        yield Spine(monitor, engine, worker, metrics, config)
+        canaries = Canaries(engine, worker, tokenisers)
+        spine = Spine(monitor, engine, worker, canaries=canaries, metrics=metrics, config=config, told=told)
+        yield spine
     finally:
+        if spine:
+            await spine.close()
+        await vitality.close()
         await batcher.close()
         await cache.close()
         worker.stop()
+        shadows.close()
         tokenisers.shutdown(wait=False)
 
 
@@ -181,11 +265,22 @@ def watchlist_set(
     engine: EngineIdentity,
     labels: Mapping[FeatureKey, Label],
     *,
+    shadows: Sequence[Watchlist] = (),
     version: int,
 ) -> WatchlistSet:
-    """Binds watchlists to an engine that watches all their features."""
-    compiled = [compile_watchlist(one, engine, labels, one.card_problems(engine)) for one in watchlists]
-    return WatchlistSet(version, engine, {one.source.name: one for one in compiled})
+    """Binds watchlists and shadows to an engine that watches all their features."""
+    live, beside = (
+        [compile_watchlist(one, engine, labels, one.card_problems(engine)) for one in some]
+        for some in (watchlists, shadows)
+    )
+    return WatchlistSet(version, engine, {one.source.name: one for one in live}, tuple(beside))
+
+
+def describe(metrics: Metrics, watchlists: WatchlistSet) -> None:
+    """Publishes a set in place of the one before it."""
+    metrics.describe(watchlists.engine, watchlists.sources, versions())
+    metrics.shadows.describe(watchlists.shadow_sources)
+    metrics.reloads.version.set(watchlists.version)
 
 
 def _dated(job: ScoreJob, day: str) -> ScoreJob:
@@ -206,28 +301,15 @@ def _cache(config: Config, metrics: Metrics) -> Cache:
         # The other half is for judgements.
         return LocalCache(config.cache_bytes - config.cache_bytes // 2, metrics)
     if not config.cache_secret.get_secret_value():
-        log.warning("cache_secret is empty: whoever reads this Redis can test which texts were scored")
+        log.warning(
+            "cache_secret is empty: whoever reads this Redis can test which texts were scored, "
+            "and whoever writes to it can forge values that clear a verdict"
+        )
     client = redis_client(
         url,
         mode=config.redis_mode,
         sentinel_service=config.redis_sentinel_service,
         timeout_s=config.redis_timeout_s,
+        password=config.redis_password.get_secret_value(),
     )
     return RedisCache(client, timeout_s=config.redis_timeout_s, ttl_s=config.cache_ttl_s, metrics=metrics)
-
-
-async def _warm_up(worker: Worker, engine: "Engine") -> None:
-    """Runs the largest batch there can be, so that memory and kernels are settled before the first caller comes.
-
-    On a CPU nothing is there to be settled, so one short text only shows that the engine runs.
-    """
-    on_cpu = engine.identity.reader.device == "cpu"
-    tokens = min(engine.max_tokens, _CPU_WARM_UP_TOKENS) if on_cpu else engine.max_tokens
-    count = 1 if on_cpu else max(1, engine.max_batch_tokens // tokens)
-    # No two begin alike, nor as those that measured memory: what they shared would be read once.
-    batch = [np.full(tokens, 10 + number, np.int32) for number in range(count)]
-    # On a GPU of two lengths, since kernels are compiled again, once, for lengths that vary.
-    for texts in [batch] if on_cpu else [batch, [np.full(max(1, tokens // 2), 9, np.int32)]]:
-        for outcome in (await worker.encode(texts)).activations:
-            if isinstance(outcome, Exception):
-                raise EngineError(f"warm-up failed: {outcome}; if memory ran out, lower max_batch_tokens")

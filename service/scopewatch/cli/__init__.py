@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import scopewatch
 from scopewatch.cli import (
     activations,
+    audit,
     bench,
     calibrate,
     contrast,
@@ -21,6 +22,7 @@ from scopewatch.cli import (
     scan,
     score,
     serve,
+    token,
     watchlist,
 )
 from scopewatch.errors import NothingUsable, ScopewatchError, SetupError
@@ -64,6 +66,6 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     judging = (serve, demo, score, evaluate, activations, calibrate, contrast, scan)
-    for module in (*judging, watchlist, features, reader, sae, bench, plan):
+    for module in (*judging, watchlist, features, reader, sae, bench, plan, token, audit):
         module.add(command)
     return parser

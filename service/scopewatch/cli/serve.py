@@ -2,10 +2,13 @@
 
 import argparse
 import asyncio
+import os
+from contextlib import closing
+from typing import NoReturn
 
-from scopewatch import logs
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import Config
+from scopewatch.logs.sole_output import sole_output
 
 
 def add(command: AddCommand) -> None:
@@ -14,13 +17,14 @@ def add(command: AddCommand) -> None:
     add_settings(parser, Config.model_fields)
 
 
-def _run(args: argparse.Namespace) -> int:
-    from scopewatch.app.server import Server, process_start_s
-
+def _run(args: argparse.Namespace) -> NoReturn:
     config = settings(args)
-    logs.configure(config.log_level, config.log_format)
+    with closing(asyncio.new_event_loop()) as loop, sole_output(config.log_level, config.log_format):
+        from scopewatch.app.server import Server, process_start_s
 
-    async def run() -> int:
-        return await Server(config, since_s=process_start_s()).run()
+        async def serve() -> int:
+            return await Server(config, since_s=process_start_s()).run()
 
-    return asyncio.run(run())
+        code = loop.run_until_complete(serve())
+    # What hangs in a thread, the engine for one, must not keep the process from ending.
+    os._exit(code)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from scopewatch.config import FILE_LISTS, Config, load_config
+from scopewatch.config import FILE_LISTS, SECRET_FILES, Config, load_config
 
 
 class AddCommand(Protocol):
@@ -27,7 +27,17 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
             shown = "bundled" if name == "watchlist" else _shown(default)
             options["help"] = f"{setting.description} (default: {shown})".replace("%", "%%")
         options.setdefault("help", setting.description)
-        group.add_argument("--" + name.replace("_", "-"), **options)
+        flag = "--" + name.replace("_", "-")
+        if f"{name}_file" in SECRET_FILES:
+            options["help"] += f"; every user of this machine sees what stands here: use {flag}-file"
+            group.add_argument(
+                f"{flag}-file",
+                help=f"file that holds {name}, in place of {flag}",
+                default=argparse.SUPPRESS,
+                dest=f"setting_{name}_file",
+                metavar="FILE",
+            )
+        group.add_argument(flag, **options)
 
 
 def settings(args: argparse.Namespace) -> Config:

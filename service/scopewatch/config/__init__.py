@@ -6,13 +6,14 @@ Only this room reads the environment.
 from scopewatch.config.addresses import host_and_port, is_loopback, socket_file
 from scopewatch.config.environment import ENV_PREFIX, load_config, server_environment
 from scopewatch.config.folders import BUNDLED_WATCHLIST, WATCHLISTS_BY_NAME, cache_folder, watchlist_file
-from scopewatch.config.settings import ENGINE_SETTINGS, FILE_LISTS, Config
+from scopewatch.config.settings import ENGINE_SETTINGS, FILE_LISTS, SECRET_FILES, Config
 
 __all__ = [
     "BUNDLED_WATCHLIST",
     "ENGINE_SETTINGS",
     "ENV_PREFIX",
     "FILE_LISTS",
+    "SECRET_FILES",
     "WATCHLISTS_BY_NAME",
     "Config",
     "cache_folder",

@@ -1,5 +1,5 @@
 """Settings from flags and from the environment. A misspelt variable is refused, not ignored; those that Kubernetes
-makes of Services are no settings.
+makes of Services are no settings. A secret may also come from a file, which `SCOPEWATCH_<NAME>_FILE` or a flag names.
 """
 
 import difflib
@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from scopewatch.config.settings import FILE_LISTS, Config
+from scopewatch.config.settings import FILE_LISTS, SECRET_FILES, Config
 from scopewatch.errors import ConfigError
+from scopewatch.files import expanded
 
 ENV_PREFIX = "SCOPEWATCH_"
 _SERVICE_LINK = re.compile(
@@ -41,6 +42,18 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
     for name, value in (flags or {}).items():
         raw[name] = value
         source[name] = "--" + name.replace("_", "-")
+    for given, name in SECRET_FILES.items():
+        if given not in raw:
+            continue
+        file = raw.pop(given)
+        if name in raw:
+            wrong.append(f"{source[name]} and {source[given]}: give one of them")
+            continue
+        source[name] = source[given]
+        try:
+            raw[name] = _secret_in(file)
+        except ValueError as error:
+            wrong.append(f"{source[given]}: {file}: {error}")
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -50,6 +63,19 @@ def load_config(flags: Mapping[str, Any] | None = None, environ: Mapping[str, st
     if wrong:
         raise ConfigError("; ".join(wrong))
     return config
+
+
+def _secret_in(file: str) -> str:
+    """What a file holds, without the newline at its end."""
+    try:
+        secret = expanded(file).read_text(encoding="utf-8").removesuffix("\n")
+    except UnicodeDecodeError:
+        raise ValueError("is no text in UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror or error}") from None
+    if not secret:
+        raise ValueError("is empty, put the secret there")
+    return secret
 
 
 def server_environment(settings: Mapping[str, object]) -> dict[str, str]:
@@ -72,14 +98,15 @@ def _of_environment(environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[st
     raw: dict[str, Any] = {}
     source: dict[str, str] = {}
     wrong: list[str] = []
+    known = {*Config.model_fields, *SECRET_FILES}
     for variable, value in environ.items():
         if not variable.startswith(ENV_PREFIX):
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
-        if name not in Config.model_fields:
+        if name not in known:
             if _SERVICE_LINK.fullmatch(f"{variable.removeprefix(ENV_PREFIX)}={value}"):
                 continue
-            close = difflib.get_close_matches(name, Config.model_fields, n=1)
+            close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
             wrong.append(f"{variable}: no such setting{hint}")
             continue

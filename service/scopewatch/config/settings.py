@@ -142,13 +142,16 @@ class Config(BaseModel):
     redis_url: SecretStr = Field(
         SecretStr(""), description="redis:// or rediss:// URL; empty uses the in-process cache"
     )
+    redis_password: SecretStr = Field(SecretStr(""), description="password of Redis, where redis_url holds none")
     redis_mode: Literal["standalone", "cluster", "sentinel"] = Field(
         "standalone", description="what redis_url points at"
     )
     redis_sentinel_service: str = Field("mymaster", description="name of the master in sentinel mode")
     redis_timeout_s: float = Field(0.075, gt=0, le=5, description="longest wait for one Redis operation")
     cache_ttl_s: int = Field(86_400, ge=1, description="life of a Redis entry, jittered by 10 percent")
-    cache_secret: SecretStr = Field(SecretStr(""), description="HMAC secret of cache keys; the same on every replica")
+    cache_secret: SecretStr = Field(
+        SecretStr(""), description="HMAC secret of cache keys and values; the same on every replica"
+    )
 
     drain_delay_s: float = Field(0.0, ge=0, description="wait between turning not-ready and refusing requests")
     drain_grace_s: float = Field(20.0, ge=0, description="time given to running requests at shutdown")
@@ -223,3 +226,7 @@ class Config(BaseModel):
         if self.max_queue_tokens < self.max_batch_tokens:
             raise ValueError("max_queue_tokens must be at least max_batch_tokens")
         return self
+
+
+SECRET_FILES = {f"{name}_file": name for name, field in Config.model_fields.items() if field.annotation is SecretStr}
+"""The names by which files are given that hold secrets, and the setting of each."""

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import ScopewatchError
-from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.types import ScoreJob
 from scopewatch.verdicts import ScoredPair
 
@@ -20,9 +20,21 @@ class Spine(Protocol):
     async def score(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
         """Scores jobs; each succeeds or fails alone, in the order given."""
 
+    async def reload_watchlists(self, caller: str) -> Reloaded:
+        """Reads the watchlist files again, and judges by what they say from now on.
+
+        Args:
+            caller: The name of who asks.
+
+        Raises:
+            SetupError: Names every mistake; nothing has changed.
+            EngineError: The engine failed on what was loaded; nothing has changed.
+            NotReady: The service is shutting down.
+        """
+
 
 class Door(Protocol):
-    """One way for callers to come in. The methods are called once each, in this order."""
+    """One way for callers to come in. The methods are called once each, in this order, but for `ready`."""
 
     async def listen(self) -> dict[str, str]:
         """Begins to listen, and refuses pairs until the door is open, so that whoever asks learns that it will be.
@@ -41,6 +53,9 @@ class Door(Protocol):
             spine: Scores the pairs.
             limits: What a request may hold.
         """
+
+    async def ready(self, ready: bool) -> None:
+        """Says from now on, between `open` and `drain`, that the service is ready or not; takes pairs either way."""
 
     async def drain(self) -> None:
         """Says that the service is not ready, so that balancers look elsewhere; still takes pairs."""

@@ -14,6 +14,10 @@ MAX_VIOLATIONS = 10
 """The most fields named in one answer; more would not fit into the 8 KiB of trailing metadata that clients accept."""
 
 
+_LEAST_FIELDS = 1 << 16
+"""What every message may hold: clients that do not pack token ids send each as a field."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one request may hold; GetInfo reports it."""
@@ -27,6 +31,13 @@ class Limits:
     max_tokens: int
     max_windows: int
     max_reply_bytes: int
+
+    @property
+    def max_fields(self) -> int:
+        """How many fields a message may hold, on all levels together: as many as its other limits make of it."""
+        own, of_turn, of_label = 16, 4, 3
+        request = own + of_turn * self.max_history_turns + of_label * self.max_labels
+        return max(_LEAST_FIELDS, self.max_batch_items * request)
 
     @classmethod
     def of(cls, config: Config, *, max_tokens: int) -> "Limits":

@@ -12,7 +12,9 @@ from prometheus_client.process_collector import ProcessCollector
 from scopewatch.events import PairScored
 from scopewatch.identity import EngineIdentity
 from scopewatch.metrics.pair_counts import SECONDS, PairCounts
+from scopewatch.metrics.reload_counts import ReloadCounts
 from scopewatch.metrics.series import Bound
+from scopewatch.metrics.shadow_counts import ShadowCounts
 from scopewatch.watch.watchlist import Watchlist
 
 _TOKENS = tuple(2**power for power in range(3, 18))
@@ -40,6 +42,8 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         self._pair_counts = PairCounts(registry, max_feature_series=max_feature_series)
+        self.shadows = ShadowCounts(registry)
+        self.reloads = ReloadCounts(registry)
 
         def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
             return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
@@ -63,6 +67,9 @@ class Metrics:
         )
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for the engine.")
         self._dropped = counter("queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason")
+        self._unwanted = Counter(
+            "scopewatch_unwanted_pairs_total", "Pairs that were read though their callers had left.", registry=registry
+        )
         self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result")
         self._cache_writes = counter("cache_writes_total", "Cache writes.", "result")
         self.cache_breaker_open = gauge("cache_breaker_open", "1 while the cache is not asked because it failed.")
@@ -165,6 +172,9 @@ class Metrics:
 
     def queue_dropped(self, reason: str) -> None:
         self._dropped[reason,].inc()
+
+    def unwanted_pairs(self, count: int) -> None:
+        self._unwanted.inc(count)
 
     def cache_read(self, result: str, count: int = 1) -> None:
         """`hit`, `miss`, `error` (timeout or connection), `corrupt`, or `skipped` by the breaker."""

@@ -5,16 +5,21 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 
 from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.types import CoveredActivations, EncodedBatch, TokenIds
+from scopewatch.pipeline.lanes import Lanes, Waiting
+from scopewatch.pipeline.pace import Pace
+from scopewatch.pipeline.timetable import Timetable
+from scopewatch.types import ANYONE, Caller, CoveredActivations, EncodedBatch, TokenIds
 
 log = logging.getLogger(__name__)
 
-Encode = Callable[[Sequence[TokenIds]], Awaitable[EncodedBatch]]
+Wanted = Callable[[int], bool]
+"""Whether somebody still waits for the text at this place of a batch."""
+Encode = Callable[[Sequence[TokenIds], Wanted], Awaitable[EncodedBatch]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +33,11 @@ class Encoded:
 
 
 @dataclass(slots=True, order=True)
-class _Entry:
+class _Entry(Waiting):
     """A pair that waits for the engine."""
 
-    turn: tuple[int, int]
-    """The number of tokens that the engine had taken when the pair came, plus those ahead of it in its own call; then
-    the order of arrival. So a large call lets others in between its pairs, and no stream of other calls holds up a pair
-    for longer than its own call would take alone."""
     ids: TokenIds = field(compare=False)
-    deadline_s: float | None = field(compare=False)
+    deadline_s: float = field(compare=False)
     future: asyncio.Future[Encoded] = field(compare=False)
     arrived_s: float = field(compare=False)
 
@@ -45,13 +46,17 @@ class Batcher:
     """Owns the queue between requests and the engine.
 
     A batch starts as soon as the engine is idle. While one runs, a second is handed over only if it is full: a
-    part-filled one gains more by waiting for company than by being early. Pairs take turns by call, see `_Entry.turn`.
+    part-filled one gains more by waiting for company than by being early. Callers take turns by weight, see `Lanes`,
+    and the pairs of a caller by call, see `Waiting.turn`. What cannot be read before its deadline is not begun.
 
     Args:
-        encode: The engine: takes the token ids of a batch, gives its activations in the same order.
+        encode: The engine: takes the token ids of a batch, gives its activations in the same order. Just before it
+            reads a text it asks whether that is still wanted, and answers DeadlineExpired for one that is not.
         max_batch_tokens: The most tokens in one batch; a longer single pair still gets a batch of its own.
         max_queue_tokens: The most tokens that may wait; beyond it `submit` raises Overloaded.
         metrics: Counts the tokens that wait, the sizes of batches, and the pairs that are dropped.
+        pace: Learns how long batches take, and predicts it.
+        batch_ended: Is told of each batch that was read whether all its pairs failed.
         clock: Tells the time in seconds, monotonic; deadlines are on this clock.
     """
 
@@ -62,56 +67,77 @@ class Batcher:
         max_batch_tokens: int,
         max_queue_tokens: int,
         metrics: Metrics,
+        pace: Pace | None = None,
+        batch_ended: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._encode = encode
         self._max_batch_tokens = max_batch_tokens
-        self._max_queue_tokens = max_queue_tokens
         self._metrics = metrics
+        self._timetable = Timetable(pace or Pace(), max_batch_tokens, clock)
+        self._batch_ended = batch_ended
         self._clock = clock
-        self._queue: list[_Entry] = []
+        self._lanes: Lanes[_Entry] = Lanes(max_queue_tokens)
         self._arrivals = count()
-        self._taken_tokens = 0
-        self._queued_tokens = 0
         self._changed = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
-        self._tokens_per_s = 0.0
         self._refusal: ScopewatchError | None = None
         self._loop_task = asyncio.create_task(self._run(), name="batcher")
 
-    async def submit(self, ids: TokenIds, deadline_s: float | None = None, ahead_tokens: int = 0) -> Encoded:
+    async def submit(
+        self, ids: TokenIds, deadline_s: float | None = None, ahead_tokens: int = 0, caller: Caller = ANYONE
+    ) -> Encoded:
         """Waits for a pair's activations.
 
         Args:
             ids: The token ids of the pair, shape (n_tokens,).
             deadline_s: When the caller stops waiting, on the batcher's clock; None for never.
             ahead_tokens: The number of tokens of the pairs before this one in the same call.
+            caller: Whose pair it is.
 
         Raises:
-            Overloaded: The queue is full.
-            DeadlineExpired: The deadline passed before the pair reached the device.
+            Overloaded: The queue is full, or too long for the deadline.
+            DeadlineExpired: The deadline passed, or came too near, before the pair reached the device.
             EngineError: The engine failed on it, or died.
             NotReady: The batcher is closed.
         """
         if self._refusal:
             raise self._refusal
-        if self._queued_tokens + len(ids) > self._max_queue_tokens and self._queue:
-            raise Overloaded("the queue is full; try again later", retry_after_s=self._wait_estimate_s())
-        turn = (self._taken_tokens + ahead_tokens, next(self._arrivals))
-        entry = _Entry(turn, ids, deadline_s, asyncio.get_running_loop().create_future(), self._clock())
-        heappush(self._queue, entry)
-        self._count_queued(len(ids))
+        turn = (self._lanes.taken_tokens(caller) + ahead_tokens, next(self._arrivals))
+        future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
+        latest_s = inf if deadline_s is None else deadline_s
+        entry = _Entry(turn, len(ids), caller, ids, latest_s, future, self._clock())
+        self._refuse_late(entry)
+        put_out = self._lanes.make_room(caller, entry.tokens)
+        if put_out is None:
+            raise self._full()
+        for other in put_out:
+            self._answer([other], self._full())
+            self._metrics.queue_dropped("displaced")
+        self._lanes.add(entry)
+        self._metrics.queue_tokens.set(self._lanes.tokens)
         self._changed.set()
         try:
-            return await entry.future
+            return await future
         except asyncio.CancelledError:
-            self._leave(entry)
+            # A caller's place is given to others at once, and not only when the engine is free.
+            if self._lanes.remove(entry):
+                self._metrics.queue_tokens.set(self._lanes.tokens)
+                self._metrics.queue_dropped("cancelled")
             raise
 
-    async def close(self) -> None:
-        """Answers everybody who waits, then stops. Running batches are awaited."""
+    async def close(self, timeout_s: float = 3.0) -> None:
+        """Answers everybody who waits, then stops.
+
+        Args:
+            timeout_s: How many seconds batches that run have to end; then their callers are told, too.
+        """
         self._refuse(NotReady("the service is shutting down"))
         self._loop_task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_s)
+        for task in self._running:
+            task.cancel()
         await asyncio.gather(self._loop_task, *self._running, return_exceptions=True)
 
     async def _run(self) -> None:
@@ -124,71 +150,109 @@ class Batcher:
                 task.add_done_callback(self._batch_done)
 
     def _may_start(self) -> bool:
-        return not self._running or (len(self._running) == 1 and self._queued_tokens >= self._max_batch_tokens)
+        return not self._running or (len(self._running) == 1 and self._lanes.tokens >= self._max_batch_tokens)
 
     def _batch_done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._changed.set()
 
     def _next_batch(self) -> list[_Entry]:
-        """The next entries that fit the token budget; those nobody waits for are dropped on the way."""
+        """The next entries that fit the token budget, and that one batch reads before the deadlines of all of them.
+
+        Those nobody waits for, and those that cannot be read in time, are dropped on the way.
+        """
         batch: list[_Entry] = []
-        tokens = 0
-        while self._queue:
-            entry = self._queue[0]
-            if reason := self._departed(entry):
-                self._metrics.queue_dropped(reason)
-            elif batch and tokens + len(entry.ids) > self._max_batch_tokens:
+        tokens, earliest_s, waiting_tokens = 0, inf, self._lanes.tokens
+        while entry := self._lanes.first():
+            full = bool(batch) and tokens + entry.tokens > self._max_batch_tokens
+            # Where it does not fit, it has to wait for those that do.
+            more = tokens if full else tokens + entry.tokens
+            if entry.future.done() or self._hopeless(entry, more, waiting_tokens, alone=not batch):
+                self._lanes.remove(entry)
+                self._metrics.queue_dropped("cancelled" if entry.future.done() else "deadline")
+                self._answer([entry], _too_late())
+            elif full or (batch and not self._timetable.in_time(more, earliest_s)):
                 break
             else:
+                self._lanes.take(entry)
                 batch.append(entry)
-                tokens += len(entry.ids)
-            heappop(self._queue)
-            self._count_queued(-len(entry.ids))
-        self._taken_tokens += tokens
+                tokens, earliest_s = more, min(earliest_s, entry.deadline_s)
+        self._metrics.queue_tokens.set(self._lanes.tokens)
         return batch
 
-    def _leave(self, entry: _Entry) -> None:
-        """Gives a caller's place to others at once, and not only when the engine is free."""
-        try:
-            self._queue.remove(entry)
-        except ValueError:
-            return
-        heapify(self._queue)
-        self._count_queued(-len(entry.ids))
-        self._metrics.queue_dropped("cancelled")
+    def _hopeless(self, entry: _Entry, tokens: int, waiting_tokens: int, *, alone: bool) -> bool:
+        """Whether an entry would be late in a batch of so many tokens."""
+        tried = alone and self._timetable.tries
+        ends_s = self._clock() if tried else self._timetable.ends_s(tokens, waiting_tokens=waiting_tokens)
+        return ends_s >= entry.deadline_s
 
-    def _departed(self, entry: _Entry) -> str:
-        if entry.future.done():
-            return "cancelled"
-        if entry.deadline_s is not None and self._clock() >= entry.deadline_s:
-            entry.future.set_exception(DeadlineExpired("the deadline passed while the pair waited for the device"))
-            return "deadline"
-        return ""
+    def _refuse_late(self, entry: _Entry) -> None:
+        """Refuses a pair at once that cannot be read before its deadline."""
+        now_s = self._clock()
+        if entry.deadline_s <= now_s:
+            self._metrics.queue_dropped("deadline")
+            raise _too_late()
+        if entry.deadline_s == inf or (not self._lanes.tokens and self._timetable.tries):
+            return
+        ahead_tokens, waiting_tokens = self._lanes.tokens_before(entry.caller, entry.turn), self._lanes.tokens
+        ends_s = self._timetable.ends_s(entry.tokens, waiting_tokens=waiting_tokens, ahead_tokens=ahead_tokens)
+        # With some time to spare, or those who just got in would often be dropped later.
+        if (late_s := now_s + 1.2 * (ends_s - now_s) - entry.deadline_s) > 0:
+            raise Overloaded("there is no time to read it before its deadline", retry_after_s=_bounded(late_s))
 
     async def _run_batch(self, batch: list[_Entry]) -> None:
-        started_s = self._clock()
+        run = self._timetable.begin(sum(entry.tokens for entry in batch))
+        departed: dict[int, str] = {}
+
+        def wanted(place: int) -> bool:
+            """Asked on the engine's thread."""
+            if reason := self._departed(batch[place]):
+                departed[place] = reason
+            return not reason
+
+        read_tokens = reused_tokens = 0
         try:
-            encoded = await self._encode([entry.ids for entry in batch])
+            encoded = await self._encode([entry.ids for entry in batch], wanted)
             if len(encoded.activations) != len(batch):
                 raise EngineError(f"the engine answered {len(encoded.activations)} of {len(batch)} pairs")
+            read = [entry for place, entry in enumerate(batch) if place not in departed]
+            read_tokens, reused_tokens = sum(entry.tokens for entry in read), encoded.reused_tokens
+        except asyncio.CancelledError:
+            self._answer(batch, NotReady("the service is shutting down"))
+            raise
         except EngineDied as error:
             self._answer(batch, error)
             self._refuse(error)
         except Exception as error:
             log.exception("a batch failed")
             self._answer(batch, error if isinstance(error, ScopewatchError) else EngineError("the reader failed"))
+            self._batch_ended(True)
         else:
-            for entry, outcome in zip(batch, encoded.activations, strict=True):
-                if isinstance(outcome, Exception):
-                    self._answer([entry], outcome)
-                elif not entry.future.done():
-                    queue_s = started_s - entry.arrived_s
-                    covered = CoveredActivations(outcome, encoded.table)
-                    entry.future.set_result(Encoded(covered, queue_s, encoded.forward_s, encoded.encode_s))
-            tokens = sum(len(entry.ids) for entry in batch)
-            self._learn_speed(tokens, self._clock() - started_s)
-            self._metrics.batch_encoded(len(batch), tokens, encoded.reused_tokens)
+            for reason in departed.values():
+                self._metrics.queue_dropped(reason)
+            if read:
+                self._metrics.batch_encoded(len(read), read_tokens, reused_tokens)
+                self._metrics.unwanted_pairs(sum(bool(self._departed(entry)) for entry in read))
+                failed = [isinstance(outcome, Exception) for outcome in encoded.activations]
+                self._batch_ended(all(failed))
+            self._answer_each(batch, encoded, run.handed_s)
+        finally:
+            self._timetable.end(run, read_tokens, reused_tokens)
+
+    def _answer_each(self, batch: list[_Entry], encoded: EncodedBatch, handed_s: float) -> None:
+        for entry, outcome in zip(batch, encoded.activations, strict=True):
+            if isinstance(outcome, Exception):
+                self._answer([entry], outcome)
+            elif not entry.future.done():
+                covered = CoveredActivations(outcome, encoded.table)
+                queue_s = handed_s - entry.arrived_s
+                entry.future.set_result(Encoded(covered, queue_s, encoded.forward_s, encoded.encode_s))
+
+    def _departed(self, entry: _Entry) -> str:
+        """Why nobody waits for an entry; empty where somebody does."""
+        if entry.future.done():
+            return "cancelled"
+        return "deadline" if self._clock() >= entry.deadline_s else ""
 
     def _answer(self, entries: Sequence[_Entry], error: Exception) -> None:
         for entry in entries:
@@ -198,20 +262,18 @@ class Batcher:
     def _refuse(self, error: ScopewatchError) -> None:
         """Fails everything queued, and everything submitted from now on."""
         self._refusal = error
-        self._answer(list(self._queue), error)
-        self._queue.clear()
-        self._count_queued(-self._queued_tokens)
+        self._answer(self._lanes.clear(), error)
+        self._metrics.queue_tokens.set(0)
 
-    def _count_queued(self, tokens: int) -> None:
-        self._queued_tokens += tokens
-        self._metrics.queue_tokens.set(self._queued_tokens)
+    def _full(self) -> Overloaded:
+        """Names the time until about half the queue is gone; a guess of a quarter second before any batch ran."""
+        wait_s = 0.5 * self._timetable.wait_s(self._lanes.tokens) or 0.25
+        return Overloaded("the queue is full; try again later", retry_after_s=_bounded(wait_s))
 
-    def _learn_speed(self, tokens: int, seconds: float) -> None:
-        speed = tokens / max(seconds, 1e-6)
-        self._tokens_per_s = 0.8 * self._tokens_per_s + 0.2 * speed if self._tokens_per_s else speed
 
-    def _wait_estimate_s(self) -> float:
-        """Time until about half the queue is gone; a guess of a quarter second before any batch ran."""
-        if not self._tokens_per_s:
-            return 0.25
-        return min(max(0.5 * self._queued_tokens / self._tokens_per_s, 0.05), 10.0)
+def _too_late() -> DeadlineExpired:
+    return DeadlineExpired("the deadline passed, or came too near, while the pair waited for the device")
+
+
+def _bounded(wait_s: float) -> float:
+    return min(max(wait_s, 0.05), 10.0)

@@ -124,7 +124,7 @@ class RedisCache:
             async with asyncio.timeout(self._timeout_s):
                 await self._client.close()
         except Exception as error:  # nothing is left to do
-            log.debug("Redis connection did not close cleanly", extra={"error": type(error).__name__})
+            log.debug("Redis connection did not close cleanly", extra=self._described(error))
 
     async def _write_behind(self) -> None:
         while True:
@@ -160,7 +160,10 @@ class RedisCache:
         self._breaker.failed()
         self._metrics.cache_breaker_open.set(self._breaker.is_open)
         if self._breaker.is_open and not was_open:
-            log.warning("Redis is not asked for a while", extra={"error": type(error).__name__})
+            log.warning("Redis is not asked for a while", extra=self._described(error))
+
+    def _described(self, error: Exception) -> dict[str, str]:
+        return {"error": type(error).__name__, "error_message": self._client.loggable(error)}
 
     def _succeeded(self) -> None:
         if self._breaker.is_open:

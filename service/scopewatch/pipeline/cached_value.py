@@ -2,12 +2,13 @@
 
 A value is, little-endian,
 
-    magic | key digest | checksum | n_tokens, n_fired, table bytes u32 | table | token i32 | column i32 | value f32
+    magic | key | MAC | n_tokens, n_fired, table bytes u32 | table | token i32 | column i32 | value f32
 
 and its table says which features it covers: for each run of columns of one producer the producer's 16 bytes, how many
 features u32 and their indices i32. So a value serves every watchlist whose features it covers, whatever else was
-watched when it was written. Both digests are checked on reading: a cache that answers with another key's value, an old
-schema, or flipped bits is caught (the class of CVE-2023-28858) and counts as a miss.
+watched when it was written. The MAC covers all the rest under the cache's secret: whoever can write to the cache cannot
+say what a text makes fire. What is read is checked: another key's value, an old schema, flipped bits (the class of
+CVE-2023-28858) and a value that somebody else made up are caught and count as misses.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from scopewatch.identity import FeatureId, FeatureTable, ReaderIdentity
 from scopewatch.pipeline.lru import Lru
 from scopewatch.types import Activations, CoveredActivations, TokenisedPair
 
-SCHEMA = b"scw3"
+SCHEMA = b"scw4"
 _HEADER = struct.Struct("<4s32s16sIII")
 _SHAPE = struct.Struct("<III")
 _RUN = struct.Struct("<16sI")
@@ -49,12 +50,12 @@ class CorruptValue(ValueError):
 class CachedValues:
     """Makes keys and values of the cache, and reads values back.
 
-    A key is HMAC-SHA256 over the reader and the token ids. It leaves out which features are watched, which the value
-    says, so that dropping a feature empties no cache.
+    A key is HMAC-SHA256 over the reader, the tenant and the token ids. It leaves out which features are watched, which
+    the value says, so that dropping a feature empties no cache.
 
     Args:
         reader: The reader as it runs, digests included.
-        secret: Stops others who can read the cache from guessing which texts were scored.
+        secret: Stops others who can reach the cache from guessing which texts were scored, and from making up values.
     """
 
     def __init__(self, reader: ReaderIdentity, secret: bytes) -> None:
@@ -62,16 +63,23 @@ class CachedValues:
         decides["embedding"] = reader.layer_digests[0] if reader.layer_digests else reader.digest
         canonical = json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()
         self._producer = hashlib.sha256(SCHEMA + canonical).digest()
-        self._secret = secret
+        # Two uses, two keys, as in HKDF (RFC 5869).
+        self._naming, self._signing = (hmac.digest(secret, use, "sha256") for use in (b"cache key", b"cached value"))
         self._tables = Lru[FeatureTable](_TABLES_BYTES, lambda table: 100 * len(table.features))
         self._written: tuple[FeatureTable, bytes] = (FeatureTable(), b"")
 
-    def key(self, tokens: TokenisedPair) -> bytes:
-        """32 bytes; equal token ids under an equal reader give an equal key."""
-        message = self._producer + tokens.ids.astype("<i4").tobytes()
-        if tokens.window_tokens:
-            message += b"|" + np.array(tokens.window_tokens, "<i4").tobytes()
-        return hmac.digest(self._secret, message, "sha256")
+    def key(self, tokens: TokenisedPair, tenant: str) -> bytes:
+        """32 bytes; equal token ids of one tenant under an equal reader give an equal key.
+
+        Args:
+            tokens: The pair as it is read.
+            tenant: Whose callers share the value; empty where there are no tenants.
+        """
+        whose, ids = tenant.encode("utf-8", "surrogatepass"), tokens.ids.astype("<i4").tobytes()
+        windows = np.array(tokens.window_tokens, "<i4").tobytes()
+        # The lengths, or the end of one part could be the beginning of the next.
+        message = self._producer + struct.pack("<II", len(whose), len(ids)) + whose + ids + windows
+        return hmac.digest(self._naming, message, "sha256")
 
     def dump(self, key: bytes, covered: CoveredActivations) -> bytes:
         """The value to store under `key`."""
@@ -89,7 +97,7 @@ class CachedValues:
             ]
         )
         shape = activations.n_tokens, len(activations.token), len(table)
-        return _HEADER.pack(SCHEMA, key, _checksum(key, _SHAPE.pack(*shape) + body), *shape) + body
+        return _HEADER.pack(SCHEMA, key, self._mac(key, _SHAPE.pack(*shape) + body), *shape) + body
 
     def load(self, key: bytes, value: bytes, n_tokens: int) -> CoveredActivations:
         """The inverse of `dump`.
@@ -100,25 +108,31 @@ class CachedValues:
             n_tokens: How many tokens the pair has.
 
         Raises:
-            CorruptValue: When the bytes were not written for this key by this schema, or do not fit the pair.
+            CorruptValue: When the bytes were not written for this key by this schema under this secret, or do not fit
+                the pair.
         """
         if len(value) < _HEADER.size:
             raise CorruptValue("shorter than its header")
-        magic, stored_key, checksum, tokens, fired, size = _HEADER.unpack_from(value)
+        magic, stored_key, mac, tokens, fired, size = _HEADER.unpack_from(value)
         body = value[_HEADER.size :]
         if magic != SCHEMA or not hmac.compare_digest(stored_key, key):
             raise CorruptValue("written for another key or schema")
         if tokens != n_tokens or len(body) != size + 12 * fired:
             raise CorruptValue("of another shape")
-        if not hmac.compare_digest(checksum, _checksum(key, _SHAPE.pack(tokens, fired, size) + body)):
-            raise CorruptValue("changed since it was written")
+        if not hmac.compare_digest(mac, self._mac(key, _SHAPE.pack(tokens, fired, size) + body)):
+            raise CorruptValue("changed since it was written, or written under another secret")
         table = self._table(body[:size])
         token, column = (np.frombuffer(body, "<i4", fired, size + offset) for offset in (0, 4 * fired))
         activations = np.frombuffer(body, "<f4", fired, size + 8 * fired)
         n_features = len(table.features)
         if fired and (column.max() >= n_features or token.max() >= n_tokens or min(token.min(), column.min()) < 0):
             raise CorruptValue("indices out of range")
+        if not np.isfinite(activations).all():
+            raise CorruptValue("activations that are no numbers")
         return CoveredActivations(Activations(tokens, token, column, activations), table)
+
+    def _mac(self, key: bytes, payload: bytes) -> bytes:
+        return hmac.digest(self._signing, SCHEMA + key + payload, "sha256")[:16]
 
     def _table(self, data: bytes) -> FeatureTable:
         """The same object for the same bytes, since others remember what they derive from a table."""
@@ -149,7 +163,3 @@ def _read_table(data: bytes) -> FeatureTable:
         features += [FeatureId(producer, index) for index in indices.tolist()]
         place += _RUN.size + indices.nbytes
     return FeatureTable(tuple(features))
-
-
-def _checksum(key: bytes, payload: bytes) -> bytes:
-    return hmac.digest(key, payload, "sha256")[:16]

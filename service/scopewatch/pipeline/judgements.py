@@ -46,13 +46,14 @@ class Judgements:
         """Names the judgement of a job: a keyed digest of everything that decides it but the cached value.
 
         Args:
-            job: The pair, and whether evidence is wanted.
+            job: The pair, whose it is, and whether evidence is wanted.
             watchlist_digest: The digest of the watchlist as it is bound to the engine; a name would not do, for it may
                 be given to another watchlist.
         """
         pair = job.pair
         inputs = pair.inputs
-        texts = [pair.prompt, pair.response, inputs.date, inputs.tools, inputs.documents, inputs.arguments]
+        texts = [job.caller.tenant, pair.prompt, pair.response]
+        texts += (inputs.date, inputs.tools, inputs.documents, inputs.arguments)
         for turn in pair.history:
             texts += (turn.role, turn.content, turn.fields)
         # Texts read from files may hold lone surrogates.

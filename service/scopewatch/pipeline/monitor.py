@@ -19,6 +19,7 @@ from scopewatch.pipeline.cache import Cache
 from scopewatch.pipeline.cached_value import CachedValues, CorruptValue
 from scopewatch.pipeline.judgements import Judgements, Remembered
 from scopewatch.pipeline.scoring import judge
+from scopewatch.pipeline.shadows import Shadows
 from scopewatch.pipeline.stages import Asked, Judged, LookedUp, Read, Tokenised
 from scopewatch.pipeline.watchlist_set import RunningSet, WatchlistSet
 from scopewatch.pipeline.windows import Submit, encode_windows
@@ -36,13 +37,14 @@ class Monitor:
 
     Args:
         tokenise: Pairs in, and how each is to be cleaned; for each its readings, or what is wrong with it.
-        submit: Token ids, deadline and tokens ahead in, activations out: the batcher's way to the engine.
+        submit: Token ids, deadline, tokens ahead and caller in, activations out: the batcher's way to the engine.
         cache: Where activations are kept.
         values: Makes the cache's keys and values.
         watchlists: The watchlists to begin with.
         metrics: Counts look-ups and failures.
         max_evidence: The most evidence spans of one indicator.
         judgements: Keeps the last judgements; without it none is kept.
+        shadows: Has shadow watchlists judge beside; without it none does.
         listeners: Are told of every pair that is scored.
     """
 
@@ -57,6 +59,7 @@ class Monitor:
         metrics: Metrics,
         max_evidence: int,
         judgements: Judgements | None = None,
+        shadows: Shadows | None = None,
         listeners: Sequence[PairsScored] = (),
     ) -> None:
         self._tokenise_pairs = tokenise
@@ -67,6 +70,7 @@ class Monitor:
         self._metrics = metrics
         self._max_evidence = max_evidence
         self._judgements = judgements
+        self._shadows = shadows
         self._listeners = listeners
 
     @property
@@ -84,9 +88,10 @@ class Monitor:
         started_s = time.monotonic()
         failed: dict[int, ScopewatchError] = {}
         running = self._running
+        watchlists = running.watchlists
         running.begin()
         try:
-            asked = self._ask(jobs, running.watchlists, failed)
+            asked = self._ask(jobs, watchlists, failed)
             recalled, unjudged, cache_s = await self._look_up(asked, failed)
             judged = await self._judge_each(unjudged, cache_s, failed) if unjudged else []
         finally:
@@ -95,12 +100,14 @@ class Monitor:
         outcomes: dict[int, Outcome] = {**failed}
         at_once = Timings(cache_s=cache_s, total_s=total_s)
         for place, judgement in recalled:
-            outcomes[place] = ScoredPair(judgement, at_once, cached=True)
+            outcomes[place] = ScoredPair(judgement, at_once, True, watchlists.version)
         for done in judged:
             timings = replace(done.timings, total_s=total_s)
-            outcomes[done.asked.place] = ScoredPair(done.judgement, timings, done.cached)
+            outcomes[done.asked.place] = ScoredPair(done.judgement, timings, done.read.cached, watchlists.version)
         in_order = [outcomes[place] for place in range(len(jobs))]
         self._tell(jobs, in_order)
+        if self._shadows and watchlists.shadows:
+            self._shadows.judge_later(watchlists.shadows, judged, [jobs[place] for place, _ in recalled])
         return in_order
 
     def _ask(
@@ -157,7 +164,8 @@ class Monitor:
             if isinstance(readings, ScopewatchError):
                 failed[one.place] = readings
             else:
-                tokenised.append(Tokenised(one, readings, tuple(map(self._values.key, readings)), tokenise_s))
+                keys = tuple(self._values.key(reading, one.job.caller.tenant) for reading in readings)
+                tokenised.append(Tokenised(one, readings, keys, tokenise_s))
         return tokenised
 
     async def _judge_each(
@@ -176,10 +184,11 @@ class Monitor:
                     await asyncio.sleep(0)
                 begun = reading[number]
                 read = begun if isinstance(begun, Read) else await begun
-                if isinstance(read, ScopewatchError):
-                    failed[one.asked.place] = read
+                outcome = read if isinstance(read, ScopewatchError) else self._judge(read)
+                if isinstance(outcome, ScopewatchError):
+                    failed[one.asked.place] = outcome
                 else:
-                    judged.append(self._judge(read))
+                    judged.append(outcome)
         finally:
             for begun in reading:
                 if not isinstance(begun, Read):
@@ -260,7 +269,8 @@ class Monitor:
 
     async def _encode(self, asked: Asked, tokens: TokenisedPair, ahead_tokens: int) -> Encoded | ScopewatchError:
         try:
-            encoded = await encode_windows(tokens.windows, self._submit, asked.job.deadline_s, ahead_tokens)
+            job = asked.job
+            encoded = await encode_windows(tokens.windows, self._submit, job.deadline_s, ahead_tokens, job.caller)
         except ScopewatchError as error:
             return error
         except Exception:
@@ -270,14 +280,17 @@ class Monitor:
             return NotReady("the watchlists are being replaced; try again")
         return encoded
 
-    def _judge(self, read: Read) -> Judged:
+    def _judge(self, read: Read) -> Judged | EngineError:
         clock = _Stopwatch()
         asked = read.tokenised.asked
         max_evidence = self._max_evidence if asked.job.include_evidence else 0
-        judgement = judge(asked.watchlist, read.tokenised.readings, read.covered, max_evidence=max_evidence)
+        try:
+            judgement = judge(asked.watchlist, read.tokenised.readings, read.covered, max_evidence=max_evidence)
+        except EngineError as error:
+            return error
         if self._judgements:
             self._judgements.put(asked.name, Remembered(read.tokenised.keys, read.values, judgement))
-        return Judged(asked, judgement, read.cached, replace(read.timings, score_s=clock.lap()))
+        return Judged(read, judgement, replace(read.timings, score_s=clock.lap()))
 
     def _tell(self, jobs: Sequence[ScoreJob], outcomes: Sequence[Outcome]) -> None:
         scored: list[PairScored] = []

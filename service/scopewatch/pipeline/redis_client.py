@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
@@ -17,6 +17,7 @@ from scopewatch.errors import ConfigError
 
 MAX_CONNECTIONS = 32
 """To one server; whoever uses a client holds to it, for cluster and sentinel clients fail beyond it."""
+_MAX_MESSAGE_CHARS = 200
 _EXAMPLES = {
     "standalone": "redis://user:password@host:6379/0",
     "cluster": "redis://user:password@host:6379",
@@ -29,10 +30,12 @@ class RedisClient:
 
     Args:
         connection: A standalone, sentinel-made or cluster client of redis-py, without retries of its own.
+        secrets: What no log may hold, the longest first.
     """
 
-    def __init__(self, connection: "Redis | RedisCluster") -> None:
+    def __init__(self, connection: "Redis | RedisCluster", secrets: Sequence[str] = ()) -> None:
         self._connection = connection
+        self._secrets = secrets
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
         """Values in the order of their names; None for those that Redis does not hold, empty for what is no text.
@@ -62,12 +65,19 @@ class RedisClient:
             pipeline.set(name, value, ex=ttl_s)
         await pipeline.execute()
 
+    def loggable(self, error: Exception) -> str:
+        """An error's message, at most 200 characters, without the URL and passwords, which a Redis may say back."""
+        message = str(error)
+        for secret in self._secrets:
+            message = message.replace(secret, "***")
+        return message[:_MAX_MESSAGE_CHARS]
+
     async def close(self) -> None:
         """Closes every connection."""
         await self._connection.aclose()
 
 
-def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float) -> RedisClient:
+def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float, password: str = "") -> RedisClient:
     """A client that gives up after `timeout_s` and never retries: the cache's breaker does better. Connects to nothing.
 
     Args:
@@ -76,9 +86,10 @@ def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float
         mode: `standalone`, `cluster` or `sentinel`.
         sentinel_service: Name of the master, for sentinel mode.
         timeout_s: For connecting and for every answer.
+        password: The password, where the URL holds none; in sentinel mode that of the master.
 
     Raises:
-        ConfigError: The URL cannot be understood. The message shows nothing of it, for it may hold a password.
+        ConfigError: The URL cannot be understood, or there are two passwords. The message shows nothing of them.
     """
     limits: dict[str, Any] = {
         "socket_timeout": timeout_s,
@@ -86,22 +97,28 @@ def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float
         "retry": Retry(NoBackoff(), 0),
         "max_connections": MAX_CONNECTIONS,
     }
+    credentials: dict[str, Any] = {"password": password} if password else {}
     try:
         parts = _split(url)
+        own = unquote(parts.password or "") or parse_qs(parts.query).get("password", [""])[0]
+        if own and password:
+            raise ConfigError("redis_password: redis_url holds a password too; give one of them")
+        secrets = [secret for secret in (url, password or own) if secret]
         match mode:
             case "cluster":
-                return RedisClient(RedisCluster.from_url(url, **limits))
+                return RedisClient(RedisCluster.from_url(url, **limits, **credentials), secrets)
             case "sentinel":
-                client = _master(parts, sentinel_service, limits)
+                client = _master(parts, sentinel_service, limits, credentials)
             case _:
-                client = Redis.from_pool(BlockingConnectionPool.from_url(url, timeout=timeout_s, **limits))
-        pool: Any = client.connection_pool
+                pool = BlockingConnectionPool.from_url(url, timeout=timeout_s, **limits, **credentials)
+                client = Redis.from_pool(pool)
+        made: Any = client.connection_pool
         # Connects to nothing yet, but refuses an option that does not exist.
-        pool.make_connection()
+        made.make_connection()
     except (ValueError, TypeError, RedisError, RedisClusterException):
         message = f"redis_url: not understood; in {mode} mode it looks like {_EXAMPLES[mode]}"
         raise ConfigError(f"{message}, with special characters percent-encoded") from None
-    return RedisClient(client)
+    return RedisClient(client, secrets)
 
 
 def _split(url: str) -> SplitResult:
@@ -115,13 +132,13 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _master(parts: SplitResult, service: str, limits: dict[str, Any]) -> Redis:
-    credentials, at, hosts = parts.netloc.rpartition("@")
+def _master(parts: SplitResult, service: str, limits: dict[str, Any], credentials: dict[str, Any]) -> Redis:
+    user, at, hosts = parts.netloc.rpartition("@")
     sentinels = [urlsplit(f"//{host}") for host in hosts.split(",")]
     addresses = [(sentinel.hostname or "localhost", sentinel.port or 26379) for sentinel in sentinels]
     # The rest is read by redis-py itself, which knows one host only.
-    options: dict[str, Any] = {**parse_url(urlunsplit(parts._replace(netloc=f"{credentials}{at}sentinels")))}
-    options = limits | {"ssl": parts.scheme == "rediss"} | options
+    options: dict[str, Any] = {**parse_url(urlunsplit(parts._replace(netloc=f"{user}{at}sentinels")))}
+    options = limits | credentials | {"ssl": parts.scheme == "rediss"} | options
     for name in ("host", "port", "connection_class"):
         options.pop(name, None)
     # Credentials and database are the master's.

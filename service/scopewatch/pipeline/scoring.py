@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp
+from math import exp, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scopewatch.errors import EngineError
 from scopewatch.identity import FeatureKey
 from scopewatch.pipeline.compiled import (
     Compiled,
@@ -40,8 +41,12 @@ class _SegmentView:
     n_tokens: int
     """How many tokens the segment has in the pair's last reading, the cleaned one if there is one: thresholds may go by
     it, and odd characters, which make many tokens, shall not raise them."""
+    damaged: frozenset[int]
+    """The places of features with an activation that is no finite number."""
 
 
+# What overflows is found in the result.
+@np.errstate(over="ignore", invalid="ignore")
 def judge(
     watchlist: CompiledWatchlist,
     readings: Sequence[TokenisedPair],
@@ -56,6 +61,10 @@ def judge(
         readings: The pair as it was read, at least once; of each indicator the highest score counts.
         covered: What fired on the tokens of each reading, covering every feature of the watchlist.
         max_evidence: How many spans to return per indicator; 0 for none.
+
+    Raises:
+        EngineError: A score is no finite number, or an activation that makes it is none: neither says anything of the
+            pair. NaN is above no threshold, and would pass.
     """
     lengths = np.bincount(readings[-1].segments, minlength=len(Segment)).tolist()
     scored = [
@@ -124,6 +133,8 @@ def _fired(tokens: TokenisedPair, covered: CoveredActivations) -> NDArray[np.int
 def _score(indicator: CompiledIndicator, view: _SegmentView, max_evidence: int) -> IndicatorScore:
     if not len(view.positions):
         return _skipped(indicator, "empty_segment")
+    if not view.damaged.isdisjoint(indicator.slots.tolist()):
+        raise _not_finite(indicator)
     pooled = np.empty(len(indicator.terms))
     for group in indicator.groups:
         pooled[group.terms] = pool(group.pooling, view.dense[:, group.slots], view.sentences)
@@ -152,6 +163,8 @@ def _combine(
     parts: list[tuple[FeatureScore, Evidence | None]] = []
     for part in indicator.parts:
         term, label = part.term, part.label
+        if part.slot in view.damaged:
+            raise _not_finite(indicator)
         if term.signal:
             found = signal_of(term.signal, view.dense[:, part.slot], view.sentences)
         else:
@@ -179,7 +192,10 @@ def _scored(
     evidence: tuple[Evidence, ...] = (),
 ) -> IndicatorScore:
     source = indicator.source
-    threshold = source.threshold_for(view.n_tokens)
+    threshold, platt = source.threshold_for(view.n_tokens), source.probability
+    probability = _sigmoid(platt.slope * score + platt.intercept) if platt else None
+    if not (isfinite(score) and isfinite(threshold) and isfinite(probability or 0.0)):
+        raise _not_finite(indicator)
     return IndicatorScore(
         name=source.name,
         score=score,
@@ -188,12 +204,17 @@ def _scored(
         severity=source.severity,
         calibrated=source.calibrated and not indicator.card_warning,
         card_warning=indicator.card_warning,
-        probability=_sigmoid(source.probability.slope * score + source.probability.intercept)
-        if source.probability
-        else None,
+        probability=probability,
         features=features,
         evidence=evidence,
         n_tokens=view.n_tokens,
+    )
+
+
+def _not_finite(indicator: Compiled) -> EngineError:
+    return EngineError(
+        f"indicator {indicator.source.name}: its score, or what it is made of, is no finite number; "
+        "weights of the reader, the SAE or the watchlist may be damaged"
     )
 
 
@@ -241,7 +262,10 @@ def _view(
     dense[row[mine], slot[mine]] = activations.value[mine]
     for twin, original in watchlist.twins:
         dense[:, twin] = dense[:, original]
-    return _SegmentView(tokens, positions, watchlist.features, dense, sentences, n_tokens)
+    damaged = frozenset[int]()
+    if not np.isfinite(activations.value).all():
+        damaged = frozenset(np.flatnonzero(~np.isfinite(dense).all(axis=0)).tolist())
+    return _SegmentView(tokens, positions, watchlist.features, dense, sentences, n_tokens, damaged)
 
 
 def _sigmoid(x: float) -> float:

@@ -46,11 +46,15 @@ class Read(NamedTuple):
 class Judged(NamedTuple):
     """A job that has its judgement."""
 
-    asked: Asked
+    read: Read
     judgement: Judgement
-    cached: bool
     timings: Timings
     """All but the total."""
+
+    @property
+    def asked(self) -> Asked:
+        """The job, and the watchlist that judged it."""
+        return self.read.tokenised.asked
 
 
 class LookedUp(NamedTuple):

@@ -20,11 +20,28 @@ class WatchlistSet:
     """The reader and the SAEs, with every watched feature."""
     by_name: Mapping[str, CompiledWatchlist]
     """The first is the default."""
+    shadows: tuple[CompiledWatchlist, ...] = ()
+    """Watchlists that judge a share of the pairs beside, for metrics alone; no caller can name them."""
 
     @property
     def sources(self) -> list[Watchlist]:
         """The watchlists as their files say."""
         return [watchlist.source for watchlist in self.by_name.values()]
+
+    @property
+    def all_compiled(self) -> list[CompiledWatchlist]:
+        """The watchlists and the shadows."""
+        return [*self.by_name.values(), *self.shadows]
+
+    @property
+    def shadow_sources(self) -> list[Watchlist]:
+        """The shadows as their files say."""
+        return [watchlist.source for watchlist in self.shadows]
+
+    @property
+    def all_sources(self) -> list[Watchlist]:
+        """The watchlists and the shadows as their files say."""
+        return self.sources + self.shadow_sources
 
     def named(self, name: str) -> CompiledWatchlist:
         """The watchlist of this name; the default one for an empty name.
@@ -39,6 +56,16 @@ class WatchlistSet:
                 FieldViolation("watchlist", f"no watchlist of this name is loaded; there are: {known}")
             )
         return watchlist
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What came of reading the watchlist files again."""
+
+    watchlists: WatchlistSet
+    """The watchlists that the next call is judged by."""
+    changed: bool
+    """Whether the files were others than those that ran."""
 
 
 class RunningSet:

@@ -5,16 +5,15 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from scopewatch.errors import NotReady
 from scopewatch.pipeline.batcher import Encoded
-from scopewatch.types import Activations, CoveredActivations, TokenIds
+from scopewatch.types import Activations, Caller, CoveredActivations, TokenIds
 
-Submit = Callable[[TokenIds, float | None, int], Awaitable[Encoded]]
-"""Token ids, deadline and tokens ahead in, activations out: the batcher's way to the engine."""
+Submit = Callable[[TokenIds, float | None, int, Caller], Awaitable[Encoded]]
+"""Token ids, deadline, tokens ahead and caller in, activations out: the batcher's way to the engine."""
 
 
 async def encode_windows(
-    windows: Sequence[TokenIds], submit: Submit, deadline_s: float | None, ahead_tokens: int
+    windows: Sequence[TokenIds], submit: Submit, deadline_s: float | None, ahead_tokens: int, caller: Caller
 ) -> Encoded:
     """The activations of a pair's windows, whose tokens are counted through.
 
@@ -23,25 +22,28 @@ async def encode_windows(
         submit: The way to the engine.
         deadline_s: When the caller stops waiting.
         ahead_tokens: What is computed first for the same call.
+        caller: Whose pair it is.
 
     Raises:
         ScopewatchError: What the engine says of the first window that fails.
     """
     if len(windows) == 1:
-        return await submit(windows[0], deadline_s, ahead_tokens)
+        return await submit(windows[0], deadline_s, ahead_tokens, caller)
     starts = np.cumsum([0, *map(len, windows)], dtype=np.int32)
     tasks = [
-        asyncio.ensure_future(submit(window, deadline_s, ahead_tokens + int(start)))
+        asyncio.ensure_future(submit(window, deadline_s, ahead_tokens + int(start), caller))
         for window, start in zip(windows, starts, strict=False)
     ]
     try:
-        encoded = [await task for task in tasks]
+        # As soon as one fails, the others need not be read.
+        encoded = await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
     table = encoded[0].covered.table
     if any(one.covered.table is not table for one in encoded):
-        raise NotReady("the watchlists are being replaced; try again")
+        # Between two of them the engine began to watch other features; that it does so again is rare.
+        return await encode_windows(windows, submit, deadline_s, ahead_tokens, caller)
     parts = [one.covered.activations for one in encoded]
     joined = Activations(
         n_tokens=int(starts[-1]),

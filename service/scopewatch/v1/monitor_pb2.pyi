@@ -220,7 +220,7 @@ class Coverage(_message.Message):
     def __init__(self, tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., history_tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., prompt_tokens_dropped: _Optional[int] = ..., response_tokens_dropped: _Optional[int] = ..., history_tokens_dropped: _Optional[int] = ..., windows: _Optional[int] = ..., unlocated: _Optional[_Iterable[str]] = ..., shortened: _Optional[_Iterable[str]] = ..., folded: _Optional[bool] = ..., invisible_chars: _Optional[int] = ..., lookalike_chars: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("reader", "reader_revision", "reader_digest", "watchlist", "watchlist_digest", "relation", "version", "rendering_digest")
+    __slots__ = ("reader", "reader_revision", "reader_digest", "watchlist", "watchlist_digest", "relation", "version", "rendering_digest", "watchlists_version")
     READER_FIELD_NUMBER: _ClassVar[int]
     READER_REVISION_FIELD_NUMBER: _ClassVar[int]
     READER_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +229,7 @@ class Provenance(_message.Message):
     RELATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RENDERING_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WATCHLISTS_VERSION_FIELD_NUMBER: _ClassVar[int]
     reader: str
     reader_revision: str
     reader_digest: str
@@ -237,7 +238,8 @@ class Provenance(_message.Message):
     relation: Relation
     version: str
     rendering_digest: str
-    def __init__(self, reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., watchlist: _Optional[str] = ..., watchlist_digest: _Optional[str] = ..., relation: _Optional[_Union[Relation, str]] = ..., version: _Optional[str] = ..., rendering_digest: _Optional[str] = ...) -> None: ...
+    watchlists_version: int
+    def __init__(self, reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., watchlist: _Optional[str] = ..., watchlist_digest: _Optional[str] = ..., relation: _Optional[_Union[Relation, str]] = ..., version: _Optional[str] = ..., rendering_digest: _Optional[str] = ..., watchlists_version: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("tokenise_s", "cache_s", "queue_s", "forward_s", "encode_s", "score_s", "total_s")
@@ -581,15 +583,39 @@ class Limits(_message.Message):
     def __init__(self, max_message_bytes: _Optional[int] = ..., max_text_chars: _Optional[int] = ..., max_batch_items: _Optional[int] = ..., max_labels: _Optional[int] = ..., max_label_chars: _Optional[int] = ..., max_history_turns: _Optional[int] = ..., max_tokens: _Optional[int] = ..., max_windows: _Optional[int] = ..., max_reply_bytes: _Optional[int] = ...) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("version", "reader", "saes", "watchlists", "limits")
+    __slots__ = ("version", "reader", "saes", "watchlists", "limits", "watchlists_version")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     READER_FIELD_NUMBER: _ClassVar[int]
     SAES_FIELD_NUMBER: _ClassVar[int]
     WATCHLISTS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    WATCHLISTS_VERSION_FIELD_NUMBER: _ClassVar[int]
     version: str
     reader: ReaderInfo
     saes: _containers.RepeatedCompositeFieldContainer[SaeInfo]
     watchlists: _containers.RepeatedCompositeFieldContainer[WatchlistInfo]
     limits: Limits
-    def __init__(self, version: _Optional[str] = ..., reader: _Optional[_Union[ReaderInfo, _Mapping]] = ..., saes: _Optional[_Iterable[_Union[SaeInfo, _Mapping]]] = ..., watchlists: _Optional[_Iterable[_Union[WatchlistInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    watchlists_version: int
+    def __init__(self, version: _Optional[str] = ..., reader: _Optional[_Union[ReaderInfo, _Mapping]] = ..., saes: _Optional[_Iterable[_Union[SaeInfo, _Mapping]]] = ..., watchlists: _Optional[_Iterable[_Union[WatchlistInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., watchlists_version: _Optional[int] = ...) -> None: ...
+
+class ReloadWatchlistsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LoadedWatchlist(_message.Message):
+    __slots__ = ("name", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class ReloadWatchlistsResponse(_message.Message):
+    __slots__ = ("version", "watchlists", "changed")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WATCHLISTS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    watchlists: _containers.RepeatedCompositeFieldContainer[LoadedWatchlist]
+    changed: bool
+    def __init__(self, version: _Optional[int] = ..., watchlists: _Optional[_Iterable[_Union[LoadedWatchlist, _Mapping]]] = ..., changed: _Optional[bool] = ...) -> None: ...

@@ -50,6 +50,11 @@ class MonitorServiceStub:
                 request_serializer=scopewatch_dot_v1_dot_monitor__pb2.GetInfoRequest.SerializeToString,
                 response_deserializer=scopewatch_dot_v1_dot_monitor__pb2.GetInfoResponse.FromString,
                 _registered_method=True)
+        self.ReloadWatchlists = channel.unary_unary(
+                '/scopewatch.v1.MonitorService/ReloadWatchlists',
+                request_serializer=scopewatch_dot_v1_dot_monitor__pb2.ReloadWatchlistsRequest.SerializeToString,
+                response_deserializer=scopewatch_dot_v1_dot_monitor__pb2.ReloadWatchlistsResponse.FromString,
+                _registered_method=True)
 
 
 class MonitorServiceServicer:
@@ -80,6 +85,15 @@ class MonitorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadWatchlists(self, request, context):
+        """Reads the watchlist files again and judges by them from now on, without a restart.
+
+        FAILED_PRECONDITION names every mistake in them; then nothing has changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +111,11 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     servicer.GetInfo,
                     request_deserializer=scopewatch_dot_v1_dot_monitor__pb2.GetInfoRequest.FromString,
                     response_serializer=scopewatch_dot_v1_dot_monitor__pb2.GetInfoResponse.SerializeToString,
+            ),
+            'ReloadWatchlists': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadWatchlists,
+                    request_deserializer=scopewatch_dot_v1_dot_monitor__pb2.ReloadWatchlistsRequest.FromString,
+                    response_serializer=scopewatch_dot_v1_dot_monitor__pb2.ReloadWatchlistsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +200,33 @@ class MonitorService:
             '/scopewatch.v1.MonitorService/GetInfo',
             scopewatch_dot_v1_dot_monitor__pb2.GetInfoRequest.SerializeToString,
             scopewatch_dot_v1_dot_monitor__pb2.GetInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadWatchlists(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/scopewatch.v1.MonitorService/ReloadWatchlists',
+            scopewatch_dot_v1_dot_monitor__pb2.ReloadWatchlistsRequest.SerializeToString,
+            scopewatch_dot_v1_dot_monitor__pb2.ReloadWatchlistsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,9 +1,9 @@
-"""What GetInfo says."""
+"""What GetInfo and ReloadWatchlists say."""
 
 from scopewatch.doors.grpc.mirrored import CALIBRATIONS, SEGMENTS, SEVERITIES, mirror
 from scopewatch.doors.limits import Limits
 from scopewatch.identity import EngineIdentity, SaeIdentity
-from scopewatch.pipeline.watchlist_set import WatchlistSet
+from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.watch.cards import Card
 from scopewatch.watch.indicators import Indicator
@@ -41,6 +41,17 @@ def info_response(watchlists: WatchlistSet, limits: Limits, version: str) -> pb.
             for watchlist in watchlists.sources
         ],
         limits=mirror(pb.Limits, limits),
+        watchlists_version=watchlists.version,
+    )
+
+
+def reload_response(reloaded: Reloaded) -> pb.ReloadWatchlistsResponse:
+    """What runs after the watchlist files were read again."""
+    watchlists = reloaded.watchlists
+    return pb.ReloadWatchlistsResponse(
+        version=watchlists.version,
+        watchlists=[pb.LoadedWatchlist(name=one.name, digest=one.digest) for one in watchlists.sources],
+        changed=reloaded.changed,
     )
 
 

@@ -1,35 +1,31 @@
 """Requests whose bytes are not the message they claim to be."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
-
-@dataclass(frozen=True, slots=True)
-class Malformed:
-    """Stands in for a request that cannot be decoded, so that the handler can answer INVALID_ARGUMENT."""
-
-    field: str
-    description: str
+from scopewatch.errors import FieldViolation, InvalidRequest
 
 
-def tolerant(message_type: type[Message]) -> Callable[[bytes], Message | Malformed]:
-    """A deserialiser that never raises: gRPC would answer a failure with INTERNAL and no reason."""
+def decoded(kind: type[Message], data: bytes) -> Message:
+    """Decodes a request.
 
-    def deserialise(data: bytes) -> Message | Malformed:
-        try:
-            return message_type.FromString(data)
-        except DecodeError:
-            field = _field_with_bad_text(message_type.DESCRIPTOR.full_name, data)
-            if field:
-                return Malformed(field, "is not valid UTF-8 (lone surrogates cannot be sent); encode it again")
-            return Malformed("request", f"the bytes are not a {message_type.DESCRIPTOR.full_name}")
+    Args:
+        kind: The type of the message.
+        data: The serialised message.
 
-    return deserialise
+    Raises:
+        InvalidRequest: The bytes are no such message; gRPC itself would answer with INTERNAL and no reason.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        name = kind.DESCRIPTOR.full_name
+    field = _field_with_bad_text(name, data)
+    why = "is not valid UTF-8 (lone surrogates cannot be sent); encode it again"
+    raise InvalidRequest(FieldViolation(field or "request", why if field else f"the bytes are not a {name}"))
 
 
 def _field_with_bad_text(full_name: str, data: bytes) -> str:

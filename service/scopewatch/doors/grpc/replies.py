@@ -26,6 +26,7 @@ _STATUS = pb.BatchScoreResult.STATUS_FIELD_NUMBER
 _INDICATORS = pb.ScoreResponse.INDICATORS_FIELD_NUMBER
 _FEATURES = pb.IndicatorScore.FEATURES_FIELD_NUMBER
 _REQUEST_ID = pb.ScoreResponse.REQUEST_ID_FIELD_NUMBER
+_PROVENANCE = pb.ScoreResponse.PROVENANCE_FIELD_NUMBER
 _TIMINGS = pb.ScoreResponse.TIMINGS_FIELD_NUMBER
 _CACHED = pb.ScoreResponse(cached=True).SerializeToString()
 _STAGES = [(field.name, field.number << 3 | 1) for field in pb.Timings.DESCRIPTOR.fields]
@@ -93,8 +94,11 @@ class Replies:
 def _whole(body: bytes, job: ScoreJob, pair: ScoredPair) -> bytes:
     """A judgement's part with what is of this call alone."""
     own_id = job.request_id.encode()
+    version = _version(pair.watchlists_version)
     times = _timings(pair.timings)
     rest = (
+        _field(_PROVENANCE, len(version)),
+        version,
         _field(_REQUEST_ID, len(own_id)),
         own_id,
         _field(_TIMINGS, len(times)),
@@ -102,6 +106,12 @@ def _whole(body: bytes, job: ScoreJob, pair: ScoredPair) -> bytes:
         _CACHED if pair.cached else b"",
     )
     return b"".join((body, *rest))
+
+
+@lru_cache(16)
+def _version(watchlists: int) -> bytes:
+    """What a call adds to its judgement's `pb.Provenance`, for the judgement may be of an earlier version."""
+    return pb.Provenance(watchlists_version=watchlists).SerializeToString()
 
 
 def _about(feature: FeatureKey | str, label: str, pooling: str, source: str) -> tuple[bytes, bytes]:

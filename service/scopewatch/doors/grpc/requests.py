@@ -3,7 +3,6 @@
 import uuid
 
 from scopewatch.doors.limits import Limits, Sent, check_job
-from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.types import NO_INPUTS, Pair, ScoreJob, TemplateInputs, Turn
 from scopewatch.v1 import monitor_pb2 as pb
@@ -47,27 +46,3 @@ def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, d
 
 def _inputs(inputs: pb.TemplateInputs) -> TemplateInputs:
     return TemplateInputs(inputs.date, inputs.tools_json, inputs.documents_json, inputs.arguments_json)
-
-
-def check_size(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest, limits: Limits) -> None:
-    """Checks what a message takes on the wire.
-
-    Raises:
-        InvalidRequest: Too much; it names the field that takes most of it.
-    """
-    if (size := request.ByteSize()) > limits.max_message_bytes:
-        most = limits.max_message_bytes
-        raise InvalidRequest(
-            FieldViolation(
-                _largest_field(request),
-                f"the message takes {size} bytes, most of them here; at most {most} are allowed",
-            )
-        )
-
-
-def _largest_field(request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest) -> str:
-    """Name of the field that makes a message too large."""
-    if not isinstance(request, pb.ScoreRequest):
-        return "requests"
-    sizes = {field.name: pb.ScoreRequest(**{field.name: value}).ByteSize() for field, value in request.ListFields()}
-    return max(sizes, key=lambda name: sizes[name], default="request")

@@ -1,35 +1,39 @@
 """MonitorService: parse, call the spine, reply."""
 
 import time
-from collections.abc import Sequence
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Mapping, Sequence
 
-import grpc
+from google.protobuf.message import Message
 from google.rpc import status_pb2
-from grpc_status import rpc_status
 
 import scopewatch
 from scopewatch.doors.door import Spine
-from scopewatch.doors.grpc.info import info_response
-from scopewatch.doors.grpc.malformed import Malformed
+from scopewatch.doors.grpc.info import info_response, reload_response
+from scopewatch.doors.grpc.receiving import Context
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.grpc.reply_size import Result, fitting
-from scopewatch.doors.grpc.requests import check_size, to_job
-from scopewatch.doors.grpc.status import PUSHBACK, pushback_ms, to_status
+from scopewatch.doors.grpc.requests import to_job
+from scopewatch.doors.grpc.status import from_status, to_status
 from scopewatch.doors.limits import Limits, check_batch
-from scopewatch.errors import FieldViolation, InvalidRequest, NotReady, ScopewatchError
+from scopewatch.errors import ScopewatchError
 from scopewatch.metrics import Metrics
-from scopewatch.types import ScoreJob
+from scopewatch.types import ANYONE, ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.v1 import monitor_pb2_grpc
 from scopewatch.verdicts import ScoredPair
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["MonitorService"].full_name
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+METHODS: Mapping[str, type[Message]] = {
+    "Score": pb.ScoreRequest,
+    "BatchScore": pb.BatchScoreRequest,
+    "GetInfo": pb.GetInfoRequest,
+    "ReloadWatchlists": pb.ReloadWatchlistsRequest,
+}
+"""The methods, and what each is asked with."""
 
 
 class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
-    """Speaks protobuf for one spine. Refuses with UNAVAILABLE until `open` and after `close`.
+    """Speaks protobuf for one spine, once it is open. Failures are raised; whoever calls makes a status of them.
 
     Args:
         metrics: Counts refused pairs.
@@ -38,52 +42,40 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._replies = Replies(scopewatch.__version__)
-        self._refusal: NotReady | None = NotReady("warming up: the reader is being loaded")
 
     def open(self, spine: Spine, limits: Limits) -> None:
-        """Starts accepting pairs.
+        """Takes what it is to ask and to hold to; no method may be called before.
 
         Args:
             spine: Scores the pairs.
             limits: What a request may hold.
         """
         self._spine = spine
-        self._limits = limits
+        self.limits = limits
         self._info = 0, pb.GetInfoResponse()
-        self._refusal = None
 
-    def close(self) -> None:
-        """Refuses from now on."""
-        self._refusal = NotReady("the service is shutting down")
-
-    async def Score(self, request: pb.ScoreRequest | Malformed, context: Context) -> bytes:
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> bytes:
         try:
-            self._admit(request)
-            job = to_job(request, self._limits, self._spine.watchlists, _deadline_s(context))  # type: ignore[arg-type]
+            job = to_job(request, self.limits, self._spine.watchlists, _deadline_s(context))
         except ScopewatchError as error:
             self._metrics.pair_failed(error.reason)
-            await abort(context, error)
+            raise
         (outcome,) = await self._spine.score([job])
         if isinstance(outcome, ScopewatchError):
-            await abort(context, outcome)
+            raise outcome
         (reply,) = self._fitting([job], [outcome])
         if isinstance(reply, bytes):
             return reply
-        await context.abort_with_status(rpc_status.to_status(reply))
-        raise AssertionError("abort always raises")
+        raise from_status(reply)
 
-    async def BatchScore(self, request: pb.BatchScoreRequest | Malformed, context: Context) -> bytes:
-        try:
-            self._admit(request)
-            check_batch(len(request.requests), self._limits)  # type: ignore[union-attr]
-        except ScopewatchError as error:
-            await abort(context, error)
+    async def BatchScore(self, request: pb.BatchScoreRequest, context: Context) -> bytes:
+        check_batch(len(request.requests), self.limits)
         deadline_s, watchlists = _deadline_s(context), self._spine.watchlists
         jobs: list[ScoreJob] = []
         outcomes: list[ScoreJob | status_pb2.Status] = []
-        for item in request.requests:  # type: ignore[union-attr]
+        for item in request.requests:
             try:
-                jobs.append(to_job(item, self._limits, watchlists, deadline_s))
+                jobs.append(to_job(item, self.limits, watchlists, deadline_s))
                 outcomes.append(jobs[-1])
             except ScopewatchError as error:
                 self._metrics.pair_failed(error.reason)
@@ -93,22 +85,18 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             self._fitting(outcomes, [one if isinstance(one, status_pb2.Status) else next(scored) for one in outcomes])
         )
 
-    async def GetInfo(self, request: pb.GetInfoRequest | Malformed, context: Context) -> pb.GetInfoResponse:
-        try:
-            self._admit(request)
-        except ScopewatchError as error:
-            await abort(context, error)
+    async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.GetInfoResponse:  # noqa: ARG002
         watchlists = self._spine.watchlists
         if self._info[0] != watchlists.version:
-            self._info = watchlists.version, info_response(watchlists, self._limits, scopewatch.__version__)
+            self._info = watchlists.version, info_response(watchlists, self.limits, scopewatch.__version__)
         return self._info[1]
 
-    def _admit(self, request: pb.ScoreRequest | pb.BatchScoreRequest | pb.GetInfoRequest | Malformed) -> None:
-        if self._refusal:
-            raise self._refusal
-        if isinstance(request, Malformed):
-            raise InvalidRequest(FieldViolation(request.field, request.description))
-        check_size(request, self._limits)
+    async def ReloadWatchlists(
+        self,
+        request: pb.ReloadWatchlistsRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> pb.ReloadWatchlistsResponse:
+        return reload_response(await self._spine.reload_watchlists(ANYONE.name or "anyone"))
 
     def _fitting(
         self,
@@ -121,7 +109,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             return self._replies.shorter(jobs[number], outcomes[number], most)  # type: ignore[arg-type]
 
         whole = [self._result(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
-        return fitting(whole, shorter, self._limits.max_reply_bytes)
+        return fitting(whole, shorter, self.limits.max_reply_bytes)
 
     def _result(
         self, job: ScoreJob | status_pb2.Status, outcome: ScoredPair | ScopewatchError | status_pb2.Status
@@ -134,13 +122,3 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
 def _deadline_s(context: Context) -> float | None:
     remaining_s = context.time_remaining()
     return None if remaining_s is None else time.monotonic() + remaining_s
-
-
-async def abort(context: Context, error: Exception) -> NoReturn:
-    """Ends an RPC with the error's status and details."""
-    status = rpc_status.to_status(to_status(error))
-    trailing = status.trailing_metadata
-    if (pause_ms := pushback_ms(error)) is not None:
-        trailing = (*trailing, (PUSHBACK, str(pause_ms)))
-    await context.abort(status.code, status.details, trailing)
-    raise AssertionError("abort always raises")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,6 +58,12 @@ class Tokeniser:
         self._conversations = Conversations(self._vocabulary, self._rendering)
         self._digest = lru_cache(256)(self._digest_of)
         self._try_template(directory)
+
+    def narrowed(self, max_tokens: int) -> "Tokeniser":
+        """This tokeniser for passes of at most so many tokens, and of no more than its own."""
+        narrow = copy(self)
+        narrow._max_tokens = min(max_tokens, self._max_tokens)  # noqa: SLF001 - its own class
+        return narrow
 
     @property
     def size(self) -> int:

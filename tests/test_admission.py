@@ -1,0 +1,164 @@
+"""Who is let in: so many calls, so many bytes, a few requests at a time; everybody else is told when to come again."""
+
+import asyncio
+from contextlib import ExitStack
+
+import grpc
+import pytest
+
+from conftest import House
+from scopewatch.client import pb
+from scopewatch.doors.admission import Admission, Readers
+from scopewatch.doors.grpc.service import SERVICE_NAME
+from scopewatch.doors.grpc.status import PUSHBACK
+from scopewatch.errors import DeadlineExpired, NotReady, Overloaded
+from servers import Gate, config, direct, eventually, health, serving
+
+
+def admission(**bounds: int) -> Admission:
+    """One that is open."""
+    made = Admission(**({"max_calls": 2, "max_bytes": 100} | bounds))
+    made.open()
+    return made
+
+
+def test_a_call_too_many_is_refused_until_another_ends() -> None:
+    """Beyond the most calls at once a call is Overloaded, with a pause; a place that is given back is taken again."""
+    entrance = admission()
+    with entrance.call():
+        with entrance.call(), pytest.raises(Overloaded) as refused, entrance.call():
+            pass
+        with entrance.call():
+            pass
+
+    assert 0 < refused.value.retry_after_s < 1
+
+
+def test_bytes_of_all_calls_are_bounded_together() -> None:
+    """Requests that hold too much together are refused; what an answered call held is free again."""
+    entrance = admission()
+    with entrance.call() as first:
+        first.hold(60)
+        with entrance.call() as second, pytest.raises(Overloaded):
+            second.hold(41)
+        with entrance.call() as third:
+            third.hold(40)
+    with entrance.call() as fourth:
+        fourth.hold(100)
+
+
+def test_a_lone_large_request_is_taken() -> None:
+    """A request that alone holds more than all may together is let in where nothing else is; limits say what is too large."""
+    with admission().call() as only:
+        only.hold(1000)
+
+
+def test_nobody_comes_in_before_it_opens_nor_after_it_closes() -> None:
+    """A closed service is NotReady, with a short pause after which another one may be asked; calls inside go on."""
+    entrance = Admission(max_calls=1, max_bytes=1)
+    with pytest.raises(NotReady, match="warming up"), entrance.call():
+        pass
+    entrance.open()
+    with ExitStack() as inside:
+        held = inside.enter_context(entrance.call())
+        entrance.close()
+        held.hold(1)
+        with pytest.raises(NotReady, match="shutting down") as refused, entrance.call():
+            pass
+
+    assert refused.value.retry_after_s is not None
+
+
+async def test_it_is_quiet_when_no_call_runs_and_none_has_come() -> None:
+    """`quiet` waits for running calls and for a while without any, refused ones included, but not for ever."""
+    now = [0.0]
+    entrance = Admission(max_calls=1, max_bytes=1, clock=lambda: now[0])
+    entrance.open()
+    call = entrance.call()
+    call.__enter__()
+    waiting = asyncio.create_task(entrance.quiet(1.0, 10.0))
+    now[0] = 5.0
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    call.__exit__(None, None, None)
+    now[0] = 5.5
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    now[0] = 6.0
+    assert await waiting
+    entrance.close()
+    waiting = asyncio.create_task(entrance.quiet(1.0, 3.0))
+    for _ in range(6):
+        now[0] += 0.9
+        with pytest.raises(NotReady), entrance.call():
+            pass
+        await asyncio.sleep(0.05)
+    assert not await waiting
+
+
+async def test_requests_arrive_a_few_at_a_time() -> None:
+    """Of more requests than places the others wait for their turn."""
+    readers, inside, most = Readers(2, 60.0), 0, 0
+
+    async def read() -> None:
+        nonlocal inside, most
+        async with readers.reading():
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    await asyncio.gather(*[read() for _ in range(20)])
+
+    assert most == 2
+
+
+async def test_a_request_that_never_arrives_gives_its_place_back() -> None:
+    """A request that takes too long is DeadlineExpired, and who waited for a place all that time is Overloaded."""
+    readers = Readers(1, 0.05)
+
+    async def dribble() -> None:
+        async with readers.reading():
+            await asyncio.sleep(3600)
+
+    first, second = await asyncio.gather(dribble(), dribble(), return_exceptions=True)
+    async with readers.reading():
+        pass
+
+    assert isinstance(first, DeadlineExpired)
+    assert isinstance(second, Overloaded)
+
+
+async def test_calls_too_many_are_refused_openly_and_health_answers(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the engine is busy, calls beyond `max_calls` get RESOURCE_EXHAUSTED with push-back at once; health is not a call."""
+    gate = Gate(monkeypatch)
+    async with serving(config(house.watchlist, max_calls=3, cache_bytes=0), gate) as server:
+        gate.close()
+        async with direct(server.grpc_address) as stub:
+            seen = len(gate.batches)
+            inside = [
+                asyncio.ensure_future(stub.Score(pb.ScoreRequest(response=f"{n} a"), timeout=120)) for n in range(3)
+            ]
+            await eventually(lambda: len(gate.batches) > seen, "no call reached the engine")
+            refused = await asyncio.gather(
+                *[stub.Score(pb.ScoreRequest(response="b"), timeout=120) for _ in range(20)], return_exceptions=True
+            )
+            states = [await health(server.grpc_address, service) for service in ("", SERVICE_NAME)]
+            gate.open()
+            replies = await asyncio.gather(*inside)
+
+    assert all(reply.verdict for reply in replies)
+    assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert all(int(dict(error.trailing_metadata())[PUSHBACK]) > 0 for error in refused)
+    assert states == ["SERVING", "SERVING"]
+
+
+async def test_more_calls_than_a_connection_may_have_wait_at_the_client(house: House) -> None:
+    """A connection with more calls than it may have open loses none: they wait on the caller's side for their turn."""
+    async with serving(config(house.watchlist, max_connection_calls=4)) as server, direct(server.grpc_address) as stub:
+        calls = [stub.Score(pb.ScoreRequest(response=f"it may be {n}"), timeout=120) for n in range(200)]
+        replies = await asyncio.gather(*calls)
+
+    assert all(reply.verdict for reply in replies)
