@@ -460,6 +460,13 @@ class TestVerify:
         file.write_text("".join(lines))
         assert broken_at(copy) == (f"{file}:{first + (first == 4)}", "reordered")
 
+    def test_a_line_that_stands_twice_is_found(self, copy: Path) -> None:
+        """Nor can the last record be repeated."""
+        file = files(copy)[-1]
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join([*lines, lines[-1]]))
+        assert broken_at(copy) == (f"{file}:{len(lines) + 1}", "reordered")
+
     def test_a_record_that_was_written_anew_is_found(self, copy: Path) -> None:
         """A record with a digest of its own that fits is found by the one after it."""
         file = files(copy)[0]
