@@ -23,6 +23,7 @@ from textwrap import dedent
 
 import grpc
 import pytest
+from pydantic import ValidationError
 
 from conftest import scored_pair, wait_until
 from scopewatch.audit import ledger
@@ -31,6 +32,7 @@ from scopewatch.audit.records import NOTHING, Act, Head, line_of, record_of
 from scopewatch.audit.texts import Texts
 from scopewatch.audit.verify import Broken, verify
 from scopewatch.cli import main
+from scopewatch.config import Config
 from scopewatch.errors import ConfigError, NotReady
 from scopewatch.events import PairScored
 from scopewatch.logs import log_verdicts
@@ -460,6 +462,13 @@ class TestVerify:
         file.write_text("".join(lines))
         assert broken_at(copy) == (f"{file}:{first + (first == 4)}", "reordered")
 
+    def test_a_line_that_stands_twice_is_found(self, copy: Path) -> None:
+        """Nor can the last record be repeated."""
+        file = files(copy)[-1]
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join([*lines, lines[-1]]))
+        assert broken_at(copy) == (f"{file}:{len(lines) + 1}", "reordered")
+
     def test_a_record_that_was_written_anew_is_found(self, copy: Path) -> None:
         """A record with a digest of its own that fits is found by the one after it."""
         file = files(copy)[0]
@@ -639,6 +648,12 @@ class TestTexts:
             }
         ]
         assert len(rows) == len(kept)
+
+    def test_texts_need_a_folder(self) -> None:
+        """Whoever asks for texts and names no folder is told so before anything is served."""
+        with pytest.raises(ValidationError, match="audit_text needs audit_dir"):
+            Config(audit_text="flag")
+        assert Config(audit_text="flag", audit_dir="/audit").audit_text == "flag"
 
     def test_texts_are_deleted_in_time(self, folder: Path, clock: Clock) -> None:
         """After `text_days` they go, whether or not anything is written, and with a restart too; the audit log stays."""

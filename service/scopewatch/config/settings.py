@@ -225,6 +225,8 @@ class Config(BaseModel):
             raise ValueError("max_queue_tokens must be at least max_tokens, or a full pair is never taken")
         if self.max_queue_tokens < self.max_batch_tokens:
             raise ValueError("max_queue_tokens must be at least max_batch_tokens")
+        if self.audit_text != "none" and not self.audit_dir:
+            raise ValueError("audit_text needs audit_dir, the folder in which texts are kept")
         return self
 
 
