@@ -18,6 +18,7 @@ from conftest import House, watchlist_document
 from scopewatch.app.file_watch import WatchedFiles, look_of
 from scopewatch.app.load import load
 from scopewatch.app.reload import Reloader, WatchlistFiles
+from scopewatch.app.spine import running_spine
 from scopewatch.errors import NotReady, WatchlistError
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.compiled import compile_watchlist
@@ -387,6 +388,24 @@ async def test_shadows_are_loaded_and_reloaded_with_the_live_ones(files: Callabl
         files("dark", name="live")
         with pytest.raises(grpc.aio.AioRpcError, match="already named 'live'"):
             await stub.ReloadWatchlists(pb.ReloadWatchlistsRequest())
+
+
+async def test_the_audit_log_is_told_what_is_loaded_and_reloaded(files: Callable[..., Path]) -> None:
+    """Which files ran from when on, and on whose word, can be read from it alone."""
+    told: list[tuple[object, ...]] = []
+    file = files("live", **marked(1.0))
+    first = load_watchlist(file).digest
+    settings = config(file, device="cpu", pack_dir="")
+    loaded = await asyncio.to_thread(load, settings)
+
+    def tell(action: str, outcome: str, *, caller: str, version: int, watchlists: dict[str, str]) -> None:
+        told.append((action, outcome, caller, version, watchlists["live"]))
+
+    async with running_spine(loaded, settings, Metrics(), told=tell) as spine:
+        files("live", **marked(2.0))
+        await spine.reload_watchlists("ana")
+    second = load_watchlist(file).digest
+    assert told == [("load_watchlists", "ok", "start", 1, first), ("reload_watchlists", "ok", "ana", 2, second)]
 
 
 async def test_a_service_does_not_start_with_a_shadow_of_a_live_name(files: Callable[..., Path]) -> None:
