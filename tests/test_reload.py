@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -355,6 +356,13 @@ async def test_a_broken_file_changes_nothing(files: Callable[..., Path]) -> None
         assert server.metric("scopewatch_watchlist_reload_failed") == 1
         scored = await stub.Score(ASKED)
         assert (scored.indicators[0].threshold, scored.provenance.watchlists_version) == (1.0, 1)
+        files("live", indicators=[{"name": f"i{number}", "threshold": "ü" * 90} for number in range(200)])
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ReloadWatchlists(pb.ReloadWatchlistsRequest())
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        first, *_, last = refused.value.details().splitlines()
+        assert "live.yaml:11: indicators[0].features" in first
+        assert re.fullmatch("[0-9]+ more mistakes are only in the server's log", last)
         files("live", **marked(1.0))
         await eventually(lambda: not server.metric("scopewatch_watchlist_reload_failed"), "the metric stayed")
         assert server.metric("scopewatch_watchlist_version") == 1

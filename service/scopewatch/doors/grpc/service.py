@@ -10,14 +10,14 @@ from grpc_status import rpc_status
 
 import scopewatch
 from scopewatch.doors.door import Spine
-from scopewatch.doors.grpc.info import info_response, reload_response
+from scopewatch.doors.grpc.info import info_response, reload_refusal, reload_response
 from scopewatch.doors.grpc.malformed import Malformed
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.grpc.reply_size import Result, fitting
 from scopewatch.doors.grpc.requests import Request, check_size, to_job
 from scopewatch.doors.grpc.status import PUSHBACK, pushback_ms, to_status
 from scopewatch.doors.limits import Limits, check_batch
-from scopewatch.errors import FieldViolation, InvalidRequest, NotReady, ScopewatchError
+from scopewatch.errors import FieldViolation, InvalidRequest, NotReady, ScopewatchError, SetupError
 from scopewatch.metrics import Metrics
 from scopewatch.types import ANYONE, ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
@@ -110,7 +110,7 @@ class MonitorService(monitor_pb2_grpc.MonitorServiceServicer):
             self._admit(request)
             reloaded = await self._spine.reload_watchlists(ANYONE.name or "anyone")
         except ScopewatchError as error:
-            await abort(context, error)
+            await abort(context, reload_refusal(error) if isinstance(error, SetupError) else error)
         return reload_response(reloaded)
 
     def _admit(self, request: Request | Malformed) -> None:
