@@ -17,6 +17,7 @@ from scopewatch.app.load import load
 from scopewatch.app.spine import Spine, running_spine
 from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.engine.build import Engine
+from scopewatch.engine.runner import Runner
 from scopewatch.engine.watching import Watching
 from scopewatch.errors import EngineError, WatchlistError
 from scopewatch.metrics import Metrics
@@ -39,7 +40,7 @@ def written(house: House, file: str, **changes: object) -> Watchlist:
 
 @asynccontextmanager
 async def spine(*watchlists: Watchlist) -> AsyncIterator[tuple[Spine, Engine]]:
-    settings = Config(device="cpu", pack_dir="")
+    settings = Config(device="cpu", pack_dir="", cache_bytes=0)
     loaded = await asyncio.to_thread(load, settings, watchlists)
     async with running_spine(loaded, settings, Metrics()) as running:
         yield running, loaded.engine
@@ -81,6 +82,26 @@ async def test_a_set_that_scores_otherwise_than_it_is_defined_is_refused(
     assert told
     assert all("which is defined alike, scores " in line for line in told)
     assert "after.yaml:11: indicators[0]: after/alpha scores " in told[0]
+
+
+async def test_an_engine_that_cannot_hold_both_sets_goes_on_with_the_old(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out while the new columns are put in place leaves the old ones, and calls are judged as before."""
+    watch, asked = Runner.watch, count(1)
+
+    def half_done(runner: Runner, *watched: Any, **more: Any) -> None:
+        if next(asked) == 1:
+            runner._encoders = {}
+            raise MemoryError
+        watch(runner, *watched, **more)
+
+    async with spine(written(house, "before")) as (running, _):
+        before = await indicators(running)
+        monkeypatch.setattr(Runner, "watch", half_done)
+        with pytest.raises(MemoryError):
+            await running.replace_watchlists([written(house, "after")])
+        assert (running.watchlists.version, await indicators(running)) == (1, before)
 
 
 async def test_what_is_defined_otherwise_may_score_otherwise(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from conftest import House, watchlist_document
 from scopewatch.app.file_watch import WatchedFiles, look_of
 from scopewatch.app.load import load
 from scopewatch.app.reload import Reloader, WatchlistFiles
+from scopewatch.app.spine import running_spine
 from scopewatch.errors import NotReady, WatchlistError
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.compiled import compile_watchlist
@@ -354,6 +356,13 @@ async def test_a_broken_file_changes_nothing(files: Callable[..., Path]) -> None
         assert server.metric("scopewatch_watchlist_reload_failed") == 1
         scored = await stub.Score(ASKED)
         assert (scored.indicators[0].threshold, scored.provenance.watchlists_version) == (1.0, 1)
+        files("live", indicators=[{"name": f"i{number}", "threshold": "ü" * 90} for number in range(200)])
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ReloadWatchlists(pb.ReloadWatchlistsRequest())
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        first, *_, last = refused.value.details().splitlines()
+        assert "live.yaml:11: indicators[0].features" in first
+        assert re.fullmatch("[0-9]+ more mistakes are only in the server's log", last)
         files("live", **marked(1.0))
         await eventually(lambda: not server.metric("scopewatch_watchlist_reload_failed"), "the metric stayed")
         assert server.metric("scopewatch_watchlist_version") == 1
@@ -387,6 +396,24 @@ async def test_shadows_are_loaded_and_reloaded_with_the_live_ones(files: Callabl
         files("dark", name="live")
         with pytest.raises(grpc.aio.AioRpcError, match="already named 'live'"):
             await stub.ReloadWatchlists(pb.ReloadWatchlistsRequest())
+
+
+async def test_the_audit_log_is_told_what_is_loaded_and_reloaded(files: Callable[..., Path]) -> None:
+    """Which files ran from when on, and on whose word, can be read from it alone."""
+    told: list[tuple[object, ...]] = []
+    file = files("live", **marked(1.0))
+    first = load_watchlist(file).digest
+    settings = config(file, device="cpu", pack_dir="")
+    loaded = await asyncio.to_thread(load, settings)
+
+    def tell(action: str, outcome: str, *, caller: str, version: int, watchlists: dict[str, str]) -> None:
+        told.append((action, outcome, caller, version, watchlists["live"]))
+
+    async with running_spine(loaded, settings, Metrics(), told=tell) as spine:
+        files("live", **marked(2.0))
+        await spine.reload_watchlists("ana")
+    second = load_watchlist(file).digest
+    assert told == [("load_watchlists", "ok", "start", 1, first), ("reload_watchlists", "ok", "ana", 2, second)]
 
 
 async def test_a_service_does_not_start_with_a_shadow_of_a_live_name(files: Callable[..., Path]) -> None:

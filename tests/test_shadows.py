@@ -4,13 +4,16 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 import scopewatch.pipeline.shadows
-from conftest import engine_identity, table_of, watchlist_of
+from conftest import House, engine_identity, table_of, watchlist_of
+from scopewatch.app.spine import offline
+from scopewatch.config import Config
 from scopewatch.errors import UnknownWatchlist
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.cache import LocalCache
@@ -233,3 +236,10 @@ async def test_of_two_readings_a_shadow_gets_its_own(build: Build, monkeypatch: 
         await scored(build(replace(STRICT, cleaned=wanted), cleaned=Cleaning.BESIDE, tokenise=twice), JOB)
         await eventually(done.is_set, "the shadow did not judge")
     assert seen == [[21], [21, 15], [15]]
+
+
+async def test_commands_that_read_files_have_no_shadows(house: House, tmp_path: Path) -> None:
+    """A shadow that the environment names is the service's; a command does not even look at its file."""
+    settings = Config(watchlist=(house.watchlist,), shadow=(tmp_path / "none.yaml",), device="cpu", pack_dir="")
+    async with offline(settings) as spine:
+        assert spine.watchlists.shadows == ()

@@ -26,14 +26,14 @@ class WatchedFiles:
     """
 
     def __init__(self, named: Sequence[Path]) -> None:
-        self._named = named
+        self._files = [watchlist_file(file) for file in named]
         self._bags: dict[Path, tuple[str, list[Path]]] = {}
         """The digest of each watchlist file at the last look, and the bags that it named."""
 
     def look(self) -> Look:
         """What the files hold now."""
         found: dict[Path, str] = {}
-        for file in map(watchlist_file, self._named):
+        for file in self._files:
             raw = _bytes(file)
             found[file] = digest = _digest(raw)
             known, bags = self._bags.get(file, ("", []))

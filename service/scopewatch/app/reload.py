@@ -158,15 +158,9 @@ class Reloader:
                 raise
             result = "ok" if reloaded.changed else "unchanged"
             self._metrics.reloaded(result)
-            digests = {one.name: one.digest for one in reloaded.watchlists.all_sources}
+            runs = reloaded.watchlists
             for caller in callers:
-                self._told(
-                    _ACTION,
-                    result,
-                    caller=caller,
-                    version=reloaded.watchlists.version,
-                    watchlists=digests,
-                )
+                self._told(_ACTION, result, caller=caller, version=runs.version, watchlists=runs.digests)
             return reloaded
 
     async def _replace_by_files(self) -> Reloaded:

@@ -155,8 +155,8 @@ class Spine:
             check_watchlists(together, both.identity, strict=self._config.strict_cards)
             labels = await asyncio.to_thread(labels_of, self._config, both.identity)
             told = await self._canaries.of_running(before.all_compiled)
-            await self._install(both)
             try:
+                await self._install(both)
                 exact = await asyncio.to_thread(self._engine.prepare, wanted, head=head)
                 after = watchlist_set(watchlists, exact.identity, labels, shadows=shadows, version=before.version + 1)
                 await self._canaries.compare(told, after.all_compiled, exact)
@@ -166,8 +166,7 @@ class Spine:
             describe(self._metrics, after)
             await self._monitor.replace(after)
             await self._install(exact)
-            digests = {watchlist.name: watchlist.digest for watchlist in together}
-            log.info("watchlists replaced", extra={"version": after.version, "watchlists": digests})
+            log.info("watchlists replaced", extra={"version": after.version, "watchlists": after.digests})
             return after
 
     async def _install(self, watching: "Watching") -> None:
@@ -224,6 +223,7 @@ async def running_spine(
     try:
         watchlists = watchlist_set(loaded.watchlists, engine.identity, loaded.labels, shadows=loaded.shadows, version=1)
         describe(metrics, watchlists)
+        records.told("load_watchlists", "ok", caller="start", version=watchlists.version, watchlists=watchlists.digests)
         await warm_up(worker, engine, pace)
         monitor = Monitor(
             tokenise=tokenise,
@@ -253,14 +253,14 @@ async def running_spine(
 
 @asynccontextmanager
 async def offline(config: Config, loaded: Loaded | None = None) -> AsyncIterator[Spine]:
-    """The same spine without a door, for commands that read files.
+    """The same spine without a door, for commands that read files; no shadow judges there.
 
     Args:
         config: Settings.
         loaded: What is loaded already, if anything is.
     """
     if loaded is None:
-        loaded = await asyncio.to_thread(load, config)
+        loaded = await asyncio.to_thread(load, config.model_copy(update={"shadow": ()}))
     async with running_spine(loaded, config, Metrics()) as spine:
         yield spine
 

@@ -144,7 +144,8 @@ def scan_files(
     Raises:
         ScopewatchError: As `scan` does, or something cannot be loaded.
     """
-    return asyncio.run(_scan_until_stopped(data, out, config, load(config), part_rows=part_rows, reading=reading))
+    loaded = load(config.model_copy(update={"shadow": ()}))
+    return asyncio.run(_scan_until_stopped(data, out, config, loaded, part_rows=part_rows, reading=reading))
 
 
 async def _scan_until_stopped(

@@ -43,6 +43,11 @@ class WatchlistSet:
         """The watchlists and the shadows as their files say."""
         return self.sources + self.shadow_sources
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of the file of each watchlist and each shadow, by its name."""
+        return {watchlist.name: watchlist.digest for watchlist in self.all_sources}
+
     def named(self, name: str) -> CompiledWatchlist:
         """The watchlist of this name; the default one for an empty name.
 

@@ -1,7 +1,10 @@
 """What GetInfo and ReloadWatchlists say."""
 
+from itertools import accumulate
+
 from scopewatch.doors.grpc.mirrored import CALIBRATIONS, SEGMENTS, SEVERITIES, mirror
 from scopewatch.doors.limits import Limits
+from scopewatch.errors import SetupError
 from scopewatch.identity import EngineIdentity, SaeIdentity
 from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.v1 import monitor_pb2 as pb
@@ -16,6 +19,8 @@ _KINDS = {
     "obfuscation": pb.INDICATOR_KIND_OBFUSCATION,
     "words": pb.INDICATOR_KIND_WORDS,
 }
+
+_REFUSAL_BYTES = 1500
 
 
 def info_response(watchlists: WatchlistSet, limits: Limits, version: str) -> pb.GetInfoResponse:
@@ -53,6 +58,18 @@ def reload_response(reloaded: Reloaded) -> pb.ReloadWatchlistsResponse:
         watchlists=[pb.LoadedWatchlist(name=one.name, digest=one.digest) for one in watchlists.sources],
         changed=reloaded.changed,
     )
+
+
+def reload_refusal(error: SetupError) -> SetupError:
+    """What is wrong with watchlist files, cut to what clients take of trailing metadata, 8 KiB.
+
+    A message goes there twice, and up to three times as long where it is not ASCII.
+    """
+    lines = str(error).splitlines()
+    sizes = accumulate(len(line.encode()) + 1 for line in lines)
+    fitting = sum(size <= _REFUSAL_BYTES for size in sizes)
+    told, more = lines[:fitting], len(lines) - fitting
+    return SetupError("\n".join([*told, f"{more} more mistakes are only in the server's log"] if more else told))
 
 
 def _sae_info(sae: SaeIdentity) -> pb.SaeInfo:

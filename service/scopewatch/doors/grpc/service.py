@@ -8,14 +8,14 @@ from google.rpc import status_pb2
 import scopewatch
 from scopewatch.doors.door import Spine
 from scopewatch.doors.grpc.call import Call
-from scopewatch.doors.grpc.info import info_response, reload_response
+from scopewatch.doors.grpc.info import info_response, reload_refusal, reload_response
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.grpc.reply_size import Result, fitting
 from scopewatch.doors.grpc.requests import to_job
 from scopewatch.doors.grpc.status import from_status, to_status
 from scopewatch.doors.limits import Limits, check_batch
 from scopewatch.doors.role_file import Account
-from scopewatch.errors import ScopewatchError
+from scopewatch.errors import ScopewatchError, SetupError
 from scopewatch.metrics import Metrics
 from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
@@ -92,7 +92,11 @@ class MonitorService:
         return self._info[1]
 
     async def ReloadWatchlists(self, _request: pb.ReloadWatchlistsRequest, call: Call) -> pb.ReloadWatchlistsResponse:
-        return reload_response(await self._spine.reload_watchlists(call.account.caller.name or "anyone"))
+        try:
+            reloaded = await self._spine.reload_watchlists(call.account.caller.name or "anyone")
+        except SetupError as error:
+            raise reload_refusal(error) from None
+        return reload_response(reloaded)
 
     async def _scored(self, jobs: Sequence[ScoreJob], call: Call) -> list[ScoredPair | ScopewatchError]:
         outcomes = await self._spine.score(jobs)
