@@ -398,7 +398,7 @@ class TestADiskThatFails:
         monkeypatch.setattr(ledger, "_MOST_WAITING", 3)
         audit = opened()
         with held_disk(monkeypatch, "fsync") as asked:
-            with pytest.raises(NotReady):
+            with pytest.raises(NotReady, match="does not answer"):
                 audit.record("explain")
             assert asked.wait(30)
             for _ in range(5):
