@@ -9,11 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from conftest import activations
-<<<<<<< HEAD
-from scopewatch.errors import EngineError, InvalidRequest
-=======
-from scopewatch.errors import EngineError, InvalidRequest, NotReady, Overloaded
->>>>>>> engine
+from scopewatch.errors import EngineError, InvalidRequest, Overloaded
 from scopewatch.identity import FeatureTable
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
