@@ -72,7 +72,9 @@ async def test_an_engine_that_hangs_does_not_keep_the_process(house: House, tmp_
             await stub.Score(pb.ScoreRequest(response="a"), timeout=60)
             calls = [stub.Score(pb.ScoreRequest(response=f"{n} not sure " * 20), timeout=600) for n in range(5)]
             answered = asyncio.create_task(codes(calls))
-            await asyncio.to_thread(wait_until, lambda: any("hanging" in line for line in process.log), "it does not hang", timeout_s=60)
+            await asyncio.to_thread(
+                wait_until, lambda: any("hanging" in line for line in process.log), "it does not hang", timeout_s=60
+            )
             process.process.send_signal(signal.SIGTERM)
             found = await answered
             code = await asyncio.to_thread(process.wait)
