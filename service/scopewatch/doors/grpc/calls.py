@@ -74,10 +74,18 @@ class Calls(grpc.aio.ServerInterceptor):
         respond = getattr(self._service, method)
 
         async def answer(context: Context) -> bytes:
-            call = call_of(context, path, self._roles)
-            with self._admission.call() as holding, call.quota.call():
-                message = await self._receiver.receive(context, request_type, self._service.limits, holding)
-                reply: Message | bytes = await respond(message, call)
+            received = False
+            try:
+                call = call_of(context, path, self._roles)
+                with self._admission.call() as holding, call.quota.call():
+                    message = await self._receiver.receive(context, request_type, self._service.limits, holding)
+                    received = True
+                    reply: Message | bytes = await respond(message, call)
+            except ScopewatchError as error:
+                if method == "Score" and not received:
+                    # Of a batch nobody knows how many pairs it holds.
+                    self._metrics.pair_failed(error.reason)
+                raise
             # Most of a reply is the same every time, and comes serialised.
             return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
