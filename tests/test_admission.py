@@ -1,7 +1,9 @@
 """Who is let in: so many calls, so many bytes, a few requests at a time; everybody else is told when to come again."""
 
 import asyncio
+import threading
 from contextlib import ExitStack
+from typing import Any
 
 import grpc
 import pytest
@@ -9,8 +11,10 @@ import pytest
 from conftest import House
 from scopewatch.client import pb
 from scopewatch.doors.admission import Admission, Readers
+from scopewatch.doors.grpc import receiving
 from scopewatch.doors.grpc.service import SERVICE_NAME
 from scopewatch.doors.grpc.status import PUSHBACK
+from scopewatch.doors.grpc.wire import Counted
 from scopewatch.errors import DeadlineExpired, NotReady, Overloaded
 from servers import Gate, config, direct, eventually, health, serving
 
@@ -162,3 +166,29 @@ async def test_more_calls_than_a_connection_may_have_wait_at_the_client(house: H
         replies = await asyncio.gather(*calls)
 
     assert all(reply.verdict for reply in replies)
+
+
+async def test_a_call_that_leaves_while_it_is_decoded_holds_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who leaves while the other thread looks at its large request leaves no bytes behind as taken."""
+    looks, go_on, real = threading.Event(), threading.Event(), receiving.counted
+
+    def counted(*about: Any) -> Counted:
+        looks.set()
+        go_on.wait(30)
+        return real(*about)
+
+    monkeypatch.setattr(receiving, "counted", counted)
+    large = pb.ScoreRequest(prompt="a" * 90_000, response="not sure")
+    async with serving(config(house.watchlist, max_calls_bytes=90_400)) as server, direct(server.grpc_address) as stub:
+        left = stub.Score(large, timeout=60)
+        await eventually(looks.is_set, "it is not decoded")
+        left.cancel()
+        await eventually(
+            lambda: server.metric("grpc_server_handled_total", grpc_method="Score", grpc_code="Canceled"), "it stays"
+        )
+        go_on.set()
+        codes = [await stub.Score(large, timeout=60).code() for _ in range(2)]
+
+    assert codes == [grpc.StatusCode.OK] * 2
