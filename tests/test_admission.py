@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -102,7 +103,7 @@ async def test_it_is_quiet_when_no_call_runs_and_none_has_come() -> None:
 
 async def test_requests_arrive_a_few_at_a_time() -> None:
     """Of more requests than places the others wait for their turn."""
-    readers, inside, most = Readers(2, 60.0), 0, 0
+    readers, inside, most = Readers(2, 60.0, 60.0), 0, 0
 
     async def read() -> None:
         nonlocal inside, most
@@ -119,7 +120,7 @@ async def test_requests_arrive_a_few_at_a_time() -> None:
 
 async def test_a_request_that_never_arrives_gives_its_place_back() -> None:
     """A request that takes too long is DeadlineExpired, and who waited for a place all that time is Overloaded."""
-    readers = Readers(1, 0.05)
+    readers = Readers(1, 0.05, 0.05)
 
     async def dribble() -> None:
         async with readers.reading():
@@ -131,6 +132,34 @@ async def test_a_request_that_never_arrives_gives_its_place_back() -> None:
 
     assert isinstance(first, DeadlineExpired)
     assert isinstance(second, Overloaded)
+
+
+async def test_who_begins_and_does_not_end_gives_way_to_who_waits() -> None:
+    """A request that takes long has the time that it may take only while nobody waits for its place; the oldest goes first."""
+    readers, order = Readers(2, 3600.0, 0.01), []
+
+    async def dribble(name: str) -> None:
+        try:
+            async with readers.reading():
+                await asyncio.sleep(3600)
+        except Overloaded:
+            order.append(name)
+
+    async def read(both: asyncio.Barrier) -> None:
+        async with readers.reading():
+            await both.wait()
+
+    dribbling = []
+    for name in ("first", "second"):
+        dribbling.append(asyncio.create_task(dribble(name)))
+        await asyncio.sleep(0.05)
+    assert not order
+    async with readers.reading():
+        assert order == ["first"]
+    both = asyncio.Barrier(2)
+    await asyncio.gather(read(both), read(both), *dribbling)
+
+    assert order == ["first", "second"]
 
 
 async def test_calls_too_many_are_refused_openly_and_health_answers(
@@ -192,3 +221,25 @@ async def test_a_call_that_leaves_while_it_is_decoded_holds_nothing(
         codes = [await stub.Score(large, timeout=60).code() for _ in range(2)]
 
     assert codes == [grpc.StatusCode.OK] * 2
+
+
+async def test_callers_who_begin_and_do_not_end_hold_nobody_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls whose request never comes, as many as may be read at once, keep neither pairs nor probes waiting for long."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    from attacks.peer import CHECK, SCORE, Peer
+
+    async with serving(config(house.watchlist, call_read_s=3600)) as server:
+        peer = await asyncio.to_thread(Peer, server.grpc_address)
+        with peer:
+            for _ in range(20):
+                peer.open_call(SCORE)
+                peer.open_call(CHECK)
+            await eventually(
+                lambda: server.metric("grpc_server_started_total", grpc_method="Score") == 20, "they did not come"
+            )
+            alive = await health(server.grpc_address, "")
+            async with direct(server.grpc_address) as stub:
+                reply = await stub.Score(pb.ScoreRequest(response="not sure"), timeout=60)
+
+    assert alive == "SERVING"
+    assert reply.verdict

@@ -24,11 +24,16 @@ class Readers:
     Args:
         at_once: The number of requests that arrive at once.
         read_s: The longest that one may take, in seconds.
+        share_s: The longest while others wait for its place, in seconds: callers who begin and do not end hold nobody up.
     """
 
-    def __init__(self, at_once: int, read_s: float) -> None:
+    def __init__(self, at_once: int, read_s: float, share_s: float) -> None:
         self._places = asyncio.Semaphore(at_once)
         self._read_s = read_s
+        self._share_s = share_s
+        self._waiting = 0
+        self._reading: dict[asyncio.Timeout, float] = {}
+        """Since when each request arrives that has a place, the oldest first."""
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
@@ -36,17 +41,42 @@ class Readers:
 
         Raises:
             DeadlineExpired: The request did not arrive in time.
-            Overloaded: Others arrived all that time.
+            Overloaded: Others arrived all that time, or waited for its place.
         """
+        until_s = asyncio.get_running_loop().time() + self._read_s
         reads = False
         try:
-            async with asyncio.timeout(self._read_s), self._places:
+            async with asyncio.timeout_at(until_s) as limit, self._place(limit):
                 reads = True
                 yield
         except TimeoutError:
-            if reads:
+            if reads and asyncio.get_running_loop().time() >= until_s:
                 raise DeadlineExpired(f"the request did not arrive within {self._read_s:g} s") from None
             raise Overloaded("too many requests are arriving; try again later", retry_after_s=_pause_s()) from None
+
+    @asynccontextmanager
+    async def _place(self, limit: asyncio.Timeout) -> AsyncIterator[None]:
+        """A place among those who read, which `limit` ends."""
+        self._waiting += 1
+        try:
+            self._hurry()
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            self._reading[limit] = asyncio.get_running_loop().time()
+            self._hurry()
+            yield
+        finally:
+            del self._reading[limit]
+            self._places.release()
+
+    def _hurry(self) -> None:
+        """Has as many requests as wait for a place get one from those that arrive longest."""
+        if self._places.locked():
+            for limit, began_s in list(self._reading.items())[: self._waiting]:
+                if not limit.expired():
+                    limit.reschedule(min(limit.when() or began_s, began_s + self._share_s))
 
 
 class Admission:
