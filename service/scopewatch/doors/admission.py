@@ -24,7 +24,7 @@ class Readers:
     Args:
         at_once: The number of requests that arrive at once.
         read_s: The longest that one may take, in seconds.
-        share_s: The longest while others wait for its place, in seconds: callers who begin and do not end hold nobody up.
+        share_s: The longest while others wait for its place, in seconds: who begins and does not end holds nobody up.
     """
 
     def __init__(self, at_once: int, read_s: float, share_s: float) -> None:

@@ -13,7 +13,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # generated
     """Tells states by the names of services. Build it inside the event loop it is to run on.
 
     The servicer that comes with gRPC writes to a watcher under a lock that a change of state needs too: one watcher who
@@ -39,6 +39,10 @@ class Health(health_pb2_grpc.HealthServicer):
         if (state := self._states.get(request.service)) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service here")
         return health_pb2.HealthCheckResponse(status=state)
+
+    async def List(self, _request: health_pb2.HealthListRequest, _context: Context) -> Any:
+        told = {service: health_pb2.HealthCheckResponse(status=state) for service, state in self._states.items()}
+        return health_pb2.HealthListResponse(statuses=told)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         told = None

@@ -20,7 +20,7 @@ T = TypeVar("T")
 _READERS, _SHARE_S = 8, 1.0
 """The number of requests that arrive at once, and the seconds that one may take while others wait."""
 _OTHERS_READERS, _OTHERS_READ_S, _OTHERS_SHARE_S, _OTHERS_BYTES = 8, 1.0, 0.1, 64 << 10
-"""The same for methods that are not ours, whose requests are small: how many, the longest that one may take, the longest
+"""The same for methods that are not ours, which are small: how many, the longest that one may take, the longest
 while others wait, and its largest size."""
 _AT_ONCE_BYTES = 64 << 10
 """The largest body that is decoded on the event loop: it takes less than a millisecond."""
