@@ -1,7 +1,10 @@
 """Who is let in: so many calls, so many bytes, a few requests at a time; everybody else is told when to come again."""
 
 import asyncio
+import threading
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -9,8 +12,10 @@ import pytest
 from conftest import House
 from scopewatch.client import pb
 from scopewatch.doors.admission import Admission, Readers
+from scopewatch.doors.grpc import receiving
 from scopewatch.doors.grpc.service import SERVICE_NAME
 from scopewatch.doors.grpc.status import PUSHBACK
+from scopewatch.doors.grpc.wire import Counted
 from scopewatch.errors import DeadlineExpired, NotReady, Overloaded
 from servers import Gate, config, direct, eventually, health, serving
 
@@ -168,6 +173,34 @@ async def test_who_leaves_loses_no_place() -> None:
         pass
 
 
+async def test_who_begins_and_does_not_end_gives_way_to_who_waits() -> None:
+    """A request that takes long has the time that it may take only while nobody waits for its place; the oldest goes first."""
+    readers, order = Readers(2, 3600.0, 0.01), []
+
+    async def dribble(name: str) -> None:
+        try:
+            async with readers.reading():
+                await asyncio.sleep(3600)
+        except Overloaded:
+            order.append(name)
+
+    async def read(both: asyncio.Barrier) -> None:
+        async with readers.reading():
+            await both.wait()
+
+    dribbling = []
+    for name in ("first", "second"):
+        dribbling.append(asyncio.create_task(dribble(name)))
+        await asyncio.sleep(0.05)
+    assert not order
+    async with readers.reading():
+        assert order == ["first"]
+    both = asyncio.Barrier(2)
+    await asyncio.gather(read(both), read(both), *dribbling)
+
+    assert order == ["first", "second"]
+
+
 async def test_calls_too_many_are_refused_openly_and_health_answers(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,3 +234,51 @@ async def test_more_calls_than_a_connection_may_have_wait_at_the_client(house: H
         replies = await asyncio.gather(*calls)
 
     assert all(reply.verdict for reply in replies)
+
+
+async def test_a_call_that_leaves_while_it_is_decoded_holds_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who leaves while the other thread looks at its large request leaves no bytes behind as taken."""
+    looks, go_on, real = threading.Event(), threading.Event(), receiving.counted
+
+    def counted(*about: Any) -> Counted:
+        looks.set()
+        go_on.wait(30)
+        return real(*about)
+
+    monkeypatch.setattr(receiving, "counted", counted)
+    large = pb.ScoreRequest(prompt="a" * 90_000, response="not sure")
+    async with serving(config(house.watchlist, max_calls_bytes=90_400)) as server, direct(server.grpc_address) as stub:
+        left = stub.Score(large, timeout=60)
+        await eventually(looks.is_set, "it is not decoded")
+        left.cancel()
+        await eventually(
+            lambda: server.metric("grpc_server_handled_total", grpc_method="Score", grpc_code="Canceled"), "it stays"
+        )
+        go_on.set()
+        codes = [await stub.Score(large, timeout=60).code() for _ in range(2)]
+
+    assert codes == [grpc.StatusCode.OK] * 2
+
+
+async def test_callers_who_begin_and_do_not_end_hold_nobody_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls whose request never comes, as many as may be read at once, keep neither pairs nor probes waiting for long."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    from attacks.peer import CHECK, SCORE, Peer
+
+    async with serving(config(house.watchlist, call_read_s=3600)) as server:
+        peer = await asyncio.to_thread(Peer, server.grpc_address)
+        with peer:
+            for _ in range(20):
+                peer.open_call(SCORE)
+                peer.open_call(CHECK)
+            await eventually(
+                lambda: server.metric("grpc_server_started_total", grpc_method="Score") == 20, "they did not come"
+            )
+            alive = await health(server.grpc_address, "")
+            async with direct(server.grpc_address) as stub:
+                reply = await stub.Score(pb.ScoreRequest(response="not sure"), timeout=60)
+
+    assert alive == "SERVING"
+    assert reply.verdict

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from conftest import House
 from scopewatch.app.server import Server
 from scopewatch.client import AsyncClient, pb
+from scopewatch.doors.grpc.service import SERVICE_NAME
 from scopewatch.doors.grpc.status import PUSHBACK
 from scopewatch.errors import ScopewatchError
 from scopewatch.v1 import monitor_pb2_grpc
@@ -265,3 +267,33 @@ async def test_connections_are_renewed_without_a_failed_call(house: House) -> No
         counting.cancel()
 
     assert outcomes.keys() == {(grpc.StatusCode.OK, False)}
+
+
+async def test_a_watcher_who_takes_nothing_does_not_keep_the_service_from_leaving(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who watches health and lets nothing arrive holds nobody up: others are told, and the process leaves."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    from hyperframe.frame import SettingsFrame
+
+    from attacks.peer import Peer, grpc_message
+
+    with ServerProcess("--watchlist", str(house.watchlist), "--drain-delay-s", "0.5") as process:
+        address = process.grpc_address
+        asked = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+        with Peer(address) as peer:
+            peer.send(SettingsFrame(0, {SettingsFrame.INITIAL_WINDOW_SIZE: 0}))
+            peer.send_data(peer.open_call("/grpc.health.v1.Health/Watch"), grpc_message(asked.SerializeToString()))
+            await eventually(
+                lambda: process.metric("grpc_server_started_total", grpc_method="Watch"), "it does not watch"
+            )
+            async with grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as channel:
+                watching = health_pb2_grpc.HealthStub(channel).Watch(asked, timeout=20)
+                told = [(await watching.read()).status]
+                process.process.terminate()
+                told.append((await watching.read()).status)
+            code = await asyncio.to_thread(process.wait)
+
+    assert told == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
+    assert code == 0
+    assert not process.events("something does not end: leaving it behind")

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import wait_until
+from scopewatch.errors import EngineError
 from scopewatch.logs.lines import JsonLines, TextLines
 from scopewatch.logs.written_lines import MAX_LINE_BYTES, MAX_LINES_PER_S, WrittenLines
 from servers import ServerProcess
@@ -29,7 +30,9 @@ NASTY = ["\n", "\r", "\x1b[2J", "\0", "\x7f", "\x85", "\x9b31m", "\u2028", "\u20
 
 
 def record(message: str, error: Exception | None = None, **values: object) -> logging.LogRecord:
-    made = logging.LogRecord("name", logging.WARNING, "", 0, message, (), error and (type(error), error, None))
+    made = logging.LogRecord(
+        "name", logging.WARNING, "", 0, message, (), error and (type(error), error, error.__traceback__)
+    )
     vars(made).update(values)
     return made
 
@@ -42,9 +45,7 @@ texts = st.text(max_size=12) | st.lists(st.sampled_from([*NASTY, FORGED, " ", "=
 @given(texts, texts, texts)
 def test_a_json_record_is_one_line_of_printable_ascii(message: str, value: str, name: str) -> None:
     """Whatever it holds: and whoever parses it gets every value back."""
-    line = JsonLines().format(
-        record(message, ValueError(value), request_id=value, labels={name: value}, several=[value])
-    )
+    line = JsonLines().format(record(message, OSError(value), request_id=value, labels={name: value}, several=[value]))
 
     assert re.fullmatch("[ -~]+", line)
     parsed = json.loads(line)
@@ -54,7 +55,27 @@ def test_a_json_record_is_one_line_of_printable_ascii(message: str, value: str, 
         parsed["labels"],
         parsed["several"],
     )
-    assert f"ValueError: {value}" == parsed["traceback"] or not value
+    assert parsed["traceback"] == f"OSError: {value}"
+
+
+def test_a_traceback_says_where_and_not_over_what() -> None:
+    """The types of an exception and of what it came from are there, and the lines; not messages, which may quote a text."""
+    text = "the patient's name"
+    try:
+        try:
+            int(text)
+        except ValueError as error:
+            raise KeyError(text) from error
+    except KeyError as error:
+        lines = [formatter.format(record("failed", error)) for formatter in (JsonLines(), TextLines())]
+    kept = JsonLines().format(record("failed", EngineError("the reader failed")))
+
+    for line in lines:
+        assert [
+            part for part in ("ValueError", "int(text)", "KeyError", "raise KeyError(text)") if part not in line
+        ] == []
+        assert "patient" not in line
+    assert "scopewatch.errors.EngineError: the reader failed" in kept
 
 
 @given(texts, texts, texts)

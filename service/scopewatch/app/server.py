@@ -47,6 +47,11 @@ def process_start_s() -> float:
     return ticks / os.sysconf("SC_CLK_TCK") - since_boot_s
 
 
+def _unforeseen(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Logs an exception that nobody waited for. By default its message would stand in the record, and quote a caller."""
+    log.error("unforeseen: %s", context["message"], exc_info=context.get("exception"))
+
+
 class Server:
     """One process: start, serve, drain. Build it inside the event loop it is to run on.
 
@@ -96,6 +101,7 @@ class Server:
         self._laps.end("imports")
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, number)
+        self._loop.set_exception_handler(_unforeseen)
         hung_up = asyncio.Event()
         self._loop.add_signal_handler(signal.SIGHUP, hung_up.set)
         async with AsyncExitStack() as started:

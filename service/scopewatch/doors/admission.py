@@ -46,12 +46,12 @@ class Readers:
             DeadlineExpired: The request did not arrive in time.
             Overloaded: It made room for others, or others arrived all the time.
         """
-        began_s = None
         clock = asyncio.get_running_loop().time
+        until_s, reads = clock() + self._read_s, False
         try:
-            async with asyncio.timeout(self._read_s) as limit:
+            async with asyncio.timeout_at(until_s) as limit:
                 await self._take_place()
-                began_s = self._reading[limit] = clock()
+                self._reading[limit], reads = clock(), True
                 if self._waiting:
                     self._hurry()
                 try:
@@ -60,9 +60,9 @@ class Readers:
                     del self._reading[limit]
                     self._give_place()
         except TimeoutError:
-            if began_s is None or clock() < began_s + self._read_s / 2:
-                raise Overloaded("too many requests are arriving; try again later", retry_after_s=_pause_s()) from None
-            raise DeadlineExpired(f"the request did not arrive within {self._read_s:g} s") from None
+            if reads and clock() >= until_s:
+                raise DeadlineExpired(f"the request did not arrive within {self._read_s:g} s") from None
+            raise Overloaded("too many requests are arriving; try again later", retry_after_s=_pause_s()) from None
 
     async def _take_place(self) -> None:
         if self._free:

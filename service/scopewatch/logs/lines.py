@@ -6,6 +6,7 @@ Text has a traceback behind the record, each of its lines indented; a record nev
 import json
 import logging
 import re
+import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -14,6 +15,11 @@ _PLAIN_VALUE = re.compile(r"[!#-'*+\--<>-Z^-~]+")
 """Printable ASCII without what has a meaning in a line of text: spaces, quotes, backslashes, `=`, `,` and brackets."""
 _PLAIN_MESSAGE = re.compile(r"[ !#-<>-\[\]-~]*")
 """Printable ASCII without quotes, backslashes and `=`, which values alone have."""
+
+
+_SPEAK = "scopewatch.", "torch"
+"""Where exceptions are from whose messages are logged. Any other's may quote what it was raised over: a caller's text."""
+_MOST_CAUSES = 8
 
 
 class JsonLines(logging.Formatter):
@@ -28,7 +34,7 @@ class JsonLines(logging.Formatter):
         }
         line |= _added(record)
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = _traceback(record.exc_info[1])
         return _escaped(line)
 
 
@@ -39,8 +45,20 @@ class TextLines(logging.Formatter):
         message = record.getMessage()
         shown = message if _PLAIN_MESSAGE.fullmatch(message) else _escaped(message)
         values = "".join(f" {name}={_shown(value)}" for name, value in _added(record).items())
-        traceback = self.formatException(record.exc_info).split("\n") if record.exc_info else []
-        return "\n    ".join([f"{record.levelname.lower():7} {shown}{values}", *map(_in_ascii, traceback)])
+        below = _traceback(record.exc_info[1]).split("\n") if record.exc_info else []
+        return "\n    ".join([f"{record.levelname.lower():7} {shown}{values}", *map(_in_ascii, below)])
+
+
+def _traceback(error: BaseException | None) -> str:
+    """Where an exception came from, and those before it: their types, and what they say only where it is no caller's text."""
+    parts: list[str] = []
+    while error and len(parts) < _MOST_CAUSES:
+        kind = type(error)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        said = f": {error}" if isinstance(error, OSError) or kind.__module__.startswith(_SPEAK) else ""
+        parts.append(f"{''.join(traceback.format_tb(error.__traceback__))}{name}{said}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\n".join(reversed(parts))
 
 
 def _added(record: logging.LogRecord) -> dict[str, object]:

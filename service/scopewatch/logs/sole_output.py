@@ -47,8 +47,9 @@ def sole_output(level: str, fmt: str) -> Iterator[None]:
             yield
     except ScopewatchError:
         raise
-    except Exception:
-        log.critical("unexpected failure", exc_info=True)
+    except Exception as error:
+        # It comes of no call, so what it says is no caller's.
+        log.critical("unexpected failure", extra={"problem": str(error)}, exc_info=True)
         raise SystemExit(1) from None
     finally:
         configure(level, fmt)

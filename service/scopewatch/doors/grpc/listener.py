@@ -3,7 +3,7 @@
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from scopewatch.config import Config
@@ -11,6 +11,7 @@ from scopewatch.doors.admission import Admission
 from scopewatch.doors.auth import Roles
 from scopewatch.doors.door import Spine
 from scopewatch.doors.grpc.calls import Calls
+from scopewatch.doors.grpc.health import NOT_SERVING, SERVING, Health
 from scopewatch.doors.grpc.ports import HealthPort, add_port
 from scopewatch.doors.grpc.receiving import Receiver
 from scopewatch.doors.grpc.service import SERVICE_NAME, MonitorService
@@ -27,8 +28,6 @@ _MAX_UNSEEN_CALLS = 1 << 14
 _AGED_GRACE_MS = 300_000
 """How long the calls of a connection have that was asked to come again."""
 _FOR_EVER = (1 << 31) - 1
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class GrpcDoor:
@@ -49,7 +48,7 @@ class GrpcDoor:
         self._service = MonitorService(metrics)
         self._admission = Admission(max_calls=config.max_calls, max_bytes=config.max_calls_bytes)
         self._receiver = Receiver(config.call_read_s)
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self._health_port = HealthPort(config.health_address, self._health) if config.health_address else None
         calls = Calls(self._service, self._admission, self._receiver, roles, metrics)
         self._server = grpc.aio.server(interceptors=[calls], options=_options(config))
@@ -62,8 +61,8 @@ class GrpcDoor:
             reflection.enable_server_reflection(names, self._server)
 
     async def listen(self) -> dict[str, str]:
-        await self._health.set("", _SERVING)
-        await self._health.set(SERVICE_NAME, _NOT_SERVING)
+        self._health.set("", SERVING)
+        self._health.set(SERVICE_NAME, NOT_SERVING)
         addresses = {"grpc_address": add_port(self._server, self._address, self._certificates, setting="grpc_address")}
         await self._server.start()
         if self._health_port:
@@ -76,7 +75,7 @@ class GrpcDoor:
         await self.ready(True)
 
     async def ready(self, ready: bool) -> None:
-        await self._health.set(SERVICE_NAME, _SERVING if ready else _NOT_SERVING)
+        self._health.set(SERVICE_NAME, SERVING if ready else NOT_SERVING)
 
     async def drain(self) -> None:
         # Liveness stays: Kubernetes would kill a draining pod that says it is dead.

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from scopewatch.config import socket_file
+from scopewatch.doors.grpc.health import Health
 from scopewatch.doors.tls import Certificates, Loaded
 from scopewatch.errors import ConfigError
 
@@ -100,7 +101,7 @@ class HealthPort:
         servicer: Answers, as it does beside the other services.
     """
 
-    def __init__(self, address: str, servicer: health.aio.HealthServicer) -> None:
+    def __init__(self, address: str, servicer: Health) -> None:
         self._address = address
         self._server = grpc.aio.server(options=_HEALTH_OPTIONS)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -15,6 +16,7 @@ from scopewatch.doors.grpc.wire import counted, inflated
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import FieldViolation, InvalidRequest
 
+T = TypeVar("T")
 _READERS = 8
 """The number of requests that arrive at once."""
 _CROWDED_S = 1.0
@@ -55,10 +57,11 @@ class Receiver:
         """
         body = await _body(context, self._readers)
         holding.hold(len(body))
-        if len(body) <= _AT_ONCE_BYTES and body[:1] != b"\x1f":
-            return _opened(body, kind, limits, holding)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoder, _opened, body, kind, limits, holding)
+        beside = len(body) > _AT_ONCE_BYTES or body[:1] == b"\x1f"
+        data, fields = await self._run(beside, partial(_looked_at, body, kind, limits))
+        # Not from the other thread: it goes on when the call is cancelled, and nobody would give back what it holds.
+        holding.hold(len(data) - len(body) + _FIELD_BYTES * fields)
+        return await self._run(beside, partial(decoded, kind, data))
 
     async def receive_other(self, context: Context, decode: Callable[[bytes], Any]) -> Any:
         """The request of a call of another service, such as a health check; those are small.
@@ -79,6 +82,10 @@ class Receiver:
         except DecodeError:
             raise InvalidRequest(FieldViolation("request", "the bytes are not the message of this method")) from None
 
+    async def _run(self, beside: bool, work: Callable[[], T]) -> T:
+        """What some work returns, which is done on the event loop or beside it."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, work) if beside else work()
+
     def close(self) -> None:
         """Ends the thread that decodes."""
         self._decoder.shutdown(wait=False)
@@ -92,13 +99,12 @@ async def _body(context: Context, readers: Readers) -> bytes:
     return bytes(body)
 
 
-def _opened(body: bytes, kind: type[Message], limits: Limits, holding: Holding) -> Message:
-    """The message in a body that is counted already."""
+def _looked_at(body: bytes, kind: type[Message], limits: Limits) -> tuple[bytes, int]:
+    """The message in a body, as bytes, and the number of its fields."""
     data = inflated(body, limits.max_message_bytes)
     held = counted(data, kind.DESCRIPTOR, limits.max_fields)
     if len(data) > limits.max_message_bytes:
         most = limits.max_message_bytes
         why = f"the message takes {len(data)} bytes, most of them here; at most {most} are allowed"
         raise InvalidRequest(FieldViolation(held.largest, why))
-    holding.hold(len(data) - len(body) + _FIELD_BYTES * held.fields)
-    return decoded(kind, data)
+    return data, held.fields
