@@ -30,7 +30,9 @@ NASTY = ["\n", "\r", "\x1b[2J", "\0", "\x7f", "\x85", "\x9b31m", "\u2028", "\u20
 
 
 def record(message: str, error: Exception | None = None, **values: object) -> logging.LogRecord:
-    made = logging.LogRecord("name", logging.WARNING, "", 0, message, (), error and (type(error), error, error.__traceback__))
+    made = logging.LogRecord(
+        "name", logging.WARNING, "", 0, message, (), error and (type(error), error, error.__traceback__)
+    )
     vars(made).update(values)
     return made
 
@@ -43,9 +45,7 @@ texts = st.text(max_size=12) | st.lists(st.sampled_from([*NASTY, FORGED, " ", "=
 @given(texts, texts, texts)
 def test_a_json_record_is_one_line_of_printable_ascii(message: str, value: str, name: str) -> None:
     """Whatever it holds: and whoever parses it gets every value back."""
-    line = JsonLines().format(
-        record(message, OSError(value), request_id=value, labels={name: value}, several=[value])
-    )
+    line = JsonLines().format(record(message, OSError(value), request_id=value, labels={name: value}, several=[value]))
 
     assert re.fullmatch("[ -~]+", line)
     parsed = json.loads(line)
@@ -71,7 +71,9 @@ def test_a_traceback_says_where_and_not_over_what() -> None:
     kept = JsonLines().format(record("failed", EngineError("the reader failed")))
 
     for line in lines:
-        assert [part for part in ("ValueError", "int(text)", "KeyError", "raise KeyError(text)") if part not in line] == []
+        assert [
+            part for part in ("ValueError", "int(text)", "KeyError", "raise KeyError(text)") if part not in line
+        ] == []
         assert "patient" not in line
     assert "scopewatch.errors.EngineError: the reader failed" in kept
 
