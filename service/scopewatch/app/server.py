@@ -48,7 +48,7 @@ def process_start_s() -> float:
 
 
 def _unforeseen(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Logs an exception that nobody waited for. By default its message would stand in the record, and quote a caller."""
+    """Logs an exception that nobody waited for; by default its message, which may quote a caller, would be logged."""
     log.error("unforeseen: %s", context["message"], exc_info=context.get("exception"))
 
 

@@ -176,7 +176,7 @@ class Runner:
 
 
 def _failed(reading: Reading, failure: Exception) -> EngineError:
-    """What becomes of a pair on which the reader fails; the log has the traceback, which may quote the text."""
+    """What becomes of a pair on which the reader fails; the log has the traceback."""
     log.error("the reader failed on a pair of %d tokens", len(reading.ids), exc_info=failure)
     return EngineError(f"the reader failed on this pair ({type(failure).__name__})")
 

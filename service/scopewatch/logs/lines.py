@@ -18,7 +18,7 @@ _PLAIN_MESSAGE = re.compile(r"[ !#-<>-\[\]-~]*")
 
 
 _SPEAK = "scopewatch.", "torch"
-"""Where exceptions are from whose messages are logged. Any other's may quote what it was raised over: a caller's text."""
+"""Where exceptions are from whose messages are logged; another's may quote what it was raised over, a caller's text."""
 _MOST_CAUSES = 8
 
 
@@ -50,7 +50,7 @@ class TextLines(logging.Formatter):
 
 
 def _traceback(error: BaseException | None) -> str:
-    """Where an exception came from, and those before it: their types, and what they say only where it is no caller's text."""
+    """Where an exception came from, and those before it: their types, and their messages where those quote no text."""
     parts: list[str] = []
     while error and len(parts) < _MOST_CAUSES:
         kind = type(error)
