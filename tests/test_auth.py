@@ -1,21 +1,26 @@
 """Who may ask for what: the role file, credentials, roles and quotas."""
 
+import asyncio
 import hmac
 import io
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
+from scopewatch.app.records import Records
 from scopewatch.cli import main
 from scopewatch.doors import auth
 from scopewatch.doors.auth import NEEDED, Roles, needed
 from scopewatch.doors.quota import Quota, QuotaLimits
-from scopewatch.doors.role_file import Role, load_role_file, token_digest
+from scopewatch.doors.role_file import Role, RoleFile, load_role_file, token_digest
 from scopewatch.errors import ConfigError, NotAllowed, Overloaded, Unauthenticated
 from scopewatch.types import ANYONE, Caller
+from servers import eventually
 
 TOKENS = {name: f"swt_{name * 20}" for name in ("old", "new", "ops")}
 FILE = f"""\
@@ -326,6 +331,25 @@ def test_a_file_is_parsed_once(write: Write, roles: Roles, monkeypatch: pytest.M
     roles.refresh()
     monkeypatch.setattr(auth, "parse_role_file", None)
     assert roles.refresh() == "same"
+
+
+async def test_the_role_file_is_read_again_beside_the_event_loop(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls and health checks are answered while a large file is checked; then its roles count."""
+    roles, threads, parse = Roles.load(write(FILE)), set(), auth.parse_role_file
+
+    def parsed(*given: Any, **named: Any) -> RoleFile:
+        threads.add(threading.current_thread())
+        return parse(*given, **named)
+
+    monkeypatch.setattr(auth, "parse_role_file", parsed)
+    following = asyncio.create_task(Records((), None).follow_roles(roles, 0.001))
+    before = roles.digest
+    write(FILE.replace("weight: 2", "weight: 3"))
+    await eventually(lambda: roles.digest != before, "it was not read again")
+    following.cancel()
+
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def test_what_a_caller_owes_survives_a_reload(write: Write) -> None:

@@ -55,7 +55,8 @@ class Records:
             self.told("roles", "loaded", digest=roles.digest)
         while every_s:
             await asyncio.sleep(every_s)
-            if (outcome := roles.refresh()) != "same":
+            # A file of a thousand callers takes seconds to check.
+            if (outcome := await asyncio.to_thread(roles.refresh)) != "same":
                 self.told("roles", outcome, digest=roles.digest)
 
 
