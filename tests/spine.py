@@ -13,6 +13,7 @@ from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import Cache
 from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.pipeline.compiled import compile_watchlist
+from scopewatch.pipeline.expected import Expected
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.types import (
@@ -103,6 +104,7 @@ def build_monitor(cache: Cache, metrics: Metrics, reader: FakeReader, **more: An
     parts = {
         "tokenise": reader.tokenise,
         "submit": reader.submit,
+        "expected": Expected(lambda *_: None),
         "cache": cache,
         "values": VALUES,
         "watchlists": watchlist_set(*WATCHLISTS.values()),

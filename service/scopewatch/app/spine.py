@@ -25,6 +25,7 @@ from scopewatch.pipeline.batcher import Batcher
 from scopewatch.pipeline.cache import Cache, LocalCache, RedisCache
 from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.pipeline.compiled import compile_watchlist
+from scopewatch.pipeline.expected import Expected
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.pace import Pace
@@ -228,6 +229,7 @@ async def running_spine(
         monitor = Monitor(
             tokenise=tokenise,
             submit=batcher.submit,
+            expected=Expected(batcher.refuse_late),
             cache=cache,
             values=CachedValues(engine.identity.reader, secret),
             watchlists=watchlists,

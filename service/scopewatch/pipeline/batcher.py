@@ -199,17 +199,40 @@ class Batcher:
         ends_s = self._clock() if tried else self._timetable.ends_s(tokens, waiting_tokens=waiting_tokens)
         return ends_s >= entry.deadline_s
 
+    def refuse_late(self, tokens: float, deadline_s: float, caller: Caller, ahead_tokens: float = 0.0) -> None:
+        """Refuses a pair that would not be read before its deadline if it came now.
+
+        Args:
+            tokens: The number of its tokens, which may be a guess.
+            deadline_s: When its caller stops waiting, on the batcher's clock.
+            caller: Whose pair it is.
+            ahead_tokens: The number of tokens that are on their way to the queue before it.
+
+        Raises:
+            Overloaded: It would be late.
+        """
+        if not ahead_tokens and not self._lanes.tokens and self._timetable.tries:
+            return
+        turn = (self._lanes.taken_tokens(caller) + round(ahead_tokens), 0)
+        self._check_time(round(tokens), deadline_s, caller, turn, ahead_tokens)
+
     def _refuse_late(self, entry: _Entry) -> None:
         """Refuses a pair at once that cannot be read before its deadline."""
-        now_s = self._clock()
-        if entry.deadline_s <= now_s:
+        if entry.deadline_s <= self._clock():
             self._metrics.queue_dropped("deadline")
             raise _too_late()
         if entry.deadline_s == inf or (not self._lanes.tokens and self._timetable.tries):
             return
-        ahead_tokens, waiting_tokens = self._lanes.tokens_before(entry.caller, entry.turn), self._lanes.tokens
-        ends_s = self._timetable.ends_s(entry.tokens, waiting_tokens=waiting_tokens, ahead_tokens=ahead_tokens)
-        if (late_s := now_s + self._spare * (ends_s - now_s) - entry.deadline_s) > 0:
+        self._check_time(entry.tokens, entry.deadline_s, entry.caller, entry.turn)
+
+    def _check_time(
+        self, tokens: int, deadline_s: float, caller: Caller, turn: tuple[int, int], ahead_tokens: float = 0.0
+    ) -> None:
+        now_s = self._clock()
+        ahead_tokens += self._lanes.tokens_before(caller, turn)
+        waiting_tokens = max(self._lanes.tokens, round(ahead_tokens))
+        ends_s = self._timetable.ends_s(tokens, waiting_tokens=waiting_tokens, ahead_tokens=ahead_tokens)
+        if (late_s := now_s + self._spare * (ends_s - now_s) - deadline_s) > 0:
             raise Overloaded("there is no time to read it before its deadline", retry_after_s=_bounded(late_s))
 
     async def _run_batch(self, batch: list[_Entry], run: Run) -> None:

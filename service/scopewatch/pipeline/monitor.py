@@ -17,6 +17,7 @@ from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import Cache
 from scopewatch.pipeline.cached_value import CachedValues, CorruptValue
+from scopewatch.pipeline.expected import Expected
 from scopewatch.pipeline.judgements import Judgements, Remembered
 from scopewatch.pipeline.scoring import judge
 from scopewatch.pipeline.shadows import Shadows
@@ -38,6 +39,7 @@ class Monitor:
     Args:
         tokenise: Pairs in, and how each is to be cleaned; for each its readings, or what is wrong with it.
         submit: Token ids, deadline, tokens ahead and caller in, activations out: the batcher's way to the engine.
+        expected: Refuses pairs before their tokens are made, if they will be late.
         cache: Where activations are kept.
         values: Makes the cache's keys and values.
         watchlists: The watchlists to begin with.
@@ -53,6 +55,7 @@ class Monitor:
         *,
         tokenise: Tokenise,
         submit: Submit,
+        expected: Expected,
         cache: Cache,
         values: CachedValues,
         watchlists: WatchlistSet,
@@ -64,6 +67,7 @@ class Monitor:
     ) -> None:
         self._tokenise_pairs = tokenise
         self._submit = submit
+        self._expected = expected
         self._cache = cache
         self._values = values
         self._running = RunningSet(watchlists)
@@ -156,16 +160,23 @@ class Monitor:
         if not asked:
             return []
         clock = _Stopwatch()
-        cleanings = [one.watchlist.source.cleaned for one in asked]
-        outcomes = await self._tokenise_pairs([one.job.pair for one in asked], cleanings)
-        tokenise_s = clock.lap()
+        refusals, expected = self._expected.expect([one.job for one in asked])
+        failed |= {one.place: refusal for one, refusal in zip(asked, refusals, strict=True) if refusal}
+        let_in = [one for one in asked if one.place not in failed]
         tokenised: list[Tokenised] = []
-        for one, readings in zip(asked, outcomes, strict=True):
-            if isinstance(readings, ScopewatchError):
-                failed[one.place] = readings
-            else:
-                keys = tuple(self._values.key(reading, one.job.caller.tenant) for reading in readings)
-                tokenised.append(Tokenised(one, readings, keys, tokenise_s))
+        try:
+            cleanings = [one.watchlist.source.cleaned for one in let_in]
+            outcomes = await self._tokenise_pairs([one.job.pair for one in let_in], cleanings) if let_in else []
+            tokenise_s = clock.lap()
+            for one, readings in zip(let_in, outcomes, strict=True):
+                if isinstance(readings, ScopewatchError):
+                    failed[one.place] = readings
+                else:
+                    keys = tuple(self._values.key(reading, one.job.caller.tenant) for reading in readings)
+                    tokenised.append(Tokenised(one, readings, keys, tokenise_s))
+        finally:
+            lengths = [(one.asked.job.pair, sum(len(reading.ids) for reading in one.readings)) for one in tokenised]
+            self._expected.arrived(expected, lengths)
         return tokenised
 
     async def _judge_each(
