@@ -1,11 +1,11 @@
-# make demo, make test, make lint, make bench: each sets up what it needs in .venv.
+# make demo, make test, make lint, make bench, make chaos: each sets up what it needs in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := protos/scopewatch/v1/monitor.proto
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos -I $(shell $(BIN)/python -c 'import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])')
 
-.PHONY: demo test lint format stubs bench requirements audit-dependencies system-deps clean
+.PHONY: demo test lint format stubs bench chaos requirements audit-dependencies system-deps clean
 
 # With a real reader where its package can be had, else with the bundled tiny one.
 demo: $(VENV)/demo.stamp
@@ -35,6 +35,10 @@ stubs: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/run.py
+
+# Attacks, faults and load on the real server: about a quarter of an hour; fails where a bound is broken.
+chaos: $(VENV)/dev.stamp system-deps
+	$(BIN)/python bench/chaos.py
 
 # What the image installs, with hashes: after a change of constraints.txt or of dependencies in pyproject.toml.
 requirements: $(VENV)/dev.stamp

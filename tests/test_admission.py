@@ -118,20 +118,59 @@ async def test_requests_arrive_a_few_at_a_time() -> None:
     assert most == 2
 
 
+async def dribble(readers: Readers) -> None:
+    """A request that never arrives."""
+    async with readers.reading():
+        await asyncio.sleep(3600)
+
+
 async def test_a_request_that_never_arrives_gives_its_place_back() -> None:
-    """A request that takes too long is DeadlineExpired, and who waited for a place all that time is Overloaded."""
-    readers = Readers(1, 0.05, 0.05)
-
-    async def dribble() -> None:
-        async with readers.reading():
-            await asyncio.sleep(3600)
-
-    first, second = await asyncio.gather(dribble(), dribble(), return_exceptions=True)
+    """A request that takes too long is DeadlineExpired, and its place is free again."""
+    readers = Readers(1, 0.05, 60.0)
+    with pytest.raises(DeadlineExpired):
+        await dribble(readers)
     async with readers.reading():
         pass
 
+
+async def test_who_waits_for_a_place_all_the_time_is_overloaded() -> None:
+    """Where nobody makes room, a request that is not read is refused, to be tried again."""
+    readers = Readers(1, 0.05, 60.0)
+    first, second = await asyncio.gather(dribble(readers), dribble(readers), return_exceptions=True)
+
     assert isinstance(first, DeadlineExpired)
     assert isinstance(second, Overloaded)
+
+
+async def test_slow_requests_keep_nobody_out() -> None:
+    """However many requests come a byte at a time, one that comes at once is read after a moment; those make room."""
+    readers = Readers(4, 60.0, 0.02)
+    slow = [asyncio.create_task(dribble(readers)) for _ in range(200)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        for _ in range(5):
+            async with readers.reading():
+                pass
+    done = [task for task in slow if task.done()]
+    assert 0 < len(done) < 100
+    assert all(isinstance(task.exception(), Overloaded) for task in done)
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_who_leaves_loses_no_place() -> None:
+    """Callers who hang up while they wait, or just as they get a place, leave as many places as there were."""
+    readers = Readers(2, 60.0, 60.0)
+    for turns in range(8):
+        tasks = [asyncio.create_task(dribble(readers)) for _ in range(10)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(30), readers.reading(), readers.reading():
+        pass
 
 
 async def test_who_begins_and_does_not_end_gives_way_to_who_waits() -> None:

@@ -31,6 +31,7 @@ from scopewatch.audit.ledger import Audit
 from scopewatch.audit.records import NOTHING, Act, Head, line_of, record_of
 from scopewatch.audit.texts import Texts
 from scopewatch.audit.verify import Broken, verify
+from scopewatch.audit.writer import Writer
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, NotReady
@@ -398,7 +399,7 @@ class TestADiskThatFails:
         monkeypatch.setattr(ledger, "_MOST_WAITING", 3)
         audit = opened()
         with held_disk(monkeypatch, "fsync") as asked:
-            with pytest.raises(NotReady):
+            with pytest.raises(NotReady, match="does not answer"):
                 audit.record("explain")
             assert asked.wait(30)
             for _ in range(5):
@@ -623,6 +624,26 @@ class TestVerdictLog:
         log_verdicts([*events[500:], *events[:500]], pass_share=share)
         assert sorted(line.request_id for line in caplog.records) == sorted(logged)
         assert {line.message for line in caplog.records} <= {"passed"}
+
+
+def test_what_is_being_written_still_takes_room() -> None:
+    """What waits is bounded together with what the disk has taken in and not answered; room comes back as it does."""
+    begun, go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def write(_: object) -> None:
+        begun.release()
+        go.acquire()
+
+    writer = Writer[str]("test", write, lambda: None, most=2)
+    assert writer.put("a")
+    begun.acquire()
+    assert [writer.put("b"), writer.put("c")] == [True, False]
+    go.release()
+    begun.acquire()
+    assert [writer.put("c"), writer.put("d")] == [True, False]
+    go.release(2)
+    assert writer.close(30)
+    assert not writer.put("e")
 
 
 class TestTexts:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,11 +127,20 @@ def queue_tokens(registry: CollectorRegistry) -> Callable[[], float | None]:
     return lambda: registry.get_sample_value("scopewatch_queue_tokens")
 
 
+async def at_once(submitted: Coroutine[Any, Any, Encoded]) -> Encoded:
+    """What a submission gives or raises without the engine; nobody waits for it longer."""
+    task = asyncio.create_task(submitted)
+    await settle()
+    task.cancel()
+    return await task
+
+
 def submit(
     batcher: Batcher,
     name: int,
     tokens: int,
     deadline_s: float | None = None,
+    *,
     ahead_tokens: int = 0,
     caller: Caller = ANYONE,
 ) -> asyncio.Task[Encoded]:
@@ -385,9 +394,9 @@ class TestDeparted:
         assert belongs(await tasks[0], pair(1, 2))
         assert belongs(await tasks[2], pair(3, 2))
 
-    @pytest.mark.parametrize(("leaves", "reason"), [(True, "cancelled"), (False, "deadline")])
+    @pytest.mark.parametrize("reason", ["cancelled", "deadline"])
     async def test_who_left_a_batch_that_was_handed_over_early_is_not_read(
-        self, batcher: Batcher, engine: HeldEngine, clock: Clock, registry: CollectorRegistry, leaves: bool, reason: str
+        self, batcher: Batcher, engine: HeldEngine, clock: Clock, registry: CollectorRegistry, reason: str
     ) -> None:
         """The engine is told just before it reads whom nobody waits for; the others get their own activations."""
         submit(batcher, 0, 4)
@@ -400,7 +409,7 @@ class TestDeparted:
         await settle()
         assert engine.batches == [[0], [0], [1, 2, 3]]
         clock.now = 104.0
-        if leaves:
+        if reason == "cancelled":
             tasks[1].cancel()
             await settle()
         engine.calls[1].finish()
@@ -450,7 +459,7 @@ class TestDeadlines:
         held = submit(measured, 1, 10)
         await settle()
         with pytest.raises(Overloaded, match="before its deadline") as caught:
-            await measured.submit(pair(2, 2), clock.now + 11.0)
+            await at_once(measured.submit(pair(2, 2), clock.now + 11.0))
         assert 0.05 <= caught.value.retry_after_s < 10
         timely = submit(measured, 3, 2, clock.now + 30.0)
         await settle()
@@ -464,7 +473,7 @@ class TestDeadlines:
         ahead = [submit(measured, name, 5) for name in (2, 3, 4)]
         await settle()
         with pytest.raises(Overloaded):
-            await measured.submit(pair(9, 2), clock.now + 30.0)
+            await at_once(measured.submit(pair(9, 2), clock.now + 30.0))
         for task in ahead:
             task.cancel()
         await settle()
@@ -483,8 +492,10 @@ class TestDeadlines:
 
     async def test_a_deadline_that_has_passed_is_said_at_once(self, batcher: Batcher, clock: Clock) -> None:
         """Nobody waits for the engine to be told that it is too late."""
+        submit(batcher, 0, 1)
+        await settle()
         with pytest.raises(DeadlineExpired):
-            await batcher.submit(pair(1, 1), clock.now)
+            await at_once(batcher.submit(pair(1, 1), clock.now))
 
     async def test_a_batch_does_not_grow_beyond_its_members_deadlines(
         self, measured: Batcher, engine: HeldEngine, clock: Clock
@@ -492,13 +503,34 @@ class TestDeadlines:
         """Whoever has time waits for the next batch rather than make another late."""
         submit(measured, 1, 1)
         await settle()
-        for name, deadline_s in ((2, clock.now + 20.0), (3, None), (4, None)):
+        for name, deadline_s in ((2, clock.now + 15.0), (3, None), (4, None)):
             submit(measured, name, 8, deadline_s)
         await settle()
         clock.now += 1.0
         engine.calls[0].finish()
         await settle()
-        assert engine.batches == [[1], [2, 3]]
+        clock.now += 8.0
+        engine.calls[1].finish()
+        await settle()
+        assert engine.batches == [[1], [2], [3, 4]]
+
+    async def test_a_batch_with_a_deadline_does_not_grow_into_the_unknown(
+        self, batcher: Batcher, engine: HeldEngine, clock: Clock
+    ) -> None:
+        """Where somebody is in a hurry a batch is at most four times as large as any that was measured."""
+        submit(batcher, 0, 2)
+        await settle()
+        clock.now += 0.1
+        engine.calls[0].finish()
+        await settle()
+        submit(batcher, 0, 1)
+        await settle()
+        for name in (1, 2, 3):
+            submit(batcher, name, 3, clock.now + 100.0)
+        await settle()
+        engine.calls[1].finish()
+        await settle()
+        assert engine.batches == [[0], [0], [1, 2]]
 
     async def test_what_cannot_end_in_time_is_not_begun(
         self, measured: Batcher, engine: HeldEngine, clock: Clock
@@ -519,12 +551,12 @@ class TestDeadlines:
     ) -> None:
         """A pace that nothing confirms does not keep callers out for ever: one of them is read, and the pace known."""
         with pytest.raises(Overloaded):
-            await measured.submit(pair(1, 10), clock.now + 2.0)
+            await at_once(measured.submit(pair(1, 10), clock.now + 2.0))
         clock.now += 60.0
         tried = submit(measured, 2, 10, clock.now + 2.0)
         await settle()
         with pytest.raises(Overloaded):
-            await measured.submit(pair(3, 10), clock.now + 2.0)
+            await at_once(measured.submit(pair(3, 10), clock.now + 2.0))
         engine.calls[0].finish()
         assert belongs(await tried, pair(2, 10))
 

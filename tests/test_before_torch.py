@@ -58,6 +58,8 @@ CASES = [
     ("sae verify --reader READER --sae SAE --text NOWHERE", NOT_READ),
     ("sae verify --reader READER --sae SAE --golden NOWHERE", NOT_READ),
     ("sae inspect NOWHERE", NO_SAE),
+    ("audit verify NOWHERE", "NOWHERE: there is no audit-YYYY-MM-DD.jsonl in this folder"),
+    ("token check NOWHERE", NOT_READ),
     ("sae pack NOWHERE --features 1 --out OUT", NO_SAE),
     ("sae pack SAE --features 1 --out NOWHERE", NO_FOLDER),
     ("evaluate NOWHERE --indicator alpha --watchlist LIST", NO_FILE),

@@ -14,7 +14,17 @@ from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.compiled import CompiledWatchlist, compile_watchlist
 from scopewatch.pipeline.scoring import judge
-from scopewatch.types import Activations, Coverage, CoveredActivations, Pair, ReadText, ScoreJob, Segment, TokenisedPair
+from scopewatch.types import (
+    Activations,
+    Caller,
+    Coverage,
+    CoveredActivations,
+    Pair,
+    ReadText,
+    ScoreJob,
+    Segment,
+    TokenisedPair,
+)
 from scopewatch.verdicts import ScoredPair, Verdict
 from scopewatch.watch.terms import SIGNALS
 from scopewatch.words.find import Counted
@@ -147,8 +157,8 @@ async def test_only_the_pair_itself_fails(metrics: Metrics) -> None:
     """The other pairs of its call are answered, and what was damaged is neither remembered nor read from the cache."""
 
     class Damaging(FakeReader):
-        async def submit(self, ids: np.ndarray, deadline_s: float | None, ahead_tokens: int) -> Encoded:
-            encoded = await super().submit(ids, deadline_s, ahead_tokens)
+        async def submit(self, ids: np.ndarray, deadline_s: float | None, ahead_tokens: int, caller: Caller) -> Encoded:
+            encoded = await super().submit(ids, deadline_s, ahead_tokens, caller)
             if self.asked[-1] == "damaged":
                 sound = encoded.covered.activations
                 none = Activations(sound.n_tokens, sound.token, sound.column, sound.value * np.float32("nan"))

@@ -253,6 +253,33 @@ def test_other_commands_die_of_the_signal() -> None:
     process.stdin.close()
 
 
+async def test_connections_are_renewed_without_a_failed_call(house: House) -> None:
+    """A connection that is old is asked to come again, so that load spreads, and no call is lost over it."""
+    settings = config(house.watchlist, max_connection_age_s=0.2)
+    async with (
+        serving(settings) as server,
+        grpc.aio.insecure_channel(server.grpc_address, options=OWN_CONNECTION) as channel,
+    ):
+        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
+        renewed = 0
+
+        async def count_renewals() -> None:
+            nonlocal renewed
+            while True:
+                state = channel.get_state()
+                await channel.wait_for_state_change(state)
+                renewed += state is grpc.ChannelConnectivity.READY
+
+        counting = asyncio.create_task(count_renewals())
+        outcomes: Counter[tuple[grpc.StatusCode, bool]] = Counter()
+        async with asyncio.timeout(60):
+            while renewed < 3:
+                outcomes[await score(stub, f"{outcomes.total()} not sure")] += 1
+        counting.cancel()
+
+    assert outcomes.keys() == {(grpc.StatusCode.OK, False)}
+
+
 async def test_a_watcher_who_takes_nothing_does_not_keep_the_service_from_leaving(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.scoring import judge
-from scopewatch.types import Caller, CoveredActivations, Pair, ScoreJob, Turn
+from scopewatch.types import ANYONE, Caller, CoveredActivations, Pair, ScoreJob, Turn
 from scopewatch.verdicts import IndicatorScore, ScoredPair, Timings, Verdict
 from scopewatch.watch.indicators import PROBE
 from spine import IDENTITY, TABLE, VALUES, WATCHLISTS, FakeReader, build_monitor, fire, read, watchlist_set
@@ -140,9 +140,11 @@ class TestScoring:
         assert 0 < parts <= hit.timings.total_s
 
     async def test_the_deadline_travels_with_the_pair(self, monitor: Monitor, reader: FakeReader) -> None:
-        """Each pair waits no longer than its own caller."""
-        await score(monitor, job(TALK, deadline_s=5.0), job(OTHER))
+        """Each pair waits no longer than its own caller, and in that caller's lane."""
+        caller = Caller("somebody", weight=2.0)
+        await score(monitor, job(TALK, deadline_s=5.0, caller=caller), job(OTHER))
         assert reader.deadlines == [5.0, None]
+        assert reader.callers == [caller, ANYONE]
 
     async def test_no_pairs_no_outcomes(self, monitor: Monitor) -> None:
         """An empty batch is answered with nothing."""

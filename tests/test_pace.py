@@ -33,11 +33,17 @@ class TestPace:
         assert [pace.seconds_for(tokens) for tokens in (100, 50)] == pytest.approx([0.5, 0.25])
 
     def test_large_batches_are_not_judged_by_small_ones(self) -> None:
-        """Small batches that take long because of their fixed part do not make a large one look hopeless."""
-        dice = random.Random(1)
-        pace = learned(*((dice.randint(10, 20), 0.2 * dice.uniform(0.8, 1.2)) for _ in range(50)))
+        """Small batches of which chance made the larger ones slower do not make a large one look hopeless."""
+        pace = learned(*[(10, 0.1), (10, 0.26), (20, 0.18), (20, 0.28)] * 10)
 
-        assert pace.seconds_for(1000) < 1.0
+        assert pace.seconds_for(1000) < 0.5
+
+    def test_what_grows_faster_than_its_tokens_is_foretold_about_right(self) -> None:
+        """Neither part is ever less than nothing, and what was measured stays near what is foretold."""
+        pace = learned(*[(100, 0.1), (200, 0.4)] * 20)
+
+        assert pace.seconds_for(0) == 0
+        assert pace.seconds_for(200) == pytest.approx(0.4, rel=0.15)
 
     def test_the_pace_of_today_counts(self) -> None:
         """An engine that became four times slower is known to be so after some batches."""

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from conftest import House, watchlist_document
 from scopewatch.app.file_watch import WatchedFiles, look_of
 from scopewatch.app.load import load
+from scopewatch.app.records import Records
 from scopewatch.app.reload import Reloader, WatchlistFiles
 from scopewatch.app.spine import running_spine
 from scopewatch.errors import NotReady, WatchlistError
@@ -406,14 +407,22 @@ async def test_the_audit_log_is_told_what_is_loaded_and_reloaded(files: Callable
     settings = config(file, device="cpu", pack_dir="")
     loaded = await asyncio.to_thread(load, settings)
 
-    def tell(action: str, outcome: str, *, caller: str, version: int, watchlists: dict[str, str]) -> None:
-        told.append((action, outcome, caller, version, watchlists["live"]))
+    class Written(Records):
+        def asked(self, action: str, caller: str) -> None:
+            told.append((action, "asked", caller))
 
-    async with running_spine(loaded, settings, Metrics(), told=tell) as spine:
+        def told(self, action: str, outcome: str, /, *, caller: str = "", **detail: Any) -> None:
+            told.append((action, outcome, caller, detail["version"], detail["watchlists"]["live"]))
+
+    async with running_spine(loaded, settings, Metrics(), records=Written((), None)) as spine:
         files("live", **marked(2.0))
         await spine.reload_watchlists("ana")
     second = load_watchlist(file).digest
-    assert told == [("load_watchlists", "ok", "start", 1, first), ("reload_watchlists", "ok", "ana", 2, second)]
+    assert told == [
+        ("load_watchlists", "ok", "start", 1, first),
+        ("reload_watchlists", "asked", "ana"),
+        ("reload_watchlists", "ok", "ana", 2, second),
+    ]
 
 
 async def test_a_service_does_not_start_with_a_shadow_of_a_live_name(files: Callable[..., Path]) -> None:

@@ -71,11 +71,12 @@ async def test_an_engine_that_hangs_does_not_keep_the_process(house: House, tmp_
         async with direct(process.grpc_address) as stub:
             await stub.Score(pb.ScoreRequest(response="a"), timeout=60)
             calls = [stub.Score(pb.ScoreRequest(response=f"{n} not sure " * 20), timeout=600) for n in range(5)]
-            for call in calls:
-                asyncio.ensure_future(call.wait_for_connection())
-            await asyncio.to_thread(wait_until, lambda: "hanging\n" in process.log, "it does not hang", timeout_s=60)
+            answered = asyncio.create_task(codes(calls))
+            await asyncio.to_thread(
+                wait_until, lambda: any("hanging" in line for line in process.log), "it does not hang", timeout_s=60
+            )
             process.process.send_signal(signal.SIGTERM)
-            found = await codes(calls)
+            found = await answered
             code = await asyncio.to_thread(process.wait)
 
     assert pb.ScoreResponse not in found

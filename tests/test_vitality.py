@@ -97,6 +97,13 @@ def test_a_dead_engine_is_not_probed_again() -> None:
 
 def test_closing_ends_the_probes() -> None:
     """Nothing runs on after the end."""
-    patient = after(3, Patient(*[FAILURE] * 100), True, True, True)
+    patient = Patient(*[FAILURE] * 100)
 
+    async def run() -> None:
+        patient.batches(True, True, True)
+        await asyncio.sleep(3)
+        await patient.vitality.close()
+        await asyncio.sleep(60)
+
+    in_virtual_time(run())
     assert patient.probes == 2

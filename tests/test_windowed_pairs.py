@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from conftest import activations
-from scopewatch.errors import EngineError, InvalidRequest
+from scopewatch.errors import EngineError, InvalidRequest, Overloaded
 from scopewatch.identity import FeatureTable
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
@@ -133,6 +133,26 @@ async def test_a_window_that_fails_fails_the_pair(metrics: Metrics) -> None:
     (found,) = await monitor.score([JOB])
 
     assert "no memory" == str(found)
+
+
+async def test_a_window_that_fails_ends_the_others_at_once() -> None:
+    """Where a later window is refused, those before it are given up, and not read to the end for nothing."""
+    given_up = asyncio.Event()
+
+    async def submit(ids: np.ndarray, *_: object) -> Encoded:
+        if len(ids) == 2:
+            raise Overloaded("no time", retry_after_s=1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+        raise AssertionError
+
+    windows = [np.arange(3, dtype=np.int32), np.arange(2, dtype=np.int32)]
+    async with asyncio.timeout(30):
+        with pytest.raises(Overloaded):
+            await encode_windows(windows, submit, None, 0, ANYONE)
+        await given_up.wait()
 
 
 async def test_windows_of_two_sets_of_features_are_read_again() -> None:

@@ -418,7 +418,11 @@ class TestWatchdog:
 
     @pytest.mark.parametrize("failure", [None, ValueError(), SystemExit()])
     async def test_an_engine_that_comes_back_from_the_dead_stays_dead(
-        self, watched: Start, deaths: list[EngineDied], failure: BaseException | None
+        self,
+        watched: Start,
+        deaths: list[EngineDied],
+        caplog: pytest.LogCaptureFixture,
+        failure: BaseException | None,
     ) -> None:
         """A batch that ends after all, well or badly, is nobody's answer any more, and its thread ends."""
         gate = Gate(**({"mark_1": failure} if failure else {}))
@@ -429,6 +433,8 @@ class TestWatchdog:
 
         assert not engine._thread.is_alive()
         assert 1 == len(deaths)
+        died_again = [one.getMessage() for one in caplog.records].count("the engine died")
+        assert died_again == isinstance(failure, SystemExit)
         with pytest.raises(EngineDied, match="hangs"):
             await engine.encode(batch(2))
 

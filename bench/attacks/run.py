@@ -38,6 +38,7 @@ ATTACKS: dict[str, Attack] = {
     "plain_batches": lambda at, scale: bodies.plain_batches(at["grpc_address"], 8, int(scale * (8 << 20))),
     "half_requests": lambda at, scale: slow.half_requests(at["metrics_address"], int(scale * 900)),
     "dribbled_calls": _on_grpc(slow.dribbled_calls, streams=100),
+    "dribbled_checks": _on_grpc(slow.dribbled_checks, streams=100),
     "goaway_text": _on_grpc(floods.goaway_text),
     "many_connections": _on_grpc(floods.many_connections, connections=1000),
     "silent_connections": _on_grpc(floods.silent_connections, connections=1000),

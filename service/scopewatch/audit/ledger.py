@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -99,7 +98,9 @@ class Audit:
         done = self._hand_over(action, caller, outcome, detail)
         try:
             done.result(_DISK_S)
-        except (OSError, TookTooLong):
+        except TimeoutError:
+            raise NotReady("refused, since the disk of the audit log does not answer") from None
+        except OSError:
             raise NotReady("refused, since the audit log cannot be written; the server's log says why") from None
 
     def note(self, action: str, caller: str = "", outcome: str = "ok", **detail: Any) -> None:

@@ -154,6 +154,11 @@ class Client(_Connection):
         reply: pb.GetInfoResponse = self._call(self._stub.GetInfo, pb.GetInfoRequest())
         return reply
 
+    def reload_watchlists(self) -> pb.ReloadWatchlistsResponse:
+        """Has the server read its watchlist files again; needs the role `admin`. The error names every mistake."""
+        reply: pb.ReloadWatchlistsResponse = self._call(self._stub.ReloadWatchlists, pb.ReloadWatchlistsRequest())
+        return reply
+
     def close(self) -> None:
         self._channel.close()
 
@@ -187,6 +192,11 @@ class AsyncClient(_Connection):
     async def info(self) -> pb.GetInfoResponse:
         """What the server reads with, watches and accepts."""
         reply: pb.GetInfoResponse = await self._call(self._stub.GetInfo, pb.GetInfoRequest())
+        return reply
+
+    async def reload_watchlists(self) -> pb.ReloadWatchlistsResponse:
+        """Has the server read its watchlist files again; needs the role `admin`. The error names every mistake."""
+        reply: pb.ReloadWatchlistsResponse = await self._call(self._stub.ReloadWatchlists, pb.ReloadWatchlistsRequest())
         return reply
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from scopewatch.errors import DeadlineExpired, NotReady, Overloaded
 
@@ -21,19 +21,22 @@ _ELSEWHERE_S = 0.02
 class Readers:
     """Lets requests arrive, a few at a time; each may be as large as the transport takes.
 
+    A place that becomes free goes to who came last, and who has had one for a while makes room where others wait. So
+    requests that come a byte at a time, however many they are, keep out nobody whose request comes at once.
+
     Args:
         at_once: The number of requests that arrive at once.
         read_s: The longest that one may take, in seconds.
-        share_s: The longest while others wait for its place, in seconds: who begins and does not end holds nobody up.
+        crowded_s: The longest that one may take while others wait, in seconds.
     """
 
-    def __init__(self, at_once: int, read_s: float, share_s: float) -> None:
-        self._places = asyncio.Semaphore(at_once)
+    def __init__(self, at_once: int, read_s: float, crowded_s: float) -> None:
+        self._free = at_once
         self._read_s = read_s
-        self._share_s = share_s
-        self._waiting = 0
+        self._crowded_s = crowded_s
         self._reading: dict[asyncio.Timeout, float] = {}
-        """Since when each request arrives that has a place, the oldest first."""
+        """When each that arrives has to be there, and since when it arrives; the oldest first."""
+        self._waiting: list[asyncio.Future[None]] = []
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
@@ -41,42 +44,58 @@ class Readers:
 
         Raises:
             DeadlineExpired: The request did not arrive in time.
-            Overloaded: Others arrived all that time, or waited for its place.
+            Overloaded: It made room for others, or others arrived all the time.
         """
-        until_s = asyncio.get_running_loop().time() + self._read_s
-        reads = False
+        clock = asyncio.get_running_loop().time
+        until_s, reads = clock() + self._read_s, False
         try:
-            async with asyncio.timeout_at(until_s) as limit, self._place(limit):
-                reads = True
-                yield
+            async with asyncio.timeout_at(until_s) as limit:
+                await self._take_place()
+                self._reading[limit], reads = clock(), True
+                if self._waiting:
+                    self._hurry()
+                try:
+                    yield
+                finally:
+                    del self._reading[limit]
+                    self._give_place()
         except TimeoutError:
-            if reads and asyncio.get_running_loop().time() >= until_s:
+            if reads and clock() >= until_s:
                 raise DeadlineExpired(f"the request did not arrive within {self._read_s:g} s") from None
             raise Overloaded("too many requests are arriving; try again later", retry_after_s=_pause_s()) from None
 
-    @asynccontextmanager
-    async def _place(self, limit: asyncio.Timeout) -> AsyncIterator[None]:
-        """A place among those who read, which `limit` ends."""
-        self._waiting += 1
+    async def _take_place(self) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        self._hurry()
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
         try:
-            self._hurry()
-            await self._places.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            self._reading[limit] = asyncio.get_running_loop().time()
-            self._hurry()
-            yield
-        finally:
-            del self._reading[limit]
-            self._places.release()
+            await place
+        except asyncio.CancelledError:
+            if place.cancelled():
+                with suppress(ValueError):
+                    self._waiting.remove(place)
+            else:
+                self._give_place()
+            raise
+
+    def _give_place(self) -> None:
+        while self._waiting:
+            place = self._waiting.pop()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
 
     def _hurry(self) -> None:
-        """Has as many requests as wait for a place get one from those that arrive longest."""
-        if self._places.locked():
-            for limit, began_s in list(self._reading.items())[: self._waiting]:
-                if not limit.expired():
-                    limit.reschedule(min(limit.when() or began_s, began_s + self._share_s))
+        """Shortens the time of the one that has had its place for longest, of those whose time is not short yet."""
+        for limit, began_s in self._reading.items():
+            latest_s = began_s + self._crowded_s
+            if (limit.when() or 0.0) > latest_s:
+                limit.reschedule(latest_s)
+                return
 
 
 class Admission:

@@ -155,7 +155,7 @@ class Worker:
             self._on_death(death)
 
     def _close(self, death: EngineDied) -> bool:
-        """Answers everybody who waits and shuts the door; whether it was open. The lock leaves no gap between the two."""
+        """Answers all who wait and shuts the door; whether it was open. The lock leaves no gap between the two."""
         with self._door:
             if self._death:
                 return False

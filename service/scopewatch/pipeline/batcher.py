@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from math import inf
 
@@ -12,10 +12,14 @@ from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.lanes import Lanes, Waiting
 from scopewatch.pipeline.pace import Pace
-from scopewatch.pipeline.timetable import Timetable
+from scopewatch.pipeline.timetable import Run, Timetable
 from scopewatch.types import ANYONE, Caller, CoveredActivations, EncodedBatch, TokenIds
 
 log = logging.getLogger(__name__)
+
+_LEAST_SPARE, _MOST_SPARE, _MORE_SPARE = 1.1, 2.0, 0.1
+"""How many times as long as foretold a pair that comes is taken to wait, so that few are let in only to be dropped:
+more by the last for each that is dropped, and less again by as much for two hundred that are read."""
 
 Wanted = Callable[[int], bool]
 """Whether somebody still waits for the text at this place of a batch."""
@@ -32,14 +36,14 @@ class Encoded:
     encode_s: float
 
 
-@dataclass(slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class _Entry(Waiting):
     """A pair that waits for the engine."""
 
-    ids: TokenIds = field(compare=False)
-    deadline_s: float = field(compare=False)
-    future: asyncio.Future[Encoded] = field(compare=False)
-    arrived_s: float = field(compare=False)
+    ids: TokenIds
+    deadline_s: float
+    future: asyncio.Future[Encoded]
+    arrived_s: float
 
 
 class Batcher:
@@ -81,6 +85,7 @@ class Batcher:
         self._arrivals = count()
         self._changed = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
+        self._spare = _LEAST_SPARE
         self._refusal: ScopewatchError | None = None
         self._loop_task = asyncio.create_task(self._run(), name="batcher")
 
@@ -145,7 +150,8 @@ class Batcher:
             await self._changed.wait()
             self._changed.clear()
             while self._may_start() and (batch := self._next_batch()):
-                task = asyncio.create_task(self._run_batch(batch), name="batch")
+                run = self._timetable.begin(sum(entry.tokens for entry in batch))
+                task = asyncio.create_task(self._run_batch(batch, run), name="batch")
                 self._running.add(task)
                 task.add_done_callback(self._batch_done)
 
@@ -169,12 +175,17 @@ class Batcher:
             more = tokens if full else tokens + entry.tokens
             if entry.future.done() or self._hopeless(entry, more, waiting_tokens, alone=not batch):
                 self._lanes.remove(entry)
-                self._metrics.queue_dropped("cancelled" if entry.future.done() else "deadline")
-                self._answer([entry], _too_late())
+                if entry.future.done():
+                    self._metrics.queue_dropped("cancelled")
+                else:
+                    self._metrics.queue_dropped("deadline")
+                    self._answer([entry], _too_late())
+                    self._spare = min(self._spare + _MORE_SPARE, _MOST_SPARE)
             elif full or (batch and not self._timetable.in_time(more, earliest_s)):
                 break
             else:
                 self._lanes.take(entry)
+                self._spare = max(self._spare - _MORE_SPARE / 200, _LEAST_SPARE)
                 batch.append(entry)
                 tokens, earliest_s = more, min(earliest_s, entry.deadline_s)
         self._metrics.queue_tokens.set(self._lanes.tokens)
@@ -182,6 +193,8 @@ class Batcher:
 
     def _hopeless(self, entry: _Entry, tokens: int, waiting_tokens: int, *, alone: bool) -> bool:
         """Whether an entry would be late in a batch of so many tokens."""
+        if entry.deadline_s == inf:
+            return False
         tried = alone and self._timetable.tries
         ends_s = self._clock() if tried else self._timetable.ends_s(tokens, waiting_tokens=waiting_tokens)
         return ends_s >= entry.deadline_s
@@ -196,12 +209,10 @@ class Batcher:
             return
         ahead_tokens, waiting_tokens = self._lanes.tokens_before(entry.caller, entry.turn), self._lanes.tokens
         ends_s = self._timetable.ends_s(entry.tokens, waiting_tokens=waiting_tokens, ahead_tokens=ahead_tokens)
-        # With some time to spare, or those who just got in would often be dropped later.
-        if (late_s := now_s + 1.2 * (ends_s - now_s) - entry.deadline_s) > 0:
+        if (late_s := now_s + self._spare * (ends_s - now_s) - entry.deadline_s) > 0:
             raise Overloaded("there is no time to read it before its deadline", retry_after_s=_bounded(late_s))
 
-    async def _run_batch(self, batch: list[_Entry]) -> None:
-        run = self._timetable.begin(sum(entry.tokens for entry in batch))
+    async def _run_batch(self, batch: list[_Entry], run: Run) -> None:
         departed: dict[int, str] = {}
 
         def wanted(place: int) -> bool:
@@ -233,8 +244,7 @@ class Batcher:
             if read:
                 self._metrics.batch_encoded(len(read), read_tokens, reused_tokens)
                 self._metrics.unwanted_pairs(sum(bool(self._departed(entry)) for entry in read))
-                failed = [isinstance(outcome, Exception) for outcome in encoded.activations]
-                self._batch_ended(all(failed))
+                self._batch_ended(all(isinstance(outcome, Exception) for outcome in encoded.activations))
             self._answer_each(batch, encoded, run.handed_s)
         finally:
             self._timetable.end(run, read_tokens, reused_tokens)

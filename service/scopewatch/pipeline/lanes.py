@@ -1,13 +1,13 @@
 """The queue before the engine: a lane for each caller, served by their weights."""
 
 from bisect import bisect_left, insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from scopewatch.types import Caller
 
 
-@dataclass(slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class Waiting:
     """Something that waits in a caller's lane."""
 
@@ -15,8 +15,11 @@ class Waiting:
     """The number of the lane's tokens that the engine had taken when it came, plus those ahead of it in its own call;
     then the order of arrival. So a large call lets others in between its pairs, and no stream of other calls holds up a
     pair for longer than its own call would take alone."""
-    tokens: int = field(compare=False)
-    caller: Caller = field(compare=False)
+    tokens: int
+    caller: Caller
+
+    def __lt__(self, other: "Waiting") -> bool:
+        return self.turn < other.turn
 
 
 E = TypeVar("E", bound=Waiting)

@@ -26,7 +26,7 @@ class Pace:
 
     @property
     def caution(self) -> float:
-        """What to multiply a prediction by so that a batch seldom takes longer: 1.1 to 2, by how wrong it was lately."""
+        """What to multiply a prediction by so that few batches take longer: 1.1 to 2, by how wrong it was lately."""
         return 1 + min(max(3 * self._error, 0.1), 1.0)
 
     def learn(self, tokens: int, seconds: float, reused_tokens: int = 0) -> None:

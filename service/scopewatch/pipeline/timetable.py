@@ -82,8 +82,9 @@ class Timetable:
 
     def in_time(self, tokens: int, deadline_s: float) -> bool:
         """Whether a batch will end before a deadline, as far as it is known how long so large a batch takes."""
-        known = tokens <= _STEP * self._pace.largest_tokens or deadline_s == inf
-        return known and self.ends_s(tokens) <= deadline_s
+        if deadline_s == inf:
+            return True
+        return tokens <= _STEP * self._pace.largest_tokens and self.ends_s(tokens) <= deadline_s
 
     def wait_s(self, tokens: int) -> float:
         """The seconds that the engine takes for so many tokens in full batches."""

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class Vitality:
-    """Has the engine read a text of the service's own when batch after batch fails; while that fails, the engine is sick.
+    """Has the engine read a text of the service's own when batch after batch fails; if that fails, it is sick.
 
     Args:
         probe: Has the engine read a text that is known to be good; raises where it cannot.

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -54,9 +53,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._receiver = receiver
         self._roles = roles
         self._metrics = metrics
-        self._served: dict[str, Handler] = {
-            f"/{SERVICE_NAME}/{method}": grpc.stream_unary_rpc_method_handler(self._own(method)) for method in METHODS
-        }
+        self._served: dict[str, Handler] = {f"/{SERVICE_NAME}/{method}": self._own(method) for method in METHODS}
         """Handlers by path."""
         self._streams = 0
 
@@ -72,31 +69,36 @@ class Calls(grpc.aio.ServerInterceptor):
         self._served[path] = self._requests(handler, path) if handler.request_streaming else self._other(handler, path)
         return self._served[path]
 
-    def _own(self, method: str) -> Any:
+    def _own(self, method: str) -> Handler:
         path, request_type = f"/{SERVICE_NAME}/{method}", METHODS[method]
         respond = getattr(self._service, method)
 
-        async def answer(_: object, context: Context) -> bytes:
-            async with self._counted(context, path):
+        async def answer(context: Context) -> bytes:
+            received = False
+            try:
                 call = call_of(context, path, self._roles)
                 with self._admission.call() as holding, call.quota.call():
                     message = await self._receiver.receive(context, request_type, self._service.limits, holding)
+                    received = True
                     reply: Message | bytes = await respond(message, call)
+            except ScopewatchError as error:
+                if method == "Score" and not received:
+                    # Of a batch nobody knows how many pairs it holds.
+                    self._metrics.pair_failed(error.reason)
+                raise
             # Most of a reply is the same every time, and comes serialised.
             return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
-        return answer
+        return self._unary(path, answer)
 
     def _other(self, handler: Handler, path: str) -> Handler:
         """The handler of a service that is not ours; its request is read within bounds too."""
         decode: Any = handler.request_deserializer
-        encode: Any = handler.response_serializer
         inner: Any = handler.unary_unary or handler.unary_stream
 
-        async def answer(_: object, context: Context) -> Any:
-            async with self._counted(context, path):
-                self._check(context, path)
-                return await inner(await self._receiver.receive_other(context, decode), context)
+        async def answer(context: Context) -> Any:
+            self._check(context, path)
+            return await inner(await self._receiver.receive_other(context, decode), context)
 
         async def stream(_: object, context: Context) -> Any:
             self._metrics.rpc_started(_kind(handler), *_names(path))
@@ -104,17 +106,17 @@ class Calls(grpc.aio.ServerInterceptor):
                 await abort(context, Overloaded("too many streams are open", retry_after_s=1.0))
             self._streams += 1
             try:
-                self._check(context, path)
-                await inner(await self._receiver.receive_other(context, decode), context)
+                await answer(context)
             except ScopewatchError as error:
                 await abort(context, error)
             finally:
                 self._streams -= 1
 
-        respond: Any = stream if handler.response_streaming else answer
-        if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(respond, response_serializer=encode)
-        return grpc.stream_unary_rpc_method_handler(respond, response_serializer=encode)
+        encode: Any = handler.response_serializer
+        if not handler.response_streaming:
+            return self._unary(path, answer, encode)
+        respond: Any = stream
+        return grpc.stream_stream_rpc_method_handler(respond, response_serializer=encode)
 
     def _requests(self, handler: Handler, path: str) -> Handler:
         """The handler of a method, such as reflection's, that is asked again and again on one stream."""
@@ -139,31 +141,41 @@ class Calls(grpc.aio.ServerInterceptor):
         if needed(path):
             call_of(context, path, self._roles)
 
-    @asynccontextmanager
-    async def _counted(self, context: Context, path: str) -> AsyncIterator[None]:
-        """A call, from its header to its status: failures become the status that the table of errors has for them."""
+    def _unary(self, path: str, respond: Callable[[Context], Awaitable[Any]], encode: Any = None) -> Handler:
+        """A handler of one request and one reply: failures become the status that the table of errors has for them.
+
+        Args:
+            path: The path of the method.
+            respond: Reads the request of a call and makes the reply.
+            encode: Makes bytes of the reply; None where it is bytes.
+        """
         service, method = _names(path)
-        self._metrics.rpc_started("unary", service, method)
-        started_s = time.monotonic()
-        code = grpc.StatusCode.OK
-        try:
-            yield
-        except asyncio.CancelledError:
-            remaining_s = context.time_remaining()
-            expired = remaining_s is not None and remaining_s <= _ON_THE_WAY_S
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-            raise
-        except grpc.aio.AbortError:
-            code = context.code() or grpc.StatusCode.UNKNOWN
-            raise
-        except Exception as error:
-            if not isinstance(error, ScopewatchError):
-                # gRPC would send the exception's text, which may hold the caller's.
-                log.exception("unexpected failure in %s", method)
-            code = code_of(error)
-            await abort(context, error)
-        finally:
-            self._metrics.rpc_handled("unary", service, method, _go_name(code), time.monotonic() - started_s)
+
+        async def answer(_: object, context: Context) -> Any:
+            self._metrics.rpc_started("unary", service, method)
+            started_s = time.monotonic()
+            code = grpc.StatusCode.OK
+            try:
+                return await respond(context)
+            except asyncio.CancelledError:
+                remaining_s = context.time_remaining()
+                expired = remaining_s is not None and remaining_s <= _ON_THE_WAY_S
+                code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+                raise
+            except grpc.aio.AbortError:
+                code = context.code() or grpc.StatusCode.UNKNOWN
+                raise
+            except Exception as error:
+                if not isinstance(error, ScopewatchError):
+                    # gRPC would send the exception's text, which may hold the caller's.
+                    log.exception("unexpected failure in %s", method)
+                code = code_of(error)
+                await abort(context, error)
+            finally:
+                self._metrics.rpc_handled("unary", service, method, _go_name(code), time.monotonic() - started_s)
+
+        handled: Any = answer
+        return grpc.stream_unary_rpc_method_handler(handled, response_serializer=encode)
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:

@@ -17,11 +17,12 @@ from scopewatch.doors.limits import Limits
 from scopewatch.errors import FieldViolation, InvalidRequest
 
 T = TypeVar("T")
-_READERS, _SHARE_S = 8, 1.0
-"""The number of requests that arrive at once, and the seconds that one may take while others wait."""
-_OTHERS_READERS, _OTHERS_READ_S, _OTHERS_SHARE_S, _OTHERS_BYTES = 8, 1.0, 0.1, 64 << 10
-"""The same for methods that are not ours, which are small: how many, the longest that one may take, the longest
-while others wait, and its largest size."""
+_READERS = 8
+"""The number of requests that arrive at once."""
+_CROWDED_S = 1.0
+"""The longest that one may take while others wait."""
+_OTHERS_READ_S, _OTHERS_CROWDED_S, _OTHERS_BYTES = 1.0, 0.1, 64 << 10
+"""In how many seconds a request of another service has to arrive, alone and while others wait, and its largest size."""
 _AT_ONCE_BYTES = 64 << 10
 """The largest body that is decoded on the event loop: it takes less than a millisecond."""
 _FIELD_BYTES = 128
@@ -36,8 +37,8 @@ class Receiver:
     """
 
     def __init__(self, read_s: float) -> None:
-        self._readers = Readers(_READERS, read_s, _SHARE_S)
-        self._others = Readers(_OTHERS_READERS, _OTHERS_READ_S, _OTHERS_SHARE_S)
+        self._readers = Readers(_READERS, read_s, _CROWDED_S)
+        self._others = Readers(_READERS, _OTHERS_READ_S, _OTHERS_CROWDED_S)
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     async def receive(self, context: Context, kind: type[Message], limits: Limits, holding: Holding) -> Message:

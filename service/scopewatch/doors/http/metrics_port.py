@@ -6,6 +6,7 @@ their event loop hangs, the page is still there to show it.
 
 import asyncio
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -88,7 +89,9 @@ class MetricsPort:
             both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
             listener = socket.create_server(name, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
         except OSError as error:
-            raise ConfigError(f"metrics_address {self._address}: {error.strerror or error}") from None
+            # Python adds the address to the system's own words.
+            why = os.strerror(error.errno) if error.errno else error
+            raise ConfigError(f"metrics_address {self._address}: {why}") from None
         listener.setblocking(False)
         begun = Future[Callable[[], object]]()
         threading.Thread(target=self._run, args=(listener, begun), name="metrics", daemon=True).start()
