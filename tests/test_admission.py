@@ -17,7 +17,7 @@ from scopewatch.doors.grpc.service import SERVICE_NAME
 from scopewatch.doors.grpc.status import PUSHBACK
 from scopewatch.doors.grpc.wire import Counted
 from scopewatch.errors import DeadlineExpired, NotReady, Overloaded
-from servers import Gate, config, direct, eventually, health, serving
+from servers import Gate, ServerProcess, config, direct, eventually, health, serving
 
 
 def admission(**bounds: int) -> Admission:
@@ -234,6 +234,16 @@ async def test_more_calls_than_a_connection_may_have_wait_at_the_client(house: H
         replies = await asyncio.gather(*calls)
 
     assert all(reply.verdict for reply in replies)
+
+
+async def test_who_connects_and_says_nothing_is_left(server: ServerProcess) -> None:
+    """A connection on which nothing comes is closed, for it holds a descriptor; nobody need know HTTP/2 to hold many."""
+    host, port = server.grpc_address.rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port))
+    async with asyncio.timeout(60):
+        while await reader.read(1 << 16):
+            pass
+    writer.close()
 
 
 async def test_a_call_that_leaves_while_it_is_decoded_holds_nothing(

@@ -216,6 +216,17 @@ def test_sigterm_at_any_moment_of_the_start_is_no_failure(house: House, after_s:
     assert not any("Traceback" in line for line in process.log)
 
 
+def test_sighup_while_the_service_starts_does_not_end_it(house: House) -> None:
+    """Who changes a watchlist file and says so while the process imports finds it serving all the same."""
+    with ServerProcess("--watchlist", str(house.watchlist)) as process:
+        wait_for_python(process)
+        process.process.send_signal(signal.SIGHUP)
+        process.wait_for("serving")
+        code = process.stop()
+
+    assert code == 0
+
+
 def wait_for_python(process: ServerProcess) -> None:
     """Waits until the interpreter has started, before which nothing can be done about a signal."""
     caught = Path(f"/proc/{process.process.pid}/status")

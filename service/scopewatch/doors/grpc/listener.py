@@ -110,6 +110,8 @@ def _options(config: Config) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", _MAX_UNSEEN_CALLS),
         # Probing makes windows grow to megabytes, for each stream whose request nobody reads yet.
         ("grpc.http2.bdp_probe", 0),
+        # Who connects and says nothing holds a descriptor no longer; by default two minutes.
+        ("grpc.server_handshake_timeout_ms", 10_000),
         # Two processes on one port is a mistake, not load balancing.
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
