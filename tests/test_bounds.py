@@ -173,3 +173,15 @@ def test_a_damaged_body_names_the_request(server: ServerProcess, compressed: byt
 
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert list(violations(refused.value)) == ["request"]
+
+
+def test_a_body_is_inflated_no_further_than_a_message_may_be(server: ServerProcess) -> None:
+    """The bound on a message holds for what a compressed one becomes, however few fields it has."""
+    body = pb.ScoreRequest(response="a" * 10_000_000).SerializeToString()
+    with (
+        grpc.insecure_channel(server.grpc_address, options=NO_RETRIES) as channel,
+        pytest.raises(grpc.RpcError) as refused,
+    ):
+        raw(channel, "Score")(body, timeout=120, compression=grpc.Compression.Gzip)
+
+    assert "more than 200000 bytes when it is inflated" in violations(refused.value)["request"]
