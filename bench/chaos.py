@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from attacks.run import ATTACKS
+from page import write_between
 from scenarios.attacked import attacks
 from scenarios.bursts import bursts
 from scenarios.checks import Case
@@ -44,6 +45,7 @@ SCENARIOS: dict[str, tuple[Scenario, int]] = {
     "reloads": (reloading, 240),
 }
 """What is run, and the seconds that each may take at full size; what takes longer has failed."""
+_HEAD = "| scenario | case | measured, and bound | before | |\n|---|---|---|---|---|"
 
 
 def run(scenario: Scenario, scale: float, within_s: float) -> tuple[list[Case], str]:
@@ -77,13 +79,30 @@ def entry(cases: list[Case], failure: str, seconds: float, scale: float) -> dict
     }
 
 
-def rows(name: str, cases: list[Case], failure: str) -> list[str]:
-    """The lines of the table for a scenario, in Markdown."""
-    lines = [
-        f"| {name} | {case.name} | {' · '.join(map(str, case.checks))} | {'held' if case.held else '**broken**'} |"
-        for case in cases
-    ]
-    return lines + ([f"| {name} | | {failure} | **broken** |"] if failure else [])
+def rows(name: str, found: dict[str, Any]) -> list[str]:
+    """The lines of the table for a scenario, in Markdown, from what the file says of it."""
+    lines = []
+    for case, about in found["cases"].items():
+        measured = " · ".join(
+            ("{} {:,g} {}" if check["held"] else "**{} {:,g} {}**").format(what, check["measured"], check["bound"])
+            for what, check in about["checks"].items()
+        )
+        lines.append(f"| {name} | {case} | {measured} | {_earlier(about)} | {_verdict(about['held'])} |")
+    if found["failure"]:
+        lines.append(f"| {name} | | {found['failure'].splitlines()[0]} | | {_verdict(False)} |")
+    return lines
+
+
+def _earlier(about: dict[str, Any]) -> str:
+    """What an earlier version did in the same case, where that is known."""
+    if not (before := about.get("before")):
+        return ""
+    silent_s = before["liveness"]["longest_silence_s"]
+    return f"RSS MiB {before['resident_mib']['most']:,} · silent s {silent_s:g} · threads {before['threads']['most']}"
+
+
+def _verdict(held: bool) -> str:
+    return "held" if held else "**broken**"
 
 
 def machine() -> dict[str, Any]:
@@ -108,16 +127,17 @@ def beside_before(results: dict[str, Any], before: Path = HERE / "results/attack
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS), metavar="SCENARIO")
+    parser.add_argument("--only", nargs="*", choices=list(SCENARIOS), default=list(SCENARIOS), metavar="SCENARIO")
     parser.add_argument("--scale", type=float, default=1.0, help="how much of everything, as a share of the full size")
     parser.add_argument("--soak-s", type=float, default=120.0, help="length of the soak (default: 120)")
     parser.add_argument("--mixing-s", type=float, default=180.0, help="length of the mixed traffic (default: 180)")
     parser.add_argument("--note", default="", help="what else ran on the machine, for the file")
+    parser.add_argument("--page", type=Path, help="page of docs into which the table of the whole file is written")
     parser.add_argument("--out", type=Path, default=HERE / "results/chaos.json")
     args = parser.parse_args()
     lengths = {"soak": args.soak_s, "mixing": args.mixing_s}
     results = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}
-    print("| scenario | case | measured, and bound | |\n|---|---|---|---|")
+    print(_HEAD)
     broken = False
     for name in args.only:
         scenario, within_s = SCENARIOS[name]
@@ -125,13 +145,17 @@ def main() -> int:
             scenario = functools.partial(scenario, seconds=lengths[name])
         began_s = time.monotonic()
         cases, failure = run(scenario, args.scale, within_s + lengths.get(name, 0))
-        print("\n".join(rows(name, cases, failure)), flush=True)
         found = entry(cases, failure, time.monotonic() - began_s, args.scale)
         broken |= not found["held"]
         results[name] = with_total(found, results.get(name, {})) if name == "mixing" else found
         results["machine"] = machine() | {"note": args.note}
         beside_before(results)
+        print("\n".join(rows(name, results[name])), flush=True)
         args.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if args.page:
+        known = [name for name in SCENARIOS if name in results]
+        lines = [line for name in known for line in rows(name, results[name])]
+        write_between(args.page, "chaos.py", "\n".join([_HEAD, *lines]))
     return int(broken)
 
 

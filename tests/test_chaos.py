@@ -135,7 +135,7 @@ async def test_another_callers_answer_is_wrong(wrong: str) -> None:
 
 
 def test_growth_is_told_from_noise() -> None:
-    """Memory that grows by a MiB a second breaks the bound; memory that goes up and down does not."""
+    """Memory that grows breaks a bound, by much in little time or little but surely; what goes up and down does not."""
 
     from scenarios.soak import judged
 
@@ -145,8 +145,10 @@ def test_growth_is_told_from_noise() -> None:
     noise = 500 + 4 * np.random.default_rng(0).standard_normal(240)
     flat = judged(samples(noise), Counter(OK=1), alive=True, code=0)
     growing = judged(samples(noise + np.arange(240) / 2), Counter(OK=1), alive=True, code=0)
+    creeping = judged(samples(500 + np.arange(240) / 20), Counter(OK=1), alive=True, code=0)
 
     assert (flat.held, growing.held) == (True, False)
+    assert [check.held for check in creeping.checks[:2]] == [True, False]
 
 
 def test_refusals_and_goodput_are_held_to_their_bounds() -> None:

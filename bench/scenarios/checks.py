@@ -27,12 +27,8 @@ class Check:
     def held(self) -> bool:
         return bool(_RELATIONS[self.relation](self.measured, self.bound))
 
-    def __str__(self) -> str:
-        text = f"{self.name} {self.measured:,g} {self.relation} {self.bound:,g}"
-        return text if self.held else f"**{text}**"
-
     def as_json(self) -> dict[str, Any]:
-        return {"measured": self.measured, "bound": f"{self.relation} {self.bound:g}", "held": self.held}
+        return {"measured": float(self.measured), "bound": f"{self.relation} {self.bound:g}", "held": self.held}
 
 
 @dataclass(frozen=True, slots=True)

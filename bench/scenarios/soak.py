@@ -19,7 +19,8 @@ from servers import ServerProcess, health
 
 _EVERY_S = 0.5
 _WARM_UP = 0.4
-"""The share of the time after which growth counts: by then the caches, small here, are full."""
+"""The share of the time after which growth counts. In it callers make no pause and texts are of all lengths: the
+caches, small here, are full then, and so is what the kernels keep for each shape of a batch."""
 _BLOCKS = 10
 """Samples beside each other are alike; what is fitted are means of so many stretches."""
 _GROWTH_MIB = 16.0
@@ -40,7 +41,9 @@ async def soaked(seconds: float) -> Case:
         process = Process(server.process.pid)
         async with raw_stubs(server.grpc_address, 4) as stubs:
             texts = new_texts(40)
-            asking = [asyncio.create_task(_ask(stub, texts, outcomes, over)) for stub in stubs * 2]
+            warm = asyncio.Event()
+            asking = [asyncio.create_task(_ask(stub, texts, outcomes, warm, over)) for stub in stubs * 2]
+            asyncio.get_running_loop().call_later(_WARM_UP * seconds, warm.set)
             for _ in range(round(seconds / _EVERY_S)):
                 await asyncio.sleep(_EVERY_S)
                 process.take()
@@ -91,7 +94,9 @@ def slope_per_hour(values: np.ndarray) -> tuple[float, float]:
     return float(line.slope), float(stats.t.ppf(0.975, len(blocks) - 2) * line.stderr)
 
 
-async def _ask(stub: Any, texts: Iterator[str], outcomes: Counter[str], over: asyncio.Event) -> None:
+async def _ask(
+    stub: Any, texts: Iterator[str], outcomes: Counter[str], warm: asyncio.Event, over: asyncio.Event
+) -> None:
     """One caller: new texts, texts that come again, batches, and calls that are given up."""
     dice = random.Random(7)
     for turn in itertools.count():
@@ -99,10 +104,10 @@ async def _ask(stub: Any, texts: Iterator[str], outcomes: Counter[str], over: as
             return
         again = f"{turn % 50}: it may come again"
         if turn % 4 == 0:
-            requests = [pb.ScoreRequest(response=text) for text in [*itertools.islice(texts, 3), again]]
+            requests = [pb.ScoreRequest(response=text) for text in [*_cut(itertools.islice(texts, 3), dice), again]]
             call = stub.BatchScore(pb.BatchScoreRequest(requests=requests), timeout=60)
         else:
-            call = stub.Score(pb.ScoreRequest(response=again if turn % 4 == 1 else next(texts)), timeout=60)
+            call = stub.Score(pb.ScoreRequest(response=again if turn % 4 == 1 else next(_cut(texts, dice))), timeout=60)
         if turn % 10 == 9:
             await asyncio.sleep(dice.uniform(0, 0.02))
             call.cancel()
@@ -113,4 +118,9 @@ async def _ask(stub: Any, texts: Iterator[str], outcomes: Counter[str], over: as
             outcomes[outcome(error)] += 1
         except asyncio.CancelledError:
             outcomes["cancelled"] += 1
-        await asyncio.sleep(_PAUSE_S)
+        await asyncio.sleep(_PAUSE_S if warm.is_set() else 0)
+
+
+def _cut(texts: Iterator[str], dice: random.Random) -> Iterator[str]:
+    """Texts, each cut to some length."""
+    return (text[: dice.randint(8, len(text))] for text in texts)
