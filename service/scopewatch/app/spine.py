@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CLOSE_S = 1.0
+"""What a batch gets that still runs when the last call has left, and then its thread."""
 _STALLED = 10
 """How many times as long as it should a batch may take, and `stall_s` more, before the engine is given up."""
 
@@ -246,9 +248,9 @@ async def running_spine(
         if spine:
             await spine.close()
         await vitality.close()
-        await batcher.close()
+        await batcher.close(_CLOSE_S)
         await cache.close()
-        worker.stop()
+        worker.stop(_CLOSE_S)
         shadows.close()
         tokenisers.shutdown(wait=False)
 
