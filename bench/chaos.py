@@ -131,6 +131,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="how much of everything, as a share of the full size")
     parser.add_argument("--soak-s", type=float, default=120.0, help="length of the soak (default: 120)")
     parser.add_argument("--mixing-s", type=float, default=180.0, help="length of the mixed traffic (default: 180)")
+    parser.add_argument("--watchlist", default="", help="of the overload, for another reader than the bundled one")
     parser.add_argument("--note", default="", help="what else ran on the machine, for the file")
     parser.add_argument("--page", type=Path, help="page of docs into which the table of the whole file is written")
     parser.add_argument("--out", type=Path, default=HERE / "results/chaos.json")
@@ -143,6 +144,8 @@ def main() -> int:
         scenario, within_s = SCENARIOS[name]
         if name in lengths:
             scenario = functools.partial(scenario, seconds=lengths[name])
+        if name == "overload":
+            scenario = functools.partial(scenario, watchlist=args.watchlist)
         began_s = time.monotonic()
         cases, failure = run(scenario, args.scale, within_s + lengths.get(name, 0))
         found = entry(cases, failure, time.monotonic() - began_s, args.scale)

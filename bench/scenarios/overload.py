@@ -35,12 +35,18 @@ while True:
 """
 
 
-def overload(scale: float) -> list[Case]:
-    """Finds the peak, then sends five times as much, with deadlines of 2 s and of 5 s."""
+def overload(scale: float, watchlist: str = "") -> list[Case]:
+    """Finds the peak, then sends five times as much, with deadlines of 2 s and of 5 s.
+
+    Args:
+        scale: The length of it, as a share of the full one.
+        watchlist: Whose reader and indicators are loaded; empty for the bundled ones.
+    """
     seconds = max(3.0, 30 * scale)
     texts = new_texts(_WORDS)
     cases = []
-    with ServerProcess("--cache-bytes", "0") as server:
+    flags = ("--watchlist", watchlist) if watchlist else ()
+    with ServerProcess("--cache-bytes", "0", *flags) as server:
         before_per_s = asyncio.run(peak(server.grpc_address, texts, seconds / 2))
         for deadline_s in (2.0, 5.0):
             numbers = overloaded(server, texts, TIMES * before_per_s, seconds, deadline_s)
