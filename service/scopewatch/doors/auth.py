@@ -64,11 +64,13 @@ class Roles:
         self._file = file
         self._round_scores = round_scores
         self._clock = clock
-        self._anyone = anyone_may(round_scores=round_scores)
+        self.everybody = None if file else anyone_may(round_scores=round_scores)
+        """The one account that there is without a role file, whatever credentials are shown; None with one."""
         self._quotas: dict[str, Quota] = {}
         self._refused: str | None = None
         """The digest of the file that was refused last; empty if it could not be read."""
-        self._take(load_role_file(file, round_scores=round_scores) if file else RoleFile("", (self._anyone,), (), {}))
+        accounts = (self.everybody,) if self.everybody else ()
+        self._take(load_role_file(file, round_scores=round_scores) if file else RoleFile("", accounts, (), {}))
 
     @classmethod
     def load(cls, file: Path | None, *, round_scores: float = 0.0, clock: Clock = time.monotonic) -> "Roles":
@@ -94,8 +96,8 @@ class Roles:
         Raises:
             Unauthenticated: Nobody is known by them, or two callers are.
         """
-        if not self._file:
-            return self._anyone
+        if self.everybody:
+            return self.everybody
         if authorization is not None:
             return self._of_token(authorization)
         by_certificate = self._current.by_certificate
