@@ -22,6 +22,7 @@ from scopewatch.doors.grpc.status import PUSHBACK
 from scopewatch.errors import ScopewatchError
 from scopewatch.v1 import monitor_pb2_grpc
 from servers import NO_RETRIES, ServerProcess, config, direct, eventually, serving
+from test_lifecycle import script
 
 OWN_CONNECTION = [*NO_RETRIES, ("grpc.use_local_subchannel_pool", 1)]
 GOING = (grpc.StatusCode.UNAVAILABLE, True)
@@ -114,57 +115,25 @@ async def test_the_client_goes_on_with_another_server(house: House) -> None:
     assert code == 0
 
 
-def stuck(folder: Path) -> Path:
-    """A script that serves with an engine whose first batch for a caller never ends."""
-    file = folder / "serve.py"
-    file.write_text(
-        """
-import sys, threading
-import scopewatch.app.server as server
-from scopewatch.cli import main
-
-real = server.load
-
-def load(config):
-    loaded = real(config)
-    runner, batches = loaded.engine.runner, []
-
-    def run(batch):
-        batches.append(batch)
-        if len(batches) > 1:
-            print("stuck", file=sys.stderr, flush=True)
-            threading.Event().wait()
-        return runner(batch)
-
-    loaded.engine.runner = run
-    return loaded
-
-server.load = load
-main(sys.argv[1:])
+STUCK = """
+loaded = real(config)
+engine = loaded.engine.runner
+def runner(batch):
+    global batches
+    batches += 1
+    if batches > 1:
+        print("stuck", file=sys.stderr, flush=True)
+        time.sleep(3600)
+    return engine(batch)
+loaded.engine.runner = runner
+return loaded
 """
-    )
-    return file
-
-
-async def test_an_engine_that_hangs_does_not_keep_the_process(house: House, tmp_path: Path) -> None:
-    """SIGTERM while a batch never ends: within the grace period its callers are told, and the process exits with 0."""
-    flags = ("--watchlist", str(house.watchlist), "--drain-grace-s", "1")
-    with ServerProcess(*flags, script=stuck(tmp_path)) as process:
-        async with direct(process.grpc_address) as stub:
-            calls = [asyncio.create_task(score(stub, f"{number}")) for number in range(3)]
-            await eventually(lambda: any("stuck" in line for line in process.log), "the engine does not hang")
-            process.process.terminate()
-            outcomes = await asyncio.gather(*calls)
-        code = await asyncio.to_thread(process.wait, 25)
-
-    assert {code for code, _ in outcomes} == {grpc.StatusCode.UNAVAILABLE}
-    assert code == 0
 
 
 async def test_a_second_signal_ends_the_process_at_once(house: House, tmp_path: Path) -> None:
     """Whoever does not want to wait for running calls sends the signal again."""
     flags = ("--watchlist", str(house.watchlist), "--drain-grace-s", "3000")
-    with ServerProcess(*flags, script=stuck(tmp_path)) as process:
+    with ServerProcess(*flags, script=script(tmp_path, STUCK)) as process:
         async with direct(process.grpc_address) as stub:
             call = asyncio.create_task(score(stub, "a"))
             await eventually(lambda: any("stuck" in line for line in process.log), "the engine does not hang")
