@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from conftest import RedisServer, free_port, need, wait_until
 from proxy import Proxy
-from scopewatch.app.spine import _cache
+from scopewatch.app.caching import cache_of
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError
 from scopewatch.metrics import Metrics
@@ -809,7 +809,7 @@ class TestPassword:
     ) -> None:
         """The password beside the URL opens Redis; without a secret the log says that texts and values are not safe."""
         settings = {"redis_url": f"redis://127.0.0.1:{locked.port}", "redis_password": "s3cret/ä", "redis_timeout_s": 5}
-        cache = _cache(Config.model_validate(settings | {"cache_secret": secret}), metrics)
+        cache = cache_of(Config.model_validate(settings | {"cache_secret": secret}), metrics)
         assert [None] == await cache.get_many([key(0)])
         await cache.close()
         assert count.reads("error") == 0

@@ -1,41 +1,36 @@
-"""Builds the parts of the spine, hands each what it needs of the others, replaces watchlists, and closes everything."""
+"""The running spine: builds the parts, hands each what it needs of the others, replaces watchlists, closes everything."""
 
 import asyncio
 import logging
-import platform
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import scopewatch
+from scopewatch.app.caching import cache_of
 from scopewatch.app.canaries import Canaries
 from scopewatch.app.load import Loaded, check_watchlists, labels_of, load
 from scopewatch.app.records import Records
 from scopewatch.app.reload import Reloader, WatchlistFiles
 from scopewatch.app.warm_up import probe, warm_up
+from scopewatch.app.watchlists import describe, watchlist_set
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import EngineDied, InvalidRequest, ScopewatchError, WatchlistError
-from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Batcher
-from scopewatch.pipeline.cache import Cache, LocalCache, RedisCache
 from scopewatch.pipeline.cached_value import CachedValues
-from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.expected import Expected
 from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.pace import Pace
-from scopewatch.pipeline.redis_client import redis_client
 from scopewatch.pipeline.shadows import Shadows
 from scopewatch.pipeline.vitality import Vitality
 from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.sources import TODAY, today
 from scopewatch.types import Cleaning, Pair, ScoreJob, TokenisedPair
-from scopewatch.verdicts import Label, ScoredPair
+from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.watchlist import Watchlist
 
 if TYPE_CHECKING:
@@ -197,7 +192,7 @@ async def running_spine(
         records: Where it is written down what happens.
     """
     # First, since a bad Redis URL raises and nothing is open yet.
-    cache = _cache(config, metrics)
+    cache = cache_of(config, metrics)
     engine = loaded.engine
     pace = Pace()
     worker = Worker(
@@ -269,56 +264,7 @@ async def offline(config: Config, loaded: Loaded | None = None) -> AsyncIterator
         yield spine
 
 
-def watchlist_set(
-    watchlists: Sequence[Watchlist],
-    engine: EngineIdentity,
-    labels: Mapping[FeatureKey, Label],
-    *,
-    shadows: Sequence[Watchlist] = (),
-    version: int,
-) -> WatchlistSet:
-    """Binds watchlists and shadows to an engine that watches all their features."""
-    live, beside = (
-        [compile_watchlist(one, engine, labels, one.card_problems(engine)) for one in some]
-        for some in (watchlists, shadows)
-    )
-    return WatchlistSet(version, engine, {one.source.name: one for one in live}, tuple(beside))
-
-
-def describe(metrics: Metrics, watchlists: WatchlistSet) -> None:
-    """Publishes a set in place of the one before it."""
-    metrics.describe(watchlists.engine, watchlists.sources, versions())
-    metrics.shadows.describe(watchlists.shadow_sources)
-    metrics.reloads.version.set(watchlists.version)
-
-
 def _dated(job: ScoreJob, day: str) -> ScoreJob:
     """The job with the day that its caller leaves to the clock, so that no judgement of another day is remembered."""
     inputs = job.pair.inputs
     return replace(job, pair=replace(job.pair, inputs=replace(inputs, date=inputs.date or day)))
-
-
-def versions() -> dict[str, str]:
-    """Versions of the program, of Python and of the libraries that decide what runs."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "grpcio")}
-    return {"version": scopewatch.__version__, "python": platform.python_version(), **libraries}
-
-
-def _cache(config: Config, metrics: Metrics) -> Cache:
-    url = config.redis_url.get_secret_value()
-    if not url:
-        # The other half is for judgements.
-        return LocalCache(config.cache_bytes - config.cache_bytes // 2, metrics)
-    if not config.cache_secret.get_secret_value():
-        log.warning(
-            "cache_secret is empty: whoever reads this Redis can test which texts were scored, "
-            "and whoever writes to it can forge values that clear a verdict"
-        )
-    client = redis_client(
-        url,
-        mode=config.redis_mode,
-        sentinel_service=config.redis_sentinel_service,
-        timeout_s=config.redis_timeout_s,
-        password=config.redis_password.get_secret_value(),
-    )
-    return RedisCache(client, timeout_s=config.redis_timeout_s, ttl_s=config.cache_ttl_s, metrics=metrics)
