@@ -1,4 +1,4 @@
-"""The running spine: builds the parts, hands each what it needs of the others, replaces watchlists, closes everything."""
+"""The running spine: builds the parts, hands each what it needs of others, replaces watchlists, closes everything."""
 
 import asyncio
 import logging
