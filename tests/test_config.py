@@ -104,6 +104,9 @@ def test_every_setting_has_a_variable() -> None:
         max_connection_age_s=32.5,
         call_read_s=3.5,
         stall_s=4.5,
+        explain_whole=True,
+        max_explanations=5,
+        watch_address="127.0.0.1:4",
     )
     assert given.model_fields_set == set(Config.model_fields)
     written = {name: str(value) for name, value in given}

@@ -8,6 +8,7 @@
     ├── Overloaded            no room for the pair now, or not before its deadline; says when to come back
     ├── DeadlineExpired       the caller's deadline passed while the pair waited
     ├── NotReady              warming up or draining
+    ├── NotKept               the texts of a pair are asked for, and are not kept
     ├── EngineError           the reader failed on this pair
     │   └── EngineDied        the engine is gone; the process is about to leave
     └── SetupError            the operator's input is wrong; the process does not start
@@ -90,6 +91,10 @@ class NotReady(ScopewatchError):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class NotKept(ScopewatchError):
+    pass
 
 
 class EngineError(ScopewatchError):

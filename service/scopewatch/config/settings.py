@@ -82,6 +82,15 @@ class Config(BaseModel):
         (), description="watchlist files that judge a share of the pairs beside, for metrics alone"
     )
     shadow_share: float = Field(0.1, ge=0, le=1, description="share of the pairs that shadow watchlists judge too")
+    explain_whole: bool = Field(
+        False,
+        description="load the reader whole, with its head, so that explanations tell what it expected",
+    )
+    max_explanations: int = Field(16, ge=0, description="explanations that may wait or be made at once; 0 makes none")
+    watch_address: str = Field(
+        "",
+        description="loopback host:port of a page that lists recent flags and opens their explanations; empty for none",
+    )
     round_scores: float = Field(
         0.0, ge=0, description="scores in replies are rounded to multiples of this; 0 shows them as they are"
     )
@@ -188,10 +197,10 @@ class Config(BaseModel):
         names = () if self.tls_cert else ("grpc_address", "metrics_address")
         return tuple(name for name in names if not is_loopback(getattr(self, name)))
 
-    @field_validator("grpc_address", "metrics_address", "health_address")
+    @field_validator("grpc_address", "metrics_address", "health_address", "watch_address")
     @classmethod
     def _can_be_listened_on(cls, address: str, info: ValidationInfo) -> str:
-        if info.field_name == "health_address" and not address:
+        if info.field_name in {"health_address", "watch_address"} and not address:
             return address
         if not socket_file(address):
             host_and_port(address)
@@ -201,6 +210,8 @@ class Config(BaseModel):
             raise ValueError(
                 f"{address!r}: only gRPC is served on sockets; expected host:port, for instance 127.0.0.1:0"
             )
+        if info.field_name == "watch_address" and not is_loopback(address):
+            raise ValueError(f"{address!r}: what it shows is for this machine alone; expected 127.0.0.1:port")
         return address
 
     @model_validator(mode="after")

@@ -5,8 +5,9 @@ from typing import Protocol
 
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import ScopewatchError
+from scopewatch.explanation import Explanation, Wants
 from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
-from scopewatch.types import ScoreJob
+from scopewatch.types import Caller, ScoreJob
 from scopewatch.verdicts import ScoredPair
 
 
@@ -19,6 +20,21 @@ class Spine(Protocol):
 
     async def score(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
         """Scores jobs; each succeeds or fails alone, in the order given."""
+
+    async def explain(self, job: ScoreJob, wants: Wants) -> Explanation:
+        """Tells why a pair gets its verdict, when the engine has time for it.
+
+        Raises:
+            Overloaded: As many explanations wait as may.
+            ScopewatchError: The pair cannot be scored.
+        """
+
+    def kept_pair(self, request_id: str, caller: Caller) -> ScoreJob:
+        """The pair that was scored under this id, from the texts that are kept; of several the last one. Blocks.
+
+        Raises:
+            NotKept: There is none, or it is another tenant's.
+        """
 
     async def reload_watchlists(self, caller: str) -> Reloaded:
         """Reads the watchlist files again, and judges by what they say from now on.

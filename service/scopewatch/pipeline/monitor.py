@@ -114,6 +114,27 @@ class Monitor:
             self._shadows.judge_later(watchlists.shadows, judged, [jobs[place] for place, _ in recalled])
         return in_order
 
+    async def read(self, job: ScoreJob) -> Judged:
+        """Reads and judges one pair, with all that it was judged by; nobody is told of it.
+
+        Its numbers are those of `score`: what the cache holds is judged, and what it does not hold is read and put there.
+
+        Raises:
+            ScopewatchError: The pair cannot be scored.
+        """
+        failed: dict[int, ScopewatchError] = {}
+        running = self._running
+        running.begin()
+        try:
+            asked = self._ask([job], running.watchlists, failed)
+            _, unjudged, cache_s = await self._look_up([one._replace(remembered=None) for one in asked], failed)
+            judged = await self._judge_each(unjudged, cache_s, failed) if unjudged else []
+        finally:
+            running.end()
+        for error in failed.values():
+            raise error
+        return judged[0]
+
     def _ask(
         self, jobs: Sequence[ScoreJob], watchlists: WatchlistSet, failed: dict[int, ScopewatchError]
     ) -> list[Asked]:

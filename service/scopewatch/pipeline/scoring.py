@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite
+from math import exp, fsum, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,7 +141,7 @@ def _score(indicator: CompiledIndicator, view: _SegmentView, max_evidence: int) 
     contributions = indicator.weights * pooled
     return _scored(
         indicator,
-        float(indicator.source.bias + contributions.sum()),
+        _sum(indicator, contributions.tolist()),
         view,
         features=_features(indicator, pooled, contributions),
         evidence=_evidence(indicator, contributions, view, max_evidence),
@@ -174,11 +174,19 @@ def _combine(
         parts.append(
             (FeatureScore(term.name, label.text, found.pooling, found.value, added, label.source), found.evidence)
         )
-    total = indicator.source.bias + sum(feature.contribution for feature, _ in parts)
+    total = _sum(indicator, [feature.contribution for feature, _ in parts])
     parts.sort(key=lambda part: -abs(part[0].contribution))
     spans = [span for _, span in parts if span]
     features = tuple(feature for feature, _ in parts)
     return _scored(indicator, total, view, features=features, evidence=tuple(spans[:max_evidence]))
+
+
+def _sum(indicator: Compiled, contributions: Sequence[float]) -> float:
+    """Bias and contributions added up and rounded once, so that whoever adds them again finds the same score."""
+    try:
+        return fsum([indicator.source.bias, *contributions])
+    except (OverflowError, ValueError):
+        raise _not_finite(indicator) from None
 
 
 def _scored(

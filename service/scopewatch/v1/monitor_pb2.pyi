@@ -50,6 +50,14 @@ class IndicatorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INDICATOR_KIND_COMBINATION: _ClassVar[IndicatorKind]
     INDICATOR_KIND_OBFUSCATION: _ClassVar[IndicatorKind]
     INDICATOR_KIND_WORDS: _ClassVar[IndicatorKind]
+
+class Quadrant(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    QUADRANT_UNSPECIFIED: _ClassVar[Quadrant]
+    QUADRANT_SOLID: _ClassVar[Quadrant]
+    QUADRANT_CAUTIOUS: _ClassVar[Quadrant]
+    QUADRANT_SPECULATIVE: _ClassVar[Quadrant]
+    QUADRANT_CHECK_FIRST: _ClassVar[Quadrant]
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_PASS: Verdict
 VERDICT_FLAG: Verdict
@@ -75,6 +83,11 @@ INDICATOR_KIND_PROBE: IndicatorKind
 INDICATOR_KIND_COMBINATION: IndicatorKind
 INDICATOR_KIND_OBFUSCATION: IndicatorKind
 INDICATOR_KIND_WORDS: IndicatorKind
+QUADRANT_UNSPECIFIED: Quadrant
+QUADRANT_SOLID: Quadrant
+QUADRANT_CAUTIOUS: Quadrant
+QUADRANT_SPECULATIVE: Quadrant
+QUADRANT_CHECK_FIRST: Quadrant
 
 class Turn(_message.Message):
     __slots__ = ("role", "content", "fields_json")
@@ -619,3 +632,396 @@ class ReloadWatchlistsResponse(_message.Message):
     watchlists: _containers.RepeatedCompositeFieldContainer[LoadedWatchlist]
     changed: bool
     def __init__(self, version: _Optional[int] = ..., watchlists: _Optional[_Iterable[_Union[LoadedWatchlist, _Mapping]]] = ..., changed: _Optional[bool] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("pair", "kept", "top", "ablate", "delete")
+    PAIR_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    ABLATE_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    pair: ScoreRequest
+    kept: str
+    top: int
+    ablate: bool
+    delete: bool
+    def __init__(self, pair: _Optional[_Union[ScoreRequest, _Mapping]] = ..., kept: _Optional[str] = ..., top: _Optional[int] = ..., ablate: _Optional[bool] = ..., delete: _Optional[bool] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("explanation", "left_out")
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    explanation: Explanation
+    left_out: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, explanation: _Optional[_Union[Explanation, _Mapping]] = ..., left_out: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExplainedText(_message.Message):
+    __slots__ = ("segment", "turn", "role", "text")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    segment: Segment
+    turn: int
+    role: str
+    text: str
+    def __init__(self, segment: _Optional[_Union[Segment, str]] = ..., turn: _Optional[int] = ..., role: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class ExplainedTokens(_message.Message):
+    __slots__ = ("text", "start", "end", "logprob")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    text: _containers.RepeatedScalarFieldContainer[int]
+    start: _containers.RepeatedScalarFieldContainer[int]
+    end: _containers.RepeatedScalarFieldContainer[int]
+    logprob: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, text: _Optional[_Iterable[int]] = ..., start: _Optional[_Iterable[int]] = ..., end: _Optional[_Iterable[int]] = ..., logprob: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Heat(_message.Message):
+    __slots__ = ("token", "value")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    token: _containers.RepeatedScalarFieldContainer[int]
+    value: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, token: _Optional[_Iterable[int]] = ..., value: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ExplainedFeature(_message.Message):
+    __slots__ = ("feature", "label", "label_source", "heat")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    HEAT_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    label: str
+    label_source: str
+    heat: Heat
+    def __init__(self, feature: _Optional[str] = ..., label: _Optional[str] = ..., label_source: _Optional[str] = ..., heat: _Optional[_Union[Heat, _Mapping]] = ...) -> None: ...
+
+class ScoreTerm(_message.Message):
+    __slots__ = ("feature", "label", "label_source", "pooling", "pooled", "contribution", "percentile")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
+    POOLED_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    PERCENTILE_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    label: str
+    label_source: str
+    pooling: str
+    pooled: float
+    contribution: float
+    percentile: float
+    def __init__(self, feature: _Optional[str] = ..., label: _Optional[str] = ..., label_source: _Optional[str] = ..., pooling: _Optional[str] = ..., pooled: _Optional[float] = ..., contribution: _Optional[float] = ..., percentile: _Optional[float] = ...) -> None: ...
+
+class BenignPair(_message.Message):
+    __slots__ = ("id", "score", "percentile")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    PERCENTILE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    score: float
+    percentile: float
+    def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., percentile: _Optional[float] = ...) -> None: ...
+
+class ExplainedIndicator(_message.Message):
+    __slots__ = ("name", "label", "kind", "severity", "segment", "score", "threshold", "flagged", "skipped_reason", "calibrated", "card_warning", "bias", "slope", "intercept", "probability", "terms", "percentile", "benign_pairs", "heat", "card")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    FLAGGED_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_REASON_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATED_FIELD_NUMBER: _ClassVar[int]
+    CARD_WARNING_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    SLOPE_FIELD_NUMBER: _ClassVar[int]
+    INTERCEPT_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    PERCENTILE_FIELD_NUMBER: _ClassVar[int]
+    BENIGN_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    HEAT_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    label: str
+    kind: IndicatorKind
+    severity: Severity
+    segment: Segment
+    score: float
+    threshold: float
+    flagged: bool
+    skipped_reason: str
+    calibrated: bool
+    card_warning: str
+    bias: float
+    slope: float
+    intercept: float
+    probability: float
+    terms: _containers.RepeatedCompositeFieldContainer[ScoreTerm]
+    percentile: float
+    benign_pairs: _containers.RepeatedCompositeFieldContainer[BenignPair]
+    heat: Heat
+    card: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., kind: _Optional[_Union[IndicatorKind, str]] = ..., severity: _Optional[_Union[Severity, str]] = ..., segment: _Optional[_Union[Segment, str]] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., flagged: _Optional[bool] = ..., skipped_reason: _Optional[str] = ..., calibrated: _Optional[bool] = ..., card_warning: _Optional[str] = ..., bias: _Optional[float] = ..., slope: _Optional[float] = ..., intercept: _Optional[float] = ..., probability: _Optional[float] = ..., terms: _Optional[_Iterable[_Union[ScoreTerm, _Mapping]]] = ..., percentile: _Optional[float] = ..., benign_pairs: _Optional[_Iterable[_Union[BenignPair, _Mapping]]] = ..., heat: _Optional[_Union[Heat, _Mapping]] = ..., card: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DictionaryFeature(_message.Message):
+    __slots__ = ("feature", "label", "label_source", "peak", "mean", "tokens", "watched")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    PEAK_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WATCHED_FIELD_NUMBER: _ClassVar[int]
+    feature: int
+    label: str
+    label_source: str
+    peak: float
+    mean: float
+    tokens: int
+    watched: bool
+    def __init__(self, feature: _Optional[int] = ..., label: _Optional[str] = ..., label_source: _Optional[str] = ..., peak: _Optional[float] = ..., mean: _Optional[float] = ..., tokens: _Optional[int] = ..., watched: _Optional[bool] = ...) -> None: ...
+
+class SegmentFeatures(_message.Message):
+    __slots__ = ("segment", "features", "unexplained")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    UNEXPLAINED_FIELD_NUMBER: _ClassVar[int]
+    segment: Segment
+    features: _containers.RepeatedCompositeFieldContainer[DictionaryFeature]
+    unexplained: float
+    def __init__(self, segment: _Optional[_Union[Segment, str]] = ..., features: _Optional[_Iterable[_Union[DictionaryFeature, _Mapping]]] = ..., unexplained: _Optional[float] = ...) -> None: ...
+
+class TokenFeatures(_message.Message):
+    __slots__ = ("feature", "activation")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    feature: _containers.RepeatedScalarFieldContainer[int]
+    activation: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, feature: _Optional[_Iterable[int]] = ..., activation: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ExplainedSae(_message.Message):
+    __slots__ = ("sae", "hookpoint", "d_sae", "segments", "tokens", "unexplained", "l0", "problem")
+    SAE_FIELD_NUMBER: _ClassVar[int]
+    HOOKPOINT_FIELD_NUMBER: _ClassVar[int]
+    D_SAE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    UNEXPLAINED_FIELD_NUMBER: _ClassVar[int]
+    L0_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    sae: str
+    hookpoint: str
+    d_sae: int
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentFeatures]
+    tokens: _containers.RepeatedCompositeFieldContainer[TokenFeatures]
+    unexplained: _containers.RepeatedScalarFieldContainer[float]
+    l0: float
+    problem: str
+    def __init__(self, sae: _Optional[str] = ..., hookpoint: _Optional[str] = ..., d_sae: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentFeatures, _Mapping]]] = ..., tokens: _Optional[_Iterable[_Union[TokenFeatures, _Mapping]]] = ..., unexplained: _Optional[_Iterable[float]] = ..., l0: _Optional[float] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class KnowledgeGroup(_message.Message):
+    __slots__ = ("name", "indicator", "features", "of", "words")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INDICATOR_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    indicator: str
+    features: int
+    of: int
+    words: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., indicator: _Optional[str] = ..., features: _Optional[int] = ..., of: _Optional[int] = ..., words: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExplainedSentence(_message.Message):
+    __slots__ = ("text", "start", "end", "hedging", "hedged", "logprob", "percentile", "surprising", "quadrant", "knowledge")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    HEDGING_FIELD_NUMBER: _ClassVar[int]
+    HEDGED_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    PERCENTILE_FIELD_NUMBER: _ClassVar[int]
+    SURPRISING_FIELD_NUMBER: _ClassVar[int]
+    QUADRANT_FIELD_NUMBER: _ClassVar[int]
+    KNOWLEDGE_FIELD_NUMBER: _ClassVar[int]
+    text: int
+    start: int
+    end: int
+    hedging: float
+    hedged: bool
+    logprob: float
+    percentile: float
+    surprising: bool
+    quadrant: Quadrant
+    knowledge: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, text: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., hedging: _Optional[float] = ..., hedged: _Optional[bool] = ..., logprob: _Optional[float] = ..., percentile: _Optional[float] = ..., surprising: _Optional[bool] = ..., quadrant: _Optional[_Union[Quadrant, str]] = ..., knowledge: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AblationChange(_message.Message):
+    __slots__ = ("name", "before", "after", "random_mean", "random_low", "random_high", "beyond_random")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_MEAN_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_LOW_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_HIGH_FIELD_NUMBER: _ClassVar[int]
+    BEYOND_RANDOM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    before: float
+    after: float
+    random_mean: float
+    random_low: float
+    random_high: float
+    beyond_random: bool
+    def __init__(self, name: _Optional[str] = ..., before: _Optional[float] = ..., after: _Optional[float] = ..., random_mean: _Optional[float] = ..., random_low: _Optional[float] = ..., random_high: _Optional[float] = ..., beyond_random: _Optional[bool] = ...) -> None: ...
+
+class WordChange(_message.Message):
+    __slots__ = ("text", "start", "end", "change")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    text: int
+    start: int
+    end: int
+    change: float
+    def __init__(self, text: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., change: _Optional[float] = ...) -> None: ...
+
+class Ablation(_message.Message):
+    __slots__ = ("indicator", "features", "controls", "removed", "changes", "words", "conclusion")
+    INDICATOR_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    CONTROLS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    CONCLUSION_FIELD_NUMBER: _ClassVar[int]
+    indicator: str
+    features: _containers.RepeatedScalarFieldContainer[str]
+    controls: int
+    removed: float
+    changes: _containers.RepeatedCompositeFieldContainer[AblationChange]
+    words: _containers.RepeatedCompositeFieldContainer[WordChange]
+    conclusion: str
+    def __init__(self, indicator: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., controls: _Optional[int] = ..., removed: _Optional[float] = ..., changes: _Optional[_Iterable[_Union[AblationChange, _Mapping]]] = ..., words: _Optional[_Iterable[_Union[WordChange, _Mapping]]] = ..., conclusion: _Optional[str] = ...) -> None: ...
+
+class TextSpan(_message.Message):
+    __slots__ = ("text", "start", "end")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    text: int
+    start: int
+    end: int
+    def __init__(self, text: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class Deletion(_message.Message):
+    __slots__ = ("turned", "words", "scored", "verdict", "conclusion")
+    TURNED_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    SCORED_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    CONCLUSION_FIELD_NUMBER: _ClassVar[int]
+    turned: bool
+    words: _containers.RepeatedCompositeFieldContainer[TextSpan]
+    scored: int
+    verdict: Verdict
+    conclusion: str
+    def __init__(self, turned: _Optional[bool] = ..., words: _Optional[_Iterable[_Union[TextSpan, _Mapping]]] = ..., scored: _Optional[int] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., conclusion: _Optional[str] = ...) -> None: ...
+
+class ExplainedCoverage(_message.Message):
+    __slots__ = ("tokens", "prompt_tokens", "response_tokens", "history_tokens", "truncated", "windows")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    tokens: int
+    prompt_tokens: int
+    response_tokens: int
+    history_tokens: int
+    truncated: bool
+    windows: int
+    def __init__(self, tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., history_tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., windows: _Optional[int] = ...) -> None: ...
+
+class ExplainedProvenance(_message.Message):
+    __slots__ = ("reader", "reader_revision", "reader_digest", "watchlist", "watchlist_digest", "relation", "version", "rendering_digest", "watchlists_version", "saes")
+    class SaesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    READER_FIELD_NUMBER: _ClassVar[int]
+    READER_REVISION_FIELD_NUMBER: _ClassVar[int]
+    READER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WATCHLIST_FIELD_NUMBER: _ClassVar[int]
+    WATCHLIST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    RELATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    RENDERING_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WATCHLISTS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SAES_FIELD_NUMBER: _ClassVar[int]
+    reader: str
+    reader_revision: str
+    reader_digest: str
+    watchlist: str
+    watchlist_digest: str
+    relation: Relation
+    version: str
+    rendering_digest: str
+    watchlists_version: int
+    saes: _containers.ScalarMap[str, str]
+    def __init__(self, reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., watchlist: _Optional[str] = ..., watchlist_digest: _Optional[str] = ..., relation: _Optional[_Union[Relation, str]] = ..., version: _Optional[str] = ..., rendering_digest: _Optional[str] = ..., watchlists_version: _Optional[int] = ..., saes: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("request_id", "verdict", "incomplete", "summary", "trust", "texts", "tokens", "indicators", "features", "groups", "saes", "hedging_by", "sentences", "sentences_note", "ablations", "deletion", "coverage", "provenance", "label_note")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    INCOMPLETE_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    INDICATORS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    SAES_FIELD_NUMBER: _ClassVar[int]
+    HEDGING_BY_FIELD_NUMBER: _ClassVar[int]
+    SENTENCES_FIELD_NUMBER: _ClassVar[int]
+    SENTENCES_NOTE_FIELD_NUMBER: _ClassVar[int]
+    ABLATIONS_FIELD_NUMBER: _ClassVar[int]
+    DELETION_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_NOTE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    verdict: Verdict
+    incomplete: _containers.RepeatedScalarFieldContainer[str]
+    summary: str
+    trust: _containers.RepeatedScalarFieldContainer[str]
+    texts: _containers.RepeatedCompositeFieldContainer[ExplainedText]
+    tokens: ExplainedTokens
+    indicators: _containers.RepeatedCompositeFieldContainer[ExplainedIndicator]
+    features: _containers.RepeatedCompositeFieldContainer[ExplainedFeature]
+    groups: _containers.RepeatedCompositeFieldContainer[KnowledgeGroup]
+    saes: _containers.RepeatedCompositeFieldContainer[ExplainedSae]
+    hedging_by: str
+    sentences: _containers.RepeatedCompositeFieldContainer[ExplainedSentence]
+    sentences_note: str
+    ablations: _containers.RepeatedCompositeFieldContainer[Ablation]
+    deletion: Deletion
+    coverage: ExplainedCoverage
+    provenance: ExplainedProvenance
+    label_note: str
+    def __init__(self, request_id: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., incomplete: _Optional[_Iterable[str]] = ..., summary: _Optional[str] = ..., trust: _Optional[_Iterable[str]] = ..., texts: _Optional[_Iterable[_Union[ExplainedText, _Mapping]]] = ..., tokens: _Optional[_Union[ExplainedTokens, _Mapping]] = ..., indicators: _Optional[_Iterable[_Union[ExplainedIndicator, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[ExplainedFeature, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[KnowledgeGroup, _Mapping]]] = ..., saes: _Optional[_Iterable[_Union[ExplainedSae, _Mapping]]] = ..., hedging_by: _Optional[str] = ..., sentences: _Optional[_Iterable[_Union[ExplainedSentence, _Mapping]]] = ..., sentences_note: _Optional[str] = ..., ablations: _Optional[_Iterable[_Union[Ablation, _Mapping]]] = ..., deletion: _Optional[_Union[Deletion, _Mapping]] = ..., coverage: _Optional[_Union[ExplainedCoverage, _Mapping]] = ..., provenance: _Optional[_Union[ExplainedProvenance, _Mapping]] = ..., label_note: _Optional[str] = ...) -> None: ...

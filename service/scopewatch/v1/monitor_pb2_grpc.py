@@ -50,6 +50,11 @@ class MonitorServiceStub:
                 request_serializer=scopewatch_dot_v1_dot_monitor__pb2.GetInfoRequest.SerializeToString,
                 response_deserializer=scopewatch_dot_v1_dot_monitor__pb2.GetInfoResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/scopewatch.v1.MonitorService/Explain',
+                request_serializer=scopewatch_dot_v1_dot_monitor__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=scopewatch_dot_v1_dot_monitor__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.ReloadWatchlists = channel.unary_unary(
                 '/scopewatch.v1.MonitorService/ReloadWatchlists',
                 request_serializer=scopewatch_dot_v1_dot_monitor__pb2.ReloadWatchlistsRequest.SerializeToString,
@@ -85,6 +90,16 @@ class MonitorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why a pair got its verdict: the sums behind the scores, what else was active, how unusual that is, and how far it can
+        be trusted. Made when no pair waits to be scored; needs the role `explain`.
+
+        As `Score`, and NOT_FOUND for `kept` where the service keeps no texts of such a pair.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReloadWatchlists(self, request, context):
         """Reads the watchlist files again and judges by them from now on, without a restart.
 
@@ -111,6 +126,11 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     servicer.GetInfo,
                     request_deserializer=scopewatch_dot_v1_dot_monitor__pb2.GetInfoRequest.FromString,
                     response_serializer=scopewatch_dot_v1_dot_monitor__pb2.GetInfoResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=scopewatch_dot_v1_dot_monitor__pb2.ExplainRequest.FromString,
+                    response_serializer=scopewatch_dot_v1_dot_monitor__pb2.ExplainResponse.SerializeToString,
             ),
             'ReloadWatchlists': grpc.unary_unary_rpc_method_handler(
                     servicer.ReloadWatchlists,
@@ -200,6 +220,33 @@ class MonitorService:
             '/scopewatch.v1.MonitorService/GetInfo',
             scopewatch_dot_v1_dot_monitor__pb2.GetInfoRequest.SerializeToString,
             scopewatch_dot_v1_dot_monitor__pb2.GetInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/scopewatch.v1.MonitorService/Explain',
+            scopewatch_dot_v1_dot_monitor__pb2.ExplainRequest.SerializeToString,
+            scopewatch_dot_v1_dot_monitor__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from scopewatch.identity import EngineIdentity
 from scopewatch.sources import Several, Strict
+from scopewatch.watch.reference import Reference
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Lead = Annotated[float, Field(ge=-1, le=1)]
@@ -129,6 +130,8 @@ class Card(Strict):
     stands_on: str = ""
     """The one word without which the AUROC loses more than half of its way above chance; empty if there is none."""
     note: str = ""
+    reference: Reference | None = None
+    """Where the benign pairs lie; None where nobody asked for it."""
 
     def problem(
         self,

@@ -81,6 +81,8 @@ class Indicator(Strict):
     segment: Literal["prompt", "response", "history"] = "response"
     severity: Literal["info", "low", "medium", "high"] = "medium"
     """How grave a flag is; `info` is for the record and never makes the verdict FLAG."""
+    shows: Literal["", "hedging", "knowledge"] = ""
+    """What it shows of a single sentence in an explanation: that it hedges, or that knowledge of a domain is active."""
     pooling: PoolingField = Pooling(kind="max")
     features: Several[WatchedFeature] = Field((), max_length=4096, validate_default=True)
     combines: Several[CombinedTerm] = Field((), max_length=64, validate_default=True)

@@ -18,6 +18,7 @@ _CODES: dict[type[errors.ScopewatchError], StatusCode] = {
     errors.Overloaded: StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExpired: StatusCode.DEADLINE_EXCEEDED,
     errors.NotReady: StatusCode.UNAVAILABLE,
+    errors.NotKept: StatusCode.NOT_FOUND,
     errors.EngineError: StatusCode.INTERNAL,
     errors.EngineDied: StatusCode.UNAVAILABLE,
     errors.SetupError: StatusCode.FAILED_PRECONDITION,
@@ -26,6 +27,7 @@ _CODES: dict[type[errors.ScopewatchError], StatusCode] = {
 _SIMPLE: dict[int, type[errors.ScopewatchError]] = {
     code_pb2.UNAUTHENTICATED: errors.Unauthenticated,
     code_pb2.PERMISSION_DENIED: errors.NotAllowed,
+    code_pb2.NOT_FOUND: errors.NotKept,
     code_pb2.DEADLINE_EXCEEDED: errors.DeadlineExpired,
     code_pb2.INTERNAL: errors.EngineError,
 }
