@@ -258,6 +258,20 @@ def test_of_equal_ones_the_first_is_told(top: int, reader: Reader, tmp_path: Pat
     np.testing.assert_array_equal(values, looked.value)
 
 
+@pytest.mark.usefixtures("tiny_steps")
+def test_loud_tokens_are_told_by_the_whole_text(reader: Reader, house: House) -> None:
+    """Where an SAE bounds norms nothing fires on what is loud beside the whole pair, though a tile holds few tokens."""
+    sae = replace(open_sae(house.saes["mid"]), max_norm_multiple=3.0)
+    x = torch.randn(len(SEGMENTS), HIDDEN, generator=torch.Generator().manual_seed(1))
+    x[12:16] *= 50
+    f, made = jumprelu(x.double().numpy(), house.saes["mid"])
+    f[12:16], made[12:16] = 0, np.load(house.saes["mid"])["b_dec"]
+
+    looked = looked_at(WholeDictionary(sae, Hookpoint(0), reader), x, x, SEGMENTS, 4)
+
+    assert_looked(looked, f, x.double().numpy(), made, np.array(SEGMENTS, np.int8), top=4)
+
+
 @pytest.mark.parametrize("first", [0, 1000])
 def test_columns_in_any_pieces_have_the_same_strongest(first: int) -> None:
     """Values that come in pieces, some equal, some 0 and fewer than are wanted, are sorted as all at once."""
