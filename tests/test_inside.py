@@ -532,6 +532,11 @@ def test_dictionaries_are_opened_once_and_forgotten_with_what_is_watched(
     assert ("mid", 2) == (looked.sae, len(names))
     assert 1 == len(list(tmp_path.iterdir()))
 
+    another = SaeChoice("mid", SaeSource(path=str(house.saes["late"])), {3: ""})
+    engine.install(engine.prepare([another], head=False))
+    (looked,) = done(inside.look(tokens, 3))
+    assert ("layers.2.resid_post", 3) == (looked.hookpoint, len(names))
+
 
 # Reading, and the reader loaded whole.
 
