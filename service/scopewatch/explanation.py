@@ -1,8 +1,8 @@
 """What is told of a pair when somebody asks why: one document, for the wire, for a file and for a page.
 
-Its fields are those of the messages of `protos/scopewatch/v1/monitor.proto` that have these names. Enumerations are plain
-words here. A place in a text is a half-open range of Unicode code points of the caller's own text, and a token is known
-by its index in `Explanation.tokens`.
+Its fields are those of the messages of `protos/scopewatch/v1/monitor.proto` that have these names. Enumerations are
+plain words here. A place in a text is a half-open range of Unicode code points of the caller's own text, and a token is
+known by its index in `Explanation.tokens`.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SegmentName = Literal["prompt", "response", "history"]
 Quadrant = Literal["", "solid", "cautious", "speculative", "check_first"]
-"""Where a sentence stands: `solid` asserts what the reader expected, `cautious` hedges it, `speculative` hedges what the
-reader did not expect, `check_first` asserts what the reader did not expect; empty where one of the two is not known."""
+"""Where a sentence stands: `solid` asserts what the reader expected, `cautious` hedges it, `speculative` hedges what
+the reader did not expect, `check_first` asserts what it did not expect; empty where one of the two is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,10 @@ class Text(Part):
 
 
 class Tokens(Part):
-    """The n tokens of the caller's texts that were read, in their order, without those of the template. Each tuple has n
-    entries."""
+    """The n tokens of the caller's texts that were read, in their order, without those of the template.
+
+    Each tuple has n entries.
+    """
 
     text: tuple[int, ...] = ()
     """The index in `Explanation.texts` of the text that each token is of."""
