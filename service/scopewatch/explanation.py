@@ -122,19 +122,25 @@ class IndicatorExplained(Part):
     skipped_reason: str = ""
     calibrated: bool
     card_warning: str = ""
+    cleaned: bool = False
+    """Whether the score is that of the cleaned reading, in which nothing is hidden by odd characters; of two readings the
+    higher score counts."""
     bias: float
+    """0 where it was skipped."""
     slope: float | None = None
     intercept: float | None = None
     probability: float | None = None
     terms: tuple[Term, ...] = ()
     """Every summand that is not 0, the largest first. A summand of a combination that is another indicator has that
-    indicator's name, and its own sum stands with that indicator."""
+    indicator's name, and its own sum stands with that indicator. Of words at most 32 are named; the rest of them are the
+    last summand, `other words`."""
     percentile: float | None = None
     """The share of the benign pairs of the card, 0 to 1, that score less; None where the card does not know."""
     benign_pairs: tuple[BenignPair, ...] = ()
     """The benign pairs whose scores are next below and next above, of those that the card names."""
     heat: Heat = Heat()
-    """At each token of its segment, what fires there times its weight, added up; for words, what they add."""
+    """At each token of its segment, what fires there times its weight, added up, where its poolings look; of words, on
+    every token of one what that word adds; of a combination, its parts' heat times their weights."""
     card: tuple[str, ...] = ()
     """What its card says, in sentences."""
 
