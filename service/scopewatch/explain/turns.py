@@ -16,8 +16,8 @@ T = TypeVar("T")
 RESTS = 19
 """For how many times as long as a step took the engine is left to pairs while some are scored: it gets a twentieth."""
 _QUIET = RESTS / 2
-"""For how many times as long as a step nobody may have asked for the engine before the next one goes at once. On whoever
-asks again after a pause longer than that a step falls that has half of its time left, on average: a twentieth again."""
+"""For how many times as long as a step took nobody may have asked for the engine before the next one goes at once. Who
+asks again after a longer pause finds a step that has half of its time left, on average: a twentieth again."""
 
 _LOOK_S = 0.001
 """The shortest wait for a turn."""
@@ -55,7 +55,7 @@ class Turns:
 
     async def turn(self) -> None:
         """Waits until a step may go."""
-        while (wait_s := self._wait_s()) > 0:
+        while (wait_s := self._wait_s()) > 0:  # noqa: ASYNC110 - what it waits for is that nothing happens
             await asyncio.sleep(max(wait_s, _LOOK_S))
 
     def took(self, seconds: float) -> None:
