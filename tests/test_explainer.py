@@ -74,7 +74,9 @@ class FakeInside:
             self.attached -= 1
         return [self._looked(name, len(tokens.ids), tokens) for name in self.saes]
 
-    def remove(self, tokens: TokenisedPair, _features: Sequence[FeatureKey], *, seed: int | None = None) -> Steps[Removed]:
+    def remove(
+        self, tokens: TokenisedPair, _features: Sequence[FeatureKey], *, seed: int | None = None
+    ) -> Steps[Removed]:
         yield
         return Removed(CoveredActivations(fire(tokens.ids), TABLE), 0.25 if seed is None else 0.5)
 
@@ -134,7 +136,7 @@ async def parts(*, most: int = 4, inside: FakeInside | None = None, **monitor: A
 
 async def until(condition: Any) -> None:
     async with asyncio.timeout(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the engine's thread moves it
             await asyncio.sleep(0.001)
 
 
@@ -198,7 +200,7 @@ async def test_only_what_is_wanted_is_measured() -> None:
 async def test_more_than_is_told_is_refused_by_its_name(top: int) -> None:
     """Of `top` it is said what it may be; nothing is read."""
     async with parts() as made:
-        with pytest.raises(InvalidRequest, match="top: is .* from 1 to 64") as refused:
+        with pytest.raises(InvalidRequest, match=r"top: is .* from 1 to 64") as refused:
             await made.explainer.explain(JOB, Wants(top=top))
     assert [one.field for one in refused.value.violations] == ["top"]
     assert (made.reader.asked, made.count("invalid_request")) == ([], 1)
@@ -219,7 +221,9 @@ async def test_so_many_wait_and_no_more_and_one_is_made_at_a_time() -> None:
     """Beyond the bound it is said when to come back; those who wait are served in the order they came."""
     async with parts(most=3) as made:
         made.inside.going.clear()
-        waiting = [asyncio.create_task(made.explainer.explain(replace(JOB, request_id=f"{n}"), Wants())) for n in range(3)]
+        waiting = [
+            asyncio.create_task(made.explainer.explain(replace(JOB, request_id=f"{n}"), Wants())) for n in range(3)
+        ]
         await until(lambda: made.inside.steps == 1)
         with pytest.raises(Overloaded, match="3 explanations wait") as refused:
             await made.explainer.explain(JOB, Wants())
@@ -330,5 +334,3 @@ async def test_the_event_loop_is_free_while_the_document_is_made(monkeypatch: py
 
     assert len(made_on) == 1
     assert made_on[0] not in {threading.main_thread().name, "engine"}
-
-

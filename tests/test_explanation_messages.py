@@ -156,7 +156,7 @@ def test_what_is_left_out_goes_in_this_order() -> None:
 
 def test_one_that_cannot_fit_is_refused() -> None:
     """The error names the pair, and what it takes."""
-    with pytest.raises(InvalidRequest, match="its explanation takes .* bytes at the least, and 500 are sent at most"):
+    with pytest.raises(InvalidRequest, match=r"its explanation takes .* bytes at the least, and 500 are sent at most"):
         explanation_reply(WHOLE, 500)
 
 
