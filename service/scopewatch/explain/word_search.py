@@ -1,0 +1,149 @@
+"""The search for the words without which a verdict turns: which are tried, and how many at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from math import ceil, log2
+
+from scopewatch.errors import EngineDied, EngineError, InvalidRequest, NotReady, UnknownWatchlist
+from scopewatch.explain.behind_flag import excess
+from scopewatch.explain.shortening import Word, shortened
+from scopewatch.pipeline.stages import Judged
+from scopewatch.types import ScoreJob
+from scopewatch.verdicts import Verdict
+
+Read = Callable[[ScoreJob], Awaitable[Judged]]
+"""Reads and judges one pair, as `Monitor.read` does."""
+_AT_ONCE = 8
+"""How many sets of words are tried in a round, at most."""
+_FORWARD = 0.75
+"""The share of the bound that may go into finding words; the rest is for putting needless ones back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shorter:
+    """A pair without some words, and what became of it."""
+
+    cut: frozenset[Word]
+    excess: float
+    """By how much the score that is farthest above its threshold is above it; at most 0 where the verdict turned."""
+    verdict: Verdict
+
+    @property
+    def turned(self) -> bool:
+        """Whether the verdict is another than FLAG."""
+        return self.verdict is not Verdict.FLAG
+
+
+class WordSearch:
+    """Finds words without which the verdict of a flagged pair turns.
+
+    Args:
+        judged: The pair.
+        read: Reads shortened pairs.
+        words: All words that may go.
+        most_scored: How many shortened pairs are read, at most.
+    """
+
+    def __init__(self, judged: Judged, read: Read, words: Sequence[Word], most_scored: int) -> None:
+        self._judged = judged
+        self._read = read
+        self._words = words
+        self._seen = [word for word in words if word.is_seen]
+        self._most = self._left = most_scored
+        self.failed = 0
+        """How many shortened pairs could not be read."""
+
+    @property
+    def scored(self) -> int:
+        """How many shortened pairs were scored."""
+        return self._most - self._left - self.failed
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the bound was reached."""
+        return not self._left
+
+    async def take_out(self, ranked: Sequence[Sequence[Word]]) -> Shorter:
+        """Takes words out until the verdict turns, or there is nothing more to try.
+
+        In every round the best-ranked sets of words are tried, each beside what is gone already, and that one goes
+        which lowers the largest excess over a threshold most. A set is one word at first and twice as many in every
+        round: so the rounds are as many as the logarithm of the number of words, and the bound holds for long texts.
+
+        Args:
+            ranked: The words, or runs of words, those first that speak most for the flag.
+        """
+        best = Shorter(frozenset(), excess(self._judged.judgement), self._judged.judgement.verdict)
+        rounds = ceil(log2(len(ranked))) + 1 if ranked else 0
+        at_once = max(1, min(_AT_ONCE, int(_FORWARD * self._left / max(1, rounds))))
+        for number in range(rounds):
+            left = [run for run in ranked if best.cut.isdisjoint(run)]
+            starts = range(0, len(left), 1 << number)[:at_once]
+            cuts = [self._leaving_some(best.cut, left[start : start + (1 << number)]) for start in starts]
+            tried = await self._try([cut for cut in cuts if cut != best.cut])
+            best = min((best, *tried), key=lambda shorter: shorter.excess)
+            if best.turned or self.exhausted:
+                break
+        return best
+
+    async def put_back(self, found: Shorter, ranked: Sequence[Sequence[Word]]) -> Shorter:
+        """Puts words back for as long as the verdict stays turned: unless the bound is reached, until no word can be.
+
+        Halves of the words are put back, then quarters, and so on down to single words, as the complements of delta
+        debugging are tested (Zeller and Hildebrandt 2002, algorithm ddmin).
+
+        Args:
+            found: What turned the verdict.
+            ranked: The words, those first that speak most for the flag; the last ones are put back first.
+        """
+        gone = [word for run in ranked for word in run if word in found.cut][::-1]
+        size = ceil(len(gone) / 2)
+        while len(gone) > 1 and not self.exhausted:
+            groups = [gone[start : start + size] for start in range(0, len(gone), size)]
+            tried = await self._try([found.cut.difference(group) for group in groups])
+            turned = [shorter for shorter in tried if shorter.turned]
+            if turned:
+                found = min(turned, key=lambda shorter: (len(shorter.cut), shorter.excess))
+                gone = [word for word in gone if word in found.cut]
+                size = min(size, ceil(len(gone) / 2))
+            elif size == 1:
+                break
+            else:
+                size = ceil(size / 2)
+        return found
+
+    def _leaving_some(self, cut: frozenset[Word], runs: Sequence[Sequence[Word]]) -> frozenset[Word]:
+        """What is gone, and these words, without the last ones where nothing that is seen would stay of a segment."""
+        more = list(chain.from_iterable(runs))
+        segments = {word.segment for word in self._seen}
+        while more and segments != {word.segment for word in self._seen if word not in cut.union(more)}:
+            more.pop()
+        return cut.union(more)
+
+    async def _try(self, cuts: Iterable[frozenset[Word]]) -> list[Shorter]:
+        """Scores the pair without words, as often as the bound allows; what cannot be read is left out."""
+        wanted = list(cuts)[: self._left]
+        self._left -= len(wanted)
+        job = self._judged.asked.job
+        pairs = [shortened(job.pair, self._words, cut) for cut in wanted]
+        reads = [self._read(replace(job, pair=pair, include_evidence=False)) for pair in pairs]
+        outcomes = await asyncio.gather(*reads, return_exceptions=True)
+        tried = [self._tried(cut, outcome) for cut, outcome in zip(wanted, outcomes, strict=True)]
+        return [shorter for shorter in tried if shorter]
+
+    def _tried(self, cut: frozenset[Word], outcome: Judged | BaseException) -> Shorter | None:
+        if isinstance(outcome, BaseException):
+            if not _is_of_one_pair(outcome):
+                raise outcome
+            self.failed += 1
+            return None
+        if outcome.asked.watchlist.digest != self._judged.asked.watchlist.digest:
+            raise NotReady("the watchlists are being replaced; try again")
+        return Shorter(cut, excess(outcome.judgement), outcome.judgement.verdict)
+
+
+def _is_of_one_pair(error: BaseException) -> bool:
+    """Whether nothing is wrong but with the pair that was read."""
+    return isinstance(error, EngineError | InvalidRequest) and not isinstance(error, EngineDied | UnknownWatchlist)
