@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from scopewatch.explain.behind_flag import behind_the_flag, ranked_words
-from scopewatch.explain.own_texts import text_number
+from scopewatch.explain.behind_flag import ranked_words, segments_behind
 from scopewatch.explain.shortening import Word, words_of
+from scopewatch.explain.texts import ReadTexts
 from scopewatch.explain.word_search import Read, Shorter, WordSearch
 from scopewatch.explanation import Deletion, Span
 from scopewatch.pipeline.stages import Judged
@@ -20,7 +20,7 @@ async def smallest_deletion(judged: Judged, read: Read, *, most_scored: int = 12
 
     Words go from the texts that the flagged indicators read, themselves or by their parts: those of the response, as a
     rule, and the prompt's for an indicator that reads the prompt, which nothing in the response can change. Words are
-    tried in the order of how much each alone speaks for the flag, taken out until the verdict turns, then put back as
+    tried in the order of how much their tokens add to these scores, taken out until the verdict turns, then put back as
     far as it stays turned (`word_search`). Something that is seen stays of every segment.
 
     Args:
@@ -36,14 +36,14 @@ async def smallest_deletion(judged: Judged, read: Read, *, most_scored: int = 12
     """
     if judged.judgement.verdict is not Verdict.FLAG:
         return None
-    watchlist = behind_the_flag(judged)
-    segments = {one.segment for one in watchlist.indicators}
+    segments = segments_behind(judged)
     words = words_of(judged.asked.job.pair, segments)
     if not words:
         names = " and ".join(sorted(segment.name.lower() for segment in segments))
         return _not_turned(f"Nothing of the {names} can be left out: the caller sent it as tokens.")
     search = WordSearch(judged, read, words, most_scored)
-    ranked = await ranked_words(judged, watchlist, words)
+    texts = ReadTexts.of(judged.asked.job.pair, judged.read.tokenised.readings[0])
+    ranked = ranked_words(judged, texts, words)
     found = await search.take_out(ranked)
     if not found.turned:
         return _not_turned(_why_not(search), scored=search.scored)
@@ -52,7 +52,7 @@ async def smallest_deletion(judged: Judged, read: Read, *, most_scored: int = 12
     return Deletion(
         turned=True,
         words=tuple(
-            Span(text=text_number(judged, word.segment, word.turn), start=word.start, end=word.end) for word in gone
+            Span(text=texts.number_of(word.segment, word.turn), start=word.start, end=word.end) for word in gone
         ),
         scored=search.scored,
         verdict=found.verdict.value,
@@ -73,7 +73,7 @@ def _why_not(search: WordSearch) -> str:
 
 def _found(found: Shorter, gone: Sequence[Word], search: WordSearch) -> str:
     if len(gone) == 1:
-        sure = "it is FLAG with it. A greedy search found it, and other words may do the same"
+        sure = "a greedy search found it, and other words may do the same"
     elif search.exhausted:
         sure = f"some of them may be needless, since the search ended when {_count(search.scored)} scored"
     elif search.failed:

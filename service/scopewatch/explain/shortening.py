@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from scopewatch.explain.own_texts import text_of
 from scopewatch.types import Pair, Segment
 from scopewatch.words.find import find_pieces
 
@@ -37,7 +36,7 @@ def words_of(pair: Pair, segments: Collection[Segment]) -> list[Word]:
     words = []
     for segment, turn in texts:
         if segment in segments and segment not in given:
-            text = text_of(pair, segment, turn)
+            text = _text_of(pair, segment, turn)
             words += [Word(segment, turn, start, end, text[start:end]) for start, end in find_pieces(text)]
     return words
 
@@ -54,8 +53,15 @@ def shortened(pair: Pair, words: Sequence[Word], cut: Collection[Word]) -> Pair:
         mine = list(own)
         gone = [number for number, word in enumerate(mine) if word in cut]
         if gone:
-            pair = _with_text(pair, segment, turn, _without(text_of(pair, segment, turn), mine, gone))
+            pair = _with_text(pair, segment, turn, _without(_text_of(pair, segment, turn), mine, gone))
     return pair
+
+
+def _text_of(pair: Pair, segment: Segment, turn: int) -> str:
+    """The text that a pair has for a segment and, in the history, for a turn."""
+    if segment is Segment.HISTORY:
+        return pair.history[turn].content
+    return pair.prompt if segment is Segment.PROMPT else pair.response
 
 
 def _without(text: str, words: Sequence[Word], gone: Sequence[int]) -> str:

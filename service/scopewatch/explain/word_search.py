@@ -1,9 +1,8 @@
 """The search for the words without which a verdict turns: which are tried, and how many at a time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from math import ceil, log2
 
 from scopewatch.errors import EngineDied, EngineError, InvalidRequest, NotReady, UnknownWatchlist
@@ -50,8 +49,10 @@ class WordSearch:
         self._judged = judged
         self._read = read
         self._words = words
-        self._seen = [word for word in words if word.is_seen]
+        seen = {word.segment for word in words if word.is_seen}
+        self._some = [word for word in words if word.is_seen or word.segment not in seen]
         self._most = self._left = most_scored
+        self._known: dict[frozenset[Word], Shorter | None] = {}
         self.failed = 0
         """How many shortened pairs could not be read."""
 
@@ -65,7 +66,7 @@ class WordSearch:
         """Whether the bound was reached."""
         return not self._left
 
-    async def take_out(self, ranked: Sequence[Sequence[Word]]) -> Shorter:
+    async def take_out(self, ranked: Sequence[Word]) -> Shorter:
         """Takes words out until the verdict turns, or there is nothing more to try.
 
         In every round the best-ranked sets of words are tried, each beside what is gone already, and that one goes
@@ -73,22 +74,23 @@ class WordSearch:
         round: so the rounds are as many as the logarithm of the number of words, and the bound holds for long texts.
 
         Args:
-            ranked: The words, or runs of words, those first that speak most for the flag.
+            ranked: The words, those first that speak most for the flag.
         """
         best = Shorter(frozenset(), excess(self._judged.judgement), self._judged.judgement.verdict)
+        self._known[best.cut] = best
         rounds = ceil(log2(len(ranked))) + 1 if ranked else 0
         at_once = max(1, min(_AT_ONCE, int(_FORWARD * self._left / max(1, rounds))))
         for number in range(rounds):
-            left = [run for run in ranked if best.cut.isdisjoint(run)]
+            left = [word for word in ranked if word not in best.cut]
             starts = range(0, len(left), 1 << number)[:at_once]
             cuts = [self._leaving_some(best.cut, left[start : start + (1 << number)]) for start in starts]
-            tried = await self._try([cut for cut in cuts if cut != best.cut])
+            tried = await self._try(cuts)
             best = min((best, *tried), key=lambda shorter: shorter.excess)
             if best.turned or self.exhausted:
                 break
         return best
 
-    async def put_back(self, found: Shorter, ranked: Sequence[Sequence[Word]]) -> Shorter:
+    async def put_back(self, found: Shorter, ranked: Sequence[Word]) -> Shorter:
         """Puts words back for as long as the verdict stays turned: unless the bound is reached, until no word can be.
 
         Halves of the words are put back, then quarters, and so on down to single words, as the complements of delta
@@ -98,7 +100,7 @@ class WordSearch:
             found: What turned the verdict.
             ranked: The words, those first that speak most for the flag; the last ones are put back first.
         """
-        gone = [word for run in ranked for word in run if word in found.cut][::-1]
+        gone = [word for word in reversed(ranked) if word in found.cut]
         size = ceil(len(gone) / 2)
         while len(gone) > 1 and not self.exhausted:
             groups = [gone[start : start + size] for start in range(0, len(gone), size)]
@@ -114,24 +116,24 @@ class WordSearch:
                 size = ceil(size / 2)
         return found
 
-    def _leaving_some(self, cut: frozenset[Word], runs: Sequence[Sequence[Word]]) -> frozenset[Word]:
+    def _leaving_some(self, cut: frozenset[Word], words: Sequence[Word]) -> frozenset[Word]:
         """What is gone, and these words, without the last ones where nothing that is seen would stay of a segment."""
-        more = list(chain.from_iterable(runs))
-        segments = {word.segment for word in self._seen}
-        while more and segments != {word.segment for word in self._seen if word not in cut.union(more)}:
+        more = list(words)
+        segments = {word.segment for word in self._some}
+        while more and segments != {word.segment for word in self._some if word not in cut.union(more)}:
             more.pop()
         return cut.union(more)
 
-    async def _try(self, cuts: Iterable[frozenset[Word]]) -> list[Shorter]:
+    async def _try(self, cuts: Sequence[frozenset[Word]]) -> list[Shorter]:
         """Scores the pair without words, as often as the bound allows; what cannot be read is left out."""
-        wanted = list(cuts)[: self._left]
-        self._left -= len(wanted)
+        new = [cut for cut in dict.fromkeys(cuts) if cut not in self._known][: self._left]
+        self._left -= len(new)
         job = self._judged.asked.job
-        pairs = [shortened(job.pair, self._words, cut) for cut in wanted]
+        pairs = [shortened(job.pair, self._words, cut) for cut in new]
         reads = [self._read(replace(job, pair=pair, include_evidence=False)) for pair in pairs]
         outcomes = await asyncio.gather(*reads, return_exceptions=True)
-        tried = [self._tried(cut, outcome) for cut, outcome in zip(wanted, outcomes, strict=True)]
-        return [shorter for shorter in tried if shorter]
+        self._known |= {cut: self._tried(cut, outcome) for cut, outcome in zip(new, outcomes, strict=True)}
+        return [shorter for cut in cuts if (shorter := self._known.get(cut))]
 
     def _tried(self, cut: frozenset[Word], outcome: Judged | BaseException) -> Shorter | None:
         if isinstance(outcome, BaseException):
