@@ -4,7 +4,7 @@ They are immutable, named, and have units and shapes. What is said of a pair in 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Literal
@@ -195,6 +195,17 @@ class Activations:
     column: Int32
     """The index of the feature in a `FeatureTable`, which stands beside the activations."""
     value: Float32
+
+
+def in_a_row(parts: Sequence[Activations]) -> Activations:
+    """The activations of texts that stand one behind the other, whose tokens are counted through."""
+    starts = np.cumsum([0, *(part.n_tokens for part in parts)], dtype=np.int32)
+    return Activations(
+        n_tokens=int(starts[-1]),
+        token=np.concatenate([part.token + start for part, start in zip(parts, starts, strict=False)]),
+        column=np.concatenate([part.column for part in parts]),
+        value=np.concatenate([part.value for part in parts]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from scopewatch.acceptance.slabs import slabs_of
-from scopewatch.engine.encoder import HookpointEncoder, denormalised
+from scopewatch.engine.encoder import HookpointEncoder, pre_activations_of, reconstruction
 from scopewatch.errors import SaeError
 from scopewatch.sae.encoder import Encoder
 from scopewatch.sae.weights import Sae
@@ -108,10 +108,8 @@ class _Tally:
 
     def result(self, sae: Sae) -> ReconstructionQuality:
         """The quality of the reconstruction, once every slab has been added."""
-        made = denormalised(self._made, self._x, sae.normalise) if sae.denormalises else self._made
-        if sae.W_skip:
-            made = made + self._x @ torch.from_numpy(sae.W_skip.read()).to(made.device)
-        left = self._y - made
+        W_skip = torch.from_numpy(sae.W_skip.read()).to(self._x.device) if sae.W_skip else None
+        left = self._y - reconstruction(self._made, self._x, sae, W_skip)
         unexplained = float(left.square().sum(dtype=torch.float64))
         constant = len(left) * float(left.mean(dim=0, dtype=torch.float64).square().sum())
         variance = float((self._y - self._y.mean(dim=0)).square().sum(dtype=torch.float64))
@@ -151,7 +149,7 @@ def measure_reconstruction(
     dictionary = replace(sae, contest=None) if topk else sae
     if topk and sae.contest:
         for slab in slabs_of(dictionary, folder, width):
-            pre_of = _pre_activations(slab.encoder).to(device)
+            pre_of = pre_activations_of(slab.encoder).to(device)
             for tally in tallies:
                 tally.hold_contest(pre_of, sae.contest.winners)
     for slab in slabs_of(dictionary, folder, width):
@@ -198,13 +196,6 @@ def slab_width_of(sae: Sae) -> int:
     return max(64, _SLAB_ELEMENTS // max(sae.d_in, sae.d_out))
 
 
-def _pre_activations(encoder: Encoder) -> HookpointEncoder:
-    """An encoder of the same columns that gives every feature's pre-activation, whether it fires or not."""
-    return HookpointEncoder(
-        [replace(encoder, threshold=np.full_like(encoder.threshold, -np.inf), scale=None, offset=None, contest=None)]
-    )
-
-
 def _all_firing(encoder: Encoder, device: torch.device) -> _Encode:
     """For SAEs whose features fire by themselves, or compete within a slab."""
     module = HookpointEncoder([encoder]).to(device)
@@ -213,6 +204,6 @@ def _all_firing(encoder: Encoder, device: torch.device) -> _Encode:
 
 def _winners(encoder: Encoder, device: torch.device) -> _Encode:
     """For TopK SAEs, whose features compete with those of all other slabs."""
-    pre_of = _pre_activations(encoder).to(device)
+    pre_of = pre_activations_of(encoder).to(device)
     value_of = HookpointEncoder([encoder]).to(device)
     return lambda x, least: torch.where(pre_of(x) >= least, value_of(x), 0.0)
