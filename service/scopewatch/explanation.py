@@ -15,6 +15,9 @@ Quadrant = Literal["", "solid", "cautious", "speculative", "check_first"]
 """Where a sentence stands: `solid` asserts what the reader expected, `cautious` hedges it, `speculative` hedges what
 the reader did not expect, `check_first` asserts what it did not expect; empty where one of the two is not known."""
 
+MOST_TOP = 64
+"""The largest `Wants.top`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wants:
