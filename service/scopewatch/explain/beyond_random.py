@@ -71,8 +71,8 @@ def conclusion(changes: Sequence[Change], by_construction: Sequence[str], *, fea
 def _of_evidence(evidence: Sequence[Change], features: str, controls: int) -> str:
     if not evidence:
         return (
-            f"What taking out {features} does, but for its own score, is not known: the reader's head is not loaded, and "
-            "no indicator that was scored is made of other features."
+            f"What taking out {features} does, but for its own score, is not known: the reader's head is not loaded, "
+            "and no indicator that was scored is made of other features."
         )
     more = [one for one in evidence if one.beyond_random and _is_more(one)]
     otherwise = [one for one in evidence if one.beyond_random and not _is_more(one)]

@@ -1,5 +1,6 @@
 """The smallest deletion: the words without which the verdict is another."""
 
+import asyncio
 from collections.abc import Sequence
 
 from scopewatch.explain.behind_flag import ranked_words, segments_behind
@@ -37,18 +38,19 @@ async def smallest_deletion(judged: Judged, read: Read, *, most_scored: int = 12
     if judged.judgement.verdict is not Verdict.FLAG:
         return None
     segments = segments_behind(judged)
-    words = words_of(judged.asked.job.pair, segments)
+    words = await asyncio.to_thread(words_of, judged.asked.job.pair, segments)
     if not words:
         names = " and ".join(sorted(segment.name.lower() for segment in segments))
         return _not_turned(f"Nothing of the {names} can be left out: the caller sent it as tokens.")
-    search = WordSearch(judged, read, words, most_scored)
     texts = ReadTexts.of(judged.asked.job.pair, judged.read.tokenised.readings[0])
-    ranked = ranked_words(judged, texts, words)
-    found = await search.take_out(ranked)
+    # Others are answered meanwhile.
+    ranked = await asyncio.to_thread(ranked_words, judged, texts, words)
+    search = WordSearch(judged, read, ranked, most_scored)
+    found = await search.take_out()
     if not found.turned:
         return _not_turned(_why_not(search), scored=search.scored)
-    found = await search.put_back(found, ranked)
-    gone = [word for word in words if word in found.cut]
+    found = await search.put_back(found)
+    gone = sorted(found.cut, key=lambda word: (texts.number_of(word.segment, word.turn), word.start))
     return Deletion(
         turned=True,
         words=tuple(
