@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from conftest import activations, watchlist_of
+from scopewatch.app.spine import offline
+from scopewatch.config import BUNDLED_WATCHLIST, Config
 from scopewatch.engine.looks import Removed, Steps
 from scopewatch.errors import EngineDied, EngineError, NotReady, SaeError
 from scopewatch.explain.ablating import T, ablate
 from scopewatch.explain.beyond_random import RESPONSE, change, conclusion
-from scopewatch.explanation import Ablation
+from scopewatch.explanation import Ablation, Wants
 from scopewatch.identity import FeatureKey, FeatureTable
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.cache import LocalCache
@@ -23,6 +27,8 @@ from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.scoring import judge
 from scopewatch.pipeline.stages import Judged
 from scopewatch.types import Activations, CoveredActivations, Pair, ScoreJob, Segment, TokenisedPair
+from scopewatch.verdicts import ScoredPair, Verdict
+from scopewatch.words.find import find_words
 from scopewatch.words.lexicon import shipped
 from spine import IDENTITY, FakeReader, build_monitor, fire, watchlist_set
 
@@ -301,10 +307,52 @@ class TestConclusion:
     @pytest.mark.parametrize("controls", [5, 20, 60])
     def test_how_often_one_more_random_set_lies_outside(self, controls: int) -> None:
         """What is said of few sets is what happens: of sets that are alike, so many lie outside of the others' interval."""
-        draws = np.random.default_rng(0).uniform(size=(200_000, controls + 1))
+        draws = np.random.default_rng(0).uniform(size=(50_000, controls + 1))
         low, high = np.quantile(draws[:, 1:], [0.025, 0.975], axis=1)
         outside = ((draws[:, 0] < low) | (draws[:, 0] > high)).mean()
         said = conclusion(
             [change("own", 1, 0, [0.0]), change("a", 0, 0, [0.0])], ["own"], features=2, controls=controls
         )
         assert f"about {outside:.0%} would" in said
+
+
+async def test_the_bundled_reader_end_to_end(tmp_path: Path) -> None:
+    """On the reader that serves, of a text with odd characters, read both ways: numbers before are the scored ones, the
+    response's log-probability is that of a watchlist that asks for it, and places are those of the caller's own text.
+    """
+    document = yaml.safe_load(BUNDLED_WATCHLIST.read_text())
+    document["reader"]["path"] = str(BUNDLED_WATCHLIST.parent / document["reader"]["path"])
+    document["saes"]["res"]["path"] = str(BUNDLED_WATCHLIST.parent / document["saes"]["res"]["path"])
+    unlikely = {"name": "unlikely", "kind": "combination", "threshold": 100.0}
+    document["indicators"].append(unlikely | {"combines": [{"signal": "mean_logprob", "weight": -1.0}]})
+    (tmp_path / "watchlist.yaml").write_text(yaml.safe_dump(document | {"cleaned": "beside"}))
+    text = "It m\u0456ght rain, p\u200derhaps \U0001f469\u200d\u2695\ufe0f, but we are not sure. Insulin probably lowers it."
+    job = ScoreJob(Pair("Will it rain?", text), "", "id")
+    wants = Wants(ablate=True, delete=True, controls=3)
+    async with offline(Config(watchlist=(tmp_path / "watchlist.yaml",))) as spine:
+        (scored,) = await spine.score([job])
+        explanation = await spine.explain(job, wants)
+        again = await spine.explain(job, wants)
+        assert (explanation.ablations, explanation.deletion) == (again.ablations, again.deletion)
+        assert isinstance(scored, ScoredPair)
+        scores = {one.name: one.score for one in scored.indicators}
+        (ablation,) = explanation.ablations
+        changes = {one.name: one for one in ablation.changes}
+        assert {name: changes[name].before for name in scores} == scores
+        for number in ("before", "after", "random_mean"):
+            told = getattr(changes["response log-probability"], number)
+            assert told == pytest.approx(-getattr(changes["unlikely"], number), rel=1e-5)
+        assert changes["speculation"].after < changes["speculation"].before
+        assert 0 < ablation.removed < 1
+        words = [explanation.texts[one.text].text[one.start : one.end] for one in ablation.words]
+        assert set(words) <= {text[start:end] for start, end in find_words(text).spans}
+        assert len(words) == 8
+        assert explanation.deletion
+        assert explanation.deletion.turned
+        left = text
+        for span in reversed(explanation.deletion.words):
+            assert explanation.texts[span.text].text == text
+            left = left[: span.start] + left[span.end + 1 :]
+        (shorter,) = await spine.score([replace(job, pair=Pair("Will it rain?", left))])
+        assert isinstance(shorter, ScoredPair)
+        assert scored.verdict is Verdict.FLAG is not shorter.verdict
