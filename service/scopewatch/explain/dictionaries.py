@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from scopewatch.engine.looks import Looked, SegmentTop
-from scopewatch.explain.own_texts import segment_name
-from scopewatch.explain.texts import ReadTexts
+from scopewatch.explain.texts import ReadTexts, segment_name
 from scopewatch.explanation import DictionaryFeature, SaeExplained, SegmentFeatures, TokenFeatures
 from scopewatch.identity import FeatureKey
 from scopewatch.pipeline.compiled import CompiledIndicator, CompiledWatchlist

@@ -63,7 +63,7 @@ def explained(
     """
     watchlist, judgement = judged.asked.watchlist, judged.judgement
     readings, covered = judged.read.tokenised.readings, judged.read.covered
-    texts = ReadTexts.of(judged)
+    texts = ReadTexts.of(judged.asked.job.pair, readings[0])
     by_reading = [
         added_by_tokens(watchlist, tokens, fired, texts) for tokens, fired in zip(readings, covered, strict=True)
     ]

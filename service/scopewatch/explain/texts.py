@@ -4,14 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 
-from scopewatch.explain.own_texts import own_texts, segment_name
-from scopewatch.explanation import Heat, Text
-from scopewatch.pipeline.stages import Judged
-from scopewatch.types import Float64, Indices, Segment, TokenisedPair
+from scopewatch.explanation import Heat, SegmentName, Text
+from scopewatch.types import Float64, Indices, Pair, ReadText, Segment, TokenisedPair
 from scopewatch.words.whole import whole_words
 
 _LONGEST_WORD = 64
@@ -31,14 +29,28 @@ class ReadTexts:
     """The index in `texts` of the text that each token is of; shape (n,)."""
 
     @classmethod
-    def of(cls, judged: Judged) -> Self:
-        """The texts of a pair, and the tokens of its first reading."""
-        texts, tokens = own_texts(judged), judged.read.tokenised.readings[0]
-        number = {(text.segment, text.turn): place for place, text in enumerate(texts)}
+    def of(cls, pair: Pair, tokens: TokenisedPair) -> Self:
+        """The texts of a pair.
+
+        Args:
+            pair: The pair as its caller sent it.
+            tokens: The pair as it was read.
+        """
+        own = {(read.segment, read.turn): text for read in tokens.texts if (text := _own_text(pair, read))}
         positions = np.flatnonzero(tokens.segments != Segment.TEMPLATE)
+        number = {key: place for place, key in enumerate(own)}
         keys = zip(tokens.segments[positions].tolist(), tokens.turns[positions].tolist(), strict=True)
-        whose = [number[segment_name(Segment(segment)), turn] for segment, turn in keys]
-        return cls(texts, tokens, positions, np.array(whose, np.intp))
+        whose = np.array([number[Segment(segment), turn] for segment, turn in keys], np.intp)
+        texts = tuple(
+            Text(
+                segment=segment_name(segment),
+                turn=turn,
+                role=pair.history[turn].role if segment is Segment.HISTORY else "",
+                text=text,
+            )
+            for (segment, turn), text in own.items()
+        )
+        return cls(texts, tokens, positions, whose)
 
     @cached_property
     def starts(self) -> Indices:
@@ -125,3 +137,23 @@ def heat_of(values: Float64) -> Heat:
     """Where values are not 0."""
     token = np.flatnonzero(values)
     return Heat(token=tuple(token.tolist()), value=tuple(values[token].tolist()))
+
+
+def segment_name(segment: Segment) -> SegmentName:
+    """A segment as explanations name it."""
+    return cast("SegmentName", segment.name.lower())
+
+
+def _own_text(pair: Pair, read: ReadText) -> str:
+    """The text as its caller has it; where the caller gave tokens alone, what they decode to."""
+    given = {
+        Segment.PROMPT: pair.prompt,
+        Segment.RESPONSE: pair.response,
+        Segment.HISTORY: pair.history[read.turn].content if read.segment is Segment.HISTORY else "",
+    }[read.segment]
+    if given or read.starts is None or read.ends is None:
+        return given or read.text
+    # Of a text that was read cleaned, what cleaning took away is not known any more.
+    letters = np.full(int(read.ends.max(initial=0)), "\ufffd")
+    letters[read.starts] = list(read.text)
+    return "".join(letters.tolist())
