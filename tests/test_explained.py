@@ -249,10 +249,10 @@ def test_an_indicator_shows_hedging_by_its_threshold() -> None:
 def test_hedging_and_surprise_go_by_benign_sentences() -> None:
     """Above the 95th percentile of their scores, below the 10th of their log-probabilities; all four quadrants."""
     kept = [-10.0 + 10 * level for level in LEVELS]
-    scores = [0.2 * level for level in LEVELS]
+    scores = [0.0] * 8 + [0.4, 0.6, 0.8]
     known = with_card(HEDGES, reference=reference(sentence_score=scores, sentence_logprob=kept))
-    response = "It may. It is. I may. Oh no."
-    lengths = [7, 7, 7, 7]
+    response = "It may. It is. I may. I may go on."
+    lengths = [7, 7, 7, 13]
     means = [-9.5, -9.5, -1.0, -1.0]
     logprobs = [0.0, *np.repeat(means, lengths).tolist()]
     found = sentences(Pair("", response), known, logprobs=logprobs)

@@ -88,8 +88,9 @@ def test_summands_make_up_the_score(
     both, features_told = told(explanation, "both"), told(explanation, "f")
 
     assert_sums(explanation, judged)
+    scores = {name: told(explanation, name).score for name in "fw"}
     assert {term.feature: term.pooled for term in both.terms} == {
-        name: score for name in "fw" if (score := told(explanation, name).score)
+        name: scores[name] for name, weight in zip("fw", parts, strict=True) if weight * scores[name]
     }
     assert features_told.slope is not None
     assert features_told.intercept is not None
