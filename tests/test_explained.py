@@ -244,6 +244,7 @@ def test_an_indicator_shows_hedging_by_its_threshold() -> None:
     assert [0.25, 0.0, 1.0] == [one.hedging for one in found.sentences]
     assert [False, False, True] == [one.hedged for one in found.sentences]
     assert "threshold of hedges, which was set on whole responses" in found.sentences_note
+    assert "hedge words" == sentences(Pair("may", RESPONSE), HEDGES | {"segment": "prompt"}).hedging_by
 
 
 def test_hedging_and_surprise_go_by_benign_sentences() -> None:
@@ -253,13 +254,13 @@ def test_hedging_and_surprise_go_by_benign_sentences() -> None:
     known = with_card(HEDGES, reference=reference(sentence_score=scores, sentence_logprob=kept))
     response = "It may. It is. I may. I may go on."
     lengths = [7, 7, 7, 13]
-    means = [-9.5, -9.5, -1.0, -1.0]
+    means = [-9.5, -9.5, -8.0, -1.0]
     logprobs = [0.0, *np.repeat(means, lengths).tolist()]
     found = sentences(Pair("", response), known, logprobs=logprobs)
 
     assert ["speculative", "check_first", "cautious", "solid"] == [one.quadrant for one in found.sentences]
     assert [True, True, False, False] == [one.surprising for one in found.sentences]
-    assert [0.05, 0.05, 0.9, 0.9] == pytest.approx([one.percentile for one in found.sentences])
+    assert [0.05, 0.05, 0.2, 0.9] == pytest.approx([one.percentile for one in found.sentences])
     assert found.sentences_note == (
         "A sentence hedges where it scores higher by hedges than 95 % of the sentences of benign pairs."
     )
