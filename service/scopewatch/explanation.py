@@ -15,6 +15,9 @@ Quadrant = Literal["", "solid", "cautious", "speculative", "check_first"]
 """Where a sentence stands: `solid` asserts what the reader expected, `cautious` hedges it, `speculative` hedges what
 the reader did not expect, `check_first` asserts what it did not expect; empty where one of the two is not known."""
 
+MOST_TOP = 64
+"""The largest `Wants.top`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wants:
@@ -122,19 +125,25 @@ class IndicatorExplained(Part):
     skipped_reason: str = ""
     calibrated: bool
     card_warning: str = ""
+    cleaned: bool = False
+    """Whether the score is that of the cleaned reading, in which nothing is hidden by odd characters; of two readings
+    the higher score counts."""
     bias: float
+    """0 where it was skipped."""
     slope: float | None = None
     intercept: float | None = None
     probability: float | None = None
     terms: tuple[Term, ...] = ()
     """Every summand that is not 0, the largest first. A summand of a combination that is another indicator has that
-    indicator's name, and its own sum stands with that indicator."""
+    indicator's name, and its own sum stands with that indicator. Of words at most 32 are named; the rest of them are
+    the last summand, `other words`."""
     percentile: float | None = None
     """The share of the benign pairs of the card, 0 to 1, that score less; None where the card does not know."""
     benign_pairs: tuple[BenignPair, ...] = ()
     """The benign pairs whose scores are next below and next above, of those that the card names."""
     heat: Heat = Heat()
-    """At each token of its segment, what fires there times its weight, added up; for words, what they add."""
+    """What each token adds to the score: with the bias that is the score. Of a maximum it is the token that has it; the
+    tokens of a word share what the word adds; of a combination it is its parts' heat times their weights."""
     card: tuple[str, ...] = ()
     """What its card says, in sentences."""
 
@@ -336,7 +345,7 @@ class Explanation(Part):
     """The indicator by which sentences hedge; `hedge words` where a list of words is counted."""
     sentences: tuple[Sentence, ...] = ()
     sentences_note: str = ""
-    """What of the sentences is not known, and why; empty if all of it is."""
+    """How it was decided what hedges, and what of the sentences is not known, and why."""
     ablations: tuple[Ablation, ...] = ()
     deletion: Deletion | None = None
     coverage: CoverageExplained

@@ -241,6 +241,8 @@ class Caller:
     """Callers of one tenant share cached activations; those of two never do."""
     weight: float = 1.0
     """The caller's share of the engine where several callers wait, beside theirs."""
+    behind: bool = False
+    """Whether nobody waits for its verdicts: what is read for an explanation stands behind what is scored."""
 
 
 ANYONE = Caller()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from scopewatch.engine.build import Engine, identity_of
+from scopewatch.engine.build import Engine
 from scopewatch.engine.heard import hear
 from scopewatch.engine.looks import Looked, Removed, Steps
 from scopewatch.engine.opened import OpenedSaes
@@ -106,7 +106,8 @@ class Inside:
         if self._seen is None or self._seen[0] is not engine.watching:
             watching = engine.watching
             if self.has_head and not watching.identity.head:
-                watching = watching_of(identity_of(engine.reader, engine.tokeniser), watching.saes, head=True)
+                # Known by the reader as it serves, by which those who ask for them know them.
+                watching = watching_of(watching.identity.reader, watching.saes, head=True)
             self._seen = engine.watching, watching
         watching = self._seen[1]
         return engine.runner.aside(watching.table), watching
