@@ -45,8 +45,8 @@ class Looked:
     the same segment; 1 where that divides by 0, as for the only token of a segment; None where the SAE has no decoder
     that belongs here."""
     shares: dict[Segment, float]
-    """The same of whole segments: sums over their tokens above and below the line (`fvu` of `sae verify`); without those
-    where that divides by 0."""
+    """The same of whole segments: sums over their tokens above and below the line (`fvu` of `sae verify`). Segments are
+    left out where that divides by 0."""
     problem: str = ""
     """Why something of this could not be told."""
 

@@ -159,9 +159,11 @@ def _why_no_decoder(sae: Sae, reads: Hookpoint, reader: Reader) -> str:
         return "its file holds no decoder of its own, so that what it leaves unexplained is not known"
     try:
         writes = writes_at(sae, reads)
+        if writes == reads and "transcoder" in sae.architecture:
+            raise SaeError(f"{sae.files[0]} does not say where")
         there = width(reader, writes)
     except SaeError as error:
-        return f"what it leaves unexplained is not known: it writes elsewhere than it reads, and {error}"
+        return f"what it leaves unexplained is not known, since it writes elsewhere than it reads: {error}"
     if there != sae.d_out:
-        return f"what it leaves unexplained is not known: it writes vectors of {sae.d_out}, and {writes} has {there}"
+        return f"what it leaves unexplained is not known, since it writes vectors of {sae.d_out}: {writes} has {there}"
     return ""
