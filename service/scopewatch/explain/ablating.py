@@ -11,8 +11,8 @@ import numpy as np
 from scopewatch.engine.looks import Looks, Steps
 from scopewatch.errors import EngineDied, EngineError, NotReady, SaeError
 from scopewatch.explain.beyond_random import RESPONSE, change, conclusion
-from scopewatch.explain.own_texts import text_number
 from scopewatch.explain.predictions import logprobs
+from scopewatch.explain.texts import ReadTexts
 from scopewatch.explanation import Ablation, Change, WordChange
 from scopewatch.identity import FeatureKey
 from scopewatch.pipeline.scoring import judge
@@ -183,7 +183,7 @@ class _Ablating:
         changed = (run.logprobs - self._expected)[mine]
         sums = np.bincount(word[reaches], changed[reaches], minlength=len(ends))
         most = [place for place in np.argsort(-np.abs(sums), kind="stable")[:_MOST_WORDS].tolist() if sums[place]]
-        text = text_number(self._judged, Segment.RESPONSE, 0) if most else 0
+        text = ReadTexts.of(self._judged.asked.job.pair, tokens).number_of(Segment.RESPONSE, 0)
         return tuple(
             WordChange(text=text, start=int(starts[place]), end=int(ends[place]), change=float(sums[place]))
             for place in most

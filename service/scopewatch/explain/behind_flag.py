@@ -1,21 +1,20 @@
-"""What makes a verdict FLAG: the indicators, and the words that speak most for them."""
+"""What makes a verdict FLAG: the scores, the segments they are of, and the words that speak most for them."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from math import ceil, inf
+from math import inf
 
 import numpy as np
 
+from scopewatch.explain.heats import added_by_tokens
 from scopewatch.explain.shortening import Word
-from scopewatch.pipeline.compiled import CompiledWatchlist
-from scopewatch.pipeline.scoring import judge
+from scopewatch.explain.sums import Summed, summed
+from scopewatch.explain.texts import ReadTexts
+from scopewatch.identity import FeatureKey
+from scopewatch.pipeline.compiled import CompiledIndicator
+from scopewatch.pipeline.scoring import dense_activations
 from scopewatch.pipeline.stages import Judged
-from scopewatch.types import Segment, TokenisedPair
+from scopewatch.types import CoveredActivations, Float64, Segment, TokenisedPair
 from scopewatch.verdicts import IndicatorScore, Judgement
-
-_MOST_RANKED = 512
-"""How many words are ranked one by one; of more words, runs of neighbours are."""
 
 
 def excess(judgement: Judgement) -> float:
@@ -23,52 +22,74 @@ def excess(judgement: Judgement) -> float:
     return max((score.score - score.threshold for score in _decisive(judgement.indicators)), default=-inf)
 
 
-def behind_the_flag(judged: Judged) -> CompiledWatchlist:
-    """The judging watchlist with nothing but the indicators that made the verdict FLAG, and those they are made of."""
-    watchlist = judged.asked.watchlist
-    sources = {one.source.name: one.source for one in watchlist.indicators}
-    wanted: set[str] = set()
+def segments_behind(judged: Judged) -> set[Segment]:
+    """The segments that the indicators read which made the verdict FLAG, and those that they are made of."""
+    sources = {one.source.name: one.source for one in judged.asked.watchlist.indicators}
+    segments: set[Segment] = set()
     names = _flagged(judged)
     while names:
-        wanted |= names
-        names = {part.indicator for name in names for part in sources[name].combines if part.indicator} - wanted
-    return replace(watchlist, indicators=tuple(one for one in watchlist.indicators if one.source.name in wanted))
+        segments |= {sources[name].read_segment for name in names}
+        names = {part.indicator for name in names for part in sources[name].combines if part.indicator}
+    return segments
 
 
-async def ranked_words(judged: Judged, watchlist: CompiledWatchlist, words: Sequence[Word]) -> list[Sequence[Word]]:
-    """The words that were read, alone or in runs of neighbours, those first that speak most for the flag.
+def ranked_words(judged: Judged, texts: ReadTexts, words: Sequence[Word]) -> list[Word]:
+    """The words that were read, those first that speak most for the scores that made the verdict FLAG.
 
-    Each is scored as if its segment were nothing but it, read where it stands: so a word that says what another says
-    too is not taken for needless. Other calls are answered in between.
+    What a feature adds to a score is shared out among all tokens on which it fires, by how strongly: of two words that
+    say the same, which of them a pooling looked at does not matter.
 
     Args:
         judged: The pair.
-        watchlist: Its indicators, from `behind_the_flag`.
+        texts: Its texts.
         words: The words.
     """
-    size = ceil(len(words) / _MOST_RANKED) or 1
-    runs = [words[start : start + size] for start in range(0, len(words), size)]
-    thresholds = {score.name: score.threshold for score in judged.judgement.indicators}
-    flagged = _flagged(judged)
-    ranked: list[tuple[float, Sequence[Word]]] = []
-    for run in runs:
-        await asyncio.sleep(0)
-        alone = [_alone(tokens, run) for tokens in judged.read.tokenised.readings]
-        judgement = judge(watchlist, alone, judged.read.covered, max_evidence=0)
-        scored = [one for one in judgement.indicators if one.name in flagged and not one.skipped_reason]
-        if scored:
-            ranked.append((max(one.score - thresholds[one.name] for one in scored), run))
-    return [run for _, run in sorted(ranked, key=lambda each: -each[0])]
+    speaks = _Speaking(judged, texts)
+    added = np.sum([speaks.of(name) for name in sorted(_flagged(judged))], axis=0)
+    ranked: list[tuple[float, Word]] = []
+    for text in range(len(texts.texts)):
+        mine = [word for word in words if texts.number_of(word.segment, word.turn) == text]
+        places = np.array([(word.start, word.end) for word in mine], np.intp).reshape(-1, 2)
+        for word, tokens in zip(mine, texts.tokens_at(text, *places.T), strict=True):
+            if len(tokens):
+                ranked.append((float(added[tokens].sum()), word))
+    return [word for _, word in sorted(ranked, key=lambda each: -each[0])]
 
 
-def _alone(tokens: TokenisedPair, run: Sequence[Word]) -> TokenisedPair:
-    """The pair as if the segments of these words were nothing but they."""
-    mine = np.zeros(len(tokens.ids), np.bool_)
-    for word in run:
-        of_text = (tokens.segments == word.segment) & (tokens.turns == word.turn)
-        mine |= of_text & (tokens.starts < word.end) & (tokens.ends > word.start)
-    others = np.isin(tokens.segments, [word.segment for word in run]) & ~mine
-    return replace(tokens, segments=np.where(others, np.int8(Segment.TEMPLATE), tokens.segments))
+class _Speaking:
+    """How much each of the n tokens of an explanation speaks for the indicators' scores."""
+
+    def __init__(self, judged: Judged, texts: ReadTexts) -> None:
+        self._judged = judged
+        self._texts = texts
+        self._sums = {one.source.name: one for one in summed(judged)}
+        self._indicators = {one.source.name: one for one in judged.asked.watchlist.indicators}
+
+    def of(self, name: str) -> Float64:
+        """How much each token speaks for an indicator's score, shape (n,)."""
+        indicator, one = self._indicators[name], self._sums[name]
+        tokens = self._judged.read.tokenised.readings[one.reading]
+        covered = self._judged.read.covered[one.reading]
+        if isinstance(indicator, CompiledIndicator):
+            return self._texts.carried(self._shared_out(one, indicator.segment, tokens, covered), tokens)
+        parts = [part.weight * self.of(part.indicator) for part in indicator.source.combines if part.indicator]
+        added = added_by_tokens(self._judged.asked.watchlist, tokens, covered, self._texts)[name].all
+        return np.sum(parts, axis=0) if parts else added
+
+    def _shared_out(self, one: Summed, segment: Segment, tokens: TokenisedPair, covered: CoveredActivations) -> Float64:
+        """What each feature adds to a score, by how strongly it fires on each token of a reading."""
+        watchlist = self._judged.asked.watchlist
+        slot_of = {feature: slot for slot, feature in enumerate(watchlist.features)}
+        added = np.zeros(len(slot_of))
+        for summand in one.summands:
+            assert isinstance(summand.feature, FeatureKey)
+            added[slot_of[summand.feature]] += summand.contribution
+        positions = np.flatnonzero(tokens.segments == segment)
+        strengths = np.abs(dense_activations(watchlist, covered, positions, len(tokens.ids)))
+        totals = strengths.sum(axis=0)
+        found = np.zeros(len(tokens.ids))
+        found[positions] = strengths @ np.divide(added, totals, out=np.zeros_like(added), where=totals > 0)
+        return found
 
 
 def _decisive(scores: Iterable[IndicatorScore]) -> list[IndicatorScore]:

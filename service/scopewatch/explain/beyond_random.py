@@ -71,23 +71,23 @@ def conclusion(changes: Sequence[Change], by_construction: Sequence[str], *, fea
 def _of_evidence(evidence: Sequence[Change], features: str, controls: int) -> str:
     if not evidence:
         return (
-            f"What {features} do beside making its score is not known: the reader's head is not loaded, and no other "
-            "indicator that was scored is made of other features."
+            f"What taking out {features} does, but for its own score, is not known: the reader's head is not loaded, "
+            "and no indicator that was scored is made of other features."
         )
     more = [one for one in evidence if one.beyond_random and _is_more(one)]
     otherwise = [one for one in evidence if one.beyond_random and not _is_more(one)]
     if not more and not otherwise:
         random = "one random set" if controls == 1 else f"{controls} random sets"
         return (
-            f"Taken out of the reader, {features} do nothing that random features of equal norm do not do: "
-            f"of what was measured ({_names(evidence)}) nothing leaves the interval of {random}."
+            f"Taking out {features} does nothing that random features of equal norm do not do: of what was measured "
+            f"({', '.join(map(_name, evidence))}) nothing leaves the interval of {random}."
         )
     said = []
     if more:
-        said.append(f"more than random features of equal norm do: {', '.join(map(_told, more))}")
+        said.append(f"more than random features of equal norm do, {', '.join(map(_told, more))}")
     if otherwise:
-        said.append(f"otherwise than these do, but by no more: {', '.join(map(_told, otherwise))}")
-    return f"Taken out of the reader, {features} change {'; '.join(said)}."
+        said.append(f"otherwise than random features do but by no more, {', '.join(map(_told, otherwise))}")
+    return f"Taking out {features} changes, {'; and, '.join(said)}."
 
 
 def _is_more(one: Change) -> bool:
@@ -98,11 +98,7 @@ def _is_more(one: Change) -> bool:
 def _told(one: Change) -> str:
     unit = " nats a token" if one.name == RESPONSE else ""
     by, low, high = (value - one.before for value in (one.after, one.random_low, one.random_high))
-    return f"{_name(one)} by {by:+.3g}{unit} (these {low:+.3g} to {high:+.3g})"
-
-
-def _names(changes: Sequence[Change]) -> str:
-    return ", ".join(map(_name, changes))
+    return f"{_name(one)} by {by:+.3g}{unit} (these: {low:+.3g} to {high:+.3g})"
 
 
 def _name(one: Change) -> str:

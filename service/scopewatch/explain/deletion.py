@@ -1,10 +1,11 @@
 """The smallest deletion: the words without which the verdict is another."""
 
+import asyncio
 from collections.abc import Sequence
 
-from scopewatch.explain.behind_flag import behind_the_flag, ranked_words
-from scopewatch.explain.own_texts import text_number
+from scopewatch.explain.behind_flag import ranked_words, segments_behind
 from scopewatch.explain.shortening import Word, words_of
+from scopewatch.explain.texts import ReadTexts
 from scopewatch.explain.word_search import Read, Shorter, WordSearch
 from scopewatch.explanation import Deletion, Span
 from scopewatch.pipeline.stages import Judged
@@ -20,7 +21,7 @@ async def smallest_deletion(judged: Judged, read: Read, *, most_scored: int = 12
 
     Words go from the texts that the flagged indicators read, themselves or by their parts: those of the response, as a
     rule, and the prompt's for an indicator that reads the prompt, which nothing in the response can change. Words are
-    tried in the order of how much each alone speaks for the flag, taken out until the verdict turns, then put back as
+    tried in the order of how much their tokens add to these scores, taken out until the verdict turns, then put back as
     far as it stays turned (`word_search`). Something that is seen stays of every segment.
 
     Args:
@@ -36,23 +37,24 @@ async def smallest_deletion(judged: Judged, read: Read, *, most_scored: int = 12
     """
     if judged.judgement.verdict is not Verdict.FLAG:
         return None
-    watchlist = behind_the_flag(judged)
-    segments = {one.segment for one in watchlist.indicators}
-    words = words_of(judged.asked.job.pair, segments)
+    segments = segments_behind(judged)
+    words = await asyncio.to_thread(words_of, judged.asked.job.pair, segments)
     if not words:
         names = " and ".join(sorted(segment.name.lower() for segment in segments))
         return _not_turned(f"Nothing of the {names} can be left out: the caller sent it as tokens.")
-    search = WordSearch(judged, read, words, most_scored)
-    ranked = await ranked_words(judged, watchlist, words)
-    found = await search.take_out(ranked)
+    texts = ReadTexts.of(judged.asked.job.pair, judged.read.tokenised.readings[0])
+    # Others are answered meanwhile.
+    ranked = await asyncio.to_thread(ranked_words, judged, texts, words)
+    search = WordSearch(judged, read, ranked, most_scored)
+    found = await search.take_out()
     if not found.turned:
         return _not_turned(_why_not(search), scored=search.scored)
-    found = await search.put_back(found, ranked)
-    gone = [word for word in words if word in found.cut]
+    found = await search.put_back(found)
+    gone = sorted(found.cut, key=lambda word: (texts.number_of(word.segment, word.turn), word.start))
     return Deletion(
         turned=True,
         words=tuple(
-            Span(text=text_number(judged, word.segment, word.turn), start=word.start, end=word.end) for word in gone
+            Span(text=texts.number_of(word.segment, word.turn), start=word.start, end=word.end) for word in gone
         ),
         scored=search.scored,
         verdict=found.verdict.value,
@@ -73,7 +75,7 @@ def _why_not(search: WordSearch) -> str:
 
 def _found(found: Shorter, gone: Sequence[Word], search: WordSearch) -> str:
     if len(gone) == 1:
-        sure = "it is FLAG with it. A greedy search found it, and other words may do the same"
+        sure = "a greedy search found it, and other words may do the same"
     elif search.exhausted:
         sure = f"some of them may be needless, since the search ended when {_count(search.scored)} scored"
     elif search.failed:

@@ -1,11 +1,9 @@
 """A pair without some of its words."""
 
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
-from scopewatch.explain.own_texts import text_of
 from scopewatch.types import Pair, Segment
 from scopewatch.words.find import find_pieces
 
@@ -19,6 +17,9 @@ class Word:
     start: int
     end: int
     text: str
+    space_before: bool
+    """Whether a space stands before it that is of no word."""
+    space_behind: bool
 
     @property
     def is_seen(self) -> bool:
@@ -29,50 +30,58 @@ class Word:
 
 def words_of(pair: Pair, segments: Collection[Segment]) -> list[Word]:
     """The words of some of a pair's texts, in the order of the texts; none of a text that the caller gave as tokens."""
-    texts = [(Segment.HISTORY, number) for number in range(len(pair.history))]
-    texts += [(Segment.PROMPT, 0), (Segment.RESPONSE, 0)]
     given = {Segment.RESPONSE} if pair.response_token_ids else set()
     if pair.prompt_token_ids:
         given |= {Segment.PROMPT, Segment.HISTORY}
-    words = []
-    for segment, turn in texts:
+    words: list[Word] = []
+    for segment, turn in _places(pair):
         if segment in segments and segment not in given:
-            text = text_of(pair, segment, turn)
-            words += [Word(segment, turn, start, end, text[start:end]) for start, end in find_pieces(text)]
+            words += _words(segment, turn, _text_of(pair, segment, turn))
     return words
 
 
-def shortened(pair: Pair, words: Sequence[Word], cut: Collection[Word]) -> Pair:
-    """The pair without some words, each of which takes one space next to it along.
-
-    Args:
-        pair: The pair.
-        words: All words of the texts that are cut, as `words_of` has them.
-        cut: Those of them that go.
-    """
-    for (segment, turn), own in groupby(words, key=lambda word: (word.segment, word.turn)):
-        mine = list(own)
-        gone = [number for number, word in enumerate(mine) if word in cut]
+def shortened(pair: Pair, cut: Collection[Word]) -> Pair:
+    """The pair without some words; each takes one space next to it along, that before it or else that behind it."""
+    for segment, turn in _places(pair):
+        gone = [word for word in cut if (word.segment, word.turn) == (segment, turn)]
         if gone:
-            pair = _with_text(pair, segment, turn, _without(text_of(pair, segment, turn), mine, gone))
+            text = _without(_text_of(pair, segment, turn), sorted(gone, key=lambda word: word.start))
+            pair = _with_text(pair, segment, turn, text)
     return pair
 
 
-def _without(text: str, words: Sequence[Word], gone: Sequence[int]) -> str:
-    """A text without some of its words: the space before each goes too, or else the one behind it."""
+def _places(pair: Pair) -> Iterable[tuple[Segment, int]]:
+    """The segment and the turn of each text of a pair."""
+    history = [(Segment.HISTORY, turn) for turn in range(len(pair.history))]
+    return (*history, (Segment.PROMPT, 0), (Segment.RESPONSE, 0))
+
+
+def _words(segment: Segment, turn: int, text: str) -> list[Word]:
+    spans = find_pieces(text)
+    before = [0, *(end for _, end in spans)]
+    behind = [*(start for start, _ in spans[1:]), len(text)]
+    return [
+        Word(segment, turn, start, end, text[start:end], text[at:start].endswith(" "), text[end:to].startswith(" "))
+        for (start, end), at, to in zip(spans, before, behind, strict=False)
+    ]
+
+
+def _without(text: str, gone: Sequence[Word]) -> str:
+    """A text without some of its words, which are given in its order."""
     kept: list[str] = []
     at = 0
-    for number in gone:
-        start, end = words[number].start, words[number].end
-        before = words[number - 1].end if number else 0
-        behind = words[number + 1].start if number + 1 < len(words) else len(text)
-        if start > max(at, before) and text[start - 1] == " ":
-            start -= 1
-        elif end < behind and text[end] == " ":
-            end += 1
-        kept.append(text[at:start])
-        at = end
+    for word in gone:
+        # The space before it may have gone with the word before it.
+        takes_before = word.space_before and word.start > at
+        kept.append(text[at : word.start - takes_before])
+        at = word.end + (word.space_behind and not takes_before)
     return "".join((*kept, text[at:]))
+
+
+def _text_of(pair: Pair, segment: Segment, turn: int) -> str:
+    if segment is Segment.HISTORY:
+        return pair.history[turn].content
+    return pair.prompt if segment is Segment.PROMPT else pair.response
 
 
 def _with_text(pair: Pair, segment: Segment, turn: int, text: str) -> Pair:
