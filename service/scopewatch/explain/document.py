@@ -1,7 +1,6 @@
 """Puts an explanation together: the scored numbers, what the engine saw and what the cards say, in one document."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from scopewatch.errors import EngineError
 from scopewatch.explain.card_sentences import card_sentences
 from scopewatch.explain.dictionaries import Labels, saes_explained, watched_labels
 from scopewatch.explain.heats import added_by_tokens, groups
+from scopewatch.explain.predictions import logprobs
 from scopewatch.explain.quadrant import sentences_told
 from scopewatch.explain.sums import indicator_explained, summed
 from scopewatch.explain.texts import ReadTexts, heat_of
@@ -28,12 +28,12 @@ from scopewatch.explanation import (
     Term,
     Tokens,
 )
-from scopewatch.identity import LOGPROB, EngineIdentity, FeatureKey
+from scopewatch.identity import FeatureKey
 from scopewatch.pipeline.compiled import CompiledWatchlist
 from scopewatch.pipeline.scoring import dense_activations
 from scopewatch.pipeline.stages import Judged
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import CoveredActivations, Float64, TokenisedPair
+from scopewatch.types import CoveredActivations, Float64
 from scopewatch.verdicts import LABEL_NOTE, Judgement, Label
 
 
@@ -72,9 +72,11 @@ def explained(
     own_labels = watched_labels(watchlist)
     saes = saes_explained(looked, texts, own_labels, labels)
     features = _features(watchlist, covered[0], own_labels, texts)
-    logprobs = _logprobs(readings[0], predictions, watchlists.engine)
+    expected = None if predictions is None else logprobs(predictions, watchlists.engine.reader.digest)
+    if predictions and expected is None:
+        raise EngineError("the reader's predictions were asked for, and hold no log-probabilities")
     references = [reference_of(one.source, one.score) for one in sums]
-    sentences = sentences_told(watchlist, references, texts, covered[0], logprobs)
+    sentences = sentences_told(watchlist, references, texts, covered[0], expected)
     indicators = tuple(
         indicator_explained(one, heat_of(own.all), card_sentences(one.source, one.score))
         for one, own in zip(sums, added, strict=True)
@@ -93,7 +95,7 @@ def explained(
         summary=summary(judgement, sums, words),
         trust=trust(known),
         texts=texts.texts,
-        tokens=_tokens(texts, logprobs),
+        tokens=_tokens(texts, expected),
         indicators=indicators,
         features=features,
         groups=groups(watchlist, added, texts),
@@ -116,21 +118,6 @@ def _tokens(texts: ReadTexts, logprobs: Float64 | None) -> Tokens:
         end=tuple(texts.ends.tolist()),
         logprob=() if logprobs is None else tuple(logprobs[texts.positions].tolist()),
     )
-
-
-def _logprobs(tokens: TokenisedPair, predictions: CoveredActivations | None, engine: EngineIdentity) -> Float64 | None:
-    """The log-probability of each token of a reading, in nats; None where the reader's head is not loaded."""
-    if predictions is None:
-        return None
-    whole = replace(engine, head=True)
-    wanted = whole.feature_ids[whole.features.index(LOGPROB)]
-    if wanted not in predictions.table.features:
-        raise EngineError("the reader's predictions were asked for, and hold no log-probabilities")
-    found, column = predictions.activations, predictions.table.features.index(wanted)
-    logprobs = np.zeros(len(tokens.ids))
-    mine = found.column == column
-    logprobs[found.token[mine]] = found.value[mine]
-    return logprobs
 
 
 def _features(

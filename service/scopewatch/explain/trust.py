@@ -136,7 +136,8 @@ def _readings(known: Known) -> Iterator[str]:
     sums = {one.source.name: one for one in known.scored}
     for name, parts in differing_parts(sums).items():
         yield (
-            f"{called(sums[name].source)} was judged on another reading of the texts than {listed(parts)}, and "
+            f"{called(sums[name].source)} was judged on another reading of the texts than "
+            f"{listed([called(sums[part].source) for part in parts])}, and "
             "its summands are the scores of its own."
         )
 
