@@ -164,6 +164,31 @@ def test_features_that_lower_a_score_speak_for_nothing() -> None:
     assert [("one", 1, 1)] == [(one.indicator, one.features, one.of) for one in explained_of(judged).groups]
 
 
+def test_words_that_lower_a_score_are_not_named() -> None:
+    """The strongest words are those of the features that raise the score, whatever others add there."""
+    source = {
+        "name": "one",
+        "features": [{"feature": "early/1"}, {"feature": "late/0", "weight": -9}],
+        "pooling": "sum",
+    }
+    rows = [(1, 0, 2.0), (1, 2, 1.0), (3, 0, 1.0)]
+    judged = judged_of(watched(source), Pair("", "a b"), fired=[activations(4, *rows)])
+    found = explained_of(judged)
+
+    assert [("a", "b")] == [group.words for group in found.groups]
+    assert ((0, 2), (-7.0, 1.0)) == (found.indicators[0].heat.token, found.indicators[0].heat.value)
+
+
+def test_a_combination_shows_no_labels_of_features() -> None:
+    """An indicator's own label in a summand is no description of a feature, and is not warned of as one."""
+    part = {"name": "part", "label": "A part", "features": [{"feature": "early/1"}]}
+    both = {"name": "both", "kind": "combination", "combines": [{"indicator": "part", "weight": 1}]}
+    found = explain(Pair("", "c"), part, both)
+
+    assert "A part" == told(found, "both").terms[0].label
+    assert not any("is said to mean" in sentence for sentence in found.trust)
+
+
 def test_a_word_without_end_is_cut_and_costs_no_more() -> None:
     """Of a word of a hundred thousand letters, some are told."""
     found = explain(Pair("", "c" * 100_000), FEATURE)

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-import scopewatch
 from scopewatch.engine.looks import Looked
 from scopewatch.errors import EngineError
 from scopewatch.explain.card_sentences import card_sentences
 from scopewatch.explain.dictionaries import Labels, saes_explained, watched_labels
 from scopewatch.explain.heats import added_by_tokens, groups
+from scopewatch.explain.origin import coverage_explained, provenance_explained
 from scopewatch.explain.predictions import logprobs
 from scopewatch.explain.quadrant import sentences_told
 from scopewatch.explain.sums import indicator_explained, summed
@@ -19,12 +19,10 @@ from scopewatch.explain.trust import Known, trust
 from scopewatch.explain.unusual import reference_of
 from scopewatch.explanation import (
     Ablation,
-    CoverageExplained,
     Deletion,
     DictionaryFeature,
     Explanation,
     Feature,
-    ProvenanceExplained,
     Term,
     Tokens,
 )
@@ -34,7 +32,7 @@ from scopewatch.pipeline.scoring import dense_activations
 from scopewatch.pipeline.stages import Judged
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.types import CoveredActivations, Float64
-from scopewatch.verdicts import LABEL_NOTE, Judgement, Label
+from scopewatch.verdicts import LABEL_NOTE, Label
 
 
 def explained(
@@ -72,9 +70,7 @@ def explained(
     own_labels = watched_labels(watchlist)
     saes = saes_explained(looked, texts, own_labels, labels)
     features = _features(watchlist, covered[0], own_labels, texts)
-    expected = None if predictions is None else logprobs(predictions, watchlists.engine.reader.digest)
-    if predictions and expected is None:
-        raise EngineError("the reader's predictions were asked for, and hold no log-probabilities")
+    expected = _expected(predictions, watchlists.engine.reader.digest)
     references = [reference_of(one.source, one.score) for one in sums]
     sentences = sentences_told(watchlist, references, texts, covered[0], expected)
     indicators = tuple(
@@ -105,10 +101,20 @@ def explained(
         sentences_note=sentences.note,
         ablations=tuple(ablations),
         deletion=deletion,
-        coverage=_coverage(judgement),
-        provenance=_provenance(judgement, watchlist, watchlists),
+        coverage=coverage_explained(judgement),
+        provenance=provenance_explained(judgement, watchlist, watchlists),
         label_note=LABEL_NOTE if any(one.label_source.startswith("neuronpedia") for one in shown) else "",
     )
+
+
+def _expected(predictions: CoveredActivations | None, reader_digest: str) -> Float64 | None:
+    """The log-probability of each token of the pair, in nats; None where the reader's head is not loaded."""
+    if predictions is None:
+        return None
+    found = logprobs(predictions, reader_digest)
+    if found is None:
+        raise EngineError("the reader's predictions were asked for, and hold no log-probabilities")
+    return found
 
 
 def _tokens(texts: ReadTexts, logprobs: Float64 | None) -> Tokens:
@@ -135,32 +141,4 @@ def _features(
         )
         for slot in np.flatnonzero(dense.any(axis=0)).tolist()
         if (feature := watchlist.features[slot]) in labels and feature not in probes
-    )
-
-
-def _coverage(judgement: Judgement) -> CoverageExplained:
-    coverage = judgement.coverage
-    return CoverageExplained(
-        tokens=coverage.tokens,
-        prompt_tokens=coverage.prompt_tokens,
-        response_tokens=coverage.response_tokens,
-        history_tokens=coverage.history_tokens,
-        truncated=coverage.truncated,
-        windows=coverage.windows,
-    )
-
-
-def _provenance(judgement: Judgement, watchlist: CompiledWatchlist, watchlists: WatchlistSet) -> ProvenanceExplained:
-    made_by, own = judgement.made_by, watchlist.source.saes
-    return ProvenanceExplained(
-        reader=made_by.reader,
-        reader_revision=made_by.reader_revision,
-        reader_digest=made_by.reader_digest,
-        watchlist=made_by.watchlist,
-        watchlist_digest=made_by.watchlist_digest,
-        relation=made_by.relation.value,
-        version=scopewatch.__version__,
-        rendering_digest=judgement.rendering_digest,
-        watchlists_version=watchlists.version,
-        saes={sae.name: sae.digest for sae in watchlists.engine.saes if sae.name in own},
     )
