@@ -232,6 +232,41 @@ async def test_scoring_goes_on_beside_it(house: House) -> None:
     ]
 
 
+async def test_watchlists_are_replaced_while_explanations_are_made(house: House) -> None:
+    """Each explanation is of one version: where two versions call different SAEs by one name, none is told under the other's."""
+    file = house.folder / "swapped.yaml"
+    documents = [watchlist_document(), watchlist_document()]
+    saes: dict[str, Any] = documents[1]["saes"]  # type: ignore[assignment]
+    saes["mid"], saes["late"] = saes["late"], saes["mid"]
+    hookpoints = [
+        {"mid": f"layers.{mid}.resid_post", "late": f"layers.{late}.resid_post"} for mid, late in ((1, 2), (2, 1))
+    ]
+    file.write_text(yaml.safe_dump(documents[0]))
+    found: list[Explanation] = []
+    over = asyncio.Event()
+    async with serving(config(file, watch_files_s=0)) as server, client(server) as asking:
+
+        async def explaining(number: int) -> None:
+            while not over.is_set():
+                found.append(await asking.explain(response=f"{number} may be {len(found)}", ablate=True))
+
+        busy = [asyncio.create_task(explaining(number)) for number in range(3)]
+        for turn in range(1, 5):
+            file.write_text(yaml.safe_dump(documents[turn % 2]))
+            before = len(found)
+            await asking.reload_watchlists()
+            async with asyncio.timeout(60):
+                while len(found) < before + 3:  # noqa: ASYNC110 - it stays so
+                    await asyncio.sleep(0.01)
+        over.set()
+        await asyncio.gather(*busy)
+
+    assert {one.provenance.watchlists_version for one in found} >= set(range(2, 6))
+    for one in found:
+        expected = hookpoints[(one.provenance.watchlists_version + 1) % 2]
+        assert {sae.sae: sae.hookpoint for sae in one.saes} == expected
+
+
 async def test_who_may_see_a_kept_pair(house: House, tmp_path: Path, roles: str) -> None:
     """A pair that is kept is explained by its id as if it were sent again, for its own tenant; to others it is as if there were
     none, in the same words."""

@@ -14,7 +14,7 @@ from scopewatch.client.explanations import explain_request, explanation_of
 from scopewatch.client.requests import ScoreFields
 from scopewatch.doors.grpc.explaining import explanation_reply, tokens_read
 from scopewatch.doors.grpc.explanation_messages import from_message, to_message
-from scopewatch.errors import InvalidRequest
+from scopewatch.errors import InvalidRequest, ScopewatchError
 from scopewatch.explanation import (
     Ablation,
     CoverageExplained,
@@ -167,6 +167,19 @@ def test_what_an_explanation_costs_is_all_passes_over_the_pair() -> None:
 
     assert tokens_read(WHOLE) == 2 * (N + 3)
     assert tokens_read(WHOLE.model_copy(update={"ablations": (ablated,) * 2, "deletion": deletion})) == 51 * (N + 3)
+
+
+@pytest.mark.parametrize("changes", [{"verdict": 0}, {"verdict": 99}, {"coverage": None}])
+def test_a_reply_of_another_version_is_an_error_of_ours(changes: dict[str, Any]) -> None:
+    """What a client cannot read is said to be so, with both versions."""
+    message = to_message(WHOLE)
+    for name, value in changes.items():
+        if value is None:
+            message.ClearField(name)
+        else:
+            setattr(message, name, value)
+    with pytest.raises(ScopewatchError, match="the server's version is 1, the client's"):
+        explanation_of(pb.ExplainResponse(explanation=message))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Explanations of a running spine: who asks is written down first, and what they take is found in its parts."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from scopewatch.app.records import Records
 from scopewatch.config import Config
@@ -22,6 +22,7 @@ from scopewatch.watch.labels import open_labels
 if TYPE_CHECKING:
     from scopewatch.engine.build import Engine
 
+T = TypeVar("T")
 _ACTION = "explain"
 
 
@@ -73,12 +74,16 @@ def explanations(
         with open_labels(Path(config.labels)) as index:
             return index.labels_in(sae, features)
 
+    async def run(job: Callable[[], T]) -> T:
+        # A step that hangs would hold up all who score, and nobody would know.
+        return await worker.run(job, tokens=engine.max_tokens)
+
     explainer = Explainer(
         read=monitor.read,
         running=lambda: monitor.watchlists,
         watched=lambda: engine.identity,
         inside=Inside(engine),
-        turns=Turns(worker.run, lambda: batcher.quiet_s),
+        turns=Turns(run, lambda: batcher.quiet_s),
         labels=labels,
         metrics=metrics.explanations,
         most=config.max_explanations,

@@ -1,8 +1,9 @@
 """Requests for explanations from plain values, and the document of a reply."""
 
+import scopewatch
 from scopewatch.client.requests import ScoreFields, request
 from scopewatch.doors.grpc.explanation_messages import from_message
-from scopewatch.errors import FieldViolation, InvalidRequest
+from scopewatch.errors import FieldViolation, InvalidRequest, ScopewatchError
 from scopewatch.explanation import Explanation
 from scopewatch.v1 import monitor_pb2 as pb
 
@@ -27,8 +28,18 @@ def explain_request(*, kept: str, top: int, ablate: bool, delete: bool, fields: 
 
 
 def explanation_of(reply: pb.ExplainResponse) -> Explanation:
-    """The document of a reply; what was left out of it stands last in `trust`."""
-    explanation = from_message(reply.explanation)
+    """The document of a reply; what was left out of it stands last in `trust`.
+
+    Raises:
+        ScopewatchError: The reply is of a version that this client does not know.
+    """
+    try:
+        explanation = from_message(reply.explanation)
+    except (ValueError, KeyError):
+        version = reply.explanation.provenance.version or "unknown"
+        raise ScopewatchError(
+            f"the explanation cannot be read; the server's version is {version}, the client's {scopewatch.__version__}"
+        ) from None
     if not reply.left_out:
         return explanation
     left_out = f"This was left out so that the reply fits into a message: {'; '.join(reply.left_out)}."

@@ -139,6 +139,7 @@ class Explainer:
         ablations = await ablate(judged, self._inside, steps, controls=wants.controls) if wants.ablate else ()
         shortened = partial(self._judged, watchlists)
         deletion = await smallest_deletion(judged, shortened) if wants.delete else None
+        self._expect(watchlists)
         read_by_it = {feature.sae for feature in judged.asked.watchlist.features}
         saes = {sae.name: sae for sae in watchlists.engine.saes}
         assemble = partial(
