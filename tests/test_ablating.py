@@ -300,6 +300,7 @@ class TestConclusion:
                 assert f"{name} by" in more
                 assert "changes, more than random features of equal norm do" in said
             elif one.beyond_random:
+                assert said.count(f"{name} by") == 1
                 assert f"{name} by" in rest or "changes, otherwise than" in said
             else:
                 assert f"{name} by" not in said
