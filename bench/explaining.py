@@ -1,6 +1,6 @@
 """What it takes to say why: the time of an explanation, and what scoring loses beside one that is always being made.
 
-    python bench/explaining.py            or        python bench/explaining.py --rounds 10 --pairs 400
+    python bench/explaining.py            or        python bench/explaining.py --rounds 10 --pairs 3000
 
 A real server of the bundled reader on one core, its callers on the others. First explanations of new pairs of 500
 tokens, one at a time: alone, with ablations, with the smallest deletion, with both. Then callers that score new pairs
@@ -56,7 +56,7 @@ class Found:
     beside_s: dict[str, list[float]] = field(default_factory=dict)
     """How long each explanation took that was made beside scoring."""
     resident_mib: dict[str, int | None] = field(default_factory=dict)
-    """The server's resident memory: before the first explanation, behind the last, and the most of all."""
+    """The server's resident memory at moments of the run, and the most of all."""
 
     def ratios(self, beside: str) -> list[float]:
         """What scoring kept of its rate, round by round."""
@@ -137,6 +137,7 @@ def measure(args: argparse.Namespace) -> Found:
         ways = ["alone", "explanation", "with both"]
         # Once for nobody: the first calls of a process take longer.
         unary(served, pairs(lengths(args.pairs, _TOKENS), salt=-2), Calls(), cached=False, callers=args.callers)
+        found.resident_mib["after scoring alone"] = served.resident_mib
         for number in range(args.rounds):
             for beside in random.Random(number).sample(ways, len(ways)):
                 salt = 3 * number + ways.index(beside) + 100
@@ -183,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="explanations of each kind (default: 7)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of scoring (default: 7)")
-    parser.add_argument("--pairs", type=int, default=400, help="new pairs that are scored in a round (default: 400)")
+    parser.add_argument("--pairs", type=int, default=1500, help="new pairs that are scored in a round (default: 1500)")
     parser.add_argument("--callers", type=int, default=16, help="callers that score at once (default: 16)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"where the numbers go (default: {OUT.name})")
     args = parser.parse_args()

@@ -284,6 +284,8 @@ class TestConclusion:
         names = ["own", RESPONSE if has_head else "first", *(f"i{number}" for number in range(len(numbers) - 2))]
         changes = [change(name, *pair, random) for name, pair in zip(names, numbers, strict=True)]
         said = conclusion(changes, ["own"], features=3, controls=len(random))
+        low, high = np.quantile(random, [0.025, 0.975])
+        assert [one.beyond_random for one in changes] == [one.after < low or one.after > high for one in changes]
         own, *others = changes
         assert ("does nothing that random features" in said) == (not any(one.beyond_random for one in others))
         more, _, rest = (
@@ -298,6 +300,7 @@ class TestConclusion:
                 assert f"{name} by" in more
                 assert "changes, more than random features of equal norm do" in said
             elif one.beyond_random:
+                assert said.count(f"{name} by") == 1
                 assert f"{name} by" in rest or "changes, otherwise than" in said
             else:
                 assert f"{name} by" not in said

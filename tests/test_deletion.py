@@ -14,14 +14,16 @@ from prometheus_client import CollectorRegistry
 
 from conftest import activations, watchlist_of
 from scopewatch.errors import EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
+from scopewatch.explain.behind_flag import excess
 from scopewatch.explain.deletion import smallest_deletion
+from scopewatch.explain.shortening import shortened, words_of
 from scopewatch.explanation import Deletion
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Encoded
 from scopewatch.pipeline.cache import LocalCache
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.stages import Judged
-from scopewatch.types import Activations, Caller, CoveredActivations, Pair, ScoreJob, Turn
+from scopewatch.types import Activations, Caller, CoveredActivations, Pair, ScoreJob, Segment, Turn
 from scopewatch.verdicts import Verdict
 from spine import FakeReader, build_monitor, watchlist_set
 
@@ -265,6 +267,34 @@ async def test_a_word_cannot_turn_the_sentence_that_names_it() -> None:
     assert found
     assert f"'\\u202e\\u2066?' and '{'m' * 39}…'" in found.conclusion
     assert found.conclusion.isprintable()
+
+
+def test_each_word_takes_one_space_along() -> None:
+    """That before it, or else that behind it; none is taken twice, and none on which a mark stands."""
+    words = words_of(Pair("", "a b, c  d \u0301e f"), {Segment.RESPONSE})
+    by_text = {word.text: word for word in words}
+    left = {
+        cut: shortened(Pair("", "a b, c  d \u0301e f"), [by_text[text] for text in cut.split("|")]).response
+        for cut in ("a", "b", "a|b", "c", "d", "a|b|,|c", "f", "f|a")
+    }
+    assert left == {
+        "a": "b, c  d \u0301e f",
+        "b": "a, c  d \u0301e f",
+        "a|b": ", c  d \u0301e f",
+        "c": "a b,  d \u0301e f",
+        "d": "a b, c  \u0301e f",
+        "a|b|,|c": " d \u0301e f",
+        "f": "a b, c  d \u0301e",
+        "f|a": "b, c  d \u0301e",
+    }
+
+
+async def test_only_scores_that_make_verdicts_are_exceeded() -> None:
+    """Severity info never counts, nor does a score that was skipped."""
+    info = watching(name="record", severity="info", threshold=-100.0)
+    skipped = watching(name="past", segment="history", threshold=-100.0)
+    judged = await Bench(watching(threshold=2.0), info, skipped).judged(Pair("why", "mmm"))
+    assert excess(judged.judgement) == 1.0
 
 
 def without(text: str, spans: set[tuple[int, int]]) -> str:
