@@ -320,7 +320,7 @@ def hostile() -> Explanation:
 
     def spoilt(value: object, key: str = "") -> object:
         kept = {"verdict", "segment", "kind", "severity", "quadrant", "relation", "text", "name", "indicator"}
-        if isinstance(value, str) and key not in kept:
+        if isinstance(value, str) and value and key not in kept:
             return HOSTILE
         if isinstance(value, dict):
             if set(value) == {"late"}:

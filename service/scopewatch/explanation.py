@@ -33,7 +33,7 @@ class Wants:
 class Part(BaseModel):
     """A part of an explanation: immutable, and with no other fields than its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Text(Part):

@@ -48,7 +48,8 @@ def probability(indicator: IndicatorExplained) -> str:
         return ""
     if indicator.slope is None or indicator.intercept is None:
         return f"{indicator.probability:.3f}"
-    exponent = f"{indicator.slope:.4g} * {indicator.score:.4g} {indicator.intercept:+.4g}"
+    sign = "-" if indicator.intercept < 0 else "+"
+    exponent = f"{indicator.slope:.4g} * {indicator.score:.4g} {sign} {abs(indicator.intercept):.4g}"
     return f"{indicator.probability:.3f} = 1 / (1 + exp(-({exponent})))"
 
 
