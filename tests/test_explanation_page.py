@@ -366,7 +366,9 @@ def test_no_text_gets_out_of_its_place(made: Made) -> None:
     html.encode("utf-8")
 
 
-@pytest.mark.parametrize("letters", ["<", "&", "\u202e\u202d", "\u65e5", "\U0001f469\u200d", "e\u0301\u0301", "\x00", "a "])
+@pytest.mark.parametrize(
+    "letters", ["<", "&", "\u202e\u202d", "\u65e5", "\U0001f469\u200d", "e\u0301\u0301", "\x00", "a "]
+)
 def test_a_page_stays_small(letters: str) -> None:
     """A pair of twice a million characters, read far, makes a page under 3 MB that says what it leaves out."""
     html = explanation_html(explanations.huge(letters))
@@ -381,12 +383,18 @@ def test_a_page_stays_small(letters: str) -> None:
 def test_the_schema_is_the_explanations() -> None:
     """docs/explanation.schema.json is what tools/explanation_schema.py writes, and describes every field."""
     program = "import explanation_schema; print(explanation_schema.schema(), end='')"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "tools", capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT / "tools", capture_output=True, text=True, check=True
+    )
     kept = (ROOT / "docs" / "explanation.schema.json").read_text(encoding="utf-8")
 
     assert kept == done.stdout, "run python tools/explanation_schema.py"
     made = json.loads(kept)
-    fields = [(part["title"], name, field) for part in (made, *made["$defs"].values()) for name, field in part["properties"].items()]
+    fields = [
+        (part["title"], name, field)
+        for part in (made, *made["$defs"].values())
+        for name, field in part["properties"].items()
+    ]
     assert [] == [(title, name) for title, name, field in fields if "description" not in field]
 
 
@@ -589,7 +597,10 @@ def test_paper_shows_what_is_folded(show: Callable[..., Page]) -> None:
     folded = opened.value("document.querySelectorAll('details:not([open])').length")
     assert folded > 5
     opened.value("dispatchEvent(new Event('beforeprint'))")
-    assert (0, True) == (opened.value("document.querySelectorAll('details:not([open])').length"), opened.value(height) > 100)
+    assert (0, True) == (
+        opened.value("document.querySelectorAll('details:not([open])').length"),
+        opened.value(height) > 100,
+    )
     opened.value("dispatchEvent(new Event('afterprint'))")
     assert folded == opened.value("document.querySelectorAll('details:not([open])').length")
     assert b"%PDF" == opened.pdf()[:4]

@@ -1,6 +1,6 @@
 """Writes docs/explanation.schema.json, the JSON Schema of what `scopewatch explain --json` prints.
 
-    python tools/explanation_schema.py
+python tools/explanation_schema.py
 """
 
 import json
@@ -13,7 +13,10 @@ SCHEMA = Path(__file__).parents[1] / "docs" / "explanation.schema.json"
 
 def schema() -> str:
     """The schema of what is printed, in which fields that have a default are there too."""
-    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Explanation.model_json_schema(mode="serialization")}
+    made = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Explanation.model_json_schema(mode="serialization"),
+    }
     return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -87,7 +87,7 @@ def _indicators(explanation: Explanation) -> Iterator[str]:
 
 
 def _headline(indicator: IndicatorExplained) -> str:
-    name = f"{one_line(indicator.label or indicator.name, 40)}: {outcome(indicator)}"
+    name = f"{one_line(indicator.label or indicator.name, 72)}: {outcome(indicator)}"
     if indicator.skipped_reason:
         return f"{name}, {one_line(indicator.skipped_reason, 100)}"
     shown = waterfall(indicator, 0)
@@ -115,8 +115,8 @@ def _named(step: Step, labels: dict[str, str]) -> str:
     label = term.label or labels.get(term.feature, "")
     rare = unusual(term.percentile, "benign pairs")
     feature = one_line(term.feature, 60)
-    name = feature if label in {"", term.feature} else f"{one_line(label, 40)} ({feature})"
-    return f"{name}, {term.pooling or 'score'} {term.pooled:.3g}{rare and f', {rare}'}"
+    name = feature if label in {"", term.feature} else f"{one_line(label, 48)} ({feature})"
+    return f"{name}, {one_line(term.pooling, 30) or 'score'} {term.pooled:.3g}{rare and f', {rare}'}"
 
 
 def _look_first(explanation: Explanation) -> Iterator[str]:
