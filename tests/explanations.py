@@ -357,15 +357,15 @@ def hostile() -> Explanation:
     return Explanation.model_validate(changed)
 
 
-def huge(letters: str = "<", length: int = 1_000_000, read: int = 40_000) -> Explanation:
-    """A pair of a long text, of which the first tokens were read, each of one character."""
+def huge(letters: str = "<", length: int = 1_000_000, read: int = 12_000, width: int = 1) -> Explanation:
+    """A pair of a long text, of which the first tokens were read, each of so many characters."""
     response = (letters * (length // len(letters) + 1))[:length]
     texts = (Text(segment="prompt", text=response), Text(segment="response", text=response))
-    places = tuple(range(read))
+    places = tuple(range(0, read * width, width))
     tokens = Tokens(
         text=(0,) * read + (1,) * read,
         start=places * 2,
-        end=tuple(at + 1 for at in places) * 2,
+        end=tuple(at + width for at in places) * 2,
         logprob=(-1.25,) * (2 * read),
     )
     many = tuple(range(read, 2 * read))

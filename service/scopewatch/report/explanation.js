@@ -96,14 +96,11 @@
     pieces[Math.max(first, 0)].tabIndex = 0;
   }
 
-  // A place that is linked to may lie in what is folded; paper folds nothing.
-  const unfold = () => document.getElementById(location.hash.slice(1))?.closest("details")?.setAttribute("open", "");
+  // Paper folds nothing.
   let folded = [];
-  addEventListener("hashchange", unfold);
   addEventListener("beforeprint", () => {
     folded = [...document.querySelectorAll("details:not([open])")];
     for (const one of folded) one.open = true;
   });
   addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
-  unfold();
 })();

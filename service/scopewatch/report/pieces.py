@@ -12,6 +12,7 @@ _MOST_HTML = 900_000
 """The most bytes of HTML that the texts of a page take."""
 MOST_SENTENCES = 200
 """How many sentences are told of one by one."""
+_LONGEST_PIECE = 400
 _LONGEST_UNREAD = 240
 """The most characters that are shown of a stretch that was not read."""
 _MOST_TEXTS = 60
@@ -144,7 +145,9 @@ class _Writer:
             self._enter(None)
         self._write(letters[: len(letters) - len(word)])
         self._enter(sentence)
-        self._write(f"{self.start_tag(piece)}{visible_html(word)}</span>")
+        left_out = len(word) - _LONGEST_PIECE
+        more = f'<span class="cut">{left_out:,} more characters of this token</span>' if left_out > 0 else ""
+        self._write(f"{self.start_tag(piece)}{visible_html(word[:_LONGEST_PIECE])}{more}</span>")
         self.pieces.append(piece)
         self.room.pieces -= 1
         self._done = max(self._done, piece.end)
