@@ -292,7 +292,7 @@ def test_texts_of_benign_pairs_are_the_operators() -> None:
     given = Read(explanation_html(made, references={"clinic-0077": "A <b>benign</b> one.", "other": "Private."})).text
 
     assert "clinic-0077 scored 1.31, higher than 99 % of them." in without
-    assert ("A <b>benign</b> one." in given, "A <b>benign</b> one." in without) == (True, False)
+    assert (1, 0) == (given.count("A <b>benign</b> one."), without.count("A <b>benign</b> one."))
     assert "Private." not in given
 
 

@@ -38,7 +38,7 @@ def explanation_text(explanation: Explanation) -> str:
 
 def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
     begin = indent if first is None else first
-    return wrap(visible(" ".join(text.split())), _WIDTH, initial_indent=begin, subsequent_indent=indent)
+    return wrap(" ".join(text.split()), _WIDTH, initial_indent=begin, subsequent_indent=indent)
 
 
 def _marked(explanation: Explanation) -> Iterator[str]:
