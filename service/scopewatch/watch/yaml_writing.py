@@ -77,9 +77,7 @@ def indicator_entry(indicator: Indicator) -> CommentedMap:
     card = entry.get("card")
     if card:
         card["measurements"] = [_flow_inside(row) for row in card["measurements"]]
-        if "fragility" in card:
-            card["fragility"] = [flow(row) for row in card["fragility"]]
-        card["data"] = [flow(row) for row in card["data"]]
+        card |= {name: [flow(row) for row in card[name]] for name in ("data", "traffic", "fragility") if name in card}
         if indicator.card and indicator.card.reference:
             card["reference"] = reference_entry(indicator.card.reference)
     return CommentedMap({name: value for name, value in entry.items() if value != []})
