@@ -583,7 +583,7 @@ indicators:
         """Every other line stays, letter by letter, and what is read is what was written; a second takes its place."""
         file = tmp_path / "ours.yaml"
         file.write_bytes(self.OURS.replace("\n", line_end).encode())
-        odd = Reference(**KEPT | {"ids": ("no", "007", "a: b", "=", "x\ny", "é“", "", " ", "1e3", "{", "'")})
+        odd = Reference(**KEPT | {"ids": ("no", "007", "a: b", "=", "x\ny", "é“", "", "so?", "1e3", "{", "'")})
         small = tuple(-1.23457e-07 * 0.5**number for number in range(11))
         kept = odd.model_copy(update={"terms": {"res/1 k_of_n(k=2, n=6)": small}, "sentence_score": small})
         written = write_references(load_watchlist(file), {"first": kept}, file)

@@ -106,8 +106,10 @@ def plain(model: BaseModel) -> dict[str, Any]:
 
 
 def text_of(value: str) -> str:
-    """A text that is read as one: `no` is text for ruamel.yaml, and refused without quotes in a watchlist."""
-    return value if is_plain_text(value) else SingleQuotedScalarString(value)
+    """A text that is read as one: `no` is text for ruamel.yaml, and refused without quotes in a watchlist; in brackets,
+    PyYAML takes a question mark for the beginning of a key.
+    """
+    return value if is_plain_text(value) and "?" not in value else SingleQuotedScalarString(value)
 
 
 def flow(value: dict[str, Any]) -> CommentedMap:
