@@ -485,7 +485,7 @@ class TestCalibrate:
     @pytest.mark.parametrize(
         ("name", "made"),
         [
-            ("hedging", ("--terms", "4")),
+            ("hedging", ("--terms", "4", "--shows", "hedging")),
             ("dense", ("--kind", "probe")),
             ("listed", ("--kind", "words", "--lexicon", "hedges")),
             ("bag", ("--kind", "words")),
@@ -509,6 +509,7 @@ class TestCalibrate:
         assert set(kept.ids) <= {pair.id for pair in benign}
         indicator: Indicator = next(one for one in load_watchlist(out).indicators if one.name == name)
         assert tuple(kept.terms) == indicator.term_names
+        assert (indicator.shows, kept.sentence_score) == ("hedging" if name == "hedging" else "", None)
         for term, values in kept.terms.items():
             plain = name == "both"
             pooled = [
