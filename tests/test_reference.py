@@ -534,7 +534,11 @@ class TestCalibrate:
         error = run("watchlist", "reference", out, train, other)[2]
         assert "train.jsonl: hedging was calibrated on it with other files; leave out other.jsonl, so that" in error
         error = run("watchlist", "reference", out, train, "--held-out", "0.3")[2]
-        assert "pairs were held out, and a share of 0.3 makes" in error
+        assert "pairs were held out, " in error
+        assert " of them positive, and a share of 0.3 makes" in error
+        wrong = run("watchlist", "reference", out, train, "--flip-labels")
+        assert "give --held-out and --flip-labels as the calibration had them" in wrong[2]
+        assert reference(out, "hedging") == again
 
     def test_benign_traffic_sets_the_reference_too(self, run: Run, train: Path, folder: Path) -> None:
         """Of one pair of each group of the traffic, with the pooled values of the terms."""

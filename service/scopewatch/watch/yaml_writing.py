@@ -18,7 +18,7 @@ try:
     from ruamel.yaml.representer import RoundTripRepresenter
     from ruamel.yaml.scalarstring import SingleQuotedScalarString
 except ImportError:
-    raise DataError("calibrate needs ruamel.yaml: pip install 'scopewatch[calibration]'") from None
+    raise DataError("writing a watchlist needs ruamel.yaml: pip install 'scopewatch[calibration]'") from None
 
 _WIDTH = 120
 UNBROKEN = 1 << 20
