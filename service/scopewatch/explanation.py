@@ -15,6 +15,9 @@ Quadrant = Literal["", "solid", "cautious", "speculative", "check_first"]
 """Where a sentence stands: `solid` asserts what the reader expected, `cautious` hedges it, `speculative` hedges what
 the reader did not expect, `check_first` asserts what it did not expect; empty where one of the two is not known."""
 
+MOST_TOP = 64
+"""The largest `Wants.top`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wants:
@@ -167,8 +170,8 @@ class IndicatorExplained(Part):
     benign_pairs: tuple[BenignPair, ...] = ()
     """The benign pairs whose scores are next below and next above, of those that the card names."""
     heat: Heat = Heat()
-    """At each token of its segment, what fires there times its weight, added up, where its poolings look; of words, on
-    every token of one what that word adds; of a combination, its parts' heat times their weights."""
+    """What each token adds to the score: with the bias that is the score. Of a maximum it is the token that has it; the
+    tokens of a word share what the word adds; of a combination it is its parts' heat times their weights."""
     card: tuple[str, ...] = ()
     """What its card says, in sentences."""
 

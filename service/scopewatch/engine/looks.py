@@ -42,9 +42,11 @@ class Looked:
     """How many features fired on a token of the caller's text, on average."""
     unexplained: Float32 | None
     """Shape (n,): ||y - y'||^2 / ||y - mean y||^2, y' being what the SAE makes of y, the mean that over the tokens of
-    the same segment; None where the SAE has no decoder that belongs here."""
+    the same segment; 1 where that divides by 0, as for the only token of a segment; None where the SAE has no decoder
+    that belongs here."""
     shares: dict[Segment, float]
-    """The same of whole segments: sums over their tokens above and below the line (`fvu` of `sae verify`)."""
+    """The same of whole segments: sums over their tokens above and below the line (`fvu` of `sae verify`). Segments are
+    left out where that divides by 0."""
     problem: str = ""
     """Why something of this could not be told."""
 

@@ -1,7 +1,6 @@
 """Puts an explanation together: the scored numbers, what the engine saw and what the cards say, in one document."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -10,11 +9,11 @@ from scopewatch.engine.looks import Looked
 from scopewatch.errors import EngineError
 from scopewatch.explain.card_sentences import card_sentences
 from scopewatch.explain.dictionaries import Labels, saes_explained, watched_labels
-from scopewatch.explain.fired import Fired, fired, heats
-from scopewatch.explain.groups import groups, strongest_words
+from scopewatch.explain.heats import added_by_tokens, groups
+from scopewatch.explain.predictions import logprobs
 from scopewatch.explain.quadrant import sentences_told
 from scopewatch.explain.sums import indicator_explained, summed
-from scopewatch.explain.texts import ReadTexts, heat_at, heat_of
+from scopewatch.explain.texts import ReadTexts, heat_of
 from scopewatch.explain.told import summary
 from scopewatch.explain.trust import Known, trust
 from scopewatch.explain.unusual import reference_of
@@ -29,11 +28,12 @@ from scopewatch.explanation import (
     Term,
     Tokens,
 )
-from scopewatch.identity import LOGPROB, EngineIdentity, FeatureKey
-from scopewatch.pipeline.compiled import CompiledIndicator, CompiledWatchlist
+from scopewatch.identity import FeatureKey
+from scopewatch.pipeline.compiled import CompiledWatchlist
+from scopewatch.pipeline.scoring import dense_activations
 from scopewatch.pipeline.stages import Judged
 from scopewatch.pipeline.watchlist_set import WatchlistSet
-from scopewatch.types import CoveredActivations, Float64, TokenisedPair
+from scopewatch.types import CoveredActivations, Float64
 from scopewatch.verdicts import LABEL_NOTE, Judgement, Label
 
 
@@ -64,19 +64,22 @@ def explained(
     watchlist, judgement = judged.asked.watchlist, judged.judgement
     readings, covered = judged.read.tokenised.readings, judged.read.covered
     texts = ReadTexts.of(judged.asked.job.pair, readings[0])
-    fires = [fired(watchlist, tokens, each) for tokens, each in zip(readings, covered, strict=True)]
-    heat_by_reading = [heats(watchlist, each, texts) for each in fires]
+    by_reading = [
+        added_by_tokens(watchlist, tokens, fired, texts) for tokens, fired in zip(readings, covered, strict=True)
+    ]
     sums = summed(judged)
-    heat = {one.source.name: heat_by_reading[one.reading][one.source.name] for one in sums}
-    grouped = groups(watchlist, [fires[one.reading] for one in sums], texts)
+    added = [by_reading[one.reading][one.source.name] for one in sums]
     own_labels = watched_labels(watchlist)
     saes = saes_explained(looked, texts, own_labels, labels)
-    features = _features(fires[0], watchlist, own_labels, texts)
-    logprobs = _logprobs(readings[0], predictions, watchlists.engine)
+    features = _features(watchlist, covered[0], own_labels, texts)
+    expected = None if predictions is None else logprobs(predictions, watchlists.engine.reader.digest)
+    if predictions and expected is None:
+        raise EngineError("the reader's predictions were asked for, and hold no log-probabilities")
     references = [reference_of(one.source, one.score) for one in sums]
-    sentences = sentences_told(watchlist, references, texts, covered[0], logprobs)
+    sentences = sentences_told(watchlist, references, texts, covered[0], expected)
     indicators = tuple(
-        indicator_explained(one, heat_of(heat[one.source.name]), card_sentences(one.source, one.score)) for one in sums
+        indicator_explained(one, heat_of(own.all), card_sentences(one.source, one.score))
+        for one, own in zip(sums, added, strict=True)
     )
     shown: list[Feature | Term | DictionaryFeature] = [
         *features,
@@ -84,9 +87,7 @@ def explained(
         *(feature for sae in saes for segment in sae.segments for feature in segment.features),
     ]
     known = Known(judgement, sums, looked, ablations, deletion, any(one.label_source for one in shown))
-    words = {name: strongest_words(texts, values) for name, values in heat.items()} | {
-        group.indicator: group.words for group in grouped
-    }
+    words = [texts.strongest_words(own.raising, 3) for own in added]
     return Explanation(
         request_id=judged.asked.job.request_id,
         verdict=judgement.verdict.value,
@@ -94,10 +95,10 @@ def explained(
         summary=summary(judgement, sums, words),
         trust=trust(known),
         texts=texts.texts,
-        tokens=_tokens(texts, logprobs),
+        tokens=_tokens(texts, expected),
         indicators=indicators,
         features=features,
-        groups=grouped,
+        groups=groups(watchlist, added, texts),
         saes=saes,
         hedging_by=sentences.by,
         sentences=sentences.sentences,
@@ -119,48 +120,22 @@ def _tokens(texts: ReadTexts, logprobs: Float64 | None) -> Tokens:
     )
 
 
-def _logprobs(tokens: TokenisedPair, predictions: CoveredActivations | None, engine: EngineIdentity) -> Float64 | None:
-    """The log-probability of each token of a reading, in nats; None where the reader's head is not loaded."""
-    if predictions is None:
-        return None
-    whole = replace(engine, head=True)
-    wanted = whole.feature_ids[whole.features.index(LOGPROB)]
-    if wanted not in predictions.table.features:
-        raise EngineError("the reader's predictions were asked for, and hold no log-probabilities")
-    found, column = predictions.activations, predictions.table.features.index(wanted)
-    logprobs = np.zeros(len(tokens.ids))
-    mine = found.column == column
-    logprobs[found.token[mine]] = found.value[mine]
-    return logprobs
-
-
 def _features(
-    fired: Fired, watchlist: CompiledWatchlist, labels: Mapping[FeatureKey, Label], texts: ReadTexts
+    watchlist: CompiledWatchlist, covered: CoveredActivations, labels: Mapping[FeatureKey, Label], texts: ReadTexts
 ) -> tuple[Feature, ...]:
-    """The watched features that fired on the caller's texts; the directions of probes have a value everywhere."""
-    number = np.full(len(fired.tokens.ids), -1)
-    number[texts.positions] = np.arange(len(texts.positions))
-    probes = {
-        term.feature
-        for one in watchlist.indicators
-        if isinstance(one, CompiledIndicator) and one.source.kind == "probe"
-        for term in one.terms
-    }
-    found = []
-    slots, begins = np.unique(fired.slot, return_index=True)
-    for slot, mine in zip(slots.tolist(), np.split(np.arange(len(fired.slot)), begins[1:]), strict=False):
-        feature = watchlist.features[slot]
-        if feature in labels and feature not in probes:
-            label = labels[feature]
-            found.append(
-                Feature(
-                    feature=str(feature),
-                    label=label.text,
-                    label_source=label.source,
-                    heat=heat_at(number[fired.token[mine]], fired.value[mine].tolist()),
-                )
-            )
-    return tuple(found)
+    """The watched features that fired on the caller's texts; none of a probe, which has a value everywhere."""
+    dense = dense_activations(watchlist, covered, texts.positions, len(texts.pair.ids))
+    probes = {term.key for one in watchlist.source.indicators if one.kind == "probe" for term in one.features}
+    return tuple(
+        Feature(
+            feature=str(feature),
+            label=labels[feature].text,
+            label_source=labels[feature].source,
+            heat=heat_of(dense[:, slot]),
+        )
+        for slot in np.flatnonzero(dense.any(axis=0)).tolist()
+        if (feature := watchlist.features[slot]) in labels and feature not in probes
+    )
 
 
 def _coverage(judgement: Judgement) -> CoverageExplained:

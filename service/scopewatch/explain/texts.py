@@ -1,6 +1,7 @@
 """The caller's texts that were read, and the tokens of them by which an explanation says where something is."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self, cast
@@ -9,9 +10,13 @@ import numpy as np
 
 from scopewatch.explanation import Heat, SegmentName, Text
 from scopewatch.types import Float64, Indices, Pair, ReadText, Segment, TokenisedPair
+from scopewatch.words.whole import whole_words
+
+_LONGEST_WORD = 64
+"""How many characters of a word are told at most."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadTexts:
     """The caller's texts, and the n tokens of theirs that were read, in the order of the reading."""
 
@@ -79,12 +84,10 @@ class ReadTexts:
         return (mine[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True))
 
     def carried(self, values: Float64, reading: TokenisedPair) -> Float64:
-        """What stands at the tokens of a reading, at the tokens of the explanation; shape (n,).
-
-        Where several tokens of another reading stand at one token, the value that is furthest from 0 counts.
+        """What each token of a reading adds, at the tokens of the explanation, which share it; shape (n,).
 
         Args:
-            values: A value for each token of the reading.
+            values: What each token of the reading adds.
             reading: A reading of the same pair.
         """
         if reading is self.pair:
@@ -92,22 +95,48 @@ class ReadTexts:
         found = np.zeros(len(self.positions))
         for number, text in enumerate(self.texts):
             mine = (reading.segments == Segment[text.segment.upper()]) & (reading.turns == text.turn) & (values != 0)
-            places = reading.starts[mine].astype(np.intp), reading.ends[mine].astype(np.intp)
-            for value, tokens in zip(values[mine].tolist(), self.tokens_at(number, *places), strict=True):
-                for token in tokens.tolist():
-                    found[token] = max(found[token], value, key=abs)
+            places = self.tokens_at(number, reading.starts[mine].astype(np.intp), reading.ends[mine].astype(np.intp))
+            for value, here in zip(values[mine].tolist(), places, strict=True):
+                found[here] += value / max(1, len(here))
         return found
+
+    @cached_property
+    def word_places(self) -> list[tuple[int, int, int]]:
+        """The word that each token is of: its text, its first code point and one past its last."""
+        found: list[tuple[int, int, int]] = []
+        word = (-1, 0, 0)
+        for text, start, end in zip(self.whose.tolist(), self.starts.tolist(), self.ends.tolist(), strict=True):
+            # The next piece of the same word; looked for again, a word of a million letters would take for ever.
+            if text != word[0] or not word[1] <= start < end <= word[2]:
+                word = (text, *whole_words(self.texts[text].text, start, end))
+            found.append(word)
+        return found
+
+    def strongest_words(self, values: Float64, most: int) -> tuple[str, ...]:
+        """The words whose tokens add most together, the highest first, each once and only if that is above 0.
+
+        Args:
+            values: What each token adds, shape (n,).
+            most: The most words.
+        """
+        added: Counter[tuple[int, int, int]] = Counter()
+        for token in np.flatnonzero(values).tolist():
+            added[self.word_places[token]] += values[token]
+        found: dict[str, str] = {}
+        for (text, start, end), value in added.most_common():
+            if value <= 0 or len(found) == most:
+                break
+            word = self.texts[text].text[start:end]
+            word = word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}…"
+            if any(map(str.isalnum, word)):
+                found.setdefault(word.casefold(), word)
+        return tuple(found.values())
 
 
 def heat_of(values: Float64) -> Heat:
     """Where values are not 0."""
     token = np.flatnonzero(values)
     return Heat(token=tuple(token.tolist()), value=tuple(values[token].tolist()))
-
-
-def heat_at(token: Indices, value: Sequence[float]) -> Heat:
-    """Values at tokens, ascending."""
-    return Heat(token=tuple(token.tolist()), value=tuple(value))
 
 
 def segment_name(segment: Segment) -> SegmentName:

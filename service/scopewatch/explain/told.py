@@ -1,6 +1,6 @@
 """The first paragraph of an explanation: what was looked at, what came of it, and what it does not show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from scopewatch.explain.phrases import called, listed, percent, plural
 from scopewatch.explain.sums import Summed
@@ -22,23 +22,22 @@ _ODDS = ((0.5, "just above"), (2.0, "above"))
 """Up to how much log-odds above the threshold's a score is called what; beyond, it is far above."""
 
 
-def summary(judgement: Judgement, sums: Sequence[Summed], words: Mapping[str, Sequence[str]]) -> str:
+def summary(judgement: Judgement, sums: Sequence[Summed], words: Sequence[Sequence[str]]) -> str:
     """The first paragraph.
 
     Args:
         judgement: What the watchlist says of the pair.
         sums: Its indicators.
-        words: The words that raised each indicator most, by its name.
+        words: The words that raised each of them most.
     """
-    above = [one for one in sums if one.score.flagged]
+    above = [_above(one) + _strongest(own) for one, own in zip(sums, words, strict=True) if one.score.flagged]
     told = [
         _looked_at(judgement, len(sums)),
         f"The verdict is {judgement.verdict.upper()}.",
-        *(_above(one) + _strongest(words.get(one.source.name, ())) for one in above),
-        "" if above else "No indicator is above its threshold.",
+        *(above or ["No indicator is above its threshold."]),
         _MEANS[judgement.verdict],
     ]
-    return " ".join(filter(None, told))
+    return " ".join(told)
 
 
 def _looked_at(judgement: Judgement, n_indicators: int) -> str:
@@ -46,8 +45,8 @@ def _looked_at(judgement: Judgement, n_indicators: int) -> str:
     made_by = judgement.made_by
     whose = "the same model" if made_by.relation is Relation.SAME_MODEL else "another model"
     return (
-        f"The model {made_by.reader} read {_read(judgement.coverage)}, written by {whose}; "
-        f"{plural(n_indicators, 'indicator')} of the watchlist {made_by.watchlist} judged it."
+        f"The reader model “{made_by.reader}” read {_read(judgement.coverage)}, written by {whose}; "
+        f"{plural(n_indicators, 'indicator')} of the watchlist “{made_by.watchlist}” judged it."
     )
 
 
@@ -88,4 +87,4 @@ def _strongest(words: Sequence[str]) -> str:
     """The words that counted most."""
     if not words:
         return "."
-    return f"; it was strongest on {listed([f'“{word}”' for word in words[:3]])}."
+    return f"; it was strongest on {listed([f'“{word}”' for word in words])}."

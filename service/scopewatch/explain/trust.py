@@ -136,7 +136,8 @@ def _readings(known: Known) -> Iterator[str]:
     sums = {one.source.name: one for one in known.scored}
     for name, parts in differing_parts(sums).items():
         yield (
-            f"{called(sums[name].source)} was judged on another reading of the texts than {listed(parts)}, and "
+            f"{called(sums[name].source)} was judged on another reading of the texts than "
+            f"{listed([called(sums[part].source) for part in parts])}, and "
             "its summands are the scores of its own."
         )
 
@@ -146,11 +147,11 @@ def _reader(known: Known) -> Iterator[str]:
     made_by = known.judgement.made_by
     if made_by.relation is Relation.READER_MODEL:
         yield (
-            f"Another model wrote the response: this is what {made_by.reader} makes of it while it reads, a reader's "
+            f"Another model wrote the response: this is what “{made_by.reader}” makes of it while it reads, a reader's "
             "impression, and not what was active in the model that wrote it."
         )
     else:
-        yield f"The watchlist says that {made_by.reader} wrote the response itself; nothing here checks that."
+        yield f"The watchlist says that “{made_by.reader}” wrote the response itself; nothing here checks that."
 
 
 def _cause(known: Known) -> Iterator[str]:
