@@ -23,6 +23,7 @@ from scopewatch.cli import (
     score,
     serve,
     token,
+    watch,
     watchlist,
 )
 from scopewatch.errors import NothingUsable, ScopewatchError, SetupError
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    judging = (serve, demo, score, evaluate, activations, calibrate, contrast, scan)
+    judging = (serve, demo, score, watch, evaluate, activations, calibrate, contrast, scan)
     for module in (*judging, watchlist, features, reader, sae, bench, plan, token, audit):
         module.add(command)
     return parser
