@@ -203,6 +203,7 @@ class LocalServer:
 
     grpc_address: str
     metrics_address: str
+    watch_address: str = ""
 
     def metric(self, name: str, **labels: str) -> float:
         return metric(self.metrics_address, name, **labels)
@@ -222,7 +223,8 @@ async def serving(settings: Config, gate: Gate | None = None) -> AsyncIterator[L
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.getMessage() == "serving":
-                ready.set_result(LocalServer(record.grpc_address, record.metrics_address))
+                watch = getattr(record, "watch_address", "")
+                ready.set_result(LocalServer(record.grpc_address, record.metrics_address, watch))
 
     log, listener = logging.getLogger("scopewatch.app.server"), Listener()
     level = log.level

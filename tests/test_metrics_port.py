@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from certificates import Authority, Files
-from scopewatch.doors.http import metrics_port
+from scopewatch.doors.http import http_port, metrics_port
 from scopewatch.doors.http.metrics_port import Authorise, MetricsPort, everybody
 from scopewatch.doors.tls import Certificates
 from scopewatch.metrics import Metrics, Page
@@ -169,7 +169,7 @@ async def test_half_a_request_that_ends_is_no_request() -> None:
 
 async def test_half_a_request_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that is not there in time is answered with 408, and its connection is closed."""
-    monkeypatch.setattr(metrics_port, "_HEAD_S", 0.05)
+    monkeypatch.setattr(http_port, "_HEAD_S", 0.05)
     async with listening() as at:
         status, _, _ = parts(await said(at, GET[:20]))
 
@@ -357,7 +357,7 @@ async def test_the_certificate_of_the_caller_is_asked_for_and_passed_on(tmp_path
 
 async def test_a_handshake_that_stalls_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who connects to a TLS port and says nothing is sent away."""
-    monkeypatch.setattr(metrics_port, "_HEAD_S", 0.05)
+    monkeypatch.setattr(http_port, "_HEAD_S", 0.05)
     files = Authority(tmp_path).sign()
     async with listening(certificates=Certificates(files.cert, files.key, None, metrics=Metrics())) as at:
         assert await said(at, b"") == b""

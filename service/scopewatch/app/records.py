@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from scopewatch.audit.ledger import Audit
+from scopewatch.audit.recent_flags import RecentFlags
 from scopewatch.audit.texts import Texts
 from scopewatch.config import Config
 from scopewatch.doors.auth import Roles
@@ -27,10 +28,18 @@ class Records:
         listeners: Are told of every pair that is scored.
         audit: The audit log; None where there is none.
         texts: The texts that are kept; None where none are.
+        flags: The pairs that were flagged lately; nobody tells it of them where nothing shows them.
     """
 
-    def __init__(self, listeners: Sequence[PairsScored], audit: Audit | None, texts: Texts | None = None) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[PairsScored],
+        audit: Audit | None,
+        texts: Texts | None = None,
+        flags: RecentFlags | None = None,
+    ) -> None:
         self.listeners = listeners
+        self.flags = flags or RecentFlags(text_kept=False)
         self._audit = audit
         self._texts = texts
 
@@ -85,6 +94,9 @@ async def records(config: Config) -> AsyncIterator[Records]:
     """
     listeners: list[PairsScored] = [partial(log_verdicts, pass_share=config.log_pass_share)]
     audit = texts = None
+    flags = RecentFlags(text_kept=config.audit_text != "none")
+    if config.watch_address:
+        listeners.append(flags.remember)
     async with AsyncExitStack() as opened:
         if config.audit_dir:
             folder = Path(config.audit_dir)
@@ -95,4 +107,4 @@ async def records(config: Config) -> AsyncIterator[Records]:
                 texts = await asyncio.to_thread(Texts, folder, which=config.audit_text, days=config.text_days)
                 opened.push_async_callback(asyncio.to_thread, texts.close)
                 listeners.append(texts.keep)
-        yield Records(listeners, audit, texts)
+        yield Records(listeners, audit, texts, flags)

@@ -21,11 +21,13 @@ from scopewatch.doors.door import Door
 from scopewatch.doors.grpc.listener import GrpcDoor
 from scopewatch.doors.http.metrics_port import MetricsPort
 from scopewatch.doors.http.scrapers import may_read
+from scopewatch.doors.http.watch_port import WatchPort
 from scopewatch.doors.limits import Limits
 from scopewatch.doors.tls import Certificates
 from scopewatch.errors import EngineDied
 from scopewatch.logs import Laps
 from scopewatch.metrics import Metrics
+from scopewatch.report.watch_page import WatchPages
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +115,9 @@ class Server:
             started.callback(following.cancel)
             addresses = await self._door.listen()
             addresses["metrics_address"] = await self._metrics_port.listen()
+            watch = WatchPort(self._config.watch_address, flags=written.flags, roles=self._roles, pages=WatchPages())
+            started.push_async_callback(watch.close)
+            addresses |= await watch.listen()
             if self._config.in_the_clear:
                 told = {name: addresses[name] for name in self._config.in_the_clear}
                 log.warning("insecure: whoever is on the network reads and changes what callers send", extra=told)
@@ -133,6 +138,9 @@ class Server:
                     records=written,
                 )
             )
+            watch.open(spine)
+            # Before the spine, which it asks, is closed.
+            started.push_async_callback(watch.close)
             await self._door.open(spine, Limits.of(self._config, max_tokens=loaded.engine.max_tokens))
             self._metrics.ready.set(1)
             self._laps.end("warm_up")

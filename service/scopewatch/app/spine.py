@@ -28,6 +28,7 @@ from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.pace import Pace
 from scopewatch.pipeline.shadows import Shadows
+from scopewatch.pipeline.stages import Judged
 from scopewatch.pipeline.vitality import Vitality
 from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.sources import TODAY
@@ -96,6 +97,14 @@ class Spine:
         if self._follows_clock:
             jobs = [dated(job) for job in jobs]
         return await self._monitor.score(jobs)
+
+    async def read(self, job: ScoreJob) -> Judged:
+        """Reads and judges one pair as `score` does, with all that it was judged by; nobody is told of it.
+
+        Raises:
+            ScopewatchError: The pair cannot be scored.
+        """
+        return await self._monitor.read(dated(job) if self._follows_clock else job)
 
     async def explain(self, job: ScoreJob, wants: Wants) -> Explanation:
         """Tells why a pair gets its verdict, when the engine has time for it.

@@ -15,6 +15,7 @@ from scopewatch.cli import (
     contrast,
     demo,
     evaluate,
+    explain,
     features,
     plan,
     reader,
@@ -23,6 +24,7 @@ from scopewatch.cli import (
     score,
     serve,
     token,
+    watch,
     watchlist,
 )
 from scopewatch.errors import NothingUsable, ScopewatchError, SetupError
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    judging = (serve, demo, score, evaluate, activations, calibrate, contrast, scan)
+    judging = (serve, demo, score, explain, watch, evaluate, activations, calibrate, contrast, scan)
     for module in (*judging, watchlist, features, reader, sae, bench, plan, token, audit):
         module.add(command)
     return parser

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import sys
 from pathlib import Path
 
 from scopewatch.errors import DataError
@@ -47,6 +48,18 @@ def check_read(*files: Path | None) -> None:
             file.open("rb").close()
         except OSError as error:
             raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def text_of(file: Path) -> str:
+    """The text of a file, or of standard input where its name is `-`.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from None
 
 
 def text(argument: str) -> str:

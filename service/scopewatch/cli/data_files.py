@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from scopewatch.cli.argument_types import text
 
 if TYPE_CHECKING:
+    from scopewatch.pairs.columns import Columns
     from scopewatch.pairs.data_files import Reading
     from scopewatch.pairs.left_out import Tally
 
@@ -21,6 +22,11 @@ _PARTS = ("prompt", "response", "messages", "history", "label", "group", "id", "
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `reading_of`."""
     parser.add_argument("--strict", action="store_true", help="end at the first row that cannot be used")
+    add_columns(parser)
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `columns_of`."""
     group = parser.add_argument_group("columns (a name, or a path such as output.text)")
     for part in _PARTS:
         group.add_argument(f"--{part}-column", type=text, default=part, metavar="NAME", help=f"holds the {part}")
@@ -28,10 +34,16 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 def reading_of(args: argparse.Namespace) -> "Reading":
     """How the arguments say that files are read."""
-    from scopewatch.pairs.columns import Columns
     from scopewatch.pairs.data_files import Reading
 
-    return Reading(Columns(**{part: getattr(args, f"{part}_column") for part in _PARTS}), strict=args.strict)
+    return Reading(columns_of(args), strict=args.strict)
+
+
+def columns_of(args: argparse.Namespace) -> "Columns":
+    """Where the arguments say that the parts of a pair stand."""
+    from scopewatch.pairs.columns import Columns
+
+    return Columns(**{part: getattr(args, f"{part}_column") for part in _PARTS})
 
 
 def data_of(names: Sequence[str], reading: "Reading") -> list[Path]:

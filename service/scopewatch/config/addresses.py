@@ -43,8 +43,11 @@ def check_socket(address: str) -> None:
 
 def is_loopback(address: str) -> bool:
     """Whether nothing but this machine reaches an address: a `unix:` one, `localhost`, 127.0.0.0/8 or ::1."""
-    if socket_file(address):
-        return True
+    return bool(socket_file(address)) or is_loopback_host(address)
+
+
+def is_loopback_host(address: str) -> bool:
+    """Whether the host of `host:port`, or of `host` alone, is `localhost`, in 127.0.0.0/8, or ::1 in brackets."""
     try:
         host = urlsplit(f"//{address}").hostname or ""
         return host == "localhost" or ip_address(host).is_loopback

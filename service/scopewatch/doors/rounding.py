@@ -8,6 +8,11 @@ from scopewatch.verdicts import Evidence, FeatureScore, IndicatorScore, Judgemen
 _PROBABILITY_STEP = 0.1
 
 
+def near(value: float, step: float) -> float:
+    """The multiple of a step that is nearest to a value; the value itself where the step is 0."""
+    return value - remainder(value, step) if step else value
+
+
 def rounded(judgement: Judgement, step: float) -> Judgement:
     """A judgement whose scores, and all that they could be added up from, are multiples of a step.
 
@@ -20,14 +25,11 @@ def rounded(judgement: Judgement, step: float) -> Judgement:
     if not step:
         return judgement
 
-    def near(value: float) -> float:
-        return value - remainder(value, step)
-
     def feature(part: FeatureScore) -> FeatureScore:
-        return replace(part, pooled=near(part.pooled), contribution=near(part.contribution))
+        return replace(part, pooled=near(part.pooled, step), contribution=near(part.contribution, step))
 
     def span(one: Evidence) -> Evidence:
-        return replace(one, activation=near(one.activation))
+        return replace(one, activation=near(one.activation, step))
 
     def indicator(one: IndicatorScore) -> IndicatorScore:
         probability = one.probability
@@ -35,7 +37,7 @@ def rounded(judgement: Judgement, step: float) -> Judgement:
             probability = round(round(probability / _PROBABILITY_STEP) * _PROBABILITY_STEP, 1)
         return replace(
             one,
-            score=near(one.score),
+            score=near(one.score, step),
             probability=probability,
             features=tuple(map(feature, one.features)),
             evidence=tuple(map(span, one.evidence)),

@@ -1,13 +1,16 @@
-"""Rows of a result, written as JSONL or Parquet."""
+"""Rows of a result, written and read as JSONL or Parquet."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from scopewatch.errors import DataError
-from scopewatch.pairs.rows import arrow
+from scopewatch.pairs.columns import Columns
+from scopewatch.pairs.rows import arrow, open_data, rows_of
+
+_READ_AT_ONCE = 1024
 
 
 def check_format(file: Path) -> None:
@@ -49,3 +52,37 @@ def row_writer(
 def json_lines(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
     """The rows as lines of JSONL."""
     return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def result_rows(file: Path, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """The rows of a result, read without ever holding a whole file.
+
+    Args:
+        file: A file that `row_writer` wrote.
+        names: The columns that are read.
+
+    Raises:
+        DataError: The file cannot be read, or has no such columns.
+    """
+    check_format(file)
+    if file.suffix == ".parquet":
+        yield from _parquet_rows(file, names)
+        return
+    for row in rows_of([file], Columns()):
+        try:
+            held = row.load()
+            yield {name: held[name] for name in names}  # type: ignore[index]
+        except (ValueError, RecursionError, LookupError, TypeError):
+            raise DataError(f"{row.place}: expected a row of a result, with {', '.join(names)}") from None
+
+
+def _parquet_rows(file: Path, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    library = arrow()
+    try:
+        with open_data(file) as stream, library.parquet.ParquetFile(stream) as source:
+            if missing := [name for name in names if name not in source.schema_arrow.names]:
+                raise DataError(f"{file}: has no column {missing[0]}; expected a result of `scopewatch scan`")
+            for batch in source.iter_batches(_READ_AT_ONCE, columns=list(names)):
+                yield from batch.to_pylist()
+    except (library.core.ArrowException, OSError) as error:
+        raise DataError(f"{file}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from None

@@ -35,10 +35,7 @@ from scopewatch.identity import EngineIdentity
 from scopewatch.lifecycle.parts import Parts, Scanned, parts_of
 from scopewatch.lifecycle.rows import check_format
 from scopewatch.lifecycle.until_signal import until_signal
-from scopewatch.pairs.cells import name_or_number
-from scopewatch.pairs.columns import Columns, find
-from scopewatch.pairs.conversation import pair_of
-from scopewatch.pairs.data_files import Reading, problem_of
+from scopewatch.pairs.data_files import Reading, job_of
 from scopewatch.pairs.left_out import LeftOut
 from scopewatch.pairs.rows import RawRow, digest_of, rows_of
 from scopewatch.pairs.scored import Scorer, answers, failure
@@ -175,7 +172,7 @@ def _digest(data: Sequence[Path]) -> str:
 async def _scored(
     rows: Sequence[RawRow], score: Scorer, indicators: Sequence[str], reading: Reading
 ) -> list[dict[str, object]]:
-    read = [_read(row, reading.columns) for row in rows]
+    read = [job_of(row, reading.columns) for row in rows]
     outcomes = iter(await answers([item for item in read if isinstance(item, ScoreJob)], score))
     found = []
     for row, item in zip(rows, read, strict=True):
@@ -189,17 +186,6 @@ async def _scored(
             result = _result(outcome)
         found.append({"file": str(row.file), "row": row.number, "id": name, **result})
     return found
-
-
-def _read(row: RawRow, columns: Columns) -> ScoreJob | LeftOut:
-    """The pair to score, under its id; of a row nothing else matters, since nothing is learnt from it."""
-    try:
-        held = row.load()
-        pair = pair_of(held, columns)
-        assert isinstance(held, dict), "else it is no pair"
-        return ScoreJob(pair, "", name_or_number(find(held, columns.id), columns.id) or str(row.number))
-    except (ValueError, RecursionError) as error:
-        return problem_of(row, error)
 
 
 def _result(outcome: ScoredPair) -> dict[str, object]:

@@ -7,11 +7,13 @@ from glob import glob
 from pathlib import Path
 
 from scopewatch.errors import DataError
-from scopewatch.pairs.columns import Columns
-from scopewatch.pairs.conversation import NoText
+from scopewatch.pairs.cells import name_or_number
+from scopewatch.pairs.columns import Columns, find
+from scopewatch.pairs.conversation import NoText, pair_of
 from scopewatch.pairs.labelled import LabelledPair, Labels, parse_row
 from scopewatch.pairs.left_out import LeftOut, Tally
 from scopewatch.pairs.rows import STDIN, RawRow, rows_of
+from scopewatch.types import ScoreJob
 
 _NO_JSON = "not JSON: "
 
@@ -108,6 +110,17 @@ def check_both_labels(pairs: Sequence[LabelledPair], what: str, tally: Tally) ->
         only = f", all of label {pairs[0].label}" if pairs else ""
         told = f"{what}: {len(pairs)} pairs{only}; both labels, 0 and 1, are needed"
         raise DataError("\n".join([told, *tally.first_lines]))
+
+
+def job_of(row: RawRow, columns: Columns) -> ScoreJob | LeftOut:
+    """The pair of a row to score, under its id; of the row nothing else matters, since nothing is learnt from it."""
+    try:
+        held = row.load()
+        pair = pair_of(held, columns)
+        assert isinstance(held, dict), "else it is no pair"
+        return ScoreJob(pair, "", name_or_number(find(held, columns.id), columns.id) or str(row.number))
+    except (ValueError, RecursionError) as error:
+        return problem_of(row, error)
 
 
 def problem_of(row: RawRow, error: Exception) -> LeftOut:

@@ -10,14 +10,10 @@ from scopewatch.doors.grpc.call import Call
 from scopewatch.doors.grpc.explanation_messages import to_message
 from scopewatch.doors.grpc.requests import to_job
 from scopewatch.doors.limits import Limits
-from scopewatch.doors.role_file import Account
-from scopewatch.errors import FieldViolation, InvalidRequest, NotAllowed
+from scopewatch.errors import FieldViolation, InvalidRequest
 from scopewatch.explanation import MOST_TOP, Explanation, Wants
 from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
-
-_PASSES = 2
-"""How often a pair is read for every explanation: once to be scored, once with the whole dictionaries."""
 
 
 def to_wants(request: pb.ExplainRequest, limits: Limits) -> Wants:
@@ -41,18 +37,6 @@ def to_wants(request: pb.ExplainRequest, limits: Limits) -> Wants:
     return replace(wants, top=request.top) if request.top else wants
 
 
-def check_sees_exact_scores(account: Account) -> None:
-    """Refuses whoever is shown rounded scores: an explanation is a sum, and one that is rounded does not add up.
-
-    Raises:
-        NotAllowed: They are rounded for this caller.
-    """
-    if account.round_scores:
-        raise NotAllowed(
-            "an explanation shows exact scores, and those of this caller are rounded; it needs round_scores: 0"
-        )
-
-
 async def job_of(request: pb.ExplainRequest, limits: Limits, spine: Spine, call: Call) -> ScoreJob:
     """The pair that a request is about.
 
@@ -68,13 +52,6 @@ async def job_of(request: pb.ExplainRequest, limits: Limits, spine: Spine, call:
     except InvalidRequest as error:
         within = (replace(one, field=f"pair.{one.field}") for one in error.violations)
         raise type(error)(*within) from None
-
-
-def tokens_read(explanation: Explanation) -> int:
-    """How many tokens the reader read for an explanation, about: what its parts take in passes over the whole pair."""
-    ablations = sum(1 + one.controls for one in explanation.ablations)
-    shortened = explanation.deletion.scored if explanation.deletion else 0
-    return explanation.coverage.tokens * (_PASSES + ablations + shortened)
 
 
 def explanation_reply(explanation: Explanation, max_bytes: int) -> bytes:

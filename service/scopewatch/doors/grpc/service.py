@@ -8,8 +8,9 @@ from google.rpc import status_pb2
 
 import scopewatch
 from scopewatch.doors.door import Spine
+from scopewatch.doors.explaining import check_sees_exact_scores, tokens_read
 from scopewatch.doors.grpc.call import Call
-from scopewatch.doors.grpc.explaining import check_sees_exact_scores, explanation_reply, job_of, to_wants, tokens_read
+from scopewatch.doors.grpc.explaining import explanation_reply, job_of, to_wants
 from scopewatch.doors.grpc.info import info_response, reload_refusal, reload_response
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.grpc.reply_size import Result, fitting

@@ -1,1 +1,1 @@
-"""The door for Prometheus: the metrics page over HTTP; only this room knows h11."""
+"""Pages over HTTP: the metrics, for Prometheus, and recent flags, for whoever is on call; only this room knows h11."""

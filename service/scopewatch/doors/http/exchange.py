@@ -1,44 +1,66 @@
-"""One request for the metrics page and its answer, as bytes."""
+"""One request and its answer, as bytes of HTTP/1."""
 
-import gzip
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 import h11
 
-from scopewatch.metrics import Page
-
 HEAD_MAX_BYTES = 8 << 10
 """The longest head of a request: its first line and its headers."""
-_GZIP_MIN_BYTES = 1 << 10
-"""Below it the headers of a compressed page are about as long as what compression saves."""
-_TAKES_GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;\s*q=(?:1|0?\.0*[1-9]))", re.IGNORECASE)
-"""In an `Accept-Encoding` header: gzip, with a weight above 0 if it has one."""
-_PATHS = ("/", "/metrics")
+Headers: TypeAlias = Sequence[tuple[str, str]]
+"""Headers of an answer: the name and the value of each."""
 
 
 class Refused(Exception):
-    """A request that gets a status in place of the page."""
+    """A request that gets a status in place of what it asks for.
 
-    def __init__(self, status: HTTPStatus) -> None:
-        super().__init__(status.phrase)
+    Args:
+        status: The status.
+        said: What the caller is told beside it; by default the status in words.
+        headers: Headers of the answer.
+    """
+
+    def __init__(self, status: HTTPStatus, said: str = "", headers: Headers = ()) -> None:
+        super().__init__(said or status.phrase)
         self.status = status
+        self.headers = headers
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a request asks for."""
+class Request:
+    """What a caller asks for."""
 
-    authorization: str
-    """The header of that name, empty where there is none."""
-    accept: str
-    """The formats that the caller takes, as its `Accept` header says."""
-    takes_gzip: bool
-    names: Sequence[str]
-    """The series that the caller wants, all of them if it names none."""
+    method: str
+    path: str
+    """The path as it was sent, without the query."""
+    query: Mapping[str, Sequence[str]]
+    """The values of each name in the query."""
+    headers: Mapping[str, str]
+    """The last value of each header, by its name in small letters."""
+    certificate: Mapping[str, Any] | None
+    """The caller's verified certificate, as `ssl.SSLSocket.getpeercert` gives it; None without one."""
+
+    def header(self, name: str) -> str:
+        """A header by its name in small letters; empty where there is none."""
+        return self.headers.get(name, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a caller gets."""
+
+    content_type: str
+    body: bytes
+    headers: Headers = ()
+    status: HTTPStatus = HTTPStatus.OK
+
+    @classmethod
+    def of(cls, refused: Refused) -> "Reply":
+        """A refusal, as text."""
+        return cls("text/plain; charset=utf-8", f"{refused}\n".encode(), refused.headers, refused.status)
 
 
 class Exchange:
@@ -48,14 +70,15 @@ class Exchange:
         self._connection = h11.Connection(h11.SERVER)
         self._takes_body = True
 
-    def asked(self, head: bytes) -> Asked:
+    def request(self, head: bytes, certificate: Mapping[str, Any] | None = None) -> Request:
         """Reads the head of a request.
 
         Args:
             head: Its first line and headers, with the empty line that ends them.
+            certificate: The caller's verified certificate; None without one.
 
         Raises:
-            Refused: It is no request in HTTP/1, or asks for something else than the page.
+            Refused: It is no request in HTTP/1.
         """
         try:
             self._connection.receive_data(head)
@@ -68,38 +91,27 @@ class Exchange:
             target = urlsplit(request.target.decode("ascii"))
         except ValueError:
             raise Refused(HTTPStatus.BAD_REQUEST) from None
-        if target.path not in _PATHS:
-            raise Refused(HTTPStatus.NOT_FOUND)
-        if request.method not in {b"GET", b"HEAD"}:
-            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED)
         self._takes_body = request.method != b"HEAD"
-        headers = {name: value.decode("latin-1") for name, value in request.headers}
-        return Asked(
-            authorization=headers.get(b"authorization", ""),
-            accept=headers.get(b"accept", ""),
-            takes_gzip=bool(_TAKES_GZIP.search(headers.get(b"accept-encoding", ""))),
-            names=parse_qs(target.query).get("name[]", ()),
+        return Request(
+            method=request.method.decode("ascii"),
+            path=target.path,
+            query=parse_qs(target.query),
+            headers={name.decode("ascii"): value.decode("latin-1") for name, value in request.headers},
+            certificate=certificate,
         )
 
-    def answer(self, page: Page, asked: Asked) -> bytes:
-        """The page, compressed where the caller takes that and it is worthwhile."""
-        headers, body = [("Content-Type", page.content_type), ("Vary", "Accept, Accept-Encoding")], page.body
-        if asked.takes_gzip and len(body) >= _GZIP_MIN_BYTES:
-            headers.append(("Content-Encoding", "gzip"))
-            body = gzip.compress(body, compresslevel=1, mtime=0)
-        return self._written(HTTPStatus.OK, headers, body)
+    def answer(self, reply: Reply, headers: Headers = ()) -> bytes:
+        """The bytes of an answer.
 
-    def refusal(self, status: HTTPStatus) -> bytes:
-        """A status in place of the page."""
-        headers = [("Content-Type", "text/plain; charset=utf-8")]
-        if status is HTTPStatus.METHOD_NOT_ALLOWED:
-            headers.append(("Allow", "GET, HEAD"))
-        if status is HTTPStatus.UNAUTHORIZED:
-            headers.append(("WWW-Authenticate", "Bearer"))
-        return self._written(status, headers, f"{status.phrase}\n".encode())
-
-    def _written(self, status: HTTPStatus, headers: list[tuple[str, str]], body: bytes) -> bytes:
-        headers = [*headers, ("Content-Length", str(len(body))), ("Connection", "close")]
-        response = h11.Response(status_code=status, reason=status.phrase.encode(), headers=headers)
-        events = (response, h11.Data(data=body if self._takes_body else b""), h11.EndOfMessage())
+        Args:
+            reply: The answer.
+            headers: Headers that it has beside its own.
+        """
+        closing = (("Content-Length", str(len(reply.body))), ("Connection", "close"))
+        response = h11.Response(
+            status_code=reply.status,
+            reason=reply.status.phrase.encode(),
+            headers=[("Content-Type", reply.content_type), *reply.headers, *headers, *closing],
+        )
+        events = (response, h11.Data(data=reply.body if self._takes_body else b""), h11.EndOfMessage())
         return b"".join(self._connection.send(event) or b"" for event in events)

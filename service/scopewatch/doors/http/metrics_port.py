@@ -1,43 +1,28 @@
-"""The port of the metrics page: one request a connection, and nobody who is slow holds it.
-
-It has an event loop of its own, in a thread: what happens there takes no turn of the calls that are scored, and when
-their event loop hangs, the page is still there to show it.
-"""
+"""The port of the metrics page."""
 
 import asyncio
-import logging
-import os
-import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+import gzip
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
-from scopewatch.config import host_and_port
-from scopewatch.doors.http.exchange import HEAD_MAX_BYTES, Exchange, Refused
+from scopewatch.doors.http.exchange import Refused, Reply, Request
+from scopewatch.doors.http.http_port import HttpPort
 from scopewatch.doors.tls import Certificates
-from scopewatch.errors import ConfigError
 from scopewatch.metrics import Metrics
-
-log = logging.getLogger(__name__)
 
 Authorise: TypeAlias = Callable[[str, Mapping[str, Any] | None], int]
 """Whether a caller may read the page: its `Authorization` header, empty where there is none, and its certificate as
 `ssl.SSLSocket.getpeercert` gives it, None without one; 200, 401 or 403 as an HTTP status."""
 
 _CONNECTIONS = 64
-"""Connections at once. For a new one, the one goes that has kept us waiting longest."""
-_BACKLOG = 1024
-"""Connections that the system holds until they are looked at; beyond it, callers try again after a second."""
-_HEAD_S = 5.0
-"""What a caller has to shake hands and send the head of its request."""
-_REPLY_S = 10.0
-"""What a caller has to take the answer."""
 _RENDERED_AT_ONCE = 2
-_PAUSE_S = 0.5
-"""The wait before the next attempt, where the system has no room for one more connection."""
+_GZIP_MIN_BYTES = 1 << 10
+"""Below it the headers of a compressed page are about as long as what compression saves."""
+_TAKES_GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;\s*q=(?:1|0?\.0*[1-9]))", re.IGNORECASE)
+"""In an `Accept-Encoding` header: gzip, with a weight above 0 if it has one."""
 
 
 def everybody(_authorization: str, _certificate: Mapping[str, Any] | None) -> int:
@@ -63,16 +48,11 @@ class MetricsPort:
         certificates: Certificates | None = None,
         authorise: Authorise = everybody,
     ) -> None:
-        self._address = address
         self._metrics = metrics
-        self._certificates = certificates
         self._authorise = authorise
         self._rendering = ThreadPoolExecutor(_RENDERED_AT_ONCE, thread_name_prefix="metrics")
-        self._connections: set[asyncio.Task[None]] = set()
-        self._waits: dict[asyncio.Task[None], None] = {}
-        """Connections on which it is the caller's turn, the one first that has been waited for longest."""
-        self._stop: Callable[[], object] | None = None
-        self._ended = Future[None]()
+        answers = dict.fromkeys(("/", "/metrics"), self._answer)
+        self._port = HttpPort("metrics", address, answers, connections=_CONNECTIONS, certificates=certificates)
 
     async def listen(self) -> str:
         """Begins to serve.
@@ -83,134 +63,26 @@ class MetricsPort:
         Raises:
             ConfigError: The address cannot be bound.
         """
-        host, port = host_and_port(self._address)
-        try:
-            family, *_, name = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-            listener = socket.create_server(name, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
-        except OSError as error:
-            # Python adds the address to the system's own words.
-            why = os.strerror(error.errno) if error.errno else error
-            raise ConfigError(f"metrics_address {self._address}: {why}") from None
-        listener.setblocking(False)
-        begun = Future[Callable[[], object]]()
-        threading.Thread(target=self._run, args=(listener, begun), name="metrics", daemon=True).start()
-        self._stop = await asyncio.wrap_future(begun)
-        return f"{self._address.rpartition(':')[0]}:{listener.getsockname()[1]}"
+        return await self._port.listen()
 
     async def close(self) -> None:
         """Stops listening, and ends every connection. Harmless when it never listened."""
-        if self._stop:
-            self._stop()
-            await asyncio.wrap_future(self._ended)
+        await self._port.close()
         self._rendering.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, listener: socket.socket, begun: Future[Callable[[], object]]) -> None:
-        async def run() -> None:
-            accepting = asyncio.create_task(self._accept(listener))
-            loop = asyncio.get_running_loop()
-            begun.set_result(lambda: loop.call_soon_threadsafe(accepting.cancel))
-            await accepting
+    async def _answer(self, request: Request) -> Reply:
+        status = HTTPStatus(self._authorise(request.header("authorization"), request.certificate))
+        if status is HTTPStatus.UNAUTHORIZED:
+            raise Refused(status, headers=(("WWW-Authenticate", "Bearer"),))
+        if status is not HTTPStatus.OK:
+            raise Refused(status)
+        return await asyncio.get_running_loop().run_in_executor(self._rendering, self._page, request)
 
-        try:
-            # When it leaves, it cancels the connections that are still there.
-            with suppress(asyncio.CancelledError):
-                asyncio.run(run())
-        finally:
-            self._ended.set_result(None)
-
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        with listener:
-            while True:
-                try:
-                    connection, _ = await loop.sock_accept(listener)
-                except OSError as error:
-                    log.warning("metrics_address takes no connection: %s", error.strerror or error)
-                    await asyncio.sleep(_PAUSE_S)
-                    continue
-                if len(self._connections) >= _CONNECTIONS:
-                    self._end_the_slowest()
-                if len(self._connections) >= _CONNECTIONS:
-                    connection.close()
-                    continue
-                task = asyncio.create_task(self._serve(connection))
-                self._connections.add(task)
-                self._waits[task] = None
-                task.add_done_callback(self._forget)
-                # Connections that are there at once would be taken without a turn for anybody else.
-                await asyncio.sleep(0)
-
-    def _end_the_slowest(self) -> None:
-        if slowest := next(iter(self._waits), None):
-            slowest.cancel()
-            self._forget(slowest)
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._connections.discard(task)
-        self._waits.pop(task, None)
-
-    async def _serve(self, connection: socket.socket) -> None:
-        loop, reader, exchange = asyncio.get_running_loop(), asyncio.StreamReader(HEAD_MAX_BYTES), Exchange()
-        writer: asyncio.StreamWriter | None = None
-        until_s = loop.time() + _HEAD_S
-        try:
-            async with asyncio.timeout_at(until_s):
-                transport, protocol = await loop.connect_accepted_socket(
-                    lambda: asyncio.StreamReaderProtocol(reader),
-                    connection,
-                    ssl=self._certificates.current.context if self._certificates else None,
-                )
-            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-            reply = await self._reply(exchange, reader, until_s, writer.get_extra_info("peercert") or None)
-            async with asyncio.timeout(_REPLY_S):
-                writer.write(reply)
-                writer.close()
-                await writer.wait_closed()
-        except (OSError, TimeoutError) as error:
-            log.debug("a connection for metrics broke off: %s", type(error).__name__)
-        finally:
-            writer.transport.abort() if writer else connection.close()
-
-    async def _reply(
-        self, exchange: Exchange, reader: asyncio.StreamReader, until_s: float, certificate: Mapping[str, Any] | None
-    ) -> bytes:
-        """The answer to the request that arrives until then, on the clock of the event loop."""
-        try:
-            asked = exchange.asked(await self._head(reader, until_s))
-            status = HTTPStatus(self._authorise(asked.authorization, certificate))
-            if status != HTTPStatus.OK:
-                raise Refused(status)
-            with self._our_turn():
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._rendering, lambda: exchange.answer(self._metrics.page(asked.accept, asked.names), asked)
-                )
-        except Refused as refused:
-            return exchange.refusal(refused.status)
-        except Exception:
-            log.exception("unexpected failure on the metrics port")
-            return exchange.refusal(HTTPStatus.INTERNAL_SERVER_ERROR)
-
-    async def _head(self, reader: asyncio.StreamReader, until_s: float) -> bytes:
-        """The head of a request.
-
-        Raises:
-            Refused: It is not there in time, or too long, or half of one.
-        """
-        try:
-            async with asyncio.timeout_at(until_s):
-                return await reader.readuntil(b"\r\n\r\n")
-        except TimeoutError:
-            raise Refused(HTTPStatus.REQUEST_TIMEOUT) from None
-        except asyncio.LimitOverrunError:
-            raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) from None
-        except (asyncio.IncompleteReadError, OSError):
-            raise Refused(HTTPStatus.BAD_REQUEST) from None
-
-    @contextmanager
-    def _our_turn(self) -> Iterator[None]:
-        """While it lasts, the caller of this connection waits for us, and does not lose it to a new one."""
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        self._waits.pop(task, None)
-        yield
-        self._waits[task] = None
+    def _page(self, request: Request) -> Reply:
+        """The page, compressed where the caller takes that and it is worthwhile."""
+        page = self._metrics.page(request.header("accept"), request.query.get("name[]", ()))
+        vary = ("Vary", "Accept, Accept-Encoding")
+        if not _TAKES_GZIP.search(request.header("accept-encoding")) or len(page.body) < _GZIP_MIN_BYTES:
+            return Reply(page.content_type, page.body, (vary,))
+        compressed = gzip.compress(page.body, compresslevel=1, mtime=0)
+        return Reply(page.content_type, compressed, (vary, ("Content-Encoding", "gzip")))
