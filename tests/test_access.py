@@ -31,6 +31,7 @@ NEEDED = {
     "Score": {"score"},
     "BatchScore": {"score"},
     "GetInfo": {"score", "explain", "submit", "admin"},
+    "Explain": {"explain"},
     "ReloadWatchlists": {"admin"},
     "reflection": {"admin"},
     "health": None,
@@ -87,7 +88,12 @@ async def asking(way: str, caller: str, address: str, authority: Authority) -> A
 async def outcome(channel: grpc.aio.Channel, metadata: Any, asked: str) -> str:
     """How a call ends."""
     stub = monitor_pb2_grpc.MonitorServiceStub(channel)
-    requests = {"Score": request(response="a"), "BatchScore": pb.BatchScoreRequest(requests=[request(response="a")])}
+    pair = request(response="a")
+    requests = {
+        "Score": pair,
+        "BatchScore": pb.BatchScoreRequest(requests=[pair]),
+        "Explain": pb.ExplainRequest(pair=pair),
+    }
     try:
         if asked == "health":
             checked = health_pb2_grpc.HealthStub(channel).Check

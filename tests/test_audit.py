@@ -661,6 +661,7 @@ class TestTexts:
                 "time": "2026-03-30T23:00:00.000+00:00",
                 "request_id": next(row["request_id"] for row in rows if row["verdict"] == "flag"),
                 "caller": "triage",
+                "tenant": "",
                 "watchlist": "test",
                 "verdict": "flag",
                 "prompt": f"{CANARY} p",

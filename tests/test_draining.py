@@ -83,6 +83,33 @@ async def test_calls_that_were_just_sent_are_answered_or_sent_elsewhere(house: H
     assert code == 0
 
 
+async def test_explanations_are_made_to_the_end_or_sent_elsewhere(house: House) -> None:
+    """Explanations that are being made or wait when the process is told to leave are answered; later ones are sent elsewhere."""
+
+    async def explain(stub: monitor_pb2_grpc.MonitorServiceStub, text: str) -> tuple[grpc.StatusCode, bool]:
+        asked = pb.ExplainRequest(pair=pb.ScoreRequest(response=text), ablate=True)
+        try:
+            await stub.Explain(asked, timeout=60)
+        except grpc.aio.AioRpcError as error:
+            return answer(error)
+        return grpc.StatusCode.OK, False
+
+    with ServerProcess("--watchlist", str(house.watchlist)) as process:
+        async with direct(process.grpc_address) as stub:
+            begun = [asyncio.create_task(explain(stub, f"{number} not sure")) for number in range(8)]
+            await eventually(
+                lambda: process.metric("grpc_server_started_total", grpc_method="Explain") == 8, "they do not begin"
+            )
+            process.process.terminate()
+            outcomes = Counter(await asyncio.gather(*begun))
+            later = await explain(stub, "later")
+        code = await asyncio.to_thread(process.wait)
+
+    assert outcomes == {(grpc.StatusCode.OK, False): 8}
+    assert later[0] is grpc.StatusCode.UNAVAILABLE
+    assert code == 0
+
+
 async def test_the_client_goes_on_with_another_server(house: House) -> None:
     """Callers of the shipped client who name two servers notice nothing when one of them leaves."""
     async with serving(config(house.watchlist)) as staying:

@@ -527,6 +527,10 @@ def test_watched_features_find_their_labels(index: Path) -> None:
             FeatureKey("mid", 7): Label("seven", ATTRIBUTION),
             FeatureKey("late", 3): Label("other", ATTRIBUTION),
         }
+        assert labels.labels_in(named.saes[0], [7, 4, 3]) == {
+            3: Label("three", ATTRIBUTION),
+            7: Label("seven", ATTRIBUTION),
+        }
         assert labels.labels_of(direct) == {
             FeatureKey(PAGES, 3): Label("three", ATTRIBUTION),
             FeatureKey(PAGES, 7): Label("seven", ATTRIBUTION),

@@ -44,6 +44,7 @@ FAULTS = """
 import os, sys, time
 from pathlib import Path
 import scopewatch.app.server as server
+import scopewatch.explain.explainer as explainer
 import scopewatch.pipeline.monitor as monitor
 import scopewatch.pipeline.shadows as shadows
 from scopewatch.cli import main
@@ -78,6 +79,7 @@ def load(config):
 server.load = load
 monitor.judge = failing("judge", monitor.judge)
 shadows.judge = failing("shadow", shadows.judge)
+explainer.explained = failing("document", explainer.explained)
 CachedValues.dump = failing("dump", CachedValues.dump)
 main(sys.argv[1:])
 """
@@ -201,6 +203,11 @@ class Attack:
         items = [request(self._number + n, **changes) for n in range(3)]
         self.call("BatchScore", pb.BatchScoreRequest(requests=items))
 
+    def explain(self, kept: str = "", **changes: Any) -> None:
+        self._number += 1
+        pair = None if kept else request(self._number, **changes)
+        self.call("Explain", pb.ExplainRequest(pair=pair, kept=kept, ablate=True, delete=True))
+
     def cancelled(self) -> None:
         self._number += 1
         stub = monitor_pb2_grpc.MonitorServiceStub(self._channel)
@@ -282,10 +289,13 @@ def every_end(attack: Attack, redis: Redis, watchlist: Path) -> None:
         attack.scrape(query)
     attack.scrape(authorization=f"Bearer {WORD}")
 
-    for fault in ("engine", "reader", "pair", "tokenise", "judge", "shadow", "dump"):
+    for fault in ("", "engine", "reader", "pair", "tokenise", "judge", "shadow", "dump", "document"):
         attack.fails(fault)
         attack.score()
         attack.batch()
+        attack.explain(watchlist="flags")
+    attack.explain(kept=OWN)
+    attack.explain(response="")
     attack.fails("slow")
     attack.score(timeout_s=0.2)
     attack.cancelled()
@@ -315,7 +325,11 @@ def every_end(attack: Attack, redis: Redis, watchlist: Path) -> None:
 
 
 CALLERS = [
-    {"name": name, "tokens": [token_digest(TOKENS[name])], "roles": ["metrics" if name == "watcher" else "score"]}
+    {
+        "name": name,
+        "tokens": [token_digest(TOKENS[name])],
+        "roles": ["metrics"] if name == "watcher" else ["score", "explain"],
+    }
     | ({"pairs_per_s": 0.001} if name == "poor" else {})
     for name in TOKENS
 ]
@@ -420,14 +434,17 @@ def test_calls_ended_in_every_way(attacked: Attacked) -> None:
     assert attacked.outcomes >= {
         *("VERDICT_PASS", "VERDICT_FLAG", "VERDICT_INCOMPLETE", "INVALID_ARGUMENT", "UNAUTHENTICATED"),
         *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL", "UNIMPLEMENTED"),
+        "NOT_FOUND",
     }
     assert any(NAME.encode() in told for told in attacked.own)
+    assert any(WORD.encode() in told for told in attacked.own), "no explanation was made"
     log = attacked.places["log"]
     events = (
         *(
             "the reader failed on a pair",
             "a batch failed",
             "unexpected failure in Score",
+            "unexpected failure in Explain",
             "a shadow watchlist failed",
         ),
         *("a cached value is not what was written", "Redis is not asked for a while", "watchlists were not replaced"),

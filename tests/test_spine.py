@@ -263,7 +263,7 @@ async def test_a_reader_that_follows_the_clock_judges_a_pair_anew_every_day(
 ) -> None:
     """A judgement of yesterday is not today's, though the texts and what the cache holds are the same."""
     day = "2026-11-29"
-    for module in ("scopewatch.app.spine", "scopewatch.reader.text.conversation"):
+    for module in ("scopewatch.app.dated", "scopewatch.reader.text.conversation"):
         monkeypatch.setattr(f"{module}.today", lambda: day)
     fixed = ScoreJob(Pair("", TEXTS[0], inputs=TemplateInputs(date="2026-11-30")), "", "id")
     async with spine(write("clock", reader={"path": "reader", "date": "today"})) as running:

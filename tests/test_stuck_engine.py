@@ -63,6 +63,34 @@ async def test_an_engine_that_hangs_ends_the_process(house: House, tmp_path: Pat
     assert int(str(line["tokens"])) > 0
 
 
+LOOKS_FOR_EVER = """
+from scopewatch.engine.inside import Inside
+def look(self, tokens, top):
+    time.sleep(3600)
+    yield
+Inside.look = look
+return real(config)
+"""
+
+
+async def test_an_explanation_that_hangs_ends_the_process(house: House, tmp_path: Path) -> None:
+    """Whoever scores behind it is told UNAVAILABLE as well as whoever asked for it, and the process exits with 1."""
+    hanging = script(tmp_path, LOOKS_FOR_EVER)
+    with ServerProcess("--watchlist", str(house.watchlist), *SMALL, "--stall-s", "1", script=hanging) as process:
+        async with direct(process.grpc_address) as stub:
+            explaining = stub.Explain(pb.ExplainRequest(pair=pb.ScoreRequest(response="a")), timeout=600)
+            scoring = stub.Score(pb.ScoreRequest(response="not sure"), timeout=600)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await explaining
+            found = await codes([scoring])
+        code = await asyncio.to_thread(process.wait)
+
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert found <= {grpc.StatusCode.UNAVAILABLE, pb.ScoreResponse}
+    assert code == 1
+    assert process.events("the engine hangs")
+
+
 async def test_an_engine_that_hangs_does_not_keep_the_process(house: House, tmp_path: Path) -> None:
     """SIGTERM ends a process whose engine hangs and was not yet given up: nobody is left waiting, exit code 0."""
     hanging = script(tmp_path, HANGING)

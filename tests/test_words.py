@@ -5,11 +5,13 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save_file
@@ -27,12 +29,39 @@ from scopewatch.verdicts import IndicatorScore
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 from scopewatch.words import bag as bag_module
 from scopewatch.words.bag import Bag, grams_of, load_bag, text_vector
-from scopewatch.words.find import find_words
+from scopewatch.words.find import find_pieces, find_words
 from scopewatch.words.lexicon import Lexicon, shipped, shipped_names
 
 READER = BUNDLED_WATCHLIST.parent / "reader"
 ENGINE = engine_identity(res=(1,))
 LETTERS = st.text("abcé 's\u2019_.,-Iİ\u0301\u4e2d\u0e01\U0001d41a1", max_size=30)
+
+
+@given(
+    st.text(
+        "ab\u00e9 '_.,\n\r\u0301\u4e2d\u0e01\u0e33\u200d\ufe0f\u20e31\u2695\U0001f469\U0001f1e9\U0001f1ea", max_size=30
+    )
+)
+def test_pieces_are_all_that_is_no_white_space_and_cut_no_character(text: str) -> None:
+    """Words and runs of signs follow one another; none ends inside of what is seen as one character."""
+    pieces = find_pieces(text)
+    edges = [0, *(found.end() for found in regex.finditer(r"\X", text))]
+
+    assert pieces == sorted(pieces)
+    assert all(before[1] <= after[0] for before, after in pairwise(pieces))
+    assert {edge for piece in pieces for edge in piece} <= set(edges)
+    inside = {place for start, end in pieces for place in range(start, end)}
+    assert {place for place, char in enumerate(text) if not char.isspace()} <= inside
+    assert all(any(start <= a and b <= end for start, end in pieces) for a, b in find_words(text).spans)
+    assert not any(text[start:end].isspace() for start, end in pieces)
+
+
+def test_pieces_of_a_sentence() -> None:
+    """Words are as they are counted, and what stands between them is a piece of its own."""
+    text = "It\u2019s (well) a_b, \u53ef\u80fd!"
+    assert ["It\u2019s", "(", "well", ")", "a", "_", "b", ",", "\u53ef", "\u80fd", "!"] == [
+        text[start:end] for start, end in find_pieces(text)
+    ]
 
 
 def bucket_of(gram: str, bits: int = 18) -> int:
@@ -270,6 +299,24 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path, indicator: str, said
         watchlist(tmp_path, indicator)
     assert said in str(caught.value)
     assert f"{tmp_path}/words.yaml:5: " in str(caught.value)
+
+
+def test_of_many_words_the_rest_is_one_summand(tmp_path: Path) -> None:
+    """32 words are named, those that add or take most; with the others together they make up the score exactly."""
+    words = [f"word{number}" for number in range(100)]
+    random = np.random.default_rng(0)
+    weights = {word: float(weight) for word, weight in zip(words, random.normal(size=len(words)), strict=True)}
+    bag = bag_of(weights)
+    bag.write(tmp_path / "bag.safetensors")
+    counts = f"kind: words, bag: {{path: bag.safetensors, sha256: {bag.digest}}}"
+    found = watchlist(tmp_path, f"name: a, {counts}, bias: 0.3")
+    (score,) = judged(found, Pair("?", " ".join(words)))
+    *named, others = score.features
+
+    assert len(named) == 32
+    assert ("other words", "count", 68) == (others.feature, others.pooling, others.pooled)
+    assert math.fsum([0.3, *(part.contribution for part in score.features)]) == score.score
+    assert {part.feature for part in named} == set(sorted(words, key=lambda word: -abs(weights[word]))[:32])
 
 
 def test_a_lexicon_is_scored_with_its_words_as_evidence(tmp_path: Path) -> None:

@@ -416,6 +416,16 @@ class TestWatchdog:
         await asyncio.to_thread(wait_until, lambda: deaths, "nobody was told")
         assert 1 == len(deaths)
 
+    async def test_a_job_that_reads_hangs_no_longer_than_a_batch(
+        self, watched: Start, deaths: list[EngineDied]
+    ) -> None:
+        """A job that says how many tokens it reads is the engine's death when it hangs; others may take any time."""
+        go_on, engine = threading.Event(), watched(Gate())
+        with pytest.raises(EngineDied, match="hangs"):
+            await engine.run(lambda: go_on.wait(60), tokens=1)
+        go_on.set()
+        await asyncio.to_thread(wait_until, lambda: deaths, "nobody was told")
+
     @pytest.mark.parametrize("failure", [None, ValueError(), SystemExit()])
     async def test_an_engine_that_comes_back_from_the_dead_stays_dead(
         self,

@@ -1,8 +1,8 @@
 """What is told of a pair when somebody asks why: one document, for the wire, for a file and for a page.
 
-Its fields are those of the messages of `protos/scopewatch/v1/monitor.proto` that have these names. Enumerations are plain
-words here. A place in a text is a half-open range of Unicode code points of the caller's own text, and a token is known
-by its index in `Explanation.tokens`.
+Its fields are those of the messages of `protos/scopewatch/v1/monitor.proto` that have these names. Enumerations are
+plain words here. A place in a text is a half-open range of Unicode code points of the caller's own text, and a token is
+known by its index in `Explanation.tokens`.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SegmentName = Literal["prompt", "response", "history"]
 Quadrant = Literal["", "solid", "cautious", "speculative", "check_first"]
-"""Where a sentence stands: `solid` asserts what the reader expected, `cautious` hedges it, `speculative` hedges what the
-reader did not expect, `check_first` asserts what the reader did not expect; empty where one of the two is not known."""
+"""Where a sentence stands: `solid` asserts what the reader expected, `cautious` hedges it, `speculative` hedges what
+the reader did not expect, `check_first` asserts what it did not expect; empty where one of the two is not known."""
+
+MOST_TOP = 64
+"""The largest `Wants.top`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,10 @@ class Text(Part):
 
 
 class Tokens(Part):
-    """The n tokens of the caller's texts that were read, in their order, without those of the template. Each tuple has n
-    entries."""
+    """The n tokens of the caller's texts that were read, in their order, without those of the template.
+
+    Each tuple has n entries.
+    """
 
     text: tuple[int, ...] = ()
     """The index in `Explanation.texts` of the text that each token is of."""
@@ -120,19 +125,25 @@ class IndicatorExplained(Part):
     skipped_reason: str = ""
     calibrated: bool
     card_warning: str = ""
+    cleaned: bool = False
+    """Whether the score is that of the cleaned reading, in which nothing is hidden by odd characters; of two readings
+    the higher score counts."""
     bias: float
+    """0 where it was skipped."""
     slope: float | None = None
     intercept: float | None = None
     probability: float | None = None
     terms: tuple[Term, ...] = ()
     """Every summand that is not 0, the largest first. A summand of a combination that is another indicator has that
-    indicator's name, and its own sum stands with that indicator."""
+    indicator's name, and its own sum stands with that indicator. Of words at most 32 are named; the rest of them are
+    the last summand, `other words`."""
     percentile: float | None = None
     """The share of the benign pairs of the card, 0 to 1, that score less; None where the card does not know."""
     benign_pairs: tuple[BenignPair, ...] = ()
     """The benign pairs whose scores are next below and next above, of those that the card names."""
     heat: Heat = Heat()
-    """At each token of its segment, what fires there times its weight, added up; for words, what they add."""
+    """What each token adds to the score: with the bias that is the score. Of a maximum it is the token that has it; the
+    tokens of a word share what the word adds; of a combination it is its parts' heat times their weights."""
     card: tuple[str, ...] = ()
     """What its card says, in sentences."""
 
@@ -334,7 +345,7 @@ class Explanation(Part):
     """The indicator by which sentences hedge; `hedge words` where a list of words is counted."""
     sentences: tuple[Sentence, ...] = ()
     sentences_note: str = ""
-    """What of the sentences is not known, and why; empty if all of it is."""
+    """How it was decided what hedges, and what of the sentences is not known, and why."""
     ablations: tuple[Ablation, ...] = ()
     deletion: Deletion | None = None
     coverage: CoverageExplained

@@ -116,9 +116,13 @@ class EngineIdentity:
         """The same features by what makes their numbers."""
         own = [FeatureId(_producer(self.reader, sae), index) for sae in self.saes for index in sae.watched]
         if self.head:
-            head = _digest(HEAD, self.reader.digest)
-            own += [FeatureId(head, signal.index) for signal in (LOGPROB, ENTROPY)]
+            own += [prediction_id(signal, self.reader.digest) for signal in (LOGPROB, ENTROPY)]
         return tuple(own)
+
+
+def prediction_id(signal: FeatureKey, reader_digest: str) -> FeatureId:
+    """LOGPROB or ENTROPY by what makes its numbers: the reader of this digest."""
+    return FeatureId(_digest(HEAD, reader_digest), signal.index)
 
 
 def _producer(reader: ReaderIdentity, sae: SaeIdentity) -> bytes:

@@ -4,7 +4,7 @@ They are immutable, named, and have units and shapes. What is said of a pair in 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Literal
@@ -197,6 +197,17 @@ class Activations:
     value: Float32
 
 
+def in_a_row(parts: Sequence[Activations]) -> Activations:
+    """The activations of texts that stand one behind the other, whose tokens are counted through."""
+    starts = np.cumsum([0, *(part.n_tokens for part in parts)], dtype=np.int32)
+    return Activations(
+        n_tokens=int(starts[-1]),
+        token=np.concatenate([part.token + start for part, start in zip(parts, starts, strict=False)]),
+        column=np.concatenate([part.column for part in parts]),
+        value=np.concatenate([part.value for part in parts]),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class CoveredActivations:
     """The activations of one pair, and which features they cover."""
@@ -230,6 +241,8 @@ class Caller:
     """Callers of one tenant share cached activations; those of two never do."""
     weight: float = 1.0
     """The caller's share of the engine where several callers wait, beside theirs."""
+    behind: bool = False
+    """Whether nobody waits for its verdicts: what is read for an explanation stands behind what is scored."""
 
 
 ANYONE = Caller()

@@ -4,7 +4,7 @@ The dictionary is read in slabs of features, never as a whole, and tokens are en
 shape (tokens, d_sae) ever exists.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,18 +13,13 @@ import numpy as np
 import torch
 
 from scopewatch.acceptance.slabs import slabs_of
-from scopewatch.engine.encoder import HookpointEncoder, denormalised
+from scopewatch.engine.encoder import HookpointEncoder, pre_activations_of, reconstruction
+from scopewatch.engine.strongest import Strongest
 from scopewatch.errors import SaeError
-from scopewatch.sae.encoder import Encoder
 from scopewatch.sae.weights import Sae
 
 _SLAB_ELEMENTS = 4 << 20
 _BLOCK_TOKENS = 1024
-
-_Encode = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""Encodes activations, shape (tokens, d_in), with the n features of a slab: what they are worth, shape (tokens, n). For
-TopK it also takes the least pre-activation among each token's winners, shape (tokens, 1).
-"""
 
 
 class InputAndTarget(NamedTuple):
@@ -81,25 +76,23 @@ class _Tally:
     def __init__(self, sae: Sae, sample: InputAndTarget) -> None:
         self._x, self._y = sample
         self._made = torch.from_numpy(sae.b_out()).to(self._x.device).repeat(len(self._x), 1)
-        self._winners: torch.Tensor | None = None
-        """Pre-activations of the winners of a TopK contest so far, shape (tokens, winners), in descending order."""
+        self._contest: Strongest | None = None
+        """The winners of a TopK contest so far."""
         self._fired = self._silent = 0
 
-    def hold_contest(self, pre_of: HookpointEncoder, winners: int) -> None:
-        """Lets the features of a slab compete: the `winners` largest pre-activations of each token so far are kept."""
-        rows = []
+    def hold_contest(self, pre_of: HookpointEncoder, start: int, winners: int) -> None:
+        """Lets the features of a slab, from `start` on, compete by their pre-activations with those before them."""
+        self._contest = self._contest or Strongest(len(self._x), winners, self._x.device)
         for block in self._blocks():
-            best = pre_of(self._x[block])
-            if self._winners is not None:
-                best = torch.cat([best, self._winners[block]], dim=-1)
-            rows.append(best.topk(min(winners, best.shape[-1]), dim=-1).values)
-        self._winners = torch.cat(rows)
+            self._contest.add(pre_of(self._x[block]), start, block)
 
-    def add(self, encode: _Encode, W_dec: torch.Tensor) -> None:
-        """Adds what the features of a slab, whose decoder rows have shape (n, d_out), contribute to each token."""
+    def add(self, encode: HookpointEncoder, start: int, W_dec: torch.Tensor) -> None:
+        """Adds what the features of a slab, from `start` on, contribute to each token; W_dec has shape (n, d_out)."""
         fired = torch.zeros(len(W_dec), dtype=torch.bool, device=W_dec.device)
         for block in self._blocks():
-            f = encode(self._x[block], None if self._winners is None else self._winners[block, -1:])
+            f = encode(self._x[block])
+            if self._contest:
+                f = torch.where(self._contest.holds(start, len(W_dec), block), f, 0.0)
             self._made[block] += f @ W_dec
             fires = f != 0
             self._fired += int(fires.sum())
@@ -108,10 +101,8 @@ class _Tally:
 
     def result(self, sae: Sae) -> ReconstructionQuality:
         """The quality of the reconstruction, once every slab has been added."""
-        made = denormalised(self._made, self._x, sae.normalise) if sae.denormalises else self._made
-        if sae.W_skip:
-            made = made + self._x @ torch.from_numpy(sae.W_skip.read()).to(made.device)
-        left = self._y - made
+        W_skip = torch.from_numpy(sae.W_skip.read()).to(self._x.device) if sae.W_skip else None
+        left = self._y - reconstruction(self._made, self._x, sae, W_skip)
         unexplained = float(left.square().sum(dtype=torch.float64))
         constant = len(left) * float(left.mean(dim=0, dtype=torch.float64).square().sum())
         variance = float((self._y - self._y.mean(dim=0)).square().sum(dtype=torch.float64))
@@ -151,14 +142,14 @@ def measure_reconstruction(
     dictionary = replace(sae, contest=None) if topk else sae
     if topk and sae.contest:
         for slab in slabs_of(dictionary, folder, width):
-            pre_of = _pre_activations(slab.encoder).to(device)
+            pre_of = pre_activations_of(slab.encoder).to(device)
             for tally in tallies:
-                tally.hold_contest(pre_of, sae.contest.winners)
+                tally.hold_contest(pre_of, slab.start, sae.contest.winners)
     for slab in slabs_of(dictionary, folder, width):
         W_dec = torch.from_numpy(np.where(np.isfinite(slab.decoder_norms)[:, None], slab.W_dec, 0)).to(device)
-        encode = _winners(slab.encoder, device) if topk else _all_firing(slab.encoder, device)
+        encode = HookpointEncoder([slab.encoder]).to(device)
         for tally in tallies:
-            tally.add(encode, W_dec)
+            tally.add(encode, slab.start, W_dec)
     return [tally.result(sae) for tally in tallies]
 
 
@@ -196,23 +187,3 @@ def measure_geometry(sae: Sae, folder: Path, *, in_place: bool) -> Geometry:
 def slab_width_of(sae: Sae) -> int:
     """The number of features whose encoder columns, or decoder rows, fill 16 MiB."""
     return max(64, _SLAB_ELEMENTS // max(sae.d_in, sae.d_out))
-
-
-def _pre_activations(encoder: Encoder) -> HookpointEncoder:
-    """An encoder of the same columns that gives every feature's pre-activation, whether it fires or not."""
-    return HookpointEncoder(
-        [replace(encoder, threshold=np.full_like(encoder.threshold, -np.inf), scale=None, offset=None, contest=None)]
-    )
-
-
-def _all_firing(encoder: Encoder, device: torch.device) -> _Encode:
-    """For SAEs whose features fire by themselves, or compete within a slab."""
-    module = HookpointEncoder([encoder]).to(device)
-    return lambda x, _least: module(x)
-
-
-def _winners(encoder: Encoder, device: torch.device) -> _Encode:
-    """For TopK SAEs, whose features compete with those of all other slabs."""
-    pre_of = _pre_activations(encoder).to(device)
-    value_of = HookpointEncoder([encoder]).to(device)
-    return lambda x, least: torch.where(pre_of(x) >= least, value_of(x), 0.0)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scopewatch.errors import SaeError
 from scopewatch.sae.encoder import Encoder
-from scopewatch.sae.weights import Sae, inverse, row_norms
+from scopewatch.sae.weights import Sae
 from scopewatch.types import Float32, Float64, Indices
 
 
@@ -38,8 +37,6 @@ def slabs_of(sae: Sae, folder: Path, width: int = 8192) -> Iterator[Slab]:
     Raises:
         SaeError: There is no decoder, or an array is damaged.
     """
-    if sae.W_dec is None:
-        raise SaeError(f"{sae.W_enc.file}: holds no decoder of its own, so there is nothing to reconstruct")
     if sae.contest:
         width = -(-width // sae.contest.group) * sae.contest.group
     on_disk = sae.on_disk(folder)
@@ -48,10 +45,5 @@ def slabs_of(sae: Sae, folder: Path, width: int = 8192) -> Iterator[Slab]:
 
 
 def _slab(sae: Sae, features: Indices) -> Slab:
-    assert sae.W_dec is not None
-    W_dec = sae.W_dec.rows(features)
-    norms = row_norms(W_dec)
-    worth: Float64 | float = 1 / sae.scale_out
-    if sae.gain_scale is not None and not sae.gain_only_decides:
-        worth = inverse(sae.gain_scale * sae.scale_out * norms)[:, None]
-    return Slab(int(features[0]), sae.encoder(features.tolist()), (W_dec * worth).astype(np.float32), norms)
+    decoder = sae.decoder(features)
+    return Slab(int(features[0]), sae.encoder(features.tolist()), decoder.W_dec, decoder.norms)

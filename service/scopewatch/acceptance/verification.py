@@ -45,9 +45,10 @@ from scopewatch.acceptance.reconstruction import (
     measure_reconstruction,
 )
 from scopewatch.acceptance.text_windows import Window, activations
+from scopewatch.engine.whole import writes_at
 from scopewatch.errors import ReaderError, SaeError
 from scopewatch.identity import ReaderIdentity
-from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint, hookpoint_of, parse_hookpoint, sites, width
+from scopewatch.reader.hookpoints import EMBED, EMBEDDING, Hookpoint, hookpoint_of, sites, width
 from scopewatch.reader.loading import Reader
 from scopewatch.sae.weights import Sae
 
@@ -246,8 +247,7 @@ def place_of(sae: Sae, hookpoint: str = "") -> Place:
     """
     sae.assert_placed(hookpoint)
     reads = hookpoint_of(hookpoint, sae.hookpoint, sae.files[0])
-    elsewhere = sae.hookpoint_out not in {"", sae.hookpoint}
-    return Place(reads, parse_hookpoint(sae.hookpoint_out) if elsewhere else reads)
+    return Place(reads, writes_at(sae, reads))
 
 
 def _on_disk(sae: Sae, folder: Path) -> Sae:

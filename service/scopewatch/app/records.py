@@ -12,8 +12,10 @@ from scopewatch.audit.ledger import Audit
 from scopewatch.audit.texts import Texts
 from scopewatch.config import Config
 from scopewatch.doors.auth import Roles
+from scopewatch.errors import NotKept
 from scopewatch.events import PairsScored
 from scopewatch.logs import log_verdicts
+from scopewatch.types import Caller, ScoreJob
 
 log = logging.getLogger(__name__)
 
@@ -24,25 +26,39 @@ class Records:
     Args:
         listeners: Are told of every pair that is scored.
         audit: The audit log; None where there is none.
+        texts: The texts that are kept; None where none are.
     """
 
-    def __init__(self, listeners: Sequence[PairsScored], audit: Audit | None) -> None:
+    def __init__(self, listeners: Sequence[PairsScored], audit: Audit | None, texts: Texts | None = None) -> None:
         self.listeners = listeners
         self._audit = audit
+        self._texts = texts
 
-    def asked(self, action: str, caller: str) -> None:
+    def asked(self, action: str, caller: str, **detail: object) -> None:
         """Records that somebody wants something done; blocks until it is on the disk.
 
         Raises:
             NotReady: It cannot be recorded, and so it must not be done.
         """
         if self._audit:
-            self._audit.record(action, caller, "asked")
+            self._audit.record(action, caller, "asked", **detail)
 
     def told(self, action: str, outcome: str, /, *, caller: str = "", **detail: object) -> None:
         """Notes what came of it."""
         if self._audit:
             self._audit.note(action, caller, outcome, **detail)
+
+    def kept_pair(self, request_id: str, caller: Caller) -> ScoreJob:
+        """The pair of this id whose texts are kept; blocks, and records first that they are asked for.
+
+        Raises:
+            NotKept: There is none, or it is another tenant's.
+            NotReady: It cannot be recorded.
+        """
+        if not self._texts:
+            raise NotKept("this service keeps no texts of pairs; see audit_text")
+        self.asked("read_kept_text", caller.name, request_id=request_id)
+        return self._texts.find(request_id, caller)
 
     async def follow_roles(self, roles: Roles, every_s: float) -> None:
         """Reads the role file again and again, and notes which roles count.
@@ -68,7 +84,7 @@ async def records(config: Config) -> AsyncIterator[Records]:
         ConfigError: The folder cannot be written.
     """
     listeners: list[PairsScored] = [partial(log_verdicts, pass_share=config.log_pass_share)]
-    audit = None
+    audit = texts = None
     async with AsyncExitStack() as opened:
         if config.audit_dir:
             folder = Path(config.audit_dir)
@@ -79,4 +95,4 @@ async def records(config: Config) -> AsyncIterator[Records]:
                 texts = await asyncio.to_thread(Texts, folder, which=config.audit_text, days=config.text_days)
                 opened.push_async_callback(asyncio.to_thread, texts.close)
                 listeners.append(texts.keep)
-        yield Records(listeners, audit)
+        yield Records(listeners, audit, texts)

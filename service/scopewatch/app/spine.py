@@ -5,11 +5,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from scopewatch.app.caching import cache_of
 from scopewatch.app.canaries import Canaries
+from scopewatch.app.dated import dated
+from scopewatch.app.explaining import Explanations, explanations
 from scopewatch.app.load import Loaded, check_watchlists, labels_of, load
 from scopewatch.app.records import Records
 from scopewatch.app.reload import Reloader, WatchlistFiles
@@ -18,6 +19,7 @@ from scopewatch.app.watchlists import describe, watchlist_set
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import EngineDied, InvalidRequest, ScopewatchError, WatchlistError
+from scopewatch.explanation import Explanation, Wants
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Batcher
 from scopewatch.pipeline.cached_value import CachedValues
@@ -29,8 +31,8 @@ from scopewatch.pipeline.shadows import Shadows
 from scopewatch.pipeline.stages import Judged
 from scopewatch.pipeline.vitality import Vitality
 from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
-from scopewatch.sources import TODAY, today
-from scopewatch.types import Cleaning, Pair, ScoreJob, TokenisedPair
+from scopewatch.sources import TODAY
+from scopewatch.types import Caller, Cleaning, Pair, ScoreJob, TokenisedPair
 from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.watchlist import Watchlist
 
@@ -60,6 +62,7 @@ class Spine:
         worker: Worker,
         *,
         canaries: Canaries,
+        explanations: Explanations,
         metrics: Metrics,
         config: Config,
         records: Records,
@@ -68,6 +71,8 @@ class Spine:
         self._engine = engine
         self._worker = worker
         self._canaries = canaries
+        self._explanations = explanations
+        self._records = records
         self._metrics = metrics
         self._config = config
         self._replacing = asyncio.Lock()
@@ -90,8 +95,7 @@ class Spine:
     async def score(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
         """Scores jobs; each succeeds or fails alone, in the order given."""
         if self._follows_clock:
-            day = today()
-            jobs = [_dated(job, day) for job in jobs]
+            jobs = [dated(job) for job in jobs]
         return await self._monitor.score(jobs)
 
     async def read(self, job: ScoreJob) -> Judged:
@@ -100,7 +104,24 @@ class Spine:
         Raises:
             ScopewatchError: The pair cannot be scored.
         """
-        return await self._monitor.read(_dated(job, today()) if self._follows_clock else job)
+        return await self._monitor.read(dated(job) if self._follows_clock else job)
+
+    async def explain(self, job: ScoreJob, wants: Wants) -> Explanation:
+        """Tells why a pair gets its verdict, when the engine has time for it.
+
+        Raises:
+            ScopewatchError: As of `Explainer.explain`; NotReady also where it cannot be recorded.
+        """
+        return await self._explanations.explain(dated(job) if self._follows_clock else job, wants)
+
+    def kept_pair(self, request_id: str, caller: Caller) -> ScoreJob:
+        """The pair that was scored under this id, from the texts that are kept; of several the last one. Blocks.
+
+        Raises:
+            NotKept: There is none, or it is another tenant's.
+            NotReady: It cannot be recorded that they are asked for.
+        """
+        return self._records.kept_pair(request_id, caller)
 
     async def reload_watchlists(self, caller: str) -> Reloaded:
         """Reads the watchlist files again, and judges by what they say from now on.
@@ -246,7 +267,18 @@ async def running_spine(
             listeners=[metrics.pairs_scored, *records.listeners],
         )
         canaries = Canaries(engine, worker, tokenisers)
-        spine = Spine(monitor, engine, worker, canaries=canaries, metrics=metrics, config=config, records=records)
+        spine = Spine(
+            monitor,
+            engine,
+            worker,
+            canaries=canaries,
+            explanations=explanations(
+                engine, worker, monitor, batcher, config=config, metrics=metrics, records=records
+            ),
+            metrics=metrics,
+            config=config,
+            records=records,
+        )
         yield spine
     finally:
         if spine:
@@ -271,9 +303,3 @@ async def offline(config: Config, loaded: Loaded | None = None) -> AsyncIterator
         loaded = await asyncio.to_thread(load, config.model_copy(update={"shadow": ()}))
     async with running_spine(loaded, config, Metrics()) as spine:
         yield spine
-
-
-def _dated(job: ScoreJob, day: str) -> ScoreJob:
-    """The job with the day that its caller leaves to the clock, so that no judgement of another day is remembered."""
-    inputs = job.pair.inputs
-    return replace(job, pair=replace(job.pair, inputs=replace(inputs, date=inputs.date or day)))

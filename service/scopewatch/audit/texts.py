@@ -1,6 +1,5 @@
 """The texts of scored pairs, kept for some days where the operator asks for it."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -9,17 +8,20 @@ from pathlib import Path
 from typing import Literal
 
 from scopewatch.audit.days import Days
+from scopewatch.audit.kept_lines import chars, id_in_line, kept_job, line_of, lines_with
 from scopewatch.audit.ledger import utc_now
 from scopewatch.audit.writer import Writer
-from scopewatch.errors import ConfigError
+from scopewatch.errors import ConfigError, NotKept
 from scopewatch.events import PairScored
-from scopewatch.types import Pair
+from scopewatch.types import Caller, ScoreJob
 from scopewatch.verdicts import Verdict
 
 log = logging.getLogger(__name__)
 
 PREFIX = "texts"
 _SAY_AGAIN_S = 60.0
+_WRITTEN_S = 1.0
+"""How long a search waits for what is about to be written."""
 _Kept = tuple[datetime, PairScored]
 
 
@@ -67,8 +69,26 @@ class Texts:
         for event in scored:
             if self._flagged_only and event.pair.verdict != Verdict.FLAG:
                 continue
-            if not self._writer.put((now, event), _chars(event.job.pair)):
+            if not self._writer.put((now, event), chars(event.job.pair)):
                 self._drop(1, "more text waits than the disk takes")
+
+    def find(self, request_id: str, caller: Caller) -> ScoreJob:
+        """The pair that was scored under this id and is kept, of several the last one. Blocks.
+
+        Args:
+            request_id: The id.
+            caller: Who asks: only pairs of its own tenant are looked for.
+
+        Raises:
+            NotKept: There is none.
+        """
+        # A pair that was answered just now may wait for the disk still.
+        self._writer.wait(_WRITTEN_S)
+        for file in reversed(self._days.files()):
+            for line in lines_with(file, id_in_line(request_id)):
+                if job := kept_job(line, request_id, caller):
+                    return job
+        raise NotKept("no texts of a pair with this id are kept")
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Writes what waits. Blocks."""
@@ -89,7 +109,7 @@ class Texts:
         file = self._days.file_of(self._now().date())
         for one in kept:
             try:
-                self._days.append(file, _line(*one))
+                self._days.append(file, line_of(*one))
             except OSError as error:
                 self._drop(1, error.strerror or str(error))
 
@@ -106,25 +126,3 @@ class Texts:
             for file in self._days.before(day - self._keep):
                 file.unlink()
             self._tended = day
-
-
-def _chars(pair: Pair) -> int:
-    return (
-        1 + len(pair.prompt) + len(pair.response) + sum(len(turn.content) + len(turn.fields) for turn in pair.history)
-    )
-
-
-def _line(time: datetime, event: PairScored) -> bytes:
-    job, scored = event
-    turns = [{"role": turn.role, "content": turn.content} for turn in job.pair.history]
-    row = {
-        "time": time.isoformat(timespec="milliseconds"),
-        "request_id": job.request_id,
-        "caller": job.caller.name,
-        "watchlist": scored.watchlist,
-        "verdict": scored.verdict,
-        "prompt": job.pair.prompt,
-        "response": job.pair.response,
-        "history": turns,
-    }
-    return json.dumps(row).encode() + b"\n"

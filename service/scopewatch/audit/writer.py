@@ -45,8 +45,13 @@ class Writer(Generic[Item]):
                 return False
             self._waiting.append(item)
             self._size += size
-            self._changed.notify()
+            self._changed.notify_all()
             return True
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until all that was handed over is written, but no longer than this."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._size, timeout_s)
 
     def close(self, timeout_s: float) -> bool:
         """Takes nothing more, and waits until all is written.
@@ -76,5 +81,6 @@ class Writer(Generic[Item]):
             with self._changed:
                 # What is being written still takes up memory.
                 self._size -= size
+                self._changed.notify_all()
                 if last:
                     return

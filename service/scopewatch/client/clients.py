@@ -14,10 +14,12 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from scopewatch.client.credentials import bearer, channel_credentials
+from scopewatch.client.explanations import explain_request, explanation_of
 from scopewatch.client.requests import ScoreFields, request
 from scopewatch.config import is_loopback
 from scopewatch.doors.grpc.status import from_status
 from scopewatch.errors import ConfigError, ScopewatchError
+from scopewatch.explanation import Explanation
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.v1 import monitor_pb2_grpc
 
@@ -149,6 +151,23 @@ class Client(_Connection):
         """Scores pairs made by `request`; an item that failed is an error in its place."""
         return _outcomes(self._call(self._stub.BatchScore, pb.BatchScoreRequest(requests=requests)))
 
+    def explain(
+        self, *, kept: str = "", top: int = 0, ablate: bool = False, delete: bool = False, **fields: Unpack[ScoreFields]
+    ) -> Explanation:
+        """Tells why a pair gets its verdict; needs the role `explain`.
+
+        It is made when no pair waits to be scored, and tried again as other calls are: give the client time for it.
+
+        Args:
+            kept: The id of a scored pair whose texts the server keeps, in place of the pair.
+            top: How many features of each whole dictionary are told of each segment and token; 0 for 8, at most 64.
+            ablate: Whether to measure what the flagged indicators' features do to the reader.
+            delete: Whether to look for the smallest deletion of words after which the verdict is another.
+            fields: The pair, as `score` takes it.
+        """
+        asked = explain_request(kept=kept, top=top, ablate=ablate, delete=delete, fields=fields)
+        return explanation_of(self._call(self._stub.Explain, asked))
+
     def info(self) -> pb.GetInfoResponse:
         """What the server reads with, watches and accepts."""
         reply: pb.GetInfoResponse = self._call(self._stub.GetInfo, pb.GetInfoRequest())
@@ -188,6 +207,13 @@ class AsyncClient(_Connection):
     async def score_batch(self, requests: Sequence[pb.ScoreRequest]) -> list[pb.ScoreResponse | ScopewatchError]:
         """Scores pairs made by `request`; an item that failed is an error in its place."""
         return _outcomes(await self._call(self._stub.BatchScore, pb.BatchScoreRequest(requests=requests)))
+
+    async def explain(
+        self, *, kept: str = "", top: int = 0, ablate: bool = False, delete: bool = False, **fields: Unpack[ScoreFields]
+    ) -> Explanation:
+        """Tells why a pair gets its verdict; needs the role `explain`. The arguments are those of `Client.explain`."""
+        asked = explain_request(kept=kept, top=top, ablate=ablate, delete=delete, fields=fields)
+        return explanation_of(await self._call(self._stub.Explain, asked))
 
     async def info(self) -> pb.GetInfoResponse:
         """What the server reads with, watches and accepts."""

@@ -64,7 +64,7 @@ class Engine:
                 "the reader's own predictions are asked for and its head is not loaded; restart the service"
             )
         loaded = [self._load(choice) for choice in saes]
-        return watching_of(self.identity.reader, loaded, head=head)
+        return watching_of(identity_of(self.reader, self.tokeniser), loaded, head=head)
 
     def install(self, watching: Watching) -> None:
         """Watches another set of features from now on; call it where batches run, between two of them.
@@ -115,7 +115,8 @@ def build_engine(
         laps: Is told what took how long: `saes`, `reader` (with the digest of its weights), `tokenizer`, `memory` (how
             large a batch it holds).
         head: Whether the reader runs whole, with its head, for the features LOGPROB and ENTROPY. Beginnings that texts
-            share are then read anew for each, whatever `prefix_cache_bytes` says.
+            share are then read anew for each, whatever `prefix_cache_bytes` says. Where `explain_whole` is set and this
+            is not, the reader is loaded whole and runs no deeper for that.
         rounding: The format that the reader's weights are rounded to; its identity does not say so.
 
     Raises:
@@ -127,7 +128,8 @@ def build_engine(
     saes = [load_sae(choice, config) for choice in sae_choices]
     laps.end("saes")
     deepest_layer = max((sae.hookpoint.layer for sae in saes), default=EMBEDDING)
-    reader = load_found(directory, source, config, deepest_layer=deepest_layer, head=head, rounding=rounding)
+    whole = head or config.explain_whole
+    reader = load_found(directory, source, config, deepest_layer=deepest_layer, head=whole, rounding=rounding)
     for choice, sae in zip(sae_choices, saes, strict=True):
         with asked_by(choice):
             assert_fits(reader, sae.hookpoint, sae.watched.d_in)
@@ -138,15 +140,17 @@ def build_engine(
             assert_trained_alike(sae.watched.training, tokeniser)
     laps.end("tokenizer")
     watching = watching_of(identity_of(reader, tokeniser), saes, head=head)
+    kept_bytes = 0 if head else config.prefix_cache_bytes
     runner = Runner(
         reader,
         watching.encoders,
         row_tokens=ROW_TOKENS[reader.device.type],
-        prefix_bytes=config.prefix_cache_bytes,
+        prefix_bytes=kept_bytes,
         table=watching.table,
+        head=head,
     )
     budget = config.max_batch_tokens or batch_tokens(
-        runner, reader.device, max_tokens=max_tokens, kept_bytes=0 if head else config.prefix_cache_bytes
+        runner, reader.device, max_tokens=max_tokens, kept_bytes=kept_bytes
     )
     laps.end("memory")
     return Engine(reader, tokeniser, runner, watching, config, max_tokens, budget)

@@ -180,7 +180,7 @@ class DictionaryEngine:
         residual = found[wanted].float()
         if not torch.isfinite(residual).all():
             # A kernel that reads several texts at once may have carried it from one to another.
-            raise _not_finite()
+            raise not_finite()
         median = median_norms(found, [len(reading.ids) for reading in readings])[wanted]
         lengths = [int(tokens.sum()) for tokens in inside]
         return list(map(_Heard, torch.split(residual, lengths), torch.split(median, lengths)))
@@ -285,8 +285,9 @@ def _parted(
         if np.isfinite(own.value).all():
             yield SegmentActivations(where, own, one.residual.cpu().numpy())
         else:
-            yield _not_finite()
+            yield not_finite()
 
 
-def _not_finite() -> EngineError:
+def not_finite() -> EngineError:
+    """What is said of a pair on which activations are not finite."""
     return EngineError("the reader's activations overflowed or are NaN on this pair; its weights may be damaged")

@@ -1,12 +1,14 @@
 """SAE encoders on the device: from the activations at one hookpoint to those of the watched features, in float32."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 import torch
 
 from scopewatch.sae.encoder import Contest, Encoder, Normalise
+from scopewatch.sae.weights import Sae
 
 _CHUNK_ELEMENTS = 1 << 24
 """Pre-activations of a contest that exist at once; 64 MiB."""
@@ -176,6 +178,37 @@ def denormalised(y: torch.Tensor, x: torch.Tensor, how: Normalise) -> torch.Tens
             return y * std + mean
         case "root_d":
             return y * _rms(x)
+
+
+def denormalising_factor(x: torch.Tensor, how: Normalise) -> torch.Tensor:
+    """What `denormalised` multiplies by, token by token, shape (..., 1): what is added to `y` counts so many times."""
+    match how:
+        case "none":
+            return torch.ones_like(x[..., :1])
+        case "layer_norm":
+            return _mean_and_std(x)[1]
+        case "root_d":
+            return _rms(x)
+
+
+def pre_activations_of(encoder: Encoder) -> HookpointEncoder:
+    """An encoder of the same columns that gives every feature's pre-activation, whether it fires or not."""
+    silent = np.full_like(encoder.threshold, -np.inf)
+    always = replace(encoder, threshold=silent, scale=None, offset=None, contest=None, max_norm_multiple=None)
+    return HookpointEncoder([always])
+
+
+def reconstruction(decoded: torch.Tensor, x: torch.Tensor, sae: Sae, W_skip: torch.Tensor | None) -> torch.Tensor:
+    """What an SAE makes of activations, given what its decoder makes of the features; see `sae.weights`.
+
+    Args:
+        decoded: Shape (..., d_out).
+        x: The activations that were encoded, shape (..., d_in).
+        sae: The SAE.
+        W_skip: The SAE's, on the same device; None where there is none.
+    """
+    made = denormalised(decoded, x, sae.normalise) if sae.denormalises else decoded
+    return made if W_skip is None else made + x @ W_skip
 
 
 def _mean_and_std(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What explanations ask of an engine that serves, and what it tells them: values, and the interface of `inside.Inside`."""
+"""What explanations ask of an engine that serves, and what it tells them; `inside.Inside` does it."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -41,10 +41,12 @@ class Looked:
     l0: float
     """How many features fired on a token of the caller's text, on average."""
     unexplained: Float32 | None
-    """Shape (n,): ||y - y'||^2 / ||y - mean y||^2, y' being what the SAE makes of y, the mean being that over the tokens
-    of the same segment; None where the SAE has no decoder that belongs here."""
+    """Shape (n,): ||y - y'||^2 / ||y - mean y||^2, y' being what the SAE makes of y, the mean that over the tokens of
+    the same segment; 1 where that divides by 0, as for the only token of a segment; None where the SAE has no decoder
+    that belongs here."""
     shares: dict[Segment, float]
-    """The same of whole segments: sums over their tokens above and below the line (`fvu` of `sae verify`)."""
+    """The same of whole segments: sums over their tokens above and below the line (`fvu` of `sae verify`). Segments are
+    left out where that divides by 0."""
     problem: str = ""
     """Why something of this could not be told."""
 
@@ -91,7 +93,7 @@ class Looks(Protocol):
     def remove(
         self, tokens: TokenisedPair, features: Sequence[FeatureKey], *, seed: int | None = None
     ) -> Steps[Removed]:
-        """Reads a pair while features are taken out: activation times decoder row, where their SAE reads, at every token.
+        """Reads a pair while features are taken out where their SAE reads: activation times decoder row at every token.
 
         Args:
             tokens: The pair.

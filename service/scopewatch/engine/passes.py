@@ -9,7 +9,7 @@ import torch
 
 from scopewatch.errors import EngineDied
 from scopewatch.reader.flex import MULTIPLE
-from scopewatch.reader.hookpoints import Hookpoint, tap
+from scopewatch.reader.hookpoints import EMBEDDING, Change, Hookpoint, edit, tap
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import Packing
 from scopewatch.reader.prefixes import Reading
@@ -33,7 +33,7 @@ class Row:
     ids: torch.Tensor
     """Token ids on the reader's device; shape (tokens,), like all of the row with what fills it up."""
     states: torch.Tensor
-    """The stream after the reader's last norm; shape (tokens, d)."""
+    """The stream after the reader's last norm, shape (tokens, d), behind the deepest layer that ran."""
     tapped: Mapping[Hookpoint, torch.Tensor]
     """What each tap made of its hookpoint's activations, without the leading 1."""
 
@@ -53,25 +53,38 @@ class Passes:
         self._multiple = MULTIPLE if reader.identity.attention == "packed_flex" else 1
 
     def read(
-        self, readings: Sequence[Reading], taps: Mapping[Hookpoint, Tap], wanted: Sequence[Sequence[int]] = ()
+        self,
+        readings: Sequence[Reading],
+        taps: Mapping[Hookpoint, Tap],
+        wanted: Sequence[Sequence[int]] = (),
+        *,
+        edits: Mapping[Hookpoint, Change] | None = None,
+        whole: bool = False,
     ) -> Row:
-        """Reads texts in one pass.
+        """Reads texts in one pass, down to the deepest tap.
 
         Args:
             readings: The texts; at least one.
             taps: By hookpoint, what is done with its activations.
             wanted: The blocks of each text whose keys and values are kept; empty for none of any.
+            edits: By hookpoint, what flows on there in place of its activations; taps see what was changed.
+            whole: Whether every layer that is loaded runs, however deep the taps are.
 
         Raises:
-            SaeError: The reader has no such hookpoint.
+            SaeError: The reader has no such hookpoint, or nothing can be replaced there.
         """
+        layers = len(self._reader.layers)
+        depth = layers if whole else min(layers, 1 + max((hookpoint.layer for hookpoint in taps), default=EMBEDDING))
         packing = Packing(readings, wanted or [()] * len(readings), multiple=self._multiple)
         ids, positions = (self.on_device(array)[None] for array in (packing.ids, packing.positions))
         tapped: dict[Hookpoint, torch.Tensor] = {}
         with self._reader.turn, ExitStack() as attached:
+            for hookpoint, change in (edits or {}).items():
+                attached.callback(edit(self._reader, hookpoint, change).remove)
             for hookpoint, make in taps.items():
                 handle = tap(self._reader, hookpoint, _keep(tapped, hookpoint, make))
                 attached.callback(handle.remove)
+            attached.enter_context(self._reader.cut_to(depth))
             read: Any = self._reader.model(input_ids=ids, position_ids=positions, packing=packing, use_cache=False)
         return Row(packing, ids[0], read.last_hidden_state[0], tapped)
 

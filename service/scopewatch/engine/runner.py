@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from scopewatch.engine.passes import Passes, Row, Tap, halved, in_rows
 from scopewatch.errors import EngineError
 from scopewatch.identity import FeatureTable
 from scopewatch.reader.head import Head
-from scopewatch.reader.hookpoints import Hookpoint
+from scopewatch.reader.hookpoints import Change, Hookpoint
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import PackedText
 from scopewatch.reader.prefixes import Block, Prefixes, Reading, joined
@@ -39,9 +40,10 @@ class Runner:
         reader: The reader, loaded down to the deepest hookpoint.
         encoders: See `watch`.
         row_tokens: The most tokens of one forward pass; a longer single text still gets one.
-        prefix_bytes: Size of what is kept of beginnings that texts share; 0 for nothing. A reader with its head keeps
-            nothing: what it says of a token comes from the token before, which might not be read again.
+        prefix_bytes: Size of what is kept of beginnings that texts share; 0 for nothing. While the head runs, they are
+            read anew: what it says of a token comes from the token before, which might not be read again.
         table: See `watch`.
+        head: See `watch`.
     """
 
     def __init__(
@@ -52,13 +54,14 @@ class Runner:
         row_tokens: int,
         prefix_bytes: int = 0,
         table: FeatureTable = FeatureTable(()),  # noqa: B008 - immutable
+        head: bool = True,
     ) -> None:
         self._reader = reader
         self._passes = Passes(reader)
-        self._prefixes = Prefixes(0 if reader.head else prefix_bytes)
+        self._prefixes = Prefixes(prefix_bytes)
         self._row_tokens = row_tokens
         self._clock = _DeviceClock(reader.device)
-        self.watch(encoders, table)
+        self.watch(encoders, table, head=head)
 
     def watch(self, encoders: Sequence[PlacedEncoder], table: FeatureTable, *, head: bool = True) -> None:
         """Watches these features from now on and no others; what was kept of beginnings is forgotten.
@@ -75,9 +78,9 @@ class Runner:
             here = [placed.encoder for placed in encoders if placed.hookpoint == hookpoint]
             self._encoders[hookpoint] = HookpointEncoder(here).to(self._reader.device)
         self._head = self._reader.head if head else None
-        self._order = _column_order(encoders, hookpoints, more=2 if self._head else 0)
+        self._order = _column_order(encoders, hookpoints, more=2)
         # Blocks of beginnings have no norms, and a text's median needs those of all its tokens.
-        self._whole = any(encoder.bounded for encoder in self._encoders.values())
+        self._anew = bool(self._head) or any(encoder.bounded for encoder in self._encoders.values())
         self._table = table
         self._prefixes.clear()
 
@@ -101,7 +104,7 @@ class Runner:
             return EncodedBatch([_nothing(len(ids)) for ids in batch], 0.0, 0.0, table=self._table)
         started_s = time.perf_counter()
         self._clock.reset()
-        readings = [Reading(ids, ()) if self._whole else self._prefixes.open(ids) for ids in batch]
+        readings = [Reading(ids, ()) if self._anew else self._prefixes.open(ids) for ids in batch]
         beginnings = self._prefixes.shared(readings)
         for beginning in beginnings:
             self._prefixes.recall(beginning)
@@ -122,18 +125,56 @@ class Runner:
             table=self._table,
         )
 
+    @torch.inference_mode()
+    def alone(self, ids: TokenIds, edits: Mapping[Hookpoint, Change] | None = None) -> Activations:
+        """Encodes one text in a pass of its own.
+
+        Args:
+            ids: Token ids, at least one.
+            edits: As `Passes.read` takes them.
+
+        Raises:
+            SaeError: Nothing can be replaced at a hookpoint.
+            EngineError: The reader fails on the text.
+        """
+        if not self._encoders and not self._head:
+            return _nothing(len(ids))
+        (outcome,) = halved(lambda batch: self._forward(batch, edits), [Reading(ids, ())], failed, self._reader.device)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def aside(self, table: FeatureTable) -> "Runner":
+        """A runner of the same encoders, beside what is served: its head runs if it is loaded, and nothing is kept.
+
+        Args:
+            table: Which feature each of its columns belongs to.
+        """
+        other = copy(self)
+        other._turn_aside(table)  # noqa: SLF001 - its own
+        return other
+
+    def _turn_aside(self, table: FeatureTable) -> None:
+        self._prefixes = Prefixes(0)
+        self._head = self._reader.head
+        self._table = table
+
     def _encode(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
         """One forward pass, or on failure several."""
-        return halved(self._forward, batch, _failed, self._reader.device)
+        return halved(self._forward, batch, failed, self._reader.device)
 
-    def _forward(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
+    def _forward(
+        self, batch: Sequence[Reading], edits: Mapping[Hookpoint, Change] | None = None
+    ) -> list[Activations | Exception]:
         lengths = [len(reading.rest) for reading in batch]
         taps = {hookpoint: self._timed(encoder, lengths) for hookpoint, encoder in self._encoders.items()}
-        row = self._passes.read(batch, taps, [self._prefixes.wanted(reading) for reading in batch])
+        wanted = [self._prefixes.wanted(reading) for reading in batch]
+        row = self._passes.read(batch, taps, wanted, edits=edits, whole=bool(self._head))
         columns = [row.tapped[hookpoint] for hookpoint in taps]
         if self._head:
             columns.append(self._predictions(self._head, row))
-        acts = torch.cat(columns, dim=-1)[: row.packing.tokens, self._order]
+        acts = torch.cat(columns, dim=-1)[: row.packing.tokens]
+        acts = acts[:, self._order[: acts.shape[1]]]
         # What does not fire is exactly 0, and NaN is not.
         fired = torch.nonzero(acts)
         token, column = fired.to(torch.int32).T.cpu().numpy()
@@ -175,7 +216,7 @@ class Runner:
         return encode
 
 
-def _failed(reading: Reading, failure: Exception) -> EngineError:
+def failed(reading: Reading, failure: Exception) -> EngineError:
     """What becomes of a pair on which the reader fails; the log has the traceback."""
     log.error("the reader failed on a pair of %d tokens", len(reading.ids), exc_info=failure)
     return EngineError(f"the reader failed on this pair ({type(failure).__name__})")
@@ -184,7 +225,7 @@ def _failed(reading: Reading, failure: Exception) -> EngineError:
 def _column_order(encoders: Sequence[PlacedEncoder], hookpoints: Sequence[Hookpoint], *, more: int) -> torch.Tensor:
     """Positions in the hookpoint-ordered concatenation that put columns back into the order of `encoders`.
 
-    `more` columns behind those of the hookpoints stay where they are.
+    `more` columns behind those of the hookpoints, which there may be, stay where they are.
     """
     first: dict[int, int] = {}
     position = 0

@@ -17,7 +17,7 @@ from scopewatch.engine.runner import PlacedEncoder
 from scopewatch.errors import SaeError, SetupError
 from scopewatch.files import expanded
 from scopewatch.identity import EngineIdentity, FeatureTable, ReaderIdentity, SaeIdentity
-from scopewatch.reader.hookpoints import Hookpoint, hookpoint_of
+from scopewatch.reader.hookpoints import EMBEDDING, Hookpoint, hookpoint_of
 from scopewatch.releases.find import find_sae
 from scopewatch.sae.encoder import Training, WatchedSae
 from scopewatch.sae.watched import PackFolder, load_watched
@@ -76,13 +76,23 @@ def watching_of(reader: ReaderIdentity, saes: Sequence[LoadedSae], *, head: bool
     """Puts loaded SAEs together.
 
     Args:
-        reader: The reader they fit.
+        reader: The reader they fit, as it is loaded.
         saes: The SAEs, in the order of the columns.
         head: Whether the reader's own predictions stand behind them.
     """
+    if not head:
+        reader = _down_to(reader, max((sae.hookpoint.layer for sae in saes), default=EMBEDDING))
     identity = EngineIdentity(reader, tuple(sae.identity for sae in saes), head)
     encoders = tuple(PlacedEncoder(sae.hookpoint, sae.watched.encoder) for sae in saes)
     return Watching(identity, FeatureTable(identity.feature_ids), encoders, tuple(saes))
+
+
+def _down_to(reader: ReaderIdentity, deepest_layer: int) -> ReaderIdentity:
+    """A reader as far as it runs, so that what is loaded for explanations alone is in no card and no reply."""
+    layers = deepest_layer + 1
+    if layers >= len(reader.layer_digests):
+        return reader
+    return replace(reader, digest=reader.layer_digests[layers], layers_run=layers)
 
 
 def load_sae(choice: SaeChoice, config: Config, held: Sequence[LoadedSae] = ()) -> LoadedSae:

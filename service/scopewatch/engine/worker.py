@@ -29,7 +29,7 @@ class _Job(NamedTuple):
     work: Callable[[], Any]
     answer: Future[Any]
     tokens: int
-    """The number of tokens of a batch, which may take only so long; 0 of other jobs, which may take any time."""
+    """The number of tokens that are read, which may take only so long; 0 of jobs that may take any time."""
 
 
 class Worker:
@@ -72,16 +72,20 @@ class Worker:
         """
         return await self._ask(partial(_encode, self._run, batch, wanted), sum(map(len, batch)))
 
-    async def run(self, job: Callable[[], T]) -> T:
-        """Waits for what a job returns, which runs between batches, may use the reader, and may take any time.
+    async def run(self, job: Callable[[], T], tokens: int = 0) -> T:
+        """Waits for what a job returns, which runs between batches and may use the reader.
 
         What it raises, it raises here and nobody else hears of it, unless it is EngineDied or no `Exception` at all: of
         those the engine dies.
 
+        Args:
+            job: The job.
+            tokens: It may take as long as a batch of so many tokens; 0 for any time.
+
         Raises:
             EngineDied: The engine is dead, or dies while this waits.
         """
-        return await self._ask(job, 0)
+        return await self._ask(job, tokens)
 
     async def _ask(self, work: Callable[[], T], tokens: int) -> T:
         answer: Future[T] = Future()

@@ -11,6 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from scopewatch.events import PairScored
 from scopewatch.identity import EngineIdentity
+from scopewatch.metrics.explanation_counts import ExplanationCounts
 from scopewatch.metrics.pair_counts import SECONDS, PairCounts
 from scopewatch.metrics.reload_counts import ReloadCounts
 from scopewatch.metrics.series import Bound
@@ -44,6 +45,7 @@ class Metrics:
         self._pair_counts = PairCounts(registry, max_feature_series=max_feature_series)
         self.shadows = ShadowCounts(registry)
         self.reloads = ReloadCounts(registry)
+        self.explanations = ExplanationCounts(registry)
 
         def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
             return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))

@@ -87,7 +87,13 @@ class Batcher:
         self._running: set[asyncio.Task[None]] = set()
         self._spare = _LEAST_SPARE
         self._refusal: ScopewatchError | None = None
+        self._scored, self._quiet_since_s = 0, -inf
         self._loop_task = asyncio.create_task(self._run(), name="batcher")
+
+    @property
+    def quiet_s(self) -> float:
+        """For how many seconds no pair waited or was read, but for those that stand behind; 0 while one does."""
+        return 0.0 if self._scored else self._clock() - self._quiet_since_s
 
     async def submit(
         self, ids: TokenIds, deadline_s: float | None = None, ahead_tokens: int = 0, caller: Caller = ANYONE
@@ -122,6 +128,7 @@ class Batcher:
         self._lanes.add(entry)
         self._metrics.queue_tokens.set(self._lanes.tokens)
         self._changed.set()
+        self._scored += not caller.behind
         try:
             return await future
         except asyncio.CancelledError:
@@ -130,6 +137,9 @@ class Batcher:
                 self._metrics.queue_tokens.set(self._lanes.tokens)
                 self._metrics.queue_dropped("cancelled")
             raise
+        finally:
+            if not caller.behind:
+                self._scored, self._quiet_since_s = self._scored - 1, self._clock()
 
     async def close(self, timeout_s: float = 3.0) -> None:
         """Answers everybody who waits, then stops.

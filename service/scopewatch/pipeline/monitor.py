@@ -117,7 +117,7 @@ class Monitor:
     async def read(self, job: ScoreJob) -> Judged:
         """Reads and judges one pair, with all that it was judged by; nobody is told of it.
 
-        Its numbers are those of `score`: what the cache holds is judged, and what it does not hold is read and put there.
+        Its numbers are those of `score`: what the cache holds is judged; what it does not hold is read and put there.
 
         Raises:
             ScopewatchError: The pair cannot be scored.

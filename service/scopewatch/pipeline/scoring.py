@@ -112,7 +112,7 @@ def _scores(
             scores[indicator.source.name] = _score(indicator, views[indicator.segment], max_evidence)
         elif isinstance(indicator, CompiledObfuscation):
             share = tokens.odd_shares.get(indicator.segment, 0.0)
-            scores[indicator.source.name] = _scored(indicator, share, views[indicator.segment])
+            scores[indicator.source.name] = _scored(indicator, _sum(indicator, [share]), views[indicator.segment])
         elif isinstance(indicator, CompiledWords):
             view, read = views[indicator.segment], words[indicator.segment]
             scores[indicator.source.name] = _count(indicator, view, read, max_evidence)
@@ -256,11 +256,28 @@ def _features(
 def _view(
     watchlist: CompiledWatchlist, segment: Segment, tokens: TokenisedPair, covered: CoveredActivations, n_tokens: int
 ) -> _SegmentView:
+    sentences = SegmentSentences(tokens, segment)
+    dense = dense_activations(watchlist, covered, sentences.positions, len(tokens.ids))
+    damaged = frozenset[int]()
+    if not np.isfinite(covered.activations.value).all():
+        damaged = frozenset(np.flatnonzero(~np.isfinite(dense).all(axis=0)).tolist())
+    return _SegmentView(tokens, sentences.positions, watchlist.features, dense, sentences, n_tokens, damaged)
+
+
+def dense_activations(
+    watchlist: CompiledWatchlist, covered: CoveredActivations, positions: NDArray[np.intp], n_tokens: int
+) -> Dense:
+    """What fired of every feature of a watchlist on some of a pair's tokens; shape (len(positions), n_slots).
+
+    Args:
+        watchlist: The watchlist.
+        covered: What fired on the pair's tokens, covering every feature of the watchlist.
+        positions: The tokens, ascending.
+        n_tokens: The number of the pair's tokens.
+    """
     activations, slots = covered.activations, watchlist.slots_of(covered.table)
     assert slots is not None, "whoever reads activations for a watchlist sees that they cover it"
-    sentences = SegmentSentences(tokens, segment)
-    positions = sentences.positions
-    row_of = np.full(len(tokens.segments), -1)
+    row_of = np.full(n_tokens, -1)
     row_of[positions] = np.arange(len(positions))
     row, slot = row_of[activations.token], slots[activations.column]
     mine = (row >= 0) & (slot >= 0)
@@ -268,10 +285,7 @@ def _view(
     dense[row[mine], slot[mine]] = activations.value[mine]
     for twin, original in watchlist.twins:
         dense[:, twin] = dense[:, original]
-    damaged = frozenset[int]()
-    if not np.isfinite(activations.value).all():
-        damaged = frozenset(np.flatnonzero(~np.isfinite(dense).all(axis=0)).tolist())
-    return _SegmentView(tokens, positions, watchlist.features, dense, sentences, n_tokens, damaged)
+    return dense
 
 
 def _sigmoid(x: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import numpy as np
 
 from scopewatch.pipeline.batcher import Encoded
-from scopewatch.types import Activations, Caller, CoveredActivations, TokenIds
+from scopewatch.types import Caller, CoveredActivations, TokenIds, in_a_row
 
 Submit = Callable[[TokenIds, float | None, int, Caller], Awaitable[Encoded]]
 """Token ids, deadline, tokens ahead and caller in, activations out: the batcher's way to the engine."""
@@ -44,15 +44,8 @@ async def encode_windows(
     if any(one.covered.table is not table for one in encoded):
         # Between two of them the engine began to watch other features; that it does so again is rare.
         return await encode_windows(windows, submit, deadline_s, ahead_tokens, caller)
-    parts = [one.covered.activations for one in encoded]
-    joined = Activations(
-        n_tokens=int(starts[-1]),
-        token=np.concatenate([part.token + start for part, start in zip(parts, starts, strict=False)]),
-        column=np.concatenate([part.column for part in parts]),
-        value=np.concatenate([part.value for part in parts]),
-    )
     return Encoded(
-        CoveredActivations(joined, table),
+        CoveredActivations(in_a_row([one.covered.activations for one in encoded]), table),
         queue_s=max(one.queue_s for one in encoded),
         forward_s=sum(one.forward_s for one in encoded),
         encode_s=sum(one.encode_s for one in encoded),

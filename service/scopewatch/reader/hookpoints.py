@@ -19,9 +19,11 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from scopewatch.errors import SaeError
-from scopewatch.reader.families import UNIT, common_paths, modules_in_a_layer, named_sites
+from scopewatch.reader.families import INPUT_NORM, UNIT, common_paths, modules_in_a_layer, named_sites
 from scopewatch.reader.loading import Reader
 
+Change = Callable[[torch.Tensor], torch.Tensor]
+"""What becomes of a hookpoint's activations, shape (batch, tokens, width), before they flow on."""
 EMBEDDING = -1
 """`Hookpoint.layer` of what comes before layer 0."""
 EMBED = "embed"
@@ -133,6 +135,51 @@ def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], 
     """
     if hookpoint.layer == EMBEDDING:
         return _tap_embedding(reader, hookpoint, receive)
+    path, module = _module_at(reader, hookpoint)
+
+    def give(activations: torch.Tensor) -> None:
+        if activations.dim() != 3:
+            raise SaeError(f"hookpoint {hookpoint}: gives no single vector for each token")
+        receive(_unit(activations, getattr(module, reader.family.epsilon)) if hookpoint.site == UNIT else activations)
+
+    return _hook(module, path, give)
+
+
+def edit(reader: Reader, hookpoint: Hookpoint, change: Change) -> RemovableHandle:
+    """Has `change(activations)` flow on at a hookpoint in every forward pass, until the handle is removed.
+
+    What is attached later, taps of the same hookpoint included, sees what was changed.
+
+    Args:
+        reader: The reader.
+        hookpoint: Where its activations are replaced.
+        change: Takes them, of shape (batch, tokens, width), and gives others of the same shape and type.
+
+    Raises:
+        SaeError: The reader has no such hookpoint, or nothing that flows on there can be replaced.
+    """
+    if hookpoint.site in {UNIT, EMBED}:
+        raise SaeError(
+            f"hookpoint {hookpoint}: nothing can be taken out there; it is computed beside what the reader works on"
+        )
+    if hookpoint.layer == EMBEDDING:
+        return _tap_embedding(reader, hookpoint, change)
+    path, module = _module_at(reader, hookpoint)
+    if path == f"{INPUT_NORM}.input":
+        path, module = "input", reader.layers[hookpoint.layer]
+    if path != reader.family.sites["resid_mid"]:
+        return _hook(module, path, change)
+
+    # The stream itself runs past this module: the layer adds to the very tensor that the module is given.
+    return _hook(module, path, lambda activations: activations.copy_(change(activations)))
+
+
+def _module_at(reader: Reader, hookpoint: Hookpoint) -> tuple[str, torch.nn.Module]:
+    """The path of a hookpoint inside its layer, with `input` or `output` at its end, and the module there.
+
+    Raises:
+        SaeError: The reader has no such hookpoint.
+    """
     if not 0 <= hookpoint.layer < len(reader.layers):
         raise SaeError(f"hookpoint {hookpoint}: the reader is loaded down to layer {len(reader.layers) - 1}")
     path = reader.family.sites.get(hookpoint.site, hookpoint.site)
@@ -147,27 +194,26 @@ def tap(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], 
             f"hookpoint {hookpoint}: {reader.identity.model_type} readers have no such module; "
             f"their sites: {', '.join(sites(reader))}"
         )
-
-    def give(activations: torch.Tensor) -> None:
-        if activations.dim() != 3:
-            raise SaeError(f"hookpoint {hookpoint}: gives no single vector for each token")
-        receive(_unit(activations, getattr(module, reader.family.epsilon)) if hookpoint.site == UNIT else activations)
-
-    return _hook(module, end, give)
+    return path, module
 
 
-def _hook(module: torch.nn.Module, end: str, give: Callable[[torch.Tensor], None]) -> RemovableHandle:
-    """Gives a module's first input or its (first) output, in every forward pass."""
+def _hook(module: torch.nn.Module, path: str, give: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
+    """Gives a module's first input or its (first) output, in every forward pass; what comes back takes its place."""
 
-    def give_output(_module: object, _inputs: object, output: Any) -> None:
-        give(output[0] if isinstance(output, tuple) else output)
+    def give_output(_module: object, _inputs: object, output: Any) -> Any:
+        several = isinstance(output, tuple)
+        changed = give(output[0] if several else output)
+        return (changed, *output[1:]) if several and changed is not None else changed
 
-    def give_input(_module: object, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        give(inputs[0] if inputs else named["hidden_states"])
+    def give_input(_module: object, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        changed = give(inputs[0] if inputs else named["hidden_states"])
+        if changed is None:
+            return None
+        return ((changed, *inputs[1:]), named) if inputs else (inputs, named | {"hidden_states": changed})
 
     handle: RemovableHandle = (
         module.register_forward_hook(give_output)
-        if end == "output"
+        if path.endswith("output")
         else module.register_forward_pre_hook(give_input, with_kwargs=True)
     )
     return handle
@@ -190,15 +236,17 @@ def width(reader: Reader, hookpoint: Hookpoint) -> int:
     return widths[0]
 
 
-def _tap_embedding(reader: Reader, hookpoint: Hookpoint, receive: Callable[[torch.Tensor], None]) -> RemovableHandle:
+def _tap_embedding(
+    reader: Reader, hookpoint: Hookpoint, give: Callable[[torch.Tensor], torch.Tensor | None]
+) -> RemovableHandle:
     if hookpoint.site not in {EMBED, EMBED_MODULE}:
         raise SaeError(f"hookpoint {hookpoint}: before layer 0 there are only {EMBED} and {EMBED_MODULE}")
     embedding: Any = reader.model.get_input_embeddings()
 
-    def give(_module: object, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        receive(functional.embedding(inputs[0], embedding.weight) if hookpoint.site == EMBED else output)
+    def hook(_module: object, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+        return give(functional.embedding(inputs[0], embedding.weight) if hookpoint.site == EMBED else output)
 
-    handle: RemovableHandle = embedding.register_forward_hook(give)
+    handle: RemovableHandle = embedding.register_forward_hook(hook)
     return handle
 
 

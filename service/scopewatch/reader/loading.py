@@ -4,7 +4,8 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ class Reader:
     def family(self) -> Family:
         """What is special about the reader's family."""
         return FAMILIES[self.identity.model_type]
+
+    @contextmanager
+    def cut_to(self, layers: int) -> Iterator[None]:
+        """Passes run only the first so many layers; to be entered while `turn` is held."""
+        # Every family of transformers loops over `self.layers[: self.config.num_hidden_layers]`.
+        config: Any = self.model.config
+        config.num_hidden_layers = layers
+        try:
+            yield
+        finally:
+            config.num_hidden_layers = len(self.layers)
 
 
 def layer_count(directory: Path) -> int:

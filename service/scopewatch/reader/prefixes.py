@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from scopewatch.types import Activations, TokenIds
+from scopewatch.types import Activations, TokenIds, in_a_row
 
 BLOCK = 64
 """Tokens per block."""
@@ -147,12 +147,4 @@ class Prefixes:
 
 def joined(known: Iterable[Block], rest: Activations) -> Activations:
     """Activations of a whole text from those of its known blocks and of what was read."""
-    parts = [block.activations for block in known]
-    offsets = [BLOCK * number for number in range(len(parts) + 1)]
-    parts.append(rest)
-    return Activations(
-        n_tokens=offsets[-1] + rest.n_tokens,
-        token=np.concatenate([part.token + np.int32(offset) for part, offset in zip(parts, offsets, strict=True)]),
-        column=np.concatenate([part.column for part in parts]),
-        value=np.concatenate([part.value for part in parts]),
-    )
+    return in_a_row([*(block.activations for block in known), rest])

@@ -34,6 +34,16 @@ _BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Decoder:
+    """The decoder of n features of an SAE."""
+
+    W_dec: Float32
+    """Shape (n, d_out): what an activation of 1 adds to the reconstruction."""
+    norms: Float64
+    """Shape (n,): norms of the rows in the file."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sae:
     """An opened SAE; the formula is in the module's docstring."""
 
@@ -189,6 +199,24 @@ class Sae:
         group = self.contest.group
         columns = np.concatenate([np.arange(g * group, (g + 1) * group) for g in np.unique(wanted // group)])
         return self._fold(columns, np.searchsorted(columns, wanted))
+
+    def decoder(self, features: Indices) -> "Decoder":
+        """Reads the decoder of some features.
+
+        Args:
+            features: Indices, ascending.
+
+        Raises:
+            SaeError: There is no decoder, or it is damaged.
+        """
+        if self.W_dec is None:
+            raise SaeError(f"{self.W_enc.file}: holds no decoder of its own, so there is nothing to reconstruct")
+        rows = self.W_dec.rows(features)
+        norms = row_norms(rows)
+        worth: Float64 | float = 1 / self.scale_out
+        if self.gain_scale is not None and not self.gain_only_decides:
+            worth = inverse(self.gain_scale * self.scale_out * norms)[:, None]
+        return Decoder((rows * worth).astype(np.float32), norms)
 
     def b_out(self) -> Float32:
         """The reconstruction where nothing fires, shape (d_out,)."""

@@ -5,14 +5,14 @@ A feature can have several explanations, and all are kept.
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from scopewatch.errors import LabelError
-from scopewatch.identity import EngineIdentity, FeatureKey
+from scopewatch.identity import EngineIdentity, FeatureKey, SaeIdentity
 from scopewatch.verdicts import Label
 from scopewatch.watch.label_export import ExportedRow, read_export
 
@@ -163,13 +163,25 @@ class LabelIndex:
 
     def labels_of(self, identity: EngineIdentity) -> dict[FeatureKey, Label]:
         """A label for each watched feature that the index knows, cut to the length of a watchlist's labels."""
-        found: dict[FeatureKey, Label] = {}
-        for sae in identity.saes:
-            for number in sae.watched:
-                if labels := self._labels(sae.neuronpedia or sae.name, number):
-                    text = labels[0].text
-                    short = text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 1] + "…"
-                    found[FeatureKey(sae.name, number)] = Label(short, labels[0].source)
+        return {
+            FeatureKey(sae.name, number): label
+            for sae in identity.saes
+            for number, label in self.labels_in(sae, sae.watched).items()
+        }
+
+    def labels_in(self, sae: SaeIdentity, features: Iterable[int]) -> dict[int, Label]:
+        """A label for each of some features of an SAE that the index knows, cut in the same way.
+
+        Args:
+            sae: The SAE.
+            features: Their indices.
+        """
+        found: dict[int, Label] = {}
+        for number in features:
+            if labels := self._labels(sae.neuronpedia or sae.name, number):
+                text = labels[0].text
+                short = text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 1] + "…"
+                found[number] = Label(short, labels[0].source)
         return found
 
     def _labelled(self, source: str, number: int, max_act: float | None, frac: float | None) -> LabelledFeature:

@@ -6,6 +6,8 @@ in small letters, with composed accents and straight apostrophes.
 """
 
 import unicodedata
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import regex
@@ -13,6 +15,8 @@ import regex
 _WORD = regex.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _WITHOUT_SPACES = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _LETTER = rf"(?!{_WITHOUT_SPACES})[^\W_]"
+_SIGNS = regex.compile(r"\S+")
+_SEEN = regex.compile(r"\X")
 _PART = regex.compile(rf"{_WITHOUT_SPACES}\p{{M}}*|(?:{_LETTER})+(?:['\u2019](?:{_LETTER})+)*")
 
 
@@ -43,6 +47,33 @@ def find_words(text: str) -> Words:
     if not text.isascii():
         spans = [part for start, end in spans for part in _parts(text, start, end)]
     return Words([_compared(text[start:end]) for start, end in spans], spans)
+
+
+def find_pieces(text: str) -> list[tuple[int, int]]:
+    """Where the words of a text stand, and between them runs of signs, such as stops and emoji: all but white space.
+
+    None begins or ends inside of what is seen as one character: a letter with its accents, or an emoji of several.
+    """
+    pieces: list[tuple[int, int]] = []
+    at = 0
+    for start, end in [*find_words(text).spans, (len(text), len(text))]:
+        pieces += (found.span() for found in _SIGNS.finditer(text, at, start))
+        pieces.append((start, end))
+        at = end
+    return pieces[:-1] if text.isascii() else _widened(text, pieces[:-1])
+
+
+def _widened(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans, in order, of whole characters as they are seen; those that share one become one span."""
+    edges = [0, *(found.end() for found in _SEEN.finditer(text))]
+    wide: list[tuple[int, int]] = []
+    for span in spans:
+        start, end = edges[bisect_right(edges, span[0]) - 1], edges[bisect_left(edges, span[1])]
+        if wide and start < wide[-1][1]:
+            first = wide.pop()
+            start, end = first[0], max(end, first[1])
+        wide.append((start, end))
+    return wide
 
 
 def _parts(text: str, start: int, end: int) -> list[tuple[int, int]]:

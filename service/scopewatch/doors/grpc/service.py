@@ -1,5 +1,6 @@
 """MonitorService: parse, call the spine, reply."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import Message
@@ -8,6 +9,7 @@ from google.rpc import status_pb2
 import scopewatch
 from scopewatch.doors.door import Spine
 from scopewatch.doors.grpc.call import Call
+from scopewatch.doors.grpc.explaining import check_sees_exact_scores, explanation_reply, job_of, to_wants, tokens_read
 from scopewatch.doors.grpc.info import info_response, reload_refusal, reload_response
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.grpc.reply_size import Result, fitting
@@ -26,6 +28,7 @@ METHODS: Mapping[str, type[Message]] = {
     "Score": pb.ScoreRequest,
     "BatchScore": pb.BatchScoreRequest,
     "GetInfo": pb.GetInfoRequest,
+    "Explain": pb.ExplainRequest,
     "ReloadWatchlists": pb.ReloadWatchlistsRequest,
 }
 """The methods, and what each is asked with."""
@@ -84,6 +87,15 @@ class MonitorService:
         scored = iter(await self._scored(jobs, call) if jobs else [])
         results = [one if isinstance(one, status_pb2.Status) else next(scored) for one in outcomes]
         return batch_reply(self._fitting(outcomes, results, call.account))
+
+    async def Explain(self, request: pb.ExplainRequest, call: Call) -> bytes:
+        wants = to_wants(request, self.limits)
+        check_sees_exact_scores(call.account)
+        call.quota.take(1)
+        job = await job_of(request, self.limits, self._spine, call)
+        explanation = await self._spine.explain(job, wants)
+        call.quota.charge(tokens_read(explanation))
+        return await asyncio.to_thread(explanation_reply, explanation, self.limits.max_reply_bytes)
 
     async def GetInfo(self, _request: pb.GetInfoRequest, _call: Call) -> pb.GetInfoResponse:
         watchlists = self._spine.watchlists
