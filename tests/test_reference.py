@@ -341,6 +341,8 @@ class TestCommand:
         texts = [{"prompt": groups[row].pair.prompt, "response": groups[row].pair.response} for row in mine]
         own = [next(one.score for one in pair.indicators if one.name == "words") for pair in scored(watchlist, texts)]
         assert tuple(made["score"]) == as_kept(own)
+        run("watchlist", "reference", watchlist, data, "--indicator", "words", "--most", "4")
+        assert reference(watchlist, "words").data.endswith(", 4 of 10 drawn")
 
     def test_unlabelled_rows_are_benign_and_most_are_drawn(self, run: Run, watchlist: Path) -> None:
         """Rows without a label count, those of label 1 do not, and --most takes so many of them."""
