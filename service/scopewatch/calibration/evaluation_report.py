@@ -6,6 +6,7 @@ from scopewatch.calibration.evaluation import Evaluation, Part
 from scopewatch.pairs.left_out import Tally
 from scopewatch.report.card_tables import card_tables
 from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
+from scopewatch.report.looks import looks_of
 from scopewatch.report.page import Number, html_page
 from scopewatch.report.tables import Table, table_as_text
 from scopewatch.statistics.scores import Bool, Interval, Scores
@@ -147,7 +148,8 @@ def _tables(found: Evaluation, *, worst: int, largest: int) -> list[Table]:
     by_auroc = sorted([own, *rivals], key=lambda row: -row[1])
     tables = []
     if rivals:
-        tables.append(Table("Detectors on these pairs", ("detector", "AUROC", "low", "high"), by_auroc))
+        looks = looks_of([found.indicator, *found.baselines])
+        tables.append(Table("Detectors on these pairs", ("detector", "AUROC", "low", "high"), by_auroc, looks=looks))
     if len(found.sources) > 1:
         by_size = sorted(found.sources, key=lambda part: -part.n)
         tables.append(_parts_table("Sources", "source", by_size[:_MOST_SOURCES], len(by_size[_MOST_SOURCES:])))

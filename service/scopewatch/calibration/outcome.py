@@ -7,6 +7,7 @@ from scopewatch.calibration.evidence import HeldOutEvidence
 from scopewatch.pairs.left_out import Tally
 from scopewatch.report.card_tables import card_tables, fragility_table
 from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
+from scopewatch.report.looks import looks_of
 from scopewatch.report.page import Number, html_page
 from scopewatch.report.tables import Cell, Table, table_as_text
 from scopewatch.sources import ReaderSource, SaeSource
@@ -141,4 +142,4 @@ def _detectors(name: str, found: HeldOutEvidence) -> Table:
     ]
     columns = ("detector", "AUROC", "low", "high", "lead low", "lead high")
     note = f"Lead: AUROC of {name} less that of the other on the same pairs; 95 % intervals by a bootstrap over groups."
-    return Table("On held-out pairs", columns, rows, note)
+    return Table("On held-out pairs", columns, rows, note, looks=looks_of([name, *found.alternatives]))

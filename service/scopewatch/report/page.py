@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scopewatch.report.excerpts import Excerpt
 from scopewatch.report.figures import Figure
-from scopewatch.report.tables import Table, numeric, shown
+from scopewatch.report.tables import Table, numeric, printable, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ def html_page(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"shown": shown, "numeric": numeric}
+    environment.filters |= {"shown": shown, "numeric": numeric, "printable": printable}
+    environment.tests |= {"excerpt": lambda cell: isinstance(cell, Excerpt)}
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     return template.render(title=title, lines=lines, tables=tables, figures=figures, numbers=numbers)

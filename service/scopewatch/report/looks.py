@@ -1,0 +1,71 @@
+"""The look of each detector: the colour and the dashes that it has in every figure and every table."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from zlib import crc32
+
+Dash = Literal["-", "--", "-.", ":"]
+"""A line's dashes, as matplotlib names them."""
+_BLUE, _ORANGE, _GREEN, _PINK, _OCHRE, _GREY, _VIOLET, _SKY = (
+    *("#0077bb", "#d55e00", "#009e73", "#c0669a", "#b8860b", "#7f7f7f", "#8c6bd1", "#3a9bd3"),
+)
+"""Apart for the colour-blind too (after Okabe and Ito), and each with a contrast of 3 on white and on a dark page."""
+_IN_SVG: dict[Dash, str] = {"-": "none", "--": "7 3", "-.": "10 3 2 3", ":": "2 3"}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a detector's line is drawn."""
+
+    colour: str
+    dash: Dash
+
+    @property
+    def dashes(self) -> str:
+        """The dashes as SVG's `stroke-dasharray` has them, for a line that is two units wide."""
+        return _IN_SVG[self.dash]
+
+
+INDICATOR = Look(_BLUE, "-")
+"""The look of the indicator that a page is about, whatever its name."""
+_KNOWN = {
+    "bag_of_words": Look(_ORANGE, "--"),
+    "dense_probe": Look(_GREEN, "-."),
+    "sae_features": Look(_GREEN, "-"),  # stands in the place of the dense probe where that is the indicator
+    "difference_of_means": Look(_PINK, ":"),
+    "single_feature": Look(_OCHRE, "-"),
+    "random_features": Look(_GREY, "--"),
+    "hedge_words": Look(_VIOLET, "-."),
+    "response_length": Look(_SKY, ":"),
+    "equal_weights": Look(_GREY, "-."),
+    "fitted_weights": Look(_GREY, ":"),
+}
+_OTHERS = [
+    look
+    for dash in ("-", "--", "-.", ":")
+    for colour in (_GREEN, _PINK, _OCHRE, _ORANGE, _VIOLET, _SKY, _GREY)
+    if (look := Look(colour, dash)) not in _KNOWN.values()
+]
+"""What other detectors may look like, such as the indicators that a combination is made of."""
+
+
+def looks_of(detectors: Sequence[str]) -> dict[str, Look]:
+    """The look of each detector of a figure, by its name.
+
+    A detector that calibration knows always has its own. Any other has the one that its name picks, or the next in a
+    colour that none in the figure has; where there are more detectors than colours, the next that none has.
+
+    Args:
+        detectors: The names of the detectors; the first is that of the indicator.
+    """
+    looks = {name: _KNOWN[name] for name in detectors if name in _KNOWN} | {detectors[0]: INDICATOR}
+    for name in sorted(set(detectors) - looks.keys()):
+        looks[name] = _picked(name, looks.values())
+    return looks
+
+
+def _picked(name: str, taken: Iterable[Look]) -> Look:
+    start, looks = crc32(name.encode()) % len(_OTHERS), set(taken)
+    colours = {look.colour for look in looks}
+    return min(_OTHERS[start:] + _OTHERS[:start], key=lambda look: (look.colour in colours, look in looks))
