@@ -19,10 +19,10 @@ _WORST_ON_PAGE = 20
 _LARGEST_ON_PAGE = 20
 
 
-def as_text(found: Evaluation) -> str:
-    """The evaluation in words and tables for a terminal."""
+def as_text(found: Evaluation, mistakes: Sequence[Table] = ()) -> str:
+    """The evaluation in words and tables for a terminal; `mistakes` are the tables of what it gets most wrong."""
     numbers = Table("", ("", "", ""), [(number.name, number.value, number.detail) for number in _numbers(found)])
-    tables = [numbers, *_tables(found, worst=_WORST, largest=0)]
+    tables = [numbers, *_tables(found, worst=_WORST, largest=0), *mistakes]
     return "\n\n".join([_headline(found), *map(table_as_text, tables), "\n".join(_sentences(found))])
 
 
@@ -34,6 +34,7 @@ def as_page(
     *,
     thresholds: Scores,
     card: Card | None,
+    mistakes: Sequence[Table] = (),
 ) -> str:
     """The evaluation as one HTML page.
 
@@ -44,6 +45,7 @@ def as_page(
         detectors: The scores of the n pairs by the indicator and then by its baselines, by name.
         thresholds: The threshold that each pair was held against.
         card: The indicator's card, if it has one.
+        mistakes: The tables of what it gets most wrong.
 
     Raises:
         DataError: matplotlib is not installed.
@@ -53,7 +55,7 @@ def as_page(
         lines=[f"{_headline(found)}, from {', '.join(data)}.", *_sentences(found)],
         numbers=_numbers(found),
         figures=_figures(found, labels, detectors, thresholds),
-        tables=[*_tables(found, worst=_WORST_ON_PAGE, largest=_LARGEST_ON_PAGE), *card_tables(card)],
+        tables=[*_tables(found, worst=_WORST_ON_PAGE, largest=_LARGEST_ON_PAGE), *mistakes, *card_tables(card)],
     )
 
 

@@ -6,6 +6,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 _GAP = "…"
+_LONGEST_REST = 40
+"""The most characters of a word before or behind the place that is in it."""
 
 
 class Place(NamedTuple):
@@ -41,13 +43,13 @@ def excerpt(text: str, places: Sequence[Place], *, around: int = 40, most: int =
 
     Args:
         text: The text.
-        places: The places that matter, those that matter most first; they may overlap.
+        places: The places that matter, those that matter most first; they may overlap. Whole words are marked.
         around: How many characters are shown on either side of a place, at most; they begin and end with whole words.
         most: How many characters of the text are shown, about: at most `2 * around` more.
     """
-    trimmed = [place for place in (_trimmed(text, place) for place in places) if place.start < place.end]
-    shown = _joined(_windows(text, trimmed, around, most) or [Place(0, min(most, len(text)))])
-    marks = _joined(trimmed)
+    words = [place for place in (_whole_words(text, place) for place in places) if place.start < place.end]
+    shown = _joined(_windows(text, words, around, most) or [Place(0, min(most, len(text)))])
+    marks = _joined(words)
     pieces: list[Piece] = []
     for number, window in enumerate(shown):
         if window.start > 0:
@@ -58,10 +60,20 @@ def excerpt(text: str, places: Sequence[Place], *, around: int = 40, most: int =
     return Excerpt(tuple(pieces))
 
 
-def _trimmed(text: str, place: Place) -> Place:
-    """The place without white space at its ends: a token begins with the space before its word."""
-    inside = text[place.start : place.end]
-    return Place(place.start + len(inside) - len(inside.lstrip()), place.end - len(inside) + len(inside.rstrip()))
+def _whole_words(text: str, place: Place) -> Place:
+    """The place without white space at its ends, and with the rest of the words that it begins and ends in."""
+    inside = text[place.start : place.end].rstrip()
+    start, end = place.start + len(inside) - len(inside.lstrip()), place.start + len(inside)
+    if start < end:
+        before, after = text[max(0, start - _LONGEST_REST) : start + 1], text[end - 1 : end + _LONGEST_REST]
+        start -= max(0, _letters(before[::-1]) - 1)
+        end += max(0, _letters(after) - 1)
+    return Place(start, end)
+
+
+def _letters(text: str) -> int:
+    """How many letters, digits and apostrophes a text begins with."""
+    return next((n for n, letter in enumerate(text) if not letter.isalnum() and letter not in "'\u2019"), len(text))
 
 
 def _windows(text: str, places: Sequence[Place], around: int, most: int) -> list[Place]:
