@@ -1,12 +1,15 @@
-"""One HTML page of what was measured, made by jinja2 and `page.html`: it needs nothing else to be read."""
+"""HTML pages, made by jinja2 and the templates beside this file: a page needs nothing else to be read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from scopewatch.report.excerpts import Excerpt
 from scopewatch.report.figures import Figure
-from scopewatch.report.tables import Table, numeric, printable, shown
+from scopewatch.report.tables import Table, numeric, shown
+from scopewatch.report.visible import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,52 @@ def html_page(
         figures: The drawings, above the tables.
         numbers: The numbers that matter most, above the drawings.
     """
+    return rendered("page.html", title=title, lines=lines, tables=tables, figures=figures, numbers=numbers, look=look())
+
+
+def rendered(template: str, **values: object) -> str:
+    """A template of this folder, filled. Every text is escaped, and its unseen characters are told by their numbers.
+
+    Args:
+        template: The name of the template's file.
+        values: What the template names.
+    """
+    return str(_environment().get_template(template).render(values))
+
+
+def look() -> str:
+    """The style that all pages share."""
+    return beside("look.css")
+
+
+def beside(file: str) -> str:
+    """What a file of this folder holds."""
+    return Path(__file__).with_name(file).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Any:
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        finalize=_seen,
     )
-    environment.filters |= {"shown": shown, "numeric": numeric, "printable": printable}
-    environment.tests |= {"excerpt": lambda cell: isinstance(cell, Excerpt)}
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    return template.render(title=title, lines=lines, tables=tables, figures=figures, numbers=numbers)
+    environment.filters |= {"shown": shown, "numeric": numeric, "minus": _minus}
+    environment.tests["excerpt"] = lambda cell: isinstance(cell, Excerpt)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return environment
+
+
+def _seen(value: object) -> object:
+    """A value as it is put out; what is HTML already stays as it is."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _minus(number: str) -> str:
+    """A number with the minus sign that browsers neither break lines after nor leave unsaid."""
+    return number.replace("-", "\N{MINUS SIGN}")

@@ -52,11 +52,11 @@ def shown(cell: Cell, longest: int) -> str:
         case float():
             return f"{cell:.3f}"
         case Excerpt():
-            return printable(str(cell))
-    text = printable(cell)
+            return _printable(str(cell))
+    text = _printable(cell)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """The text with a mark in the place of every character that would steer a terminal, or turn a line around."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return "".join(letter if letter.is_printable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
