@@ -59,4 +59,4 @@ def shown(cell: Cell, longest: int) -> str:
 
 def _printable(text: str) -> str:
     """The text with a mark in the place of every character that would steer a terminal, or turn a line around."""
-    return "".join(letter if letter.is_printable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
