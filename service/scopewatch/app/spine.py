@@ -26,6 +26,7 @@ from scopewatch.pipeline.judgements import Judgements
 from scopewatch.pipeline.monitor import Monitor
 from scopewatch.pipeline.pace import Pace
 from scopewatch.pipeline.shadows import Shadows
+from scopewatch.pipeline.stages import Judged
 from scopewatch.pipeline.vitality import Vitality
 from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.sources import TODAY, today
@@ -92,6 +93,14 @@ class Spine:
             day = today()
             jobs = [_dated(job, day) for job in jobs]
         return await self._monitor.score(jobs)
+
+    async def read(self, job: ScoreJob) -> Judged:
+        """Reads and judges one pair as `score` does, with all that it was judged by; nobody is told of it.
+
+        Raises:
+            ScopewatchError: The pair cannot be scored.
+        """
+        return await self._monitor.read(_dated(job, today()) if self._follows_clock else job)
 
     async def reload_watchlists(self, caller: str) -> Reloaded:
         """Reads the watchlist files again, and judges by what they say from now on.

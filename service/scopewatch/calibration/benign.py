@@ -7,6 +7,7 @@ import numpy as np
 
 from scopewatch.calibration.card_making import benign_card, data_files, made_with
 from scopewatch.calibration.outcome import Outcome
+from scopewatch.calibration.reference import names_of, scored_reference
 from scopewatch.calibration.request import Request, score_all
 from scopewatch.calibration.thresholds import added_by_length, benign_threshold
 from scopewatch.config import Config
@@ -35,7 +36,7 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
     _refuse_fitted(indicator, request.data)
     read = join_copies(read_texts(*request.data, reading=request.reading), indicator.segment)
     benign_threshold(np.zeros(len(read.pairs)), groups_of(read.pairs), wanted)
-    ran = score_all(read.pairs, [indicator.name], base, config, request.reading)
+    ran = score_all(read.pairs, [indicator.name], base, config, request.reading, pooled=True)
     pairs, tally = ran.scored.pairs, read.tally.without(ran.scored.left_out).need(indicator.name)
     found = ran.scored.by_indicator[indicator.name]
     added = added_by_length(indicator.threshold_by_length, found.n_tokens)
@@ -45,7 +46,15 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
     made = made_with(ran.running, {sae.name: sae.digest for sae in ran.running.saes}, words)
     fpr = float((found.scores > threshold.value + added).mean())
     files = data_files(request, pairs)
-    card = benign_card(threshold, wanted, files, made, fpr=fpr, date=today(), tally=tally, former=indicator.card)
+    reference = scored_reference(f"{names_of(files)}: benign traffic", pairs, indicator, found)
+    card = benign_card(
+        *(threshold, wanted, files, made),
+        fpr=fpr,
+        date=today(),
+        tally=tally,
+        reference=reference,
+        former=indicator.card,
+    )
     bounded = indicator.model_copy(update={"threshold": threshold.value, "card": card})
     return Outcome(bounded, reader, saes, threshold, None, tally)
 

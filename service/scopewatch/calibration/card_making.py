@@ -16,6 +16,7 @@ from scopewatch.pairs.rows import digest_of
 from scopewatch.statistics.bounds import Threshold
 from scopewatch.statistics.ranking import auroc
 from scopewatch.watch.cards import Card, DataFile, MadeWith, Measurement
+from scopewatch.watch.reference import Reference
 from scopewatch.words.bag import Bag
 from scopewatch.words.lexicon import Lexicon
 
@@ -71,6 +72,7 @@ def labelled_card(
     *,
     date: str,
     tally: Tally,
+    reference: Reference,
     fragility: Table | None = None,
 ) -> Card:
     """The card of an indicator that was calibrated on labelled pairs.
@@ -82,6 +84,7 @@ def labelled_card(
         made: What scored the pairs.
         date: The day, in ISO 8601.
         tally: What was left out of the files.
+        reference: Where the held-out benign pairs lie.
         fragility: What is left of it under changes; None where that was not measured.
     """
     names, benign = ", ".join(file.name for file in files), evidence.threshold.n
@@ -101,6 +104,7 @@ def labelled_card(
         fragility=fragility.rows if fragility else (),
         stands_on=fragility.stands_on if fragility else "",
         note=" ".join([*evidence.conclusions, *tally.sentences]),
+        reference=reference,
     )
 
 
@@ -151,6 +155,7 @@ def benign_card(
     date: str,
     fpr: float,
     tally: Tally,
+    reference: Reference,
     former: Card | None = None,
 ) -> Card:
     """The card of a threshold that benign traffic set.
@@ -166,6 +171,7 @@ def benign_card(
         date: The day, in ISO 8601.
         fpr: The share of all pairs that score above the threshold.
         tally: What was left out of the files.
+        reference: Where the traffic lies.
         former: The card that the indicator had; None where it had none.
     """
     names, n = ", ".join(file.name for file in files), sum(file.n for file in files)
@@ -190,6 +196,7 @@ def benign_card(
                 "confidence": wanted.confidence,
                 "measurements": (seen, *ranked),
                 "made_with": made,
+                "reference": reference,
                 "note": " ".join([former.note, *(said for said in tally.sentences if said not in former.note)]).strip(),
             }
         )
@@ -203,6 +210,7 @@ def benign_card(
         measurements=(seen,),
         made_with=made,
         note=" ".join([_BENIGN_NOTE, *tally.sentences]),
+        reference=reference,
     )
 
 

@@ -11,6 +11,7 @@ from scopewatch.calibration.card_making import data_files, labelled_card, made_w
 from scopewatch.calibration.evidence import HeldOutEvidence, assert_enough, measure
 from scopewatch.calibration.fragility.table import Reread, table_of
 from scopewatch.calibration.outcome import Outcome
+from scopewatch.calibration.reference import held_out_reference
 from scopewatch.calibration.request import Request, score_all, telling
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.calibration.split import Split, split
@@ -87,7 +88,13 @@ def calibrate_combination(request: Request, combined: Sequence[str], config: Con
         segment = Segment[request.segment.upper()]
         fragility = table_of(pairs, parts_of(pairs, wanted), detector, segment=segment)
     files = data_files(request, pairs)
-    card = labelled_card(evidence, wanted, files, made, date=today(), tally=tally, fragility=fragility)
+    terms = {name: found[name].scores for name in weighed.weights}
+    reference = held_out_reference(
+        files, pairs, parts_of(pairs, wanted), evidence, lambda rows: {name: terms[name][rows] for name in terms}
+    )
+    card = labelled_card(
+        evidence, wanted, files, made, date=today(), tally=tally, reference=reference, fragility=fragility
+    )
     fields = {"combines": [term(name, weight) for name, weight in weighed.weights.items()], "bias": weighed.bias}
     indicator = request.made_indicator(kind="combination", card=card, **fields, **evidence.as_fields())
     return Outcome(indicator, reader, saes, evidence.threshold, evidence, tally)

@@ -13,18 +13,21 @@ from scopewatch.calibration.evidence import assert_enough
 from scopewatch.calibration.fragility.of_features import FittedOnFeatures
 from scopewatch.calibration.fragility.table import table_of
 from scopewatch.calibration.outcome import Outcome
+from scopewatch.calibration.reference import held_out_reference
 from scopewatch.calibration.request import Request, telling
-from scopewatch.calibration.simple_detectors import Probe
+from scopewatch.calibration.simple_detectors import Probe, rows_of
 from scopewatch.calibration.sparse_fit import Combination
 from scopewatch.config import Config
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
-from scopewatch.identity import SaeIdentity
+from scopewatch.identity import FeatureKey, SaeIdentity
 from scopewatch.pairs.feature_words import word_labels
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.sae.pack import load_pack, write_probe
 from scopewatch.sources import ReaderSource, SaeSource, today
+from scopewatch.statistics.scores import Rows, Scores
 from scopewatch.types import Rounding, Segment
+from scopewatch.watch.reference import term_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,12 @@ def calibrate_detector(
         detector = FittedOnFeatures(found, pairs, pooled, wanted, _segment(request), dictionary_of, work_dir)
         with threadpool_limits(limits=1, user_api="blas"):
             fragility = table_of(pairs, found.parts, detector, segment=_segment(request))
-    card = labelled_card(found.evidence, wanted, files, ran, date=today(), tally=tally, fragility=fragility)
+    reference = held_out_reference(
+        files, pairs, found.parts, found.evidence, lambda rows: _terms(found, pooled, rows, made)
+    )
+    card = labelled_card(
+        found.evidence, wanted, files, ran, date=today(), tally=tally, reference=reference, fragility=fragility
+    )
     indicator = request.made_indicator(
         card=card, kind=wanted.kind, features=made.features, bias=made.bias, **found.evidence.as_fields()
     )
@@ -115,6 +123,23 @@ def _word_labels(
     assert found.combination is not None
     features = sorted({term.feature for term in found.combination.terms})
     return word_labels(pairs, pooled, found.parts.fit, features, dictionary=dictionary, segment=_segment(request))
+
+
+def _terms(found: Found, pooled: PooledPairs, rows: Rows, made: _Made) -> dict[str, Scores]:
+    """The pooled values of the indicator's terms on some pairs, by the term's name; `rows` ascend."""
+    (sae,) = made.saes
+    if found.probe:
+        name = term_name(FeatureKey(sae, 0), found.probe.pooling)
+        return {name: found.probe.scores(rows_of(pooled.dense, rows))}
+    assert found.combination is not None
+    terms = found.combination.terms
+    return {
+        term_name(FeatureKey(sae, term.feature), pooling): matrix[:, [term.feature]].toarray()[:, 0]
+        for pooling in dict.fromkeys(term.pooling for term in terms)
+        for matrix in [pooled.features(pooling, rows)]
+        for term in terms
+        if term.pooling == pooling
+    }
 
 
 def _combination(combination: Combination, labels: dict[int, str], sources: Sources, running: SaeIdentity) -> _Made:

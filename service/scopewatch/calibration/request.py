@@ -132,12 +132,18 @@ def score_all(
     reading: Reading,
     *,
     rounding: Rounding = "none",
+    pooled: bool = False,
 ) -> ScoredHere:
-    """The online scorer's scores of pairs by some indicators of a watchlist, by a reader with its weights rounded."""
+    """The online scorer's scores of pairs by some indicators of a watchlist, by a reader with its weights rounded.
+
+    With `pooled` the pooled values of their terms are kept too.
+    """
     loaded = load(config, [watchlist], rounding=rounding)
 
     async def run() -> ScoredPairs:
         async with offline(config, loaded) as monitor:
-            return await score_pairs(pairs, names, "", monitor.score, at_once=config.at_once, reading=reading)
+            return await score_pairs(
+                pairs, names, "", monitor.score, at_once=config.at_once, reading=reading, pooled=pooled
+            )
 
     return ScoredHere(asyncio.run(run()), loaded.engine.identity)

@@ -12,6 +12,7 @@ from scopewatch.calibration.evidence import Fitted, assert_enough, measure
 from scopewatch.calibration.fragility.table import Reread, table_of
 from scopewatch.calibration.hashed_bag import HashedBag, hashed_bag
 from scopewatch.calibration.outcome import Outcome
+from scopewatch.calibration.reference import held_out_reference
 from scopewatch.calibration.request import Request, score_all
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.calibration.split import split
@@ -83,7 +84,10 @@ def calibrate_words(request: Request, lexicon: Named | None, config: Config) -> 
         fragility = table_of(pairs, parts, detector, segment=draft.read_segment, reads=False)
     made = made_with(ran.running, {}, {request.indicator: counts_by})
     files = data_files(request, pairs)
-    card = labelled_card(evidence, wanted, files, made, date=today(), tally=tally, fragility=fragility)
+    reference = held_out_reference(files, pairs, parts, evidence)
+    card = labelled_card(
+        evidence, wanted, files, made, date=today(), tally=tally, reference=reference, fragility=fragility
+    )
     source = _written(request, fitted) if fitted else {"lexicon": lexicon}
     indicator = request.made_indicator(kind="words", card=card, **source, **evidence.as_fields())
     return Outcome(indicator, reader, {}, evidence.threshold, evidence, tally)

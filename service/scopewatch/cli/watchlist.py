@@ -1,20 +1,29 @@
-"""`watchlist check | diff | replay`: what comes between a watchlist's calibration and its promotion."""
+"""`watchlist check | diff | replay | reference`: what comes between a watchlist's calibration and its promotion."""
 
 import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scopewatch import logs
-from scopewatch.cli.argument_types import count
+from scopewatch.cli.argument_types import check_written, count, share
 from scopewatch.cli.data_files import DATA_HELP, add_reading, data_of, reading_of, tell
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS
+from scopewatch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from scopewatch.watch.watchlist import Watchlist
 
 
 def add(command: AddCommand) -> None:
     """Adds the command."""
-    group = command("watchlist", _run, "Check watchlists. Compare two of them, by what they say and on stored pairs.")
+    group = command(
+        "watchlist",
+        _run,
+        "Check watchlists. Compare two of them, by what they say and on stored pairs. Keep where benign pairs lie.",
+    )
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name: str, does: str) -> argparse.ArgumentParser:
@@ -34,6 +43,11 @@ def add(command: AddCommand) -> None:
         parser.add_argument("before", type=Path, help="watchlist file")
         parser.add_argument("after", type=Path, help="watchlist file")
     _add_replay(replay)
+    reference = action(
+        "reference",
+        "Keep on the cards of a watchlist where benign pairs lie, so that a pair can be told how unusual it is.",
+    )
+    _add_reference(reference)
 
 
 def _add_replay(replay: argparse.ArgumentParser) -> None:
@@ -44,8 +58,36 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
     add_settings(replay, ENGINE_SETTINGS)
 
 
+def _add_reference(reference: argparse.ArgumentParser) -> None:
+    reference.add_argument("file", type=Path, metavar="watchlist", help="watchlist file")
+    reference.add_argument(
+        "data", nargs="+", help=f"{DATA_HELP}: what calibrate read, or benign pairs, with or without label and group"
+    )
+    reference.add_argument(
+        "--indicator",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="may be repeated; default: all that have a card",
+    )
+    reference.add_argument("--out", type=Path, help="file to write, beside the watchlist (default: the watchlist)")
+    reference.add_argument("--flip-labels", action="store_true", help="pairs of label 1 are the benign ones")
+    reference.add_argument(
+        "--held-out", type=share, default=0.5, help="as calibrate was given it, where the data are those it read"
+    )
+    reference.add_argument("--most", type=count, default=2000, help="most pairs that are scored, one of each group")
+    reference.add_argument(
+        "--logprob",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="load the reader's head where an indicator shows hedging, to keep how well it expects sentences",
+    )
+    add_reading(reference)
+    add_settings(reference, ENGINE_SETTINGS)
+
+
 def _run(args: argparse.Namespace) -> int:
-    return {"check": _check, "diff": _diff, "replay": _replay}[args.action](args)
+    return {"check": _check, "diff": _diff, "replay": _replay, "reference": _reference}[args.action](args)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -107,3 +149,44 @@ def _replay(args: argparse.Namespace) -> int:
         texts = {pair.place: pair for pair in read.pairs} if args.show_text else {}
         print("\n".join(replay_lines(result, args.limit_shown, texts)))
     return tell(tally, did="scored")
+
+
+def _reference(args: argparse.Namespace) -> int:
+    from scopewatch.engine.choices import check_places, choices
+    from scopewatch.watch.watchlist import load_watchlist
+
+    config, reading = settings(args), reading_of(args)
+    logs.configure("warning", "text")
+    watchlist = load_watchlist(args.file)
+    data = data_of(args.data, reading)
+    out = args.out or watchlist.file
+    _check_out(out, watchlist)
+    check_places(*choices([watchlist]), config)
+
+    from scopewatch.calibration.add_references import make_references
+    from scopewatch.calibration.benign_pairs import Choice
+    from scopewatch.watch.splice import write_references
+
+    write_references(watchlist, {}, out, rehearse=True)
+    choice = Choice(benign=int(args.flip_labels), held_out=args.held_out, most=args.most, reading=reading)
+    made = make_references(watchlist, args.indicator, data, config, choice=choice, logprob=args.logprob)
+    written = write_references(watchlist, made.references, out)
+    if args.json:
+        references = {name: one.model_dump(mode="json") for name, one in made.references.items()}
+        print(json.dumps({"watchlist": str(out), "watchlist_digest": written.digest, "references": references}))
+    else:
+        print("\n".join([*made.lines(), f"{out}: written"]))
+    return max(tell(tally, did="used", whose=f"{name}: ") for name, tally in made.tallies.items())
+
+
+def _check_out(out: Path, watchlist: "Watchlist") -> None:
+    """Refuses a file that could not be written, that would be lost, or from which paths would lead elsewhere."""
+    check_written(out)
+    if out.resolve() == watchlist.file.resolve():
+        return
+    if out.exists():
+        raise ConfigError(f"--out: {out} is there already; name another file")
+    if out.parent.resolve() != watchlist.file.parent.resolve() and watchlist.has_relative_paths:
+        raise ConfigError(
+            f"--out: {watchlist.file} names files by paths that count from its folder; name a file in that folder"
+        )

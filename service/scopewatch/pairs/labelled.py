@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from pathlib import Path
 
 import numpy as np
 
@@ -57,6 +58,11 @@ class LabelledPair:
     def place(self) -> str:
         """Where a user finds the pair: the file and the line."""
         return f"{self.file}:{self.line}" if self.file else f"{self.source}, line {self.line}"
+
+    @property
+    def known_as(self) -> str:
+        """What a card calls the pair: the id that the file gives; where it gives none, the file's name and the line."""
+        return self.id if self.id != str(self.line) else f"{Path(self.file).name or self.source}:{self.line}"
 
 
 def parse_row(

@@ -22,6 +22,7 @@ from scopewatch.pairs.left_out import LeftOut
 from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.types import ScoreJob
 from scopewatch.verdicts import IndicatorScore, ScoredPair, Verdict
+from scopewatch.watch.reference import term_name
 
 Scorer = Callable[[Sequence[ScoreJob]], Awaitable[list[ScoredPair | ScopewatchError]]]
 """The online scorer: pairs in, and for each of them what it says or why it cannot be scored."""
@@ -48,6 +49,8 @@ class IndicatorScores:
     """How many pairs did not fit the reader whole."""
     incomplete: int = 0
     """How many pairs have the verdict INCOMPLETE."""
+    pooled: Mapping[str, Scores] = field(default_factory=dict)
+    """The pooled value of each term that fired anywhere, by its `watch.reference.term_name`; empty if not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ async def score_pairs(
     *,
     at_once: int = 64,
     reading: Reading = Reading(),  # noqa: B008 - frozen
+    pooled: bool = False,
 ) -> ScoredPairs:
     """Scores pairs by some indicators with the online scorer; a pair that one of them cannot judge is left out.
 
@@ -123,6 +127,7 @@ async def score_pairs(
         score: The online scorer.
         at_once: How many pairs the scorer is given together.
         reading: Whether a pair may be left out.
+        pooled: Whether the pooled values of the indicators' terms are kept too, of each pair.
 
     Raises:
         DataError: The watchlist has no such indicator; or with `strict` a pair that cannot be scored.
@@ -133,7 +138,7 @@ async def score_pairs(
         chunk = pairs[first : first + at_once]
         jobs = [ScoreJob(item.pair, watchlist, request_id=str(item.line)) for item in chunk]
         for item, outcome in zip(chunk, await answers(jobs, score), strict=True):
-            told = _told(item, outcome, indicators)
+            told = _told(item, outcome, indicators, pooled=pooled)
             if isinstance(told, LeftOut):
                 found.left_out.append(reading.checked(told))
             elif isinstance(outcome, ScoredPair):
@@ -151,7 +156,11 @@ def failure(place: str, error: ScopewatchError) -> LeftOut:
 
 
 def _told(
-    item: LabelledPair, outcome: ScoredPair | InvalidRequest | EngineError, indicators: Sequence[str]
+    item: LabelledPair,
+    outcome: ScoredPair | InvalidRequest | EngineError,
+    indicators: Sequence[str],
+    *,
+    pooled: bool,
 ) -> list[IndicatorScore] | LeftOut:
     """What the indicators say of a pair, or why it cannot be in the numbers."""
     if not isinstance(outcome, ScoredPair):
@@ -161,8 +170,8 @@ def _told(
     if skipped:
         detail = f"{skipped.name} cannot be scored: {skipped.skipped_reason}"
         return LeftOut(item.place, skipped.skipped_reason, detail)
-    # What explains a score is let go: there may be many pairs.
-    return [replace(part, features=(), evidence=()) for part in told]
+    # What explains a score is let go, unless it is asked for: there may be many pairs.
+    return [replace(part, features=part.features if pooled else (), evidence=()) for part in told]
 
 
 def _score_by(indicator: str, outcome: ScoredPair) -> IndicatorScore:
@@ -193,4 +202,15 @@ def _joined(indicator: str, scores: Sequence[IndicatorScore], found: _Found) -> 
         probabilities=np.array(probabilities) if len(probabilities) == len(scores) else None,
         truncated=found.truncated,
         incomplete=found.incomplete,
+        pooled=_pooled(scores),
     )
+
+
+def _pooled(scores: Sequence[IndicatorScore]) -> dict[str, Scores]:
+    """The pooled values of the terms in arrays, by the term's name; 0 where a term added nothing."""
+    pooled: dict[str, Scores] = {}
+    for row, score in enumerate(scores):
+        for term in score.features:
+            name = term_name(term.feature, term.pooling)
+            pooled.setdefault(name, np.zeros(len(scores)))[row] = term.pooled
+    return pooled

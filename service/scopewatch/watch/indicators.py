@@ -17,6 +17,7 @@ from scopewatch.sources import Name, Several, Strict
 from scopewatch.types import Segment
 from scopewatch.watch.cards import Card, Sha256
 from scopewatch.watch.poolings import Pooling, PoolingField
+from scopewatch.watch.reference import term_name
 from scopewatch.watch.terms import CombinedTerm, Finite, WatchedFeature
 from scopewatch.words.lexicon import Lexicon, shipped_names
 
@@ -176,6 +177,13 @@ class Indicator(Strict):
         if self.kind != "words":
             return str(len(self.features) or len(self.combines))
         return "bag" if self.bag else self.lexicon if isinstance(self.lexicon, str) else "lexicon"
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """What a card's reference calls the terms; none where words or characters are counted."""
+        if self.combines:
+            return tuple(part.name for part in self.combines)
+        return tuple(term_name(term.key, term.pooling or self.pooling) for term in self.features)
 
     @property
     def read_segment(self) -> Segment:

@@ -1,16 +1,38 @@
 """Where the benign pairs of a card lie, so that one more pair can be told how unusual it is."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from itertools import pairwise
+from typing import Annotated, TypeVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from scopewatch.identity import FeatureKey
 from scopewatch.sources import Several, Strict
+from scopewatch.types import Float64
 
 LEVELS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 """The shares of benign pairs that lie below what a reference keeps."""
-Quantiles = Annotated[Several[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=11, max_length=11)]
+Kept = TypeVar("Kept", float, str)
+
+
+def _one_a_level(values: tuple[Kept, ...]) -> tuple[Kept, ...]:
+    if len(values) != len(LEVELS):
+        shares = ", ".join(f"{level:g}" for level in LEVELS)
+        raise ValueError(f"holds {len(LEVELS)} entries, one at each of the shares {shares}; not {len(values)}")
+    return values
+
+
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    for before, after in pairwise(values):
+        if after < before:
+            raise ValueError(f"quantiles ascend, but {after:g} stands after {before:g}")
+    return values
+
+
+Quantiles = Annotated[
+    Several[Annotated[float, Field(allow_inf_nan=False)]], AfterValidator(_one_a_level), AfterValidator(_ascending)
+]
 """The values at `LEVELS`, as `numpy.quantile` has them by default, rounded to six significant digits."""
 
 
@@ -23,33 +45,43 @@ class Reference(Strict):
     """The number of pairs."""
     score: Quantiles
     """Of the indicator's score."""
-    ids: Several[str] = Field(min_length=11, max_length=11)
+    ids: Annotated[Several[str], AfterValidator(_one_a_level)]
     """The id of the pair whose score is nearest to each of these."""
     id_scores: Quantiles
     """The score of each of these pairs."""
     terms: dict[str, Quantiles] = Field(default_factory=dict)
-    """Of the pooled value of each term, by `{feature} {pooling}`; of a combination by the name of the part."""
+    """Of the pooled value of each term, by its `term_name`."""
     sentence_score: Quantiles | None = None
     """Of the score of single sentences, of an indicator that shows hedging; None where that was not measured."""
     sentence_logprob: Quantiles | None = None
     """Of the mean log-probability of single sentences, in nats per token; None where that was not measured."""
 
 
-def quantiles(values: Sequence[float]) -> tuple[float, ...]:
+def term_name(feature: FeatureKey | str, pooling: object) -> str:
+    """What a reference calls a term: `{feature} {pooling}`; a part of a combination is called by its own name."""
+    return feature if isinstance(feature, str) else f"{feature} {pooling}"
+
+
+def rounded(value: float) -> float:
+    """The value as a reference keeps it: with six significant digits."""
+    return float(f"{value:.6g}")
+
+
+def quantiles(values: Sequence[float] | Float64) -> tuple[float, ...]:
     """The values at `LEVELS`, for a reference."""
-    return tuple(float(f"{value:.6g}") for value in np.quantile(np.asarray(values, np.float64), LEVELS))
+    return tuple(map(rounded, np.quantile(np.asarray(values, np.float64), LEVELS)))
 
 
 def percentile(kept: Sequence[float], value: float) -> float:
     """The share of the pairs that lie below a value, 0 to 1, by straight lines between quantiles.
 
-    Where several quantiles equal the value, it lies in the middle of them.
+    Where several quantiles equal the value, as far as they are kept, it lies in the middle of them.
 
     Args:
         kept: The values at `LEVELS`.
         value: The value.
     """
-    at = np.asarray(kept, np.float64)
+    at, value = np.asarray(kept, np.float64), rounded(value)
     low, high = np.searchsorted(at, value, "left"), np.searchsorted(at, value, "right")
     if low < high:
         return float(LEVELS[low] + LEVELS[high - 1]) / 2

@@ -1,13 +1,13 @@
-"""Writes an indicator into a watchlist file, which may be there already with others and its author's comments.
+"""Writes indicators, or the references of their cards, into a watchlist file that may be there already, with its
+author's comments.
 
-The indicator's lines are put into the text, of which nothing else changes. Where that cannot be, as in a list that is
-written `[...]`, the file is written anew from what ruamel.yaml keeps of it: comments, quotes, anchors.
+Their lines are put into the text, of which nothing else changes. Where that cannot be, as in a list that is written
+`[...]`, the file is written anew from what ruamel.yaml keeps of it: comments, quotes, anchors.
 """
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,19 @@ from scopewatch.errors import DataError, WatchlistError
 from scopewatch.files import atomic_write, expanded, unwritable
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.reference import Reference
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
-from scopewatch.watch.yaml_lines import is_plain_text
+from scopewatch.watch.yaml_writing import (
+    UNBROKEN,
+    flow,
+    indicator_entry,
+    plain,
+    reference_entry,
+    round_trip,
+    text_of,
+    yaml_text,
+)
 
-try:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap
-    from ruamel.yaml.nodes import ScalarNode
-    from ruamel.yaml.representer import RoundTripRepresenter
-    from ruamel.yaml.scalarstring import SingleQuotedScalarString
-except ImportError:
-    raise DataError("calibrate needs ruamel.yaml: pip install 'scopewatch[calibration]'") from None
-
-_WIDTH = 120
-_UNBROKEN = 1 << 20
 Edit = tuple[int, int, str]
 """A change of a text: what stands from one place to another becomes the new text."""
 
@@ -70,37 +69,85 @@ def write_indicator(
     there = load_watchlist(file) if file.exists() else None
     if there:
         _assert_same(there, reader, saes)
-        raw = file.read_bytes().decode()
-        raw += "" if raw.endswith("\n") else "\n"
+        raw = _text_of(file)
         texts = [_spliced(raw, indicator, saes), _dumped(raw, indicator, saes)]
     else:
         texts = [_new(name, indicator, reader, saes)]
+    others = {other.name: other for other in there.indicators} if there else {}
+    wanted = tuple({**others, indicator.name: indicator}.values())
+    return _written(file, texts, wanted, there, rehearse=rehearse)
+
+
+def write_references(
+    watchlist: Watchlist, references: Mapping[str, Reference], out: Path, *, rehearse: bool = False
+) -> Watchlist:
+    """Writes a watchlist with the references of some cards, in place of those that the cards had.
+
+    Args:
+        watchlist: The watchlist.
+        references: The references, by the name of the indicator; each has a card.
+        out: The file to write: the watchlist's own, or one from which the same relative paths lead to the same files.
+        rehearse: Whether only to find out if the file could be written.
+
+    Returns:
+        The watchlist as it is written.
+
+    Raises:
+        WatchlistError: The file has changed since it was loaded.
+        DataError: The file cannot be written.
+    """
+    edited = anew = _text_of(watchlist.file)
+    wanted = tuple(_referring(indicator, references.get(indicator.name)) for indicator in watchlist.indicators)
+    for indicator in wanted:
+        if reference := references.get(indicator.name):
+            edited, anew = _with_reference(edited, indicator.name, reference), _dumped(anew, indicator, {})
+    return _written(out, [edited, anew], wanted, watchlist, rehearse=rehearse)
+
+
+def _referring(indicator: Indicator, reference: Reference | None) -> Indicator:
+    """The indicator whose card has the reference, if there is one."""
+    if reference is None or indicator.card is None:
+        return indicator
+    return indicator.model_copy(update={"card": indicator.card.model_copy(update={"reference": reference})})
+
+
+def _text_of(file: Path) -> str:
+    """The text of a watchlist, which ends with a line's end."""
+    raw = file.read_bytes().decode()
+    return raw if raw.endswith("\n") else f"{raw}\n"
+
+
+def _written(
+    file: Path, texts: Sequence[str], wanted: tuple[Indicator, ...], there: Watchlist | None, *, rehearse: bool
+) -> Watchlist:
+    """Writes the first text that says what it should, in one step.
+
+    Args:
+        file: The file to write.
+        texts: Texts of the watchlist; the last is the surest.
+        wanted: What the indicators should be.
+        there: The watchlist that the texts were made of, if there was one.
+        rehearse: Whether only to find out if the file could be written.
+
+    Raises:
+        WatchlistError: The last text does not load, or none says what it should.
+        DataError: The file cannot be written.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.absolute().parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file, rehearse=rehearse) as part:
-            written = _write_first_true(part, texts, there, indicator, shown=file)
+            written = _write_first_true(part, texts, wanted, there, shown=file)
     except OSError as error:
         raise DataError(unwritable(file, error)) from None
     return replace(written, file=file)
 
 
 def _write_first_true(
-    part: Path, texts: list[str], there: Watchlist | None, indicator: Indicator, *, shown: Path
+    part: Path, texts: Sequence[str], wanted: tuple[Indicator, ...], there: Watchlist | None, *, shown: Path
 ) -> Watchlist:
-    """Writes the first text that says what it should: what would not load must not take the place of what does.
-
-    Args:
-        part: The file to write, beside the watchlist.
-        texts: Texts of the watchlist with the indicator; the last is the surest.
-        there: The watchlist as it was, if there was one.
-        indicator: The indicator that is added.
-        shown: The file that messages name.
-
-    Raises:
-        WatchlistError: The last text does not load, or none says what it should.
+    """As `_written`, given the file beside the watchlist that takes its place, and the file that messages name: what
+    would not load must not take the place of what does.
     """
-    others = {other.name: other for other in there.indicators} if there else {}
-    wanted = tuple({**others, indicator.name: indicator}.values())
     for text in texts:
         part.write_bytes(text.encode())
         try:
@@ -116,26 +163,56 @@ def _write_first_true(
 
 def _new(name: str, indicator: Indicator, reader: ReaderSource, saes: Mapping[str, SaeSource]) -> str:
     """The text of a watchlist that holds the indicator alone."""
-    document = {"version": 1, "name": _text(name), "reader": _flow(_plain(reader))}
-    added = {_text(sae): _flow(_plain(source)) for sae, source in saes.items()}
-    return _yaml(CommentedMap({**document, "saes": added, "indicators": [_entry(indicator)]}))
+    document = {"version": 1, "name": text_of(name), "reader": flow(plain(reader))}
+    added = {text_of(sae): flow(plain(source)) for sae, source in saes.items()}
+    return yaml_text({**document, "saes": added, "indicators": [indicator_entry(indicator)]})
 
 
 def _spliced(raw: str, indicator: Indicator, saes: Mapping[str, SaeSource]) -> str:
     """The text with the indicator's lines; useless where its layout is none that is provided for."""
-    whole: Any = yaml.compose(raw, yaml.SafeLoader)
-    document: dict[str, Any] = {key.value: value for key, value in whole.value}
-    entries: Any = document["indicators"]
-    named = [{key.value: value.value for key, value in entry.value}.get("name") for entry in entries.value]
-    lines = textwrap.indent(_yaml([_entry(indicator)]), " " * entries.start_mark.column)
-    if indicator.name in named:
-        entry = entries.value[named.index(indicator.name)]
-        start = raw.rfind("-", 0, entry.start_mark.index)
-        edits: list[Edit] = [(start, _end(raw, entry), lines.lstrip(" "))]
+    document = _nodes(yaml.compose(raw, yaml.SafeLoader))
+    entries = document["indicators"]
+    there = _entry_of(entries, indicator.name)
+    lines = textwrap.indent(yaml_text([indicator_entry(indicator)]), " " * entries.start_mark.column)
+    if there:
+        start = raw.rfind("-", 0, there.start_mark.index)
+        edits: list[Edit] = [(start, _end(raw, there), lines.lstrip(" "))]
     else:
         end = _end(raw, entries)
         edits = [(end, end, lines)]
-    edits += _sae_edits(raw, document.get("saes"), entries, saes)
+    return _edited(raw, edits + _sae_edits(raw, document.get("saes"), entries, saes))
+
+
+def _with_reference(raw: str, name: str, reference: Reference) -> str:
+    """The text with the reference's lines in the card of an indicator; useless where its layout is none that is
+    provided for.
+    """
+    entry = _entry_of(_nodes(yaml.compose(raw, yaml.SafeLoader))["indicators"], name)
+    card = _nodes(entry)["card"]
+    if card.flow_style:
+        return raw
+    lines = textwrap.indent(yaml_text({"reference": reference_entry(reference)}), " " * card.start_mark.column)
+    former = next((key for key, _ in card.value if key.value == "reference"), None)
+    if former is None:
+        start = end = _end(raw, card)
+    else:
+        start = former.start_mark.index - former.start_mark.column
+        end = _end(raw, _nodes(card)["reference"])
+    return _edited(raw, [(start, end, lines)])
+
+
+def _nodes(mapping: Any) -> dict[str, Any]:
+    """The nodes of a mapping by their keys."""
+    return {key.value: value for key, value in mapping.value}
+
+
+def _entry_of(entries: Any, name: str) -> Any:
+    """The node of the indicator of this name; None where there is none."""
+    return next((entry for entry in entries.value if _nodes(entry)["name"].value == name), None)
+
+
+def _edited(raw: str, edits: Sequence[Edit]) -> str:
+    """The text after some edits."""
     for start, end, text in sorted(edits, reverse=True):
         raw = raw[:start] + (text.replace("\n", "\r\n") if "\r\n" in raw else text) + raw[end:]
     return raw
@@ -151,18 +228,18 @@ def _sae_edits(raw: str, known: Any, entries: yaml.Node, saes: Mapping[str, SaeS
         saes: The SAEs that the indicator names.
     """
     there = {key.value for key, _ in known.value} if known else set()
-    added = {_text(sae): _flow(_plain(source)) for sae, source in saes.items() if sae not in there}
+    added = {text_of(sae): flow(plain(source)) for sae, source in saes.items() if sae not in there}
     if not added:
         return []
     if known is None:
         start = raw.rfind("indicators", 0, entries.start_mark.index)
-        return [(start, start, _yaml({"saes": added}))]
+        return [(start, start, yaml_text({"saes": added}))]
     if known.flow_style:
         brace = known.end_mark.index - 1
-        inside = _yaml(_flow(added)).strip()[1:-1]
+        inside = yaml_text(flow(added)).strip()[1:-1]
         return [(brace, brace, f", {inside}" if there else inside)]
     end = _end(raw, known)
-    return [(end, end, textwrap.indent(_yaml(added), " " * known.start_mark.column))]
+    return [(end, end, textwrap.indent(yaml_text(added), " " * known.start_mark.column))]
 
 
 def _end(raw: str, node: yaml.Node) -> int:
@@ -178,42 +255,15 @@ def _end(raw: str, node: yaml.Node) -> int:
 
 def _dumped(raw: str, indicator: Indicator, saes: Mapping[str, SaeSource]) -> str:
     """The document with the indicator, written anew."""
-    document = _round_trip(_UNBROKEN).load(raw)
+    document = round_trip(UNBROKEN).load(raw)
     if document.get("saes") is None:
-        document["saes"] = CommentedMap()
+        document["saes"] = {}
     for sae, source in saes.items():
-        document["saes"].setdefault(_text(sae), _flow(_plain(source)))
+        document["saes"].setdefault(text_of(sae), flow(plain(source)))
     entries = document["indicators"]
     place = next((i for i, other in enumerate(entries) if other["name"] == indicator.name), len(entries))
-    entries[place : place + 1] = [_entry(indicator)]
-    return _yaml(document, _UNBROKEN)
-
-
-def _yaml(value: Any, width: int = _WIDTH) -> str:
-    text = StringIO()
-    _round_trip(width).dump(value, text)
-    return text.getvalue()
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes numbers as every version of YAML reads them."""
-
-    def represent_float(self, data: float) -> ScalarNode:
-        text = repr(data)
-        text = text if "." in text else text.replace("e", ".0e")
-        return self.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-_Representer.add_representer(float, _Representer.represent_float)
-
-
-def _round_trip(width: int) -> YAML:
-    form = YAML()
-    form.Representer = _Representer
-    form.width = width
-    form.preserve_quotes = True
-    form.indent(mapping=2, sequence=2, offset=0)
-    return form
+    entries[place : place + 1] = [indicator_entry(indicator)]
+    return yaml_text(document, UNBROKEN)
 
 
 def _assert_same(there: Watchlist, reader: ReaderSource, saes: Mapping[str, SaeSource]) -> None:
@@ -237,48 +287,3 @@ def _from(folder: Path, source: Any) -> Any:
     # Links are not followed: in a hub cache they lead to files without a name.
     path = expanded(source.path).absolute()
     return source.model_copy(update={"path": str(path.relative_to(folder) if path.is_relative_to(folder) else path)})
-
-
-def _entry(indicator: Indicator) -> CommentedMap:
-    """The indicator for YAML, with one line for a feature, as people write it."""
-    plain = _plain(indicator)
-    plain["features"] = [_flow(feature) for feature in plain.get("features", [])]
-    plain["combines"] = [_flow(part) for part in plain.get("combines", [])]
-    if "threshold_by_length" in plain:
-        plain["threshold_by_length"] = _flow(plain["threshold_by_length"])
-    card = plain.get("card")
-    if card:
-        card["measurements"] = [_flow_inside(row) for row in card["measurements"]]
-        if "fragility" in card:
-            card["fragility"] = [_flow(row) for row in card["fragility"]]
-        card["data"] = [_flow(row) for row in card["data"]]
-    return CommentedMap({name: value for name, value in plain.items() if value != []})
-
-
-def _plain(model: BaseModel) -> dict[str, Any]:
-    """The fields that differ from their defaults, in their order; a pooling without arguments is a word."""
-
-    def words(value: Any) -> Any:
-        if isinstance(value, dict):
-            return value["kind"] if value.keys() == {"kind"} else {key: words(part) for key, part in value.items()}
-        if isinstance(value, list):
-            return [words(part) for part in value]
-        return _text(value) if isinstance(value, str) else value
-
-    plain: dict[str, Any] = words(model.model_dump(mode="json", exclude_defaults=True))
-    return plain
-
-
-def _text(value: str) -> str:
-    """A text that is read as one: `no` is text for ruamel.yaml, and refused without quotes in a watchlist."""
-    return value if is_plain_text(value) else SingleQuotedScalarString(value)
-
-
-def _flow(value: dict[str, Any]) -> CommentedMap:
-    flowing = CommentedMap(value)
-    flowing.fa.set_flow_style()
-    return flowing
-
-
-def _flow_inside(value: dict[str, Any]) -> CommentedMap:
-    return CommentedMap({key: _flow(part) if isinstance(part, dict) else part for key, part in value.items()})

@@ -155,6 +155,13 @@ class Watchlist:
         told = {one.name: problem(one, one.card) for one in self.indicators if one.card}
         return {name: problem for name, problem in told.items() if problem}
 
+    @property
+    def has_relative_paths(self) -> bool:
+        """Whether it names a file by a path that counts from its own folder."""
+        bags = [indicator.bag.path for indicator in self.indicators if indicator.bag]
+        paths = [self.reader.path, *(sae.path for sae in self.saes.values()), *bags]
+        return any(path and not expanded(path).is_absolute() for path in paths)
+
     def resolve(self, path: str) -> Path:
         """A path that stands in the watchlist, which counts from the watchlist's folder unless it is absolute."""
         return self.file.parent / expanded(path)

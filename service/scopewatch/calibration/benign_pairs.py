@@ -1,0 +1,119 @@
+"""Which pairs of some files are the benign ones that an indicator's reference is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from scopewatch.calibration.split import split
+from scopewatch.errors import DataError
+from scopewatch.pairs.copies import join_copies
+from scopewatch.pairs.data_files import PairsRead, Reading, read_pairs, read_texts
+from scopewatch.pairs.labelled import LabelledPair, Labels, fraction, groups_of
+from scopewatch.pairs.left_out import Tally
+from scopewatch.pairs.rows import digest_of
+from scopewatch.statistics.bounds import one_per_group
+from scopewatch.watch.cards import Card
+from scopewatch.watch.indicators import Indicator
+
+_DRAW_SALT = "scopewatch-reference"
+
+
+@dataclass(frozen=True, slots=True)
+class BenignPairs:
+    """Benign pairs, one of each group, and what they are."""
+
+    pairs: list[LabelledPair]
+    told: str
+    """What they are, for people."""
+    tally: Tally
+    """The rows of the files, and what was left out of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How benign pairs are chosen."""
+
+    benign: int = 0
+    """The label of benign pairs; pairs without one are benign."""
+    held_out: float = 0.5
+    """The share of the groups that a calibration held out, of an indicator that was calibrated on the files."""
+    most: int = 2000
+    """How many pairs are used at most, drawn by a hash of their groups' names."""
+    reading: Reading = field(default_factory=Reading)
+    """How the files are read."""
+
+
+def benign_pairs(indicator: Indicator, files: Sequence[Path], choice: Choice) -> BenignPairs:
+    """The benign pairs of some files, for an indicator that has a card.
+
+    Of files that the indicator was calibrated on, those pairs are used that the calibration held out: pairs that it was
+    fitted on score lower than others.
+
+    Raises:
+        DataError: A file cannot be read; there is no benign pair; or which pairs were held out is not known.
+    """
+    card = indicator.card
+    assert card is not None, "whoever asks has seen it"
+    digests = {digest_of(file): file for file in files}
+    names = ", ".join(file.name for file in files)
+    fitted = {file.sha256 for file in card.data} if card.beats_bag_of_words is not None else set()
+    known = {file.sha256 for file in (*card.data, *card.traffic)}
+    if fitted & digests.keys():
+        _refuse_some(indicator, card, {digest: file.name for digest, file in digests.items()})
+        read = join_copies(read_pairs(*files, reading=choice.reading), indicator.segment)
+        pairs, told = _held_out(read, card, choice.held_out), f"{names}: the groups held out"
+    else:
+        read = read_texts(*files, labels=Labels.IF_THERE, reading=choice.reading)
+        read = join_copies(read, indicator.segment)
+        pairs = read.pairs
+        told = f"{names}: benign traffic" if digests.keys() <= known else f"{names}: other pairs than the card's"
+    benign = [pair for pair in pairs if pair.label in (None, choice.benign)]
+    if not benign:
+        raise DataError(f"{names}: no pair is benign: all have the label {1 - choice.benign}; see --flip-labels")
+    alone = [benign[row] for row in one_per_group(groups_of(benign))]
+    if len(alone) > choice.most:
+        told += f", {choice.most:,} of {len(alone):,} drawn"
+    return BenignPairs(_drawn(alone, choice.most), told, read.tally)
+
+
+def _refuse_some(indicator: Indicator, card: Card, given: dict[str, str]) -> None:
+    """Refuses files of which an indicator was calibrated on some, and not on all of them and no others.
+
+    Args:
+        indicator: The indicator.
+        card: Its card.
+        given: The names of the files by their digests.
+    """
+    wanted = {file.sha256: file.name for file in card.data}
+    lacking, more = (wanted.keys() - given.keys(), given.keys() - wanted.keys())
+    if lacking or more:
+        was = next(name for digest, name in given.items() if digest in wanted)
+        mend = [f"add {wanted[digest]}" for digest in sorted(lacking)] + [
+            f"leave out {given[digest]}" for digest in more
+        ]
+        raise DataError(
+            f"{was}: {indicator.name} was calibrated on it with other files; {', '.join(mend)}, so that the pairs that "
+            "it was not fitted on are known"
+        )
+
+
+def _held_out(read: PairsRead, card: Card, share: float) -> list[LabelledPair]:
+    """The pairs that a calibration held out, which split them by the same hash."""
+    pairs = read.pairs
+    rows = split(pairs, share, np.ones(len(pairs), bool)).held_out
+    could_not_be_used = max(0, len(pairs) - sum(file.n for file in card.data))
+    measured = next(one.n for one in card.measurements if one.n_positive)
+    if not 0 <= len(rows) - measured <= could_not_be_used:
+        raise DataError(
+            f"the card says that {measured:,} pairs were held out, and a share of {share:g} makes {len(rows):,}; "
+            "give the --held-out of the calibration"
+        )
+    return [pairs[row] for row in rows]
+
+
+def _drawn(pairs: Sequence[LabelledPair], most: int) -> list[LabelledPair]:
+    """So many pairs of groups of their own, in the order they came in."""
+    by_hash = sorted(range(len(pairs)), key=lambda row: fraction(pairs[row].group, _DRAW_SALT))
+    return [pairs[row] for row in sorted(by_hash[:most])]
