@@ -1,10 +1,8 @@
 """Tables of the pairs that an indicator gets most wrong, with their texts around the words on which it fired."""
 
-from collections.abc import Sequence
-
 from scopewatch.calibration.wrong_pairs import Mistakes, WrongPair, WrongPairs
 from scopewatch.report.excerpts import Excerpt, Place, excerpt
-from scopewatch.report.tables import Cell, Table
+from scopewatch.report.tables import Cell, Table, table_of_columns
 from scopewatch.types import Segment
 
 _AROUND, _MOST = 60, 320
@@ -38,7 +36,7 @@ def tables_for_terminal(mistakes: Mistakes, judged: Segment, *, texts: bool, mos
             f"{title}: the worst {len(wrong.worst[:most])} of {wrong.n:,}",
             ("id", "score", "threshold", *(["text"] if texts else [])),
             [
-                (one.pair.id, one.score, one.threshold, *([_excerpt(one, judged, 20, 60)] if texts else []))
+                (one.pair.known_as, one.score, one.threshold, *([_excerpt(one, judged, 20, 60)] if texts else []))
                 for one in wrong.worst[:most]
             ],
         )
@@ -50,7 +48,7 @@ def tables_for_terminal(mistakes: Mistakes, judged: Segment, *, texts: bool, mos
 def _table(title: str, which: str, wrong: WrongPairs, judged: Segment, texts: bool) -> Table:
     before = Segment.HISTORY if judged is Segment.HISTORY else Segment.PROMPT
     columns: dict[str, list[Cell]] = {
-        "id": [one.pair.id for one in wrong.worst],
+        "id": [one.pair.known_as for one in wrong.worst],
         "score": [one.score for one in wrong.worst],
         "threshold": [one.threshold for one in wrong.worst],
     }
@@ -58,17 +56,12 @@ def _table(title: str, which: str, wrong: WrongPairs, judged: Segment, texts: bo
         most = _MOST if segment is judged else _OTHER
         columns[segment.name.lower()] = [_excerpt(one, segment, _AROUND, most) for one in wrong.worst]
     columns["group"] = [one.pair.group for one in wrong.worst]
-    columns["source"] = [one.pair.source for one in wrong.worst]
-    told = {name: cells for name, cells in columns.items() if not _says_nothing(name, cells)}
+    if len({one.pair.source for one in wrong.worst}) > 1:
+        columns["source"] = [one.pair.source for one in wrong.worst]
     note = f"{len(wrong.worst)} of the {wrong.n:,} pairs {which}, those furthest from it first."
     if texts:
         note += " Marked: where the indicator fired most. The texts are those of your data; --no-texts leaves them out."
-    return Table(title, list(told), list(zip(*told.values(), strict=True)), note)
-
-
-def _says_nothing(name: str, cells: Sequence[Cell]) -> bool:
-    """Whether a column is left out: one of empty texts, and the sources where there is one alone."""
-    return not any(map(str, cells)) or (name == "source" and len(set(cells)) == 1)
+    return table_of_columns(title, columns, note)
 
 
 def _excerpt(one: WrongPair, segment: Segment, around: int, most: int) -> Excerpt:

@@ -1,6 +1,6 @@
 """The look of each detector: the colour and the dashes that it has in every figure and every table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from zlib import crc32
@@ -41,31 +41,37 @@ _KNOWN = {
     "equal_weights": Look(_GREY, "-."),
     "fitted_weights": Look(_GREY, ":"),
 }
-_OTHERS = [
-    look
-    for dash in ("-", "--", "-.", ":")
-    for colour in (_GREEN, _PINK, _OCHRE, _ORANGE, _VIOLET, _SKY, _GREY)
-    if (look := Look(colour, dash)) not in _KNOWN.values()
+_FREE = [
+    [
+        look
+        for dash in ("-", "--", "-.", ":")
+        for colour in colours
+        if (look := Look(colour, dash)) not in _KNOWN.values()
+    ]
+    for colours in ((_GREEN, _PINK, _OCHRE), (_VIOLET, _ORANGE, _SKY, _GREY))
 ]
-"""What other detectors may look like, such as the indicators that a combination is made of."""
+"""What other detectors may look like, such as the parts of a combination: first in colours of none that they are shown
+beside, which all see the text alone."""
 
 
 def looks_of(detectors: Sequence[str]) -> dict[str, Look]:
     """The look of each detector of a figure, by its name.
 
-    A detector that calibration knows always has its own. Any other has the one that its name picks, or the next in a
-    colour that none in the figure has; where there are more detectors than colours, the next that none has.
+    A detector that calibration knows always has its own. Any other has the one that its name picks, or the next, if
+    another that calibration does not know has that; so these are told apart up to some twenty.
 
     Args:
         detectors: The names of the detectors; the first is that of the indicator.
     """
     looks = {name: _KNOWN[name] for name in detectors if name in _KNOWN} | {detectors[0]: INDICATOR}
+    others: dict[str, Look] = {}
     for name in sorted(set(detectors) - looks.keys()):
-        looks[name] = _picked(name, looks.values())
-    return looks
+        others[name] = _picked(name, others.values())
+    return looks | others
 
 
-def _picked(name: str, taken: Iterable[Look]) -> Look:
-    start, looks = crc32(name.encode()) % len(_OTHERS), set(taken)
-    colours = {look.colour for look in looks}
-    return min(_OTHERS[start:] + _OTHERS[:start], key=lambda look: (look.colour in colours, look in looks))
+def _picked(name: str, taken: Collection[Look]) -> Look:
+    first, then = _FREE
+    start, colours = crc32(name.encode()) % len(first), {look.colour for look in taken}
+    turned = first[start:] + first[:start] + then
+    return min(turned, key=lambda look: (look in taken, look.colour in colours or look in then))

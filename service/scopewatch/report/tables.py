@@ -23,6 +23,19 @@ class Table:
     """The look of the detectors that stand in the first column, by name: a page shows it beside them."""
 
 
+def table_of_columns(
+    title: str,
+    columns: Mapping[str, Sequence[Cell]],
+    note: str = "",
+    *,
+    longest: int = 60,
+    looks: Mapping[str, Look] | None = None,
+) -> Table:
+    """A table of columns of one length, by their names; those are left out in which nothing stands."""
+    told = {name: cells for name, cells in columns.items() if any(cell is not None and str(cell) for cell in cells)}
+    return Table(title, list(told), list(zip(*told.values(), strict=True)), note, longest, looks or {})
+
+
 def table_as_text(table: Table) -> str:
     """The table for a terminal: columns are aligned, and numbers stand to the right."""
     rows = [list(table.columns), *([shown(cell, table.longest) for cell in row] for row in table.rows)]
