@@ -95,14 +95,14 @@ def words_table(indicator: Indicator, counts_by: Lexicon | Bag, texts: Sequence[
         found[label].update({each.text for each in counts_by.counted(find_words(text).texts)})
     words = [word for word, _ in (found[0] + found[1]).most_common()]
     weights: dict[str, float] = {}
-    note = "The {} commonest of its words in the pairs measured. Its score is their share of a text's words."
+    note = "The {} commonest of its words in the pairs measured. Its score is the share of such words."
     if isinstance(counts_by, Bag):
         weights = _weights(counts_by, words)
         words = sorted(weights, key=lambda word: (-abs(weights[word]), word))
         note = (
             f"The {{}} heaviest of {len(words):,} words and pairs of words that it weighs and that stand in the pairs "
-            f"measured. Its score is {indicator.bias:.6g} and the weights of a text's words, the fewer words it has the "
-            "more of each."
+            f"measured. Its score is {indicator.bias:.6g} and the weights of a text's words, the fewer words it has the"
+            " more of each."
         )
     told = words[:_MOST_WORDS]
     columns: dict[str, Sequence[Cell]] = {"word": told}

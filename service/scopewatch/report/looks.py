@@ -10,7 +10,7 @@ Dash = Literal["-", "--", "-.", ":"]
 _BLUE, _ORANGE, _GREEN, _PINK, _OCHRE, _GREY, _VIOLET, _SKY = (
     *("#0077bb", "#d55e00", "#009e73", "#c0669a", "#b8860b", "#7f7f7f", "#8c6bd1", "#3a9bd3"),
 )
-"""Apart for the colour-blind too (after Okabe and Ito), and each with a contrast of 3 on white and on a dark page."""
+"""After Okabe and Ito; each has a contrast of at least 3 with a white page and with a dark one."""
 _IN_SVG: dict[Dash, str] = {"-": "none", "--": "7 3", "-.": "10 3 2 3", ":": "2 3"}
 
 
@@ -32,15 +32,16 @@ INDICATOR = Look(_BLUE, "-")
 _KNOWN = {
     "bag_of_words": Look(_ORANGE, "--"),
     "dense_probe": Look(_GREEN, "-."),
-    "sae_features": Look(_GREEN, "-"),  # stands in the place of the dense probe where that is the indicator
-    "difference_of_means": Look(_PINK, ":"),
+    "sae_features": Look(_GREEN, "-"),  # stand where a probe is the indicator, and the dense probe does not
+    "difference_of_means": Look(_PINK, "--"),
     "single_feature": Look(_OCHRE, "-"),
-    "random_features": Look(_GREY, "--"),
+    "random_features": Look(_GREY, ":"),
     "hedge_words": Look(_VIOLET, "-."),
     "response_length": Look(_SKY, ":"),
-    "equal_weights": Look(_GREY, "-."),
-    "fitted_weights": Look(_GREY, ":"),
+    "equal_weights": Look(_GREY, "--"),
+    "fitted_weights": Look(_GREY, "-"),
 }
+"""Those that are drawn with the same dashes are far apart in colour, for the colour-blind too."""
 _FREE = [
     [
         look
