@@ -60,7 +60,9 @@ class Page:
 
     def look(self, width: int = 1100, height: int = 900, *, dark: bool = False, printed: bool = False) -> None:
         """Sets the window, the colour scheme and the medium."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+        )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", media="print" if printed else "", features=scheme)
 
@@ -74,7 +76,9 @@ class Page:
         """Presses keys: Tab, Enter, Space or an arrow."""
         for key in keys:
             text = {"Enter": {"text": "\r"}, " ": {"text": " "}}.get(key, {})
-            code = {"Tab": 9, "Enter": 13, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}[key]
+            code = {"Tab": 9, "Enter": 13, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}[
+                key
+            ]
             for kind in ("keyDown", "keyUp"):
                 self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
 
@@ -106,10 +110,10 @@ class Page:
             if message.get("method") == "Network.requestWillBeSent"
         ]
 
-    def screenshot(self, height: int | None = None) -> bytes:
-        """A picture of the page, all of it or its uppermost part, as PNG."""
+    def screenshot(self, top: int = 0, height: int | None = None) -> bytes:
+        """A picture of the page, all of it or so many rows of it, as PNG."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": height or size["height"], "scale": 1}
+        clip = {"x": 0, "y": top, "width": size["width"], "height": height or size["height"] - top, "scale": 1}
         done = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         return base64.b64decode(done["data"])
 
@@ -139,9 +143,7 @@ def browser(profile: Path) -> Iterator[Page]:
     program = next(filter(None, map(shutil.which, PROGRAMS)))
     # It reads from descriptor 3 and writes to 4.
     command = ["sh", "-c", 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1', "sh", program, *_SWITCHES]
-    process = subprocess.Popen(
-        [*command, f"--user-data-dir={profile}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([*command, f"--user-data-dir={profile}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         page = Page(process)
         yield page

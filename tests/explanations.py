@@ -315,26 +315,31 @@ HOSTILE = (
 )
 
 
+_KEPT = {"verdict", "segment", "kind", "severity", "quadrant", "relation", "text", "name", "indicator"}
+"""Fields that are no free text, and those by which parts find each other."""
+
+
+def _spoilt(value: object, key: str = "") -> object:
+    """A value in which every free text is hostile."""
+    match value:
+        case str():
+            return HOSTILE if value and key not in _KEPT else value
+        case {"late": _}:
+            return {HOSTILE: HOSTILE}
+        case dict():
+            return {name: _spoilt(one, name) for name, one in value.items()}
+        case list() | tuple():
+            return [_spoilt(one, key) for one in value]
+    return value
+
+
 def hostile() -> Explanation:
     """A pair all of whose texts, names and sentences are hostile."""
-
-    def spoilt(value: object, key: str = "") -> object:
-        kept = {"verdict", "segment", "kind", "severity", "quadrant", "relation", "text", "name", "indicator"}
-        if isinstance(value, str) and key not in kept:
-            return HOSTILE
-        if isinstance(value, dict):
-            if set(value) == {"late"}:
-                return {HOSTILE: HOSTILE}
-            return {name: spoilt(one, name) for name, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [spoilt(one, key) for one in value]
-        return value
-
     made = flagged().model_dump()
     texts = tuple(Text(**(text | {"text": HOSTILE, "role": "user" if text["role"] else ""})) for text in made["texts"])
     tokens = tokens_of(texts)
     n = len(tokens.text)
-    changed = spoilt(made)
+    changed = _spoilt(made)
     assert isinstance(changed, dict)
     changed |= {"texts": texts, "tokens": tokens}
     heat = Heat(token=tuple(range(0, n, 2)), value=tuple(1.0 + at for at in range(0, n, 2)))

@@ -272,6 +272,24 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path, indicator: str, said
     assert f"{tmp_path}/words.yaml:5: " in str(caught.value)
 
 
+def test_of_many_words_the_rest_is_one_summand(tmp_path: Path) -> None:
+    """32 words are named, those that add or take most; with the others together they make up the score exactly."""
+    words = [f"word{number}" for number in range(100)]
+    random = np.random.default_rng(0)
+    weights = {word: float(weight) for word, weight in zip(words, random.normal(size=len(words)), strict=True)}
+    bag = bag_of(weights)
+    bag.write(tmp_path / "bag.safetensors")
+    counts = f"kind: words, bag: {{path: bag.safetensors, sha256: {bag.digest}}}"
+    found = watchlist(tmp_path, f"name: a, {counts}, bias: 0.3")
+    (score,) = judged(found, Pair("?", " ".join(words)))
+    *named, others = score.features
+
+    assert len(named) == 32
+    assert ("other words", "count", 68) == (others.feature, others.pooling, others.pooled)
+    assert math.fsum([0.3, *(part.contribution for part in score.features)]) == score.score
+    assert {part.feature for part in named} == set(sorted(words, key=lambda word: -abs(weights[word]))[:32])
+
+
 def test_a_lexicon_is_scored_with_its_words_as_evidence(tmp_path: Path) -> None:
     """The share of the response's words, the entries with how often they stand there, and where in the caller's text."""
     text = "It may rain. In my opinion, it MAY not."

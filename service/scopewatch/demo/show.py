@@ -1,18 +1,16 @@
 """Shows a reply as text for people: the verdict, the indicators, and the words on which features fired, marked."""
 
 import string
-import unicodedata
 from collections.abc import Iterable
 
 from scopewatch.client import pb
+from scopewatch.words.whole import whole_words
 
 _VERDICT = {pb.VERDICT_PASS: "PASS", pb.VERDICT_FLAG: "FLAG", pb.VERDICT_INCOMPLETE: "INCOMPLETE"}
 _MAX_TEXT = 360
 """The most characters of a response that are shown around its evidence."""
 _MAX_LABELS = 3
 """The most features that are shown with their labels under a flagged indicator."""
-_ZERO_WIDTH_JOINER = "\u200d"
-_SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 
 
 def describe(reply: pb.ScoreResponse, prompt: str, response: str) -> str:
@@ -66,7 +64,7 @@ def _marked(text: str, evidence: Iterable[pb.Evidence]) -> str:
     marked = bytearray(len(text))
     for span in evidence:
         if span.segment == pb.SEGMENT_RESPONSE:
-            start, end = _whole_words(text, span.start, span.end)
+            start, end = whole_words(text, span.start, span.end)
             if all(letter in string.punctuation for letter in text[start:end]):
                 # Features often fire on the full stop that ends a sentence; people look for words.
                 continue
@@ -82,29 +80,6 @@ def _marked(text: str, evidence: Iterable[pb.Evidence]) -> str:
     shown = shown.replace("» «", " ").replace("»«", "")
     before, after = "… " if first else "", " …" if first + _MAX_TEXT < len(text) else ""
     return before + " ".join(shown.split()) + after
-
-
-def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span of the whole words that a span touches, white space left out: tokens are pieces of words."""
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    while start < end and _joined(text, start):
-        start -= 1
-    while start < end and _joined(text, end):
-        end += 1
-    return start, end
-
-
-def _joined(text: str, at: int) -> bool:
-    """Whether the characters before and at a position belong together: one word, or one emoji of several."""
-    if not 0 < at < len(text):
-        return False
-    before, after = text[at - 1], text[at]
-    modifies = unicodedata.category(after).startswith("M") or after in _SKIN_TONES or after == _ZERO_WIDTH_JOINER
-    word = (before.isalnum() or unicodedata.category(before).startswith("M")) and after.isalnum()
-    return modifies or word or before == _ZERO_WIDTH_JOINER
 
 
 def _short(text: str) -> str:

@@ -112,7 +112,7 @@ def _scores(
             scores[indicator.source.name] = _score(indicator, views[indicator.segment], max_evidence)
         elif isinstance(indicator, CompiledObfuscation):
             share = tokens.odd_shares.get(indicator.segment, 0.0)
-            scores[indicator.source.name] = _scored(indicator, share, views[indicator.segment])
+            scores[indicator.source.name] = _scored(indicator, _sum(indicator, [share]), views[indicator.segment])
         elif isinstance(indicator, CompiledWords):
             view, read = views[indicator.segment], words[indicator.segment]
             scores[indicator.source.name] = _count(indicator, view, read, max_evidence)

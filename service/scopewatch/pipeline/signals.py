@@ -63,8 +63,8 @@ def _sentence_means(values: Float64, sentences: SegmentSentences) -> Float64:
     return means
 
 
-def _assertiveness(sentences: SegmentSentences) -> Float64:
-    """How much of each sentence is asserted: 1 without a hedge, 0 from `HEDGED` on; shape (n_sentences,)."""
+def hedge_shares(sentences: SegmentSentences) -> Float64:
+    """The share of each sentence's words that are hedges; shape (n_sentences,)."""
     words = words_read(sentences.pair, sentences.segment)
     turns, starts, _ = words.places.astype(np.int32).T
     texts = defaultdict(list)
@@ -72,8 +72,12 @@ def _assertiveness(sentences: SegmentSentences) -> Float64:
         texts[place].append(text)
     hedges = shipped(ASSERTION_LEXICON)
     places = sentences.places[sentences.first_tokens].tolist()
-    shares = np.array([hedges.score(texts[tuple(place)]) for place in places])
-    return np.maximum(0.0, 1.0 - shares / HEDGED)
+    return np.array([hedges.score(texts[tuple(place)]) for place in places])
+
+
+def _assertiveness(sentences: SegmentSentences) -> Float64:
+    """How much of each sentence is asserted: 1 without a hedge, 0 from `HEDGED` on; shape (n_sentences,)."""
+    return np.maximum(0.0, 1.0 - hedge_shares(sentences) / HEDGED)
 
 
 def _sentence(signal: Signal, value: float, number: int, sentences: SegmentSentences) -> Evidence:

@@ -16,6 +16,8 @@ from scopewatch.words.find import Counted, find_words
 
 _MOST_WORDS = 32
 """How many words a reply names at most, of those that add or take most."""
+OTHER_WORDS = "other words"
+"""What all the others are called, where there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,11 @@ def count_words(indicator: CompiledWords, words: WordsRead, max_evidence: int) -
         max_evidence: How many spans to return; of a bag, whose words are the caller's own, 0 also names no word.
     """
     counted = indicator.counts_by.counted(words.texts)
+    summands = _summands(counted)
     names_words = max_evidence > 0 or not isinstance(indicator.counts_by, Bag)
     return WordCounts(
-        score=indicator.source.bias + fsum(each.contribution for each in counted),
-        features=_features(counted) if names_words else (),
+        score=fsum([indicator.source.bias, *(each.contribution for each in summands)]),
+        features=summands if names_words else (),
         evidence=_evidence(indicator.segment, counted, words, max_evidence) if max_evidence else (),
     )
 
@@ -91,14 +94,22 @@ def _covered(starts: NDArray[np.int32], ends: NDArray[np.int32], size: int) -> N
     return np.asarray(change.cumsum() > 0)
 
 
-def _features(counted: Sequence[Counted]) -> tuple[FeatureScore, ...]:
-    """The words that add or take most, each once."""
+def _summands(counted: Sequence[Counted]) -> tuple[FeatureScore, ...]:
+    """What each word adds or takes, those that do most first; behind so many, the others together.
+
+    The score is the sum of these, so that whoever adds up what a reply shows finds the same.
+    """
     times = Counter(each.text for each in counted)
     added: dict[str, float] = {}
     for each in counted:
         added[each.text] = added.get(each.text, 0.0) + each.contribution
-    most = sorted(added, key=lambda text: (-abs(added[text]), text))[:_MOST_WORDS]
-    return tuple(FeatureScore(text, "", "count", times[text], added[text]) for text in most)
+    most = sorted(added, key=lambda text: (-abs(added[text]), text))
+    named, others = most[:_MOST_WORDS], most[_MOST_WORDS:]
+    summands = [FeatureScore(text, "", "count", times[text], added[text]) for text in named]
+    if others:
+        rest = fsum(added[text] for text in others)
+        summands.append(FeatureScore(OTHER_WORDS, "", "count", sum(times[text] for text in others), rest))
+    return tuple(summands)
 
 
 def _evidence(

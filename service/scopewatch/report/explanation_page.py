@@ -9,7 +9,7 @@ from statistics import fmean
 
 from scopewatch.explanation import BenignPair, Explanation, IndicatorExplained, Sentence
 from scopewatch.report.heat import Choice, choices, for_script
-from scopewatch.report.page import beside, look, rendered
+from scopewatch.report.page import Number, beside, look, rendered
 from scopewatch.report.phrases import (
     QUADRANT_MEANS,
     QUADRANTS,
@@ -29,6 +29,7 @@ _MOST_GRAVE = 3
 """How many sentences on trust stand at the top of the page; all of them stand below."""
 _MOST_FIRST = 5
 """How many sentences to look at first stand at the top of the page."""
+_MOST_TERMS = 12
 _DEEPEST = 3
 """How deep the sums of a combination's parts are nested."""
 _STRONGEST = 8
@@ -81,12 +82,12 @@ class _Strip:
 
 
 def explanation_html(explanation: Explanation, *, references: Mapping[str, str] = {}) -> str:
-    """One HTML page that needs nothing else: its own script alone runs, nothing is loaded, and no text leaves its place.
+    """One HTML page that needs nothing else: no script but its own runs, and no text leaves its place.
 
     Args:
         explanation: The explanation.
-        references: The texts of benign pairs by their ids, from the operator's own file; those that the explanation names
-            are shown.
+        references: The texts of benign pairs by their ids, from the operator's own file. Shown are those that the
+            explanation names.
     """
     choosable = choices(explanation)
     texts = shown_texts(explanation, lambda piece: _start_tag(choosable[0], piece) if choosable else '<span class="t">')
@@ -109,6 +110,7 @@ def explanation_html(explanation: Explanation, *, references: Mapping[str, str] 
         choices=choosable,
         strongest=_strongest(explanation, choosable, texts),
         sums=sums,
+        labels={one.name: one.label for one in explanation.indicators},
         quoted=quoted,
         sentences_left_out=len(explanation.sentences) - len(quoted),
         quadrants=QUADRANTS,
@@ -131,16 +133,17 @@ def _start_tag(choice: Choice, piece: Piece) -> str:
     """The start tag of a piece, which is hot where the script does not run too."""
     value = choice.at(piece)
     level = choice.level(value)
-    return f'<span class="t {"h" if level > 0 else "l"}{abs(level)}" title="{value:+.3g}">' if level else '<span class="t">'
+    heat = f' {"h" if level > 0 else "l"}{abs(level)}" title="{value:+.3g}' if level else ""
+    return f'<span class="t{heat}">'
 
 
-def _tiles(explanation: Explanation) -> list[tuple[str, str, str]]:
-    """The numbers that matter most: a name, the number, and what it is of."""
+def _tiles(explanation: Explanation) -> list[Number]:
+    """The numbers that matter most."""
     flagged = sum(outcome(one) == "flagged" for one in explanation.indicators)
     coverage = explanation.coverage
     tiles = [
-        ("Indicators that flagged", f"{flagged} of {len(explanation.indicators)}", "of the watchlist"),
-        (
+        Number("Flagged", f"{flagged} of {len(explanation.indicators)}", "indicators of the watchlist"),
+        Number(
             "Read of the pair",
             "not all of it" if coverage.truncated else "all of it",
             f"{coverage.tokens:,} tokens, {coverage.response_tokens:,} of the response",
@@ -149,21 +152,23 @@ def _tiles(explanation: Explanation) -> list[tuple[str, str, str]]:
     for sae in explanation.saes:
         for part in sae.segments:
             if part.unexplained is not None and part.segment == "response":
-                detail = f"of the response, by {one_line(sae.sae, 40)}" + (
-                    ": more than half, so what matters may be in it" if part.unexplained > 0.5 else ""
-                )
-                tiles.append(("Not explained", share(part.unexplained), detail))
+                most = ": more than half, so what matters may be in it" if part.unexplained > 0.5 else ""
+                detail = f"of the response, by {one_line(sae.sae, 40)}{most}"
+                tiles.append(Number("Not explained", share(part.unexplained), detail))
     return tiles
 
 
-def _strongest(explanation: Explanation, choosable: Sequence[Choice], texts: Sequence[ShownText]) -> list[tuple[str, str]]:
+def _strongest(
+    explanation: Explanation, choosable: Sequence[Choice], texts: Sequence[ShownText]
+) -> list[tuple[str, str]]:
     """The hottest pieces of the default choice, with their numbers."""
     if not choosable:
         return []
     found = [(choosable[0].at(piece), text.number, piece) for text in texts for piece in text.pieces]
     hot = sorted((one for one in found if one[0]), key=lambda one: -abs(one[0]))[:_STRONGEST]
     return [
-        (one_line(words_at(explanation, text, piece.start, piece.end), 40), f"{value:+.3g}") for value, text, piece in hot
+        (one_line(words_at(explanation, text, piece.start, piece.end), 40), f"{value:+.3g}")
+        for value, text, piece in hot
     ]
 
 
@@ -178,7 +183,7 @@ def _sum(
     return _Sum(
         indicator,
         outcome(indicator),
-        None if indicator.skipped_reason else waterfall(indicator),
+        None if indicator.skipped_reason else waterfall(indicator, _MOST_TERMS),
         unusual(indicator.percentile),
         probability(indicator),
         tuple(

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 
 from scopewatch.explanation import Explanation, Heat, IndicatorExplained, TokenFeatures
-from scopewatch.report.pieces import Piece
+from scopewatch.report.pieces import MOST_PIECES, Piece
 from scopewatch.report.visible import one_line
 
 _LEVELS = 9
 _MOST_CHOICES = 60
-_MOST_HEATED = 40_000
+_MOST_HEATED = 50_000
 """How many heated pieces all choices have together at most."""
 _MOST_TOLD = 60_000
 """How many features are told of all pieces together at most."""
@@ -51,20 +52,25 @@ class Choice:
 
 
 def choices(explanation: Explanation) -> list[Choice]:
-    """What can be shown, the default first: the flagged indicators, the others, features, and what the reader made of it."""
-    found = [*_indicators(explanation), *_features(explanation), *_reader(explanation)]
-    return found[:_MOST_CHOICES]
+    """What can be shown, as much as there is room for; the default first.
+
+    Indicators come first, the flagged before the others, then what the reader made of the pair, then features.
+    """
+    kept: list[Choice] = []
+    left = _MOST_HEATED
+    for choice in chain(_indicators(explanation), _reader(explanation), _features(explanation)):
+        left -= min(len(choice.heat), MOST_PIECES)
+        if left < 0 or len(kept) == _MOST_CHOICES:
+            break
+        kept.append(choice)
+    return kept
 
 
 def for_script(explanation: Explanation, choosable: Sequence[Choice], pieces: Sequence[Piece]) -> dict[str, object]:
     """What the script of the page needs of the pieces that the page holds, in their order."""
-    left = _MOST_HEATED
     told = []
     for choice in choosable:
-        hot = [(at, choice.at(piece)) for at, piece in enumerate(pieces)]
-        hot = sorted(((at, value) for at, value in hot if value), key=lambda one: -abs(one[1]))[: max(left, 0)]
-        hot.sort()
-        left -= len(hot)
+        hot = [(at, value) for at, piece in enumerate(pieces) if (value := choice.at(piece))]
         told.append(
             {
                 "name": choice.name,

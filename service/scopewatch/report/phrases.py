@@ -48,8 +48,9 @@ def probability(indicator: IndicatorExplained) -> str:
         return ""
     if indicator.slope is None or indicator.intercept is None:
         return f"{indicator.probability:.3f}"
-    exponent = f"{indicator.slope:.4g} * {indicator.score:.4g} {indicator.intercept:+.4g}"
-    return f"{indicator.probability:.3f} = 1 / (1 + exp(-({exponent})))"
+    slope = "" if indicator.slope == 1 else f"{indicator.slope:.4g} * "
+    intercept = f" {indicator.intercept:+.4g}".replace("+", "+ ").replace("-", "- ") if indicator.intercept else ""
+    return f"{indicator.probability:.3f} = 1 / (1 + exp(-({slope}{indicator.score:.4g}{intercept})))"
 
 
 def outcome(indicator: IndicatorExplained) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from scopewatch.explanation import Explanation, SegmentName, Sentence, Span
 from scopewatch.report.visible import visible_html
 
-_MOST_PIECES = 10_000
+MOST_PIECES = 10_000
 _MOST_HTML = 900_000
 """The most bytes of HTML that the texts of a page take."""
 MOST_SENTENCES = 200
@@ -64,7 +64,7 @@ def shown_texts(explanation: Explanation, start_tag: Callable[[Piece], str]) -> 
     pieces = pieces_of(explanation)
     chosen = [*range(len(explanation.texts))]
     chosen.sort(key=lambda at: (_ORDER[explanation.texts[at].segment], explanation.texts[at].turn), reverse=True)
-    left = _Room(_MOST_HTML, _MOST_PIECES)
+    left = _Room(_MOST_HTML, MOST_PIECES)
     shown = []
     for number in chosen[:_MOST_TEXTS]:
         text = explanation.texts[number]
@@ -73,7 +73,9 @@ def shown_texts(explanation: Explanation, start_tag: Callable[[Piece], str]) -> 
         for piece in pieces[number]:
             if not writer.piece(piece):
                 break
-        shown.append(ShownText(number, text.segment, _title(text.segment, text.role), writer.close(), tuple(writer.pieces)))
+        shown.append(
+            ShownText(number, text.segment, _title(text.segment, text.role), writer.close(), tuple(writer.pieces))
+        )
     return shown[::-1]
 
 
@@ -122,6 +124,7 @@ class _Writer:
     _parts: list[str] = field(default_factory=list)
     _done: int = 0
     _sentence: int | None = None
+    _begun: set[int] = field(default_factory=set)
     _full: bool = False
     _numbers: list[int] = field(init=False)
 
@@ -134,11 +137,14 @@ class _Writer:
         if self._full or not self.room.pieces:
             self._full = True
             return False
-        self._enter(self._sentence_at(piece.start))
-        start = max(piece.start, self._done)
-        letters = self.text[start : piece.end]
-        blank = letters[: len(letters) - len(letters.lstrip(" \n\t"))]
-        self._write(f'{visible_html(blank)}{self.start_tag(piece)}{visible_html(letters[len(blank) :])}</span>')
+        letters = self.text[max(piece.start, self._done) : piece.end]
+        word = letters.lstrip(" \n\t")
+        sentence = self._sentence_at(piece.end - len(word) if word else piece.start)
+        if sentence != self._sentence:
+            self._enter(None)
+        self._write(letters[: len(letters) - len(word)])
+        self._enter(sentence)
+        self._write(f"{self.start_tag(piece)}{visible_html(word)}</span>")
         self.pieces.append(piece)
         self.room.pieces -= 1
         self._done = max(self._done, piece.end)
@@ -150,7 +156,9 @@ class _Writer:
             self._unread(len(self.text))
         self._enter(None)
         if self._done < len(self.text):
-            self._parts.append(f' <span class="cut">the other {len(self.text) - self._done:,} characters are not shown</span>')
+            self._parts.append(
+                f' <span class="cut">the other {len(self.text) - self._done:,} characters are not shown</span>'
+            )
         return "".join(self._parts)
 
     def _unread(self, until: int) -> None:
@@ -182,8 +190,13 @@ class _Writer:
             self._parts.append("</span>")
         if sentence is not None:
             first = " first" if self.sentences[sentence].quadrant == "check_first" else ""
-            self._parts.append(f'<span class="s{first}" id="s{sentence + 1}">')
-            self._parts.append(f'<sup><a href="#q{sentence + 1}" aria-label="sentence {sentence + 1}">{sentence + 1}</a></sup>')
+            number = sentence + 1
+            anchor = f'<sup><a href="#q{number}" aria-label="sentence {number}">{number}</a></sup>'
+            begins = sentence not in self._begun
+            self._begun.add(sentence)
+            self._parts.append(
+                f'<span class="s{first}" id="s{number}">{anchor}' if begins else f'<span class="s{first}">'
+            )
         self._sentence = sentence
 
     def _write(self, part: str) -> None:

@@ -1,4 +1,4 @@
-"""Strangers' texts as people may look at them: what cannot be seen, or steers the letters around it, is told by its number."""
+"""Texts of strangers as people may look at them: unseen characters, and those that steer, have their numbers shown."""
 
 import html
 import unicodedata
@@ -24,7 +24,7 @@ class Run:
     @property
     def mark(self) -> str:
         """What is shown of an unseen character."""
-        return self.unseen if len(self.text) == 1 else f"{self.unseen} ×{len(self.text)}"
+        return self.unseen if len(self.text) == 1 else f"{self.unseen} x{len(self.text)}"
 
 
 def runs(text: str) -> Iterator[Run]:

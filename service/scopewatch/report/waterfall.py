@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from itertools import accumulate
 
 from scopewatch.explanation import IndicatorExplained, Term
 
 _DIGITS, _MOST_DIGITS = 3, 9
-_MOST_TERMS = 12
-"""How many summands are shown one by one; the rest is one row."""
 _NARROWEST = 0.6
 """The width of a bar that would hardly be seen, as a percentage of the picture."""
 
@@ -42,28 +41,24 @@ class Waterfall:
     """Where the threshold lies in the picture, 0 to 100."""
 
 
-def waterfall(indicator: IndicatorExplained) -> Waterfall:
-    """The sum of an indicator that was scored."""
+def waterfall(indicator: IndicatorExplained, most_terms: int) -> Waterfall:
+    """The sum of an indicator that was scored.
+
+    Args:
+        indicator: The indicator.
+        most_terms: How many summands are shown one by one; the rest is one row.
+    """
     digits = _digits(indicator)
-    one_by_one, others = indicator.terms[:_MOST_TERMS], indicator.terms[_MOST_TERMS:]
-    rows: list[tuple[float | Fraction, Term | None, str]] = [(indicator.bias, None, "where every sum begins (bias)")]
-    rows += [(term.contribution, term, "") for term in one_by_one]
-    if others:
-        rows.append((_exact([term.contribution for term in others]), None, f"{len(others):,} smaller ones together"))
-    missing = Fraction(indicator.score) - _exact([row[0] for row in rows])
-    if abs(missing) > Fraction(1, 10 ** (digits + 2)):
-        rows.append((missing, None, "what is not told one by one"))
-    units = shares([row[0] for row in rows], indicator.score, digits)
-    totals = [sum(units[: number + 1]) for number in range(len(units))]
-    low, high = _bounds([0, *totals, _units(indicator.threshold, digits)])
+    rows = _rows(indicator, most_terms, digits)
+    units = shares([row.value for row in rows], indicator.score, digits)
+    totals = [*accumulate(units)]
+    threshold = _units(indicator.threshold, digits)
+    scale = _Scale.around([0, threshold, *totals], digits)
     return Waterfall(
-        tuple(
-            _step(row[1], row[2], adds, total, digits, (low, high))
-            for row, adds, total in zip(rows, units, totals, strict=True)
-        ),
+        tuple(scale.step(row, adds, total) for row, adds, total in zip(rows, units, totals, strict=True)),
         f"{indicator.score:.{digits}f}",
         f"{indicator.threshold:.{digits}f}",
-        _at(_units(indicator.threshold, digits), low, high),
+        scale.at(threshold),
     )
 
 
@@ -87,6 +82,61 @@ def shares(summands: Sequence[float | Fraction], total: float, digits: int) -> l
     return units
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A summand before it is rounded; its name and term are those of `Step`."""
+
+    value: float | Fraction
+    name: str = ""
+    term: Term | None = None
+
+
+def _rows(indicator: IndicatorExplained, most_terms: int, digits: int) -> list[_Row]:
+    """The bias, the terms, and what else it takes to come to the score."""
+    one_by_one, others = indicator.terms[:most_terms], indicator.terms[most_terms:]
+    rows = [_Row(indicator.bias, "where every sum begins (bias)")]
+    rows += [_Row(term.contribution, term=term) for term in one_by_one]
+    if others:
+        rows.append(_Row(_exact([term.contribution for term in others]), f"{len(others):,} smaller ones together"))
+    missing = Fraction(indicator.score) - _exact([row.value for row in rows])
+    if abs(missing) > Fraction(1, 10 ** (digits + 2)):
+        rows.append(_Row(missing, "what is not told one by one"))
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """How sums lie in the picture, in units of the last digit."""
+
+    low: float
+    high: float
+    digits: int
+
+    @classmethod
+    def around(cls, units: Sequence[int], digits: int) -> "_Scale":
+        """A scale on which all of these lie, with an edge on both sides."""
+        low, high = min(units), max(units)
+        edge = max(high - low, 1) * 0.02
+        return cls(low - edge, high + edge, digits)
+
+    def at(self, units: int) -> float:
+        """Where a sum lies, 0 to 100."""
+        return round(100 * (units - self.low) / (self.high - self.low), 2)
+
+    def step(self, row: _Row, adds: int, total: int) -> Step:
+        """A row as it is shown."""
+        left, right = sorted((self.at(total - adds), self.at(total)))
+        return Step(
+            adds=f"{Decimal(adds).scaleb(-self.digits):+.{self.digits}f}",
+            total=f"{Decimal(total).scaleb(-self.digits):.{self.digits}f}",
+            start=left,
+            width=round(max(right - left, _NARROWEST), 2),
+            raises=adds >= 0,
+            term=row.term,
+            name=row.name,
+        )
+
+
 def _digits(indicator: IndicatorExplained) -> int:
     """As many decimals as tell the score from 0 and from its threshold."""
     for digits in range(_DIGITS, _MOST_DIGITS):
@@ -104,27 +154,4 @@ def _units(number: float, digits: int) -> int:
 
 
 def _exact(numbers: Sequence[float | Fraction]) -> Fraction:
-    return sum(map(Fraction, numbers), Fraction())
-
-
-def _bounds(numbers: Sequence[int]) -> tuple[float, float]:
-    low, high = min(numbers), max(numbers)
-    edge = max(high - low, 1) * 0.02
-    return low - edge, high + edge
-
-
-def _at(number: float, low: float, high: float) -> float:
-    return round(100 * (number - low) / (high - low), 2)
-
-
-def _step(term: Term | None, name: str, adds: int, total: int, digits: int, bounds: tuple[float, float]) -> Step:
-    ends = sorted((_at(total - adds, *bounds), _at(total, *bounds)))
-    return Step(
-        adds=f"{Decimal(adds).scaleb(-digits):+.{digits}f}",
-        total=f"{Decimal(total).scaleb(-digits):.{digits}f}",
-        start=ends[0],
-        width=round(max(ends[1] - ends[0], _NARROWEST), 2),
-        raises=adds >= 0,
-        term=term,
-        name=name,
-    )
+    return sum((Fraction(number) for number in numbers), Fraction())

@@ -728,7 +728,7 @@ class BenignPair(_message.Message):
     def __init__(self, id: _Optional[str] = ..., score: _Optional[float] = ..., percentile: _Optional[float] = ...) -> None: ...
 
 class ExplainedIndicator(_message.Message):
-    __slots__ = ("name", "label", "kind", "severity", "segment", "score", "threshold", "flagged", "skipped_reason", "calibrated", "card_warning", "bias", "slope", "intercept", "probability", "terms", "percentile", "benign_pairs", "heat", "card")
+    __slots__ = ("name", "label", "kind", "severity", "segment", "score", "threshold", "flagged", "skipped_reason", "calibrated", "card_warning", "bias", "slope", "intercept", "probability", "terms", "percentile", "benign_pairs", "heat", "card", "cleaned")
     NAME_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -749,6 +749,7 @@ class ExplainedIndicator(_message.Message):
     BENIGN_PAIRS_FIELD_NUMBER: _ClassVar[int]
     HEAT_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
+    CLEANED_FIELD_NUMBER: _ClassVar[int]
     name: str
     label: str
     kind: IndicatorKind
@@ -769,7 +770,8 @@ class ExplainedIndicator(_message.Message):
     benign_pairs: _containers.RepeatedCompositeFieldContainer[BenignPair]
     heat: Heat
     card: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., kind: _Optional[_Union[IndicatorKind, str]] = ..., severity: _Optional[_Union[Severity, str]] = ..., segment: _Optional[_Union[Segment, str]] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., flagged: _Optional[bool] = ..., skipped_reason: _Optional[str] = ..., calibrated: _Optional[bool] = ..., card_warning: _Optional[str] = ..., bias: _Optional[float] = ..., slope: _Optional[float] = ..., intercept: _Optional[float] = ..., probability: _Optional[float] = ..., terms: _Optional[_Iterable[_Union[ScoreTerm, _Mapping]]] = ..., percentile: _Optional[float] = ..., benign_pairs: _Optional[_Iterable[_Union[BenignPair, _Mapping]]] = ..., heat: _Optional[_Union[Heat, _Mapping]] = ..., card: _Optional[_Iterable[str]] = ...) -> None: ...
+    cleaned: bool
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., kind: _Optional[_Union[IndicatorKind, str]] = ..., severity: _Optional[_Union[Severity, str]] = ..., segment: _Optional[_Union[Segment, str]] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., flagged: _Optional[bool] = ..., skipped_reason: _Optional[str] = ..., calibrated: _Optional[bool] = ..., card_warning: _Optional[str] = ..., bias: _Optional[float] = ..., slope: _Optional[float] = ..., intercept: _Optional[float] = ..., probability: _Optional[float] = ..., terms: _Optional[_Iterable[_Union[ScoreTerm, _Mapping]]] = ..., percentile: _Optional[float] = ..., benign_pairs: _Optional[_Iterable[_Union[BenignPair, _Mapping]]] = ..., heat: _Optional[_Union[Heat, _Mapping]] = ..., card: _Optional[_Iterable[str]] = ..., cleaned: _Optional[bool] = ...) -> None: ...
 
 class DictionaryFeature(_message.Message):
     __slots__ = ("feature", "label", "label_source", "peak", "mean", "tokens", "watched")
