@@ -136,12 +136,15 @@ def test_the_terms_of_features_are_those_that_are_written(features: tuple[Path, 
     assert f"{indicator.bias:.6g}" in found.note
 
 
-def test_without_descriptions_no_word_of_the_data_is_shown(page: Page) -> None:
-    """`--no-describe` leaves labels and examples out; the terms stay."""
+def test_without_descriptions_no_word_of_the_data_is_shown(page: Page, folder: Path) -> None:
+    """`--no-describe` leaves labels and examples out, and a bag's words; the terms of features stay."""
     found = page("plain", "--terms", 2, "--no-describe")
 
     assert ["feature", "weight", "pooling", "in label 0", "in label 1"] == list(found.rows[0])
     assert "erhaps" not in found.html
+    with pytest.raises(AssertionError):
+        page("bag", "--kind", "words", "--no-describe")
+    assert "erhaps" not in (folder / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_probe_says_that_it_has_no_words(page: Page, tmp_path: Path) -> None:

@@ -25,12 +25,13 @@ from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist
 
 
-def set_benign_threshold(request: Request, config: Config) -> Outcome:
+def set_benign_threshold(request: Request, config: Config, *, describe: bool = True) -> Outcome:
     """Sets the threshold of an indicator of the request's watchlist by benign traffic.
 
     Args:
         request: What is asked for; its data need no labels.
         config: Settings of the engine.
+        describe: Whether the words of the data that an indicator of words counts are told.
 
     Raises:
         ScopewatchError: There is no such indicator, it could not be written, or the data cannot bound it.
@@ -61,7 +62,8 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
         former=indicator.card,
     )
     bounded = indicator.model_copy(update={"threshold": threshold.value, "card": card})
-    return Outcome(bounded, reader, saes, threshold, None, tally, _terms(bounded, base, pairs, found))
+    terms = _terms(bounded, base, pairs, found) if describe or bounded.kind != "words" else None
+    return Outcome(bounded, reader, saes, threshold, None, tally, terms)
 
 
 def _terms(

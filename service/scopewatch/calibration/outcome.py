@@ -29,7 +29,7 @@ class Outcome:
     tally: Tally
     """How many rows of the files were read, and what was left out of them."""
     terms: Table | None
-    """What the indicator is made of; None of one that weighs nothing."""
+    """What the indicator is made of; None of one that weighs nothing, or whose words are not to be told."""
 
     def lines(self) -> list[str]:
         """The outcome in lines for a terminal."""

@@ -44,13 +44,14 @@ class _Ranked:
         return cls(auroc(labels, scores), platt(scores, labels))
 
 
-def calibrate_words(request: Request, lexicon: Named | None, config: Config) -> Outcome:
+def calibrate_words(request: Request, lexicon: Named | None, config: Config, *, describe: bool = True) -> Outcome:
     """Calibrates an indicator of words, which the online scorer then scores as it will when it runs.
 
     Args:
         request: What is asked for, of kind `words`.
         lexicon: The lexicon whose share of words is the score; None to fit a bag of words.
         config: Settings of the engine.
+        describe: Whether the words of the data that it counts are told.
 
     Raises:
         ScopewatchError: The indicator could not be written, or the data do not support it.
@@ -92,7 +93,7 @@ def calibrate_words(request: Request, lexicon: Named | None, config: Config) -> 
     source = _written(request, fitted) if fitted else {"lexicon": lexicon}
     indicator = request.made_indicator(kind="words", card=card, **source, **evidence.as_fields())
     texts = [text_of(pairs[row].pair, request.segment) for row in parts.held_out]
-    terms = words_table(indicator, counts_by, texts, evidence.labels)
+    terms = words_table(indicator, counts_by, texts, evidence.labels) if describe else None
     return Outcome(indicator, reader, {}, evidence.threshold, evidence, tally, terms)
 
 

@@ -58,7 +58,7 @@ def _table(title: str, which: str, wrong: WrongPairs, judged: Segment, texts: bo
     columns["group"] = [one.pair.group for one in wrong.worst]
     if len({one.pair.source for one in wrong.worst}) > 1:
         columns["source"] = [one.pair.source for one in wrong.worst]
-    note = f"{len(wrong.worst)} of the {wrong.n:,} pairs {which}, those furthest from it first."
+    note = f"{len(wrong.worst)} of {wrong.n:,} pairs {which}, those furthest from it first."
     if texts:
         note += " Marked: where the indicator fired most. The texts are those of your data; --no-texts leaves them out."
     return table_of_columns(title, columns, note)
