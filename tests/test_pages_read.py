@@ -2,17 +2,19 @@
 
 import shutil
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from browser import PROGRAMS, Page, browser
 from conftest import need
 from scopewatch.report import figures
 from scopewatch.report.excerpts import Place, excerpt
 from scopewatch.report.figures import Figure
-from scopewatch.report.looks import looks_of
+from scopewatch.report.looks import INDICATOR, looks_of
 from scopewatch.report.page import Number, html_page
 from scopewatch.report.tables import Table
 from scopewatch.statistics.calibration_error import reliability
@@ -93,6 +95,17 @@ def test_only_wide_tables_are_scrolled(tab: Page, tmp_path: Path, width: int) ->
 
     assert width >= page.value("document.documentElement.scrollWidth")
     assert page.value("document.querySelector('td.excerpt').clientWidth") >= 200
+
+
+@pytest.mark.parametrize(("dark", "paper"), [(False, (255, 255, 255)), (True, (20, 24, 28))], ids=["light", "dark"])
+def test_curves_can_be_seen(tab: Page, tmp_path: Path, dark: bool, paper: tuple[int, ...]) -> None:
+    """Curves and text stand on the page's own ground, in both colour schemes."""
+    shot = opened(tab, tmp_path, whole_page(), dark=dark).screenshot(1400)
+    pixels = (imread(BytesIO(shot), "png")[..., :3] * 255).round().astype(int).reshape(-1, 3)
+    curve = tuple(bytes.fromhex(INDICATOR.colour[1:]))
+
+    assert 0.6 < (pixels == paper).all(axis=1).mean() < 0.98
+    assert (pixels == curve).all(axis=1).sum() > 200
 
 
 def test_marks_and_swatches_can_be_told_from_the_ground(tab: Page, tmp_path: Path) -> None:
