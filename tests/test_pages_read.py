@@ -100,7 +100,7 @@ def test_only_wide_tables_are_scrolled(tab: Page, tmp_path: Path, width: int) ->
 @pytest.mark.parametrize(("dark", "paper"), [(False, (255, 255, 255)), (True, (20, 24, 28))], ids=["light", "dark"])
 def test_curves_can_be_seen(tab: Page, tmp_path: Path, dark: bool, paper: tuple[int, ...]) -> None:
     """Curves and text stand on the page's own ground, in both colour schemes."""
-    shot = opened(tab, tmp_path, whole_page(), dark=dark).screenshot(1400)
+    shot = opened(tab, tmp_path, whole_page(), dark=dark).screenshot()
     pixels = (imread(BytesIO(shot), "png")[..., :3] * 255).round().astype(int).reshape(-1, 3)
     curve = tuple(bytes.fromhex(INDICATOR.colour[1:]))
 
