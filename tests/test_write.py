@@ -171,6 +171,7 @@ class TestAddition:
     )
     @example(label="1e3", threshold=1e-06, layout=OURS)
     @example(label="1e3", threshold=1e16, layout=None)
+    @example(label="so?", threshold=0.0, layout=ONE_LINE)
     def test_what_is_written_is_what_was_meant(
         self, tmp_path: Path, label: str, threshold: float, layout: str | None
     ) -> None:

@@ -43,6 +43,8 @@ LABELS = {
     "bias": "Stereotypes about, or attacks on, a group of people",
     "medical_knowledge": "Speaks of medicine as a text that explains it does",
 }
+SHOWS = {"speculation": "hedging", "medical_knowledge": "knowledge"}
+"""What an indicator shows of a sentence."""
 WORDS = {"speculation": ("--lexicon", "hedges")}
 """What counts words beside an indicator's features, where there is a lexicon for it."""
 
@@ -67,13 +69,18 @@ def write_sets(data: Path, corpus: Path, out: Path) -> None:
                     lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def scopewatch(*arguments: object) -> None:
+    """A command of the command line."""
+    command = [sys.executable, "-m", "scopewatch", *map(str, arguments)]
+    print(" ".join(command[2:]), flush=True)
+    code = subprocess.run(command, check=False).returncode
+    if code not in {0, SOME_LEFT_OUT}:  # a copy of what is held out is left out
+        raise SystemExit(f"{command[3]} ended with {code}")
+
+
 def calibrate(name: str, files: list[Path], out: Path, *flags: object) -> None:
     """One indicator, written into a watchlist."""
-    command = [sys.executable, "-m", "scopewatch", "calibrate", *files, "--indicator", name, "--out", out, "--force"]
-    print(" ".join(map(str, command[3:])), flush=True)
-    code = subprocess.run([*map(str, command), *map(str, flags)], check=False).returncode
-    if code not in {0, SOME_LEFT_OUT}:  # a copy of what is held out is left out
-        raise SystemExit(f"{name}: calibrate ended with {code}")
+    scopewatch("calibrate", *files, "--indicator", name, "--out", out, "--force", *flags)
 
 
 def make(name: str, args: argparse.Namespace) -> Path:
@@ -86,15 +93,18 @@ def make(name: str, args: argparse.Namespace) -> Path:
     where += ("--poolings", POOLINGS)
     files = [args.build / f"{name}.{each}.jsonl" for each in SETS[name]]
     asked = (*FLAGS[name].split(), *args.flags.split())
+    shows = ("--shows", SHOWS[name]) if name in SHOWS else ()
     if name not in WORDS:
-        calibrate(name, files, out, *asked, "--label", LABELS[name], *where)
+        calibrate(name, files, out, *asked, *shows, "--label", LABELS[name], *where)
         return out
     part = (*asked, "--severity", "info", "--no-fragility", "--label")
     features, words = f"{name}_features", f"{name}_words"
     calibrate(features, files, out, *part, f"{LABELS[name]}: features", *where)
     calibrate(words, files, out, *part, f"{LABELS[name]}: words", "--kind", "words", *WORDS[name])
     together = ("--combine", f"{features},{words}", "--weights", "equal", "--watchlist", out)
-    calibrate(name, files, out, *asked, "--label", LABELS[name], *together)
+    calibrate(name, files, out, *asked, *shows, "--label", LABELS[name], *together)
+    # How single sentences score, and how well the reader expects them.
+    scopewatch("watchlist", "reference", out, *files, "--indicator", name)
     return out
 
 

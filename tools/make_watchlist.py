@@ -16,12 +16,13 @@ from typing import Any
 
 from calibration_data import write_all
 from indicators import SETS
+from scopewatch.cli.data_files import SOME_LEFT_OUT
 
 DEMO = Path(__file__).parents[1] / "service" / "scopewatch" / "demo"
 INDICATORS: dict[str, dict[str, Any]] = {
     "speculation": {
         "left_out": ("hedge_science_certainty", "hedge_earnings_calls"),
-        "flags": ("--max-fpr", "0.05", "--across-sources", "--severity", "medium"),
+        "flags": ("--max-fpr", "0.05", "--across-sources", "--severity", "medium", "--shows", "hedging"),
         "label": "Hedged, guessed or unbacked claims",
     },
     "bias": {
@@ -31,7 +32,7 @@ INDICATORS: dict[str, dict[str, Any]] = {
     },
     "medical_knowledge": {
         "left_out": (),
-        "flags": ("--max-fpr", "0.02", "--terms", "16", "--severity", "info"),
+        "flags": ("--max-fpr", "0.02", "--terms", "16", "--severity", "info", "--shows", "knowledge"),
         "label": "Speaks of medicine as a text that explains it does",
     },
 }
@@ -40,7 +41,10 @@ INDICATORS: dict[str, dict[str, Any]] = {
 def scopewatch(*arguments: object) -> str:
     """Standard output of the command line."""
     command = [sys.executable, "-m", "scopewatch", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode not in {0, SOME_LEFT_OUT}:  # a copy of what is held out is left out
+        raise SystemExit(f"{' '.join(command[2:5])}: ended with {done.returncode}")
+    return done.stdout
 
 
 def calibrate(name: str, sets: tuple[str, ...], build: Path, out: Path, sae: Path) -> None:
@@ -76,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
     out.unlink(missing_ok=True)
     for name in INDICATORS:
         calibrate(name, SETS[name], args.build, out, sae)
+    hedging = [args.build / f"speculation.{each}.jsonl" for each in SETS["speculation"]]
+    scopewatch("watchlist", "reference", out, *hedging, "--indicator", "speculation")
     kept = ("n", "n_positive", "auroc", "interval", "tpr", "fpr", "baselines", "baseline_intervals")
     found = {
         name: {test: left_out(name, test, args.build, sae) for test in made["left_out"]}

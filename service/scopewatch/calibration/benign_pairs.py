@@ -56,14 +56,14 @@ def benign_pairs(indicator: Indicator, files: Sequence[Path], choice: Choice) ->
     """
     card = indicator.card
     assert card is not None, "whoever asks has seen it"
-    digests = {digest_of(file): file for file in files}
+    digests = {digest_of(file): file.name for file in files}
     names = ", ".join(file.name for file in files)
     fitted = {file.sha256 for file in card.data} if card.beats_bag_of_words is not None else set()
     known = {file.sha256 for file in (*card.data, *card.traffic)}
     if fitted & digests.keys():
-        _refuse_some(indicator, card, {digest: file.name for digest, file in digests.items()})
+        _refuse_some(indicator, card, digests)
         read = join_copies(read_pairs(*files, reading=choice.reading), indicator.segment)
-        pairs, told = _held_out(read, card, choice.held_out), f"{names}: the groups held out"
+        pairs, told = _held_out(read, card, choice), f"{names}: the groups held out"
     else:
         read = read_texts(*files, labels=Labels.IF_THERE, reading=choice.reading)
         read = join_copies(read, indicator.segment)
@@ -79,7 +79,7 @@ def benign_pairs(indicator: Indicator, files: Sequence[Path], choice: Choice) ->
 
 
 def _refuse_some(indicator: Indicator, card: Card, given: dict[str, str]) -> None:
-    """Refuses files of which an indicator was calibrated on some, and not on all of them and no others.
+    """Refuses files that hold some of what an indicator was calibrated on, and not just all of it.
 
     Args:
         indicator: The indicator.
@@ -87,30 +87,30 @@ def _refuse_some(indicator: Indicator, card: Card, given: dict[str, str]) -> Non
         given: The names of the files by their digests.
     """
     wanted = {file.sha256: file.name for file in card.data}
-    lacking, more = (wanted.keys() - given.keys(), given.keys() - wanted.keys())
-    if lacking or more:
+    mend = [f"add {name}" for digest, name in wanted.items() if digest not in given]
+    mend += [f"leave out {name}" for digest, name in given.items() if digest not in wanted]
+    if mend:
         was = next(name for digest, name in given.items() if digest in wanted)
-        mend = [f"add {wanted[digest]}" for digest in sorted(lacking)] + [
-            f"leave out {given[digest]}" for digest in more
-        ]
         raise DataError(
             f"{was}: {indicator.name} was calibrated on it with other files; {', '.join(mend)}, so that the pairs that "
             "it was not fitted on are known"
         )
 
 
-def _held_out(read: PairsRead, card: Card, share: float) -> list[LabelledPair]:
+def _held_out(read: PairsRead, card: Card, choice: Choice) -> list[LabelledPair]:
     """The pairs that a calibration held out, which split them by the same hash."""
     pairs = read.pairs
-    rows = split(pairs, share, np.ones(len(pairs), bool)).held_out
+    held = [pairs[row] for row in split(pairs, choice.held_out, np.ones(len(pairs), bool)).held_out]
+    positive = sum(pair.label != choice.benign for pair in held)
+    n, n_positive = next(((one.n, one.n_positive) for one in card.measurements if one.n_positive), (0, 0))
     could_not_be_used = max(0, len(pairs) - sum(file.n for file in card.data))
-    measured = next(one.n for one in card.measurements if one.n_positive)
-    if not 0 <= len(rows) - measured <= could_not_be_used:
+    if not (0 <= len(held) - n <= could_not_be_used and 0 <= positive - n_positive <= could_not_be_used):
         raise DataError(
-            f"the card says that {measured:,} pairs were held out, and a share of {share:g} makes {len(rows):,}; "
-            "give the --held-out of the calibration"
+            f"the card says that {n:,} pairs were held out, {n_positive:,} of them positive, and a share of "
+            f"{choice.held_out:g} makes {len(held):,}, {positive:,} positive; give --held-out and --flip-labels as the "
+            "calibration had them"
         )
-    return [pairs[row] for row in rows]
+    return held
 
 
 def _drawn(pairs: Sequence[LabelledPair], most: int) -> list[LabelledPair]:

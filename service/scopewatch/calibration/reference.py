@@ -16,7 +16,7 @@ from scopewatch.statistics.bounds import one_per_group
 from scopewatch.statistics.scores import Rows, Scores
 from scopewatch.watch.cards import DataFile
 from scopewatch.watch.indicators import Indicator
-from scopewatch.watch.reference import LEVELS, Reference, quantiles, rounded
+from scopewatch.watch.reference import Reference, at_levels, quantiles, rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def reference_of(
         terms: The pooled value of each term, shape (n,), by its `term_name`.
         sentences: What was measured of their sentences.
     """
-    nearest = [int(np.abs(scores - value).argmin()) for value in np.quantile(scores, LEVELS)]
+    nearest = [int(np.abs(scores - value).argmin()) for value in at_levels(scores)]
     return Reference(
         data=data,
         n=len(pairs),

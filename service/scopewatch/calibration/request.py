@@ -48,6 +48,8 @@ class Request:
     severity: str = "medium"
     label: str = ""
     """What the indicator means, for people."""
+    shows: str = ""
+    """What the indicator shows of a single sentence: `hedging`, `knowledge` or nothing."""
     flip_labels: bool = False
     """Whether the indicator is to fire where the files' label is 0."""
     reading: Reading = field(default_factory=Reading)
@@ -70,9 +72,9 @@ class Request:
         Raises:
             ConfigError: A field is wrong; named as the command's argument.
         """
-        said = {"name": self.indicator, "label": self.label, "segment": self.segment, "severity": self.severity}
+        said = {name: getattr(self, name) for name in ("label", "segment", "severity", "shows")}
         try:
-            return Indicator.model_validate(said | fields)
+            return Indicator.model_validate({"name": self.indicator, **said, **fields})
         except ValidationError as error:
             problem = error.errors()[0]
             place = ".".join(map(str, problem["loc"]))

@@ -129,6 +129,9 @@ def _add_writing(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--segment", choices=("response", "prompt", "history"), default="response", help="what it reads")
     group.add_argument("--severity", choices=("info", "low", "medium", "high"), default="medium", help="of a flag")
     group.add_argument("--label", type=text, default="", help="what it means, for people")
+    group.add_argument(
+        "--shows", choices=("hedging", "knowledge"), default="", help="what it shows of a sentence in an explanation"
+    )
     group.add_argument("--name", type=valid_name, help="of the watchlist, if it is made; default: the file's")
     group.add_argument(
         "--describe",
@@ -206,6 +209,7 @@ def _request(args: argparse.Namespace, data: list[Path], base: "Watchlist", watc
         segment=args.segment,
         severity=args.severity,
         label=args.label,
+        shows=args.shows,
         flip_labels=args.flip_labels,
         reading=reading_of(args),
     )

@@ -30,10 +30,10 @@ def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
-Quantiles = Annotated[
-    Several[Annotated[float, Field(allow_inf_nan=False)]], AfterValidator(_one_a_level), AfterValidator(_ascending)
-]
-"""The values at `LEVELS`, as `numpy.quantile` has them by default, rounded to six significant digits."""
+Numbers = Annotated[Several[Annotated[float, Field(allow_inf_nan=False)]], AfterValidator(_one_a_level)]
+"""One number at each of `LEVELS`, rounded to six significant digits."""
+Quantiles = Annotated[Numbers, AfterValidator(_ascending)]
+"""The values at `LEVELS`, as `numpy.quantile` has them by default."""
 
 
 class Reference(Strict):
@@ -47,7 +47,7 @@ class Reference(Strict):
     """Of the indicator's score."""
     ids: Annotated[Several[str], AfterValidator(_one_a_level)]
     """The id of the pair whose score is nearest to each of these."""
-    id_scores: Quantiles
+    id_scores: Numbers
     """The score of each of these pairs."""
     terms: dict[str, Quantiles] = Field(default_factory=dict)
     """Of the pooled value of each term, by its `term_name`."""
@@ -67,9 +67,15 @@ def rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def at_levels(values: Sequence[float] | Float64) -> Float64:
+    """The quantiles of values at `LEVELS`, ascending whatever rounding does to the last bit; shape (n_levels,)."""
+    found: Float64 = np.maximum.accumulate(np.quantile(np.asarray(values, np.float64), LEVELS))
+    return found
+
+
 def quantiles(values: Sequence[float] | Float64) -> tuple[float, ...]:
     """The values at `LEVELS`, for a reference."""
-    return tuple(map(rounded, np.quantile(np.asarray(values, np.float64), LEVELS)))
+    return tuple(map(rounded, at_levels(values).tolist()))
 
 
 def percentile(kept: Sequence[float], value: float) -> float:

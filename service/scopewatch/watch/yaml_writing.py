@@ -18,7 +18,7 @@ try:
     from ruamel.yaml.representer import RoundTripRepresenter
     from ruamel.yaml.scalarstring import SingleQuotedScalarString
 except ImportError:
-    raise DataError("calibrate needs ruamel.yaml: pip install 'scopewatch[calibration]'") from None
+    raise DataError("writing a watchlist needs ruamel.yaml: pip install 'scopewatch[calibration]'") from None
 
 _WIDTH = 120
 UNBROKEN = 1 << 20
@@ -77,9 +77,7 @@ def indicator_entry(indicator: Indicator) -> CommentedMap:
     card = entry.get("card")
     if card:
         card["measurements"] = [_flow_inside(row) for row in card["measurements"]]
-        if "fragility" in card:
-            card["fragility"] = [flow(row) for row in card["fragility"]]
-        card["data"] = [flow(row) for row in card["data"]]
+        card |= {name: [flow(row) for row in card[name]] for name in ("data", "traffic", "fragility") if name in card}
         if indicator.card and indicator.card.reference:
             card["reference"] = reference_entry(indicator.card.reference)
     return CommentedMap({name: value for name, value in entry.items() if value != []})
@@ -108,8 +106,10 @@ def plain(model: BaseModel) -> dict[str, Any]:
 
 
 def text_of(value: str) -> str:
-    """A text that is read as one: `no` is text for ruamel.yaml, and refused without quotes in a watchlist."""
-    return value if is_plain_text(value) else SingleQuotedScalarString(value)
+    """A text that is read as one: `no` is text for ruamel.yaml, and refused without quotes in a watchlist; in brackets,
+    PyYAML takes a question mark for the beginning of a key.
+    """
+    return value if is_plain_text(value) and "?" not in value else SingleQuotedScalarString(value)
 
 
 def flow(value: dict[str, Any]) -> CommentedMap:
