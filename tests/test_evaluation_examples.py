@@ -170,6 +170,8 @@ def test_an_excerpt_shows_the_places_in_their_surroundings() -> None:
 
     assert "…its «creatinine» is … y y «perhaps»" == str(excerpt(text, places, around=6))
     assert "First …" == str(excerpt(text, [], most=6))
+    many = [Place(start, start + 4) for start in range(0, 90_000, 300)]
+    assert 320 < len(str(excerpt("word " * 20_000, many, around=40, most=320))) < 500
 
 
 # The page
@@ -285,7 +287,8 @@ def test_the_command_lists_what_numpy_finds(run: Terminal, house: House, data: P
 def test_texts_can_be_left_out(run: Terminal, data: Path, tmp_path: Path) -> None:
     """With `--no-texts` neither page nor terminal nor JSON has a word of the data; ids and scores stay."""
     file = tmp_path / "page.html"
-    shown = run(data, "--no-texts", "--html", file).out + run(data, "--no-texts", "--json").out
+    found = run(data, "--no-texts", "--json").out
+    shown = run(data, "--no-texts", "--html", file).out + found
     html = file.read_text(encoding="utf-8")
     texts = [
         text
@@ -295,6 +298,7 @@ def test_texts_can_be_left_out(run: Terminal, data: Path, tmp_path: Path) -> Non
 
     assert [] == [text for text in texts if text in shown + html]
     assert "<mark>" not in html
+    assert [] == [one for one in json.loads(found)["false_positives"] if one["spans"]]
     assert "id-" in html
     assert "id-" in shown
     run(data, "--html", file)

@@ -64,6 +64,16 @@ def test_a_detector_looks_the_same_whatever_stands_beside_it(name: str) -> None:
     assert INDICATOR == calibration["speculation"] == evaluation["bias_2"] == alone["zeal"]
 
 
+def test_parts_keep_their_looks_beside_each_other() -> None:
+    """What calibration does not know looks as its name says, unless another stands there that looks so by its own."""
+    alone = {name: drawn(["confidence", name])[name] for name in PARTS}
+    apart = [pair for pair in combinations(PARTS, 2) if alone[pair[0]].colour != alone[pair[1]].colour]
+
+    assert len(apart) > 2
+    for pair in apart:
+        assert {name: alone[name] for name in pair}.items() <= drawn(["confidence", *pair, *TEXT]).items()
+
+
 @pytest.mark.parametrize("others", [[*CALIBRATE, *PARTS], [*TEXT, "fitted_weights", *(f"part_{n}" for n in range(15))]])
 def test_no_two_detectors_of_a_figure_look_alike(others: list[str]) -> None:
     """Nor has another the colour of the indicator, even where it has its name."""
