@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,16 @@ class Page:
                     found.append(message["params"]["exceptionDetails"]["text"])
                 case "Log.entryAdded" if message["params"]["entry"]["level"] in {"error", "warning"}:
                     found.append(message["params"]["entry"]["text"])
+        return found
+
+    def violations(self) -> list[str]:
+        """What axe-core finds that is serious or critical: each rule with the first element that breaks it."""
+        self.value(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+        found = self.value(
+            "axe.run(document).then(found => found.violations.filter(one => ['serious', 'critical'].includes(one.impact))"
+            ".map(one => one.id + ' ' + one.nodes[0].html))"
+        )
+        assert isinstance(found, list)
         return found
 
     def requests(self) -> list[str]:

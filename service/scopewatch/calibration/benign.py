@@ -9,23 +9,29 @@ from scopewatch.calibration.card_making import benign_card, data_files, made_wit
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.reference import names_of, scored_reference
 from scopewatch.calibration.request import Request, score_all
+from scopewatch.calibration.term_tables import combination_table, features_table, words_table
 from scopewatch.calibration.thresholds import added_by_length, benign_threshold
+from scopewatch.calibration.words_detector import text_of
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, DataError
 from scopewatch.pairs.copies import join_copies
 from scopewatch.pairs.data_files import read_texts
-from scopewatch.pairs.labelled import groups_of
+from scopewatch.pairs.labelled import LabelledPair, groups_of
 from scopewatch.pairs.rows import digest_of
+from scopewatch.pairs.scored import IndicatorScores
+from scopewatch.report.tables import Table
 from scopewatch.sources import SaeSource, today
 from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.watchlist import Watchlist
 
 
-def set_benign_threshold(request: Request, config: Config) -> Outcome:
+def set_benign_threshold(request: Request, config: Config, *, describe: bool = True) -> Outcome:
     """Sets the threshold of an indicator of the request's watchlist by benign traffic.
 
     Args:
         request: What is asked for; its data need no labels.
         config: Settings of the engine.
+        describe: Whether the words of the data that an indicator of words counts are told.
 
     Raises:
         ScopewatchError: There is no such indicator, it could not be written, or the data cannot bound it.
@@ -56,7 +62,22 @@ def set_benign_threshold(request: Request, config: Config) -> Outcome:
         former=indicator.card,
     )
     bounded = indicator.model_copy(update={"threshold": threshold.value, "card": card})
-    return Outcome(bounded, reader, saes, threshold, None, tally)
+    terms = _terms(bounded, base, pairs, found) if describe or bounded.kind != "words" else None
+    return Outcome(bounded, reader, saes, threshold, None, tally, terms)
+
+
+def _terms(
+    indicator: Indicator, base: Watchlist, pairs: Sequence[LabelledPair], found: IndicatorScores
+) -> Table | None:
+    """The table of what the indicator is made of, with what benign traffic shows of it; None of one without terms."""
+    labels = np.zeros(len(pairs), bool)
+    if indicator.combines:
+        return combination_table(indicator, {part.name: part for part in base.indicators}, found.pooled)
+    if counts_by := base.words.get(indicator.name):
+        return words_table(indicator, counts_by, [text_of(item.pair, indicator.segment) for item in pairs], labels)
+    if not indicator.features:
+        return None
+    return features_table(indicator, labels, {name: values != 0 for name, values in found.pooled.items()})
 
 
 def _saes(request: Request, indicator: Indicator) -> dict[str, SaeSource]:

@@ -15,6 +15,7 @@ from scopewatch.calibration.reference import held_out_reference
 from scopewatch.calibration.request import Request, score_all, telling
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.calibration.split import Split, split
+from scopewatch.calibration.term_tables import combination_table
 from scopewatch.calibration.thresholds import Lengths
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.config import Config
@@ -97,7 +98,10 @@ def calibrate_combination(request: Request, combined: Sequence[str], config: Con
     )
     fields = {"combines": [term(name, weight) for name, weight in weighed.weights.items()], "bias": weighed.bias}
     indicator = request.made_indicator(kind="combination", card=card, **fields, **evidence.as_fields())
-    return Outcome(indicator, reader, saes, evidence.threshold, evidence, tally)
+    held = {name: scores[parts_of(pairs, wanted).held_out] for name, scores in terms.items()}
+    beside = list(evidence.alternatives)
+    table = combination_table(indicator, {part.name: part for part in base.indicators}, held, beside)
+    return Outcome(indicator, reader, saes, evidence.threshold, evidence, tally, table)
 
 
 def _draft(request: Request, combined: Sequence[str]) -> Indicator:

@@ -17,17 +17,21 @@ from scopewatch.calibration.reference import held_out_reference
 from scopewatch.calibration.request import Request, telling
 from scopewatch.calibration.simple_detectors import Probe, rows_of
 from scopewatch.calibration.sparse_fit import Combination
+from scopewatch.calibration.term_tables import features_table
 from scopewatch.config import Config
 from scopewatch.engine.dictionary import DictionaryEngine, build_dictionary
 from scopewatch.identity import FeatureKey, SaeIdentity
-from scopewatch.pairs.feature_words import word_labels
+from scopewatch.pairs.feature_words import FiresOn, fires_on
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.pairs.pooled import PooledPairs, encode_pairs
 from scopewatch.sae.pack import load_pack, write_probe
 from scopewatch.sources import ReaderSource, SaeSource, today
-from scopewatch.statistics.scores import Rows, Scores
+from scopewatch.statistics.scores import Bool, Rows, Scores
 from scopewatch.types import Rounding, Segment
 from scopewatch.watch.reference import term_name
+
+_AT_ONCE = 10_000
+"""Held-out pairs whose features are in memory together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +82,13 @@ def calibrate_detector(
     # On matrices so small, threads that wait for each other cost more than they do.
     with telling(tally), threadpool_limits(limits=1, user_api="blas"):
         found = calibrate(pairs, pooled, wanted)
+    told: dict[int, FiresOn] = {}
     if found.probe:
         made = _probe(request, found.probe, dictionary.identity.saes[0])
     else:
         assert found.combination is not None
-        labels = _word_labels(request, pairs, pooled, found, dictionary) if describe else {}
-        made = _combination(found.combination, labels, sources, dictionary.identity.saes[0])
+        told = _fires_on(request, pairs, pooled, found, dictionary) if describe else {}
+        made = _combination(found.combination, told, sources, dictionary.identity.saes[0])
     files = data_files(request, [pairs[row] for row in np.flatnonzero(pooled.tokens > 0).tolist()])
     ran = made_with(dictionary.identity, made.digests)
     fragility = None
@@ -105,7 +110,9 @@ def calibrate_detector(
     indicator = request.made_indicator(
         card=card, kind=wanted.kind, features=made.features, bias=made.bias, **found.evidence.as_fields()
     )
-    return Outcome(indicator, sources.reader, made.saes, found.evidence.threshold, found.evidence, tally)
+    strongest = {feature: one.strongest for feature, one in told.items()}
+    terms = features_table(indicator, found.evidence.labels, _fired(found, pooled, made), strongest)
+    return Outcome(indicator, sources.reader, made.saes, found.evidence.threshold, found.evidence, tally, terms)
 
 
 def _rehearse(request: Request, sources: Sources) -> None:
@@ -117,12 +124,12 @@ def _rehearse(request: Request, sources: Sources) -> None:
     request.rehearse_writing(draft, sources.reader, {name: source})
 
 
-def _word_labels(
+def _fires_on(
     request: Request, pairs: list[LabelledPair], pooled: PooledPairs, found: Found, dictionary: DictionaryEngine
-) -> dict[int, str]:
+) -> dict[int, FiresOn]:
     assert found.combination is not None
     features = sorted({term.feature for term in found.combination.terms})
-    return word_labels(pairs, pooled, found.parts.fit, features, dictionary=dictionary, segment=_segment(request))
+    return fires_on(pairs, pooled, found.parts.fit, features, dictionary=dictionary, segment=_segment(request))
 
 
 def _terms(found: Found, pooled: PooledPairs, rows: Rows, made: _Made) -> dict[str, Scores]:
@@ -142,14 +149,21 @@ def _terms(found: Found, pooled: PooledPairs, rows: Rows, made: _Made) -> dict[s
     }
 
 
-def _combination(combination: Combination, labels: dict[int, str], sources: Sources, running: SaeIdentity) -> _Made:
+def _fired(found: Found, pooled: PooledPairs, made: _Made) -> dict[str, Bool]:
+    """Whether each of the indicator's terms is not 0 on the held-out pairs, by the term's name."""
+    held_out = found.parts.held_out
+    some = [_terms(found, pooled, rows, made) for rows in np.split(held_out, range(_AT_ONCE, len(held_out), _AT_ONCE))]
+    return {name: np.concatenate([values[name] != 0 for values in some]) for name in some[0]}
+
+
+def _combination(combination: Combination, told: dict[int, FiresOn], sources: Sources, running: SaeIdentity) -> _Made:
     name = sources.sae_name
     features = [
         {
             "feature": f"{name}/{term.feature}",
             "weight": term.weight,
             "pooling": term.pooling,
-            "label": labels.get(term.feature, ""),
+            "label": told[term.feature].label if term.feature in told else "",
         }
         for term in combination.terms
     ]

@@ -8,7 +8,9 @@ from pathlib import Path
 from scopewatch.app.spine import offline
 from scopewatch.calibration.baselines import measure_baselines
 from scopewatch.calibration.evaluation import Evaluation, evaluate
-from scopewatch.calibration.evaluation_report import as_page
+from scopewatch.calibration.evaluation_report import as_page, as_text
+from scopewatch.calibration.wrong_pairs import Mistakes, mistakes_of, with_spans
+from scopewatch.calibration.wrong_pairs_tables import tables_for_terminal, tables_of
 from scopewatch.config import Config
 from scopewatch.errors import DataError
 from scopewatch.pairs.copies import join_copies, without_copies
@@ -39,6 +41,19 @@ class MeasuredIndicator:
     """How many rows of the data were read, and what was left out of them."""
     train_tally: Tally
     """Likewise, of the files that the baselines learn from."""
+    mistakes: Mistakes
+    """The pairs that the indicator gets most wrong."""
+    shows_texts: bool
+    """Whether the texts of these pairs are shown."""
+
+    def text(self) -> str:
+        """The evaluation for a terminal."""
+        judged = self.indicator.read_segment
+        return as_text(self.evaluation, tables_for_terminal(self.mistakes, judged, texts=self.shows_texts))
+
+    def document(self) -> dict[str, object]:
+        """The evaluation as `evaluate --json` prints it."""
+        return self.evaluation.document() | self.mistakes.document()
 
     def page(self) -> str:
         """The evaluation as one HTML page with figures."""
@@ -48,6 +63,7 @@ class MeasuredIndicator:
             self.labels,
             self.detectors,
             thresholds=self.thresholds,
+            mistakes=tables_of(self.mistakes, self.indicator.read_segment, texts=self.shows_texts),
             card=self.indicator.card,
         )
 
@@ -64,6 +80,7 @@ def evaluate_indicator(
     *,
     train: Sequence[Path] = (),
     baselines: bool = True,
+    texts: bool = True,
     reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> MeasuredIndicator:
     """Scores labelled pairs with the online scorer, and compares the scores with the labels.
@@ -75,6 +92,7 @@ def evaluate_indicator(
         config: Settings of the engine.
         train: Files whose pairs the baselines learn from; without any they are cross-fitted on the data.
         baselines: Whether simple detectors are measured on the same pairs.
+        texts: Whether the texts of pairs that it gets wrong are shown.
         reading: How the files are read.
 
     Raises:
@@ -85,7 +103,7 @@ def evaluate_indicator(
     train_read = PairsRead([], Tally())
     if train and baselines:
         train_read = without_copies(read_pairs(*train, reading=reading), read.pairs, indicator.segment)
-    scored = asyncio.run(_score(read.pairs, watchlist, name, config, reading))
+    scored, mistakes = asyncio.run(_score(read.pairs, watchlist, indicator, config, reading, texts=texts))
     pairs, tally = scored.pairs, read.tally.without(scored.left_out).need(name)
     check_both_labels(pairs, f"{name}, of {tally.read} rows read", tally)
     rivals = measure_baselines(watchlist, indicator, pairs, train_read.pairs, config) if baselines else None
@@ -99,6 +117,8 @@ def evaluate_indicator(
         thresholds=own.thresholds,
         tally=tally,
         train_tally=train_read.tally,
+        mistakes=mistakes,
+        shows_texts=texts,
     )
 
 
@@ -111,7 +131,19 @@ def _indicator(watchlist: Watchlist, name: str) -> Indicator:
 
 
 async def _score(
-    pairs: Sequence[LabelledPair], watchlist: Watchlist, name: str, config: Config, reading: Reading
-) -> ScoredPairs:
+    pairs: Sequence[LabelledPair],
+    watchlist: Watchlist,
+    indicator: Indicator,
+    config: Config,
+    reading: Reading,
+    *,
+    texts: bool,
+) -> tuple[ScoredPairs, Mistakes]:
+    """What the online scorer says of the pairs, and those it gets most wrong, with the words on which it fired."""
+    name = indicator.name
     async with offline(config) as monitor:
-        return await score_pairs(pairs, [name], watchlist.name, monitor.score, at_once=config.at_once, reading=reading)
+        scored = await score_pairs(
+            pairs, [name], watchlist.name, monitor.score, at_once=config.at_once, reading=reading
+        )
+        mistakes = mistakes_of(scored.pairs, scored.by_indicator[name]) if scored.pairs else Mistakes()
+        return scored, await with_spans(mistakes, indicator, watchlist.name, monitor.score) if texts else mistakes

@@ -6,6 +6,7 @@ from scopewatch.calibration.evaluation import Evaluation, Part
 from scopewatch.pairs.left_out import Tally
 from scopewatch.report.card_tables import card_tables
 from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
+from scopewatch.report.looks import looks_of
 from scopewatch.report.page import Number, html_page
 from scopewatch.report.tables import Table, table_as_text
 from scopewatch.statistics.scores import Bool, Interval, Scores
@@ -18,10 +19,10 @@ _WORST_ON_PAGE = 20
 _LARGEST_ON_PAGE = 20
 
 
-def as_text(found: Evaluation) -> str:
-    """The evaluation in words and tables for a terminal."""
+def as_text(found: Evaluation, mistakes: Sequence[Table] = ()) -> str:
+    """The evaluation in words and tables for a terminal; `mistakes` are the tables of what it gets most wrong."""
     numbers = Table("", ("", "", ""), [(number.name, number.value, number.detail) for number in _numbers(found)])
-    tables = [numbers, *_tables(found, worst=_WORST, largest=0)]
+    tables = [numbers, *_tables(found, worst=_WORST, largest=0), *mistakes]
     return "\n\n".join([_headline(found), *map(table_as_text, tables), "\n".join(_sentences(found))])
 
 
@@ -33,6 +34,7 @@ def as_page(
     *,
     thresholds: Scores,
     card: Card | None,
+    mistakes: Sequence[Table] = (),
 ) -> str:
     """The evaluation as one HTML page.
 
@@ -43,6 +45,7 @@ def as_page(
         detectors: The scores of the n pairs by the indicator and then by its baselines, by name.
         thresholds: The threshold that each pair was held against.
         card: The indicator's card, if it has one.
+        mistakes: The tables of what it gets most wrong.
 
     Raises:
         DataError: matplotlib is not installed.
@@ -52,7 +55,7 @@ def as_page(
         lines=[f"{_headline(found)}, from {', '.join(data)}.", *_sentences(found)],
         numbers=_numbers(found),
         figures=_figures(found, labels, detectors, thresholds),
-        tables=[*_tables(found, worst=_WORST_ON_PAGE, largest=_LARGEST_ON_PAGE), *card_tables(card)],
+        tables=[*_tables(found, worst=_WORST_ON_PAGE, largest=_LARGEST_ON_PAGE), *mistakes, *card_tables(card)],
     )
 
 
@@ -147,7 +150,8 @@ def _tables(found: Evaluation, *, worst: int, largest: int) -> list[Table]:
     by_auroc = sorted([own, *rivals], key=lambda row: -row[1])
     tables = []
     if rivals:
-        tables.append(Table("Detectors on these pairs", ("detector", "AUROC", "low", "high"), by_auroc))
+        looks = looks_of([found.indicator, *found.baselines])
+        tables.append(Table("Detectors on these pairs", ("detector", "AUROC", "low", "high"), by_auroc, looks=looks))
     if len(found.sources) > 1:
         by_size = sorted(found.sources, key=lambda part: -part.n)
         tables.append(_parts_table("Sources", "source", by_size[:_MOST_SOURCES], len(by_size[_MOST_SOURCES:])))

@@ -7,6 +7,7 @@ from scopewatch.calibration.evidence import HeldOutEvidence
 from scopewatch.pairs.left_out import Tally
 from scopewatch.report.card_tables import card_tables, fragility_table
 from scopewatch.report.figures import Figure, distributions, reliability_diagram, roc
+from scopewatch.report.looks import looks_of
 from scopewatch.report.page import Number, html_page
 from scopewatch.report.tables import Cell, Table, table_as_text
 from scopewatch.sources import ReaderSource, SaeSource
@@ -27,6 +28,8 @@ class Outcome:
     """None where benign traffic alone set the threshold."""
     tally: Tally
     """How many rows of the files were read, and what was left out of them."""
+    terms: Table | None
+    """What the indicator is made of; None of one that weighs nothing, or whose words are not to be told."""
 
     def lines(self) -> list[str]:
         """The outcome in lines for a terminal."""
@@ -59,9 +62,9 @@ class Outcome:
         """The outcome as one HTML page."""
         found = self.evidence
         title = f"Calibration of {self.indicator.name}"
-        cards = card_tables(self.indicator.card)
+        made_of = [*([self.terms] if self.terms else []), *card_tables(self.indicator.card)]
         if not found:
-            return html_page(title, self._sentences(), cards, [])
+            return html_page(title, self._sentences(), made_of, [])
         numbers = [
             Number("AUROC", f"{found.auroc.value:.3f}", f"{found.auroc.low:.3f} to {found.auroc.high:.3f}"),
             Number("TPR", f"{found.tpr:.3f}", "at the threshold"),
@@ -69,7 +72,7 @@ class Outcome:
             Number("FPR of all pairs", f"{found.fpr:.4f}", "at the threshold"),
             Number("ECE", f"{found.ece:.3f}", "of the probability"),
         ]
-        tables = [_detectors(self.indicator.name, found), *cards]
+        tables = [_detectors(self.indicator.name, found), *made_of]
         return html_page(title, self._sentences(), tables, _figures(self.indicator, found), numbers)
 
     def _sentences(self) -> list[str]:
@@ -141,4 +144,4 @@ def _detectors(name: str, found: HeldOutEvidence) -> Table:
     ]
     columns = ("detector", "AUROC", "low", "high", "lead low", "lead high")
     note = f"Lead: AUROC of {name} less that of the other on the same pairs; 95 % intervals by a bootstrap over groups."
-    return Table("On held-out pairs", columns, rows, note)
+    return Table("On held-out pairs", columns, rows, note, looks=looks_of([name, *found.alternatives]))

@@ -16,6 +16,7 @@ from scopewatch.calibration.reference import held_out_reference
 from scopewatch.calibration.request import Request, score_all
 from scopewatch.calibration.sparse_fit import platt
 from scopewatch.calibration.split import split
+from scopewatch.calibration.term_tables import words_table
 from scopewatch.calibration.thresholds import Lengths
 from scopewatch.config import Config
 from scopewatch.pairs.data_files import Reading
@@ -43,13 +44,14 @@ class _Ranked:
         return cls(auroc(labels, scores), platt(scores, labels))
 
 
-def calibrate_words(request: Request, lexicon: Named | None, config: Config) -> Outcome:
+def calibrate_words(request: Request, lexicon: Named | None, config: Config, *, describe: bool = True) -> Outcome:
     """Calibrates an indicator of words, which the online scorer then scores as it will when it runs.
 
     Args:
         request: What is asked for, of kind `words`.
         lexicon: The lexicon whose share of words is the score; None to fit a bag of words.
         config: Settings of the engine.
+        describe: Whether the words of the data that it counts are told.
 
     Raises:
         ScopewatchError: The indicator could not be written, or the data do not support it.
@@ -90,7 +92,9 @@ def calibrate_words(request: Request, lexicon: Named | None, config: Config) -> 
     )
     source = _written(request, fitted) if fitted else {"lexicon": lexicon}
     indicator = request.made_indicator(kind="words", card=card, **source, **evidence.as_fields())
-    return Outcome(indicator, reader, {}, evidence.threshold, evidence, tally)
+    texts = [text_of(pairs[row].pair, request.segment) for row in parts.held_out]
+    terms = words_table(indicator, counts_by, texts, evidence.labels) if describe else None
+    return Outcome(indicator, reader, {}, evidence.threshold, evidence, tally, terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class _FittedWords:
         if not self.is_bag:
             return self.scores[out]
         taught = [self.pairs[row] for row in fit]
-        texts = [_text(item.pair, self.request.segment) for item in taught]
+        texts = [text_of(item.pair, self.request.segment) for item in taught]
         bag = hashed_bag(texts, labels_of(taught), groups_of(taught)).bag
         anew = replace(self, watchlist=replace(self.watchlist, words={self.request.indicator: bag}))
         return anew.rescore([self.pairs[row] for row in out]).scores
@@ -132,10 +136,11 @@ def _fitted_bag(request: Request, pairs: Sequence[LabelledPair]) -> HashedBag:
     """The bag that the pairs teach that are not held out."""
     rows = split(pairs, request.wanted.held_out, np.ones(len(pairs), bool)).fit.tolist()
     fit = [pairs[row] for row in rows]
-    return hashed_bag([_text(item.pair, request.segment) for item in fit], labels_of(fit), groups_of(fit))
+    return hashed_bag([text_of(item.pair, request.segment) for item in fit], labels_of(fit), groups_of(fit))
 
 
-def _text(pair: Pair, segment: str) -> str:
+def text_of(pair: Pair, segment: str) -> str:
+    """The text of a segment of a pair, whose words are counted."""
     texts = {"prompt": [pair.prompt], "response": [pair.response], "history": [turn.content for turn in pair.history]}
     return "\n".join(texts[segment])
 

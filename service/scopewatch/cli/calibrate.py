@@ -137,7 +137,7 @@ def _add_writing(group: argparse._ArgumentGroup) -> None:
         "--describe",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="label features with words of the data on which they are strongest",
+        help="label features with words of the data on which they are strongest; show words on the page",
     )
 
 
@@ -219,7 +219,7 @@ def _calibrate(args: argparse.Namespace, request: "Request", config: Config) -> 
     if args.benign:
         from scopewatch.calibration.benign import set_benign_threshold
 
-        return set_benign_threshold(request, config)
+        return set_benign_threshold(request, config, describe=args.describe)
     from scopewatch.engine.choices import SaeChoice, check_places, choices
 
     if args.combine:
@@ -231,7 +231,7 @@ def _calibrate(args: argparse.Namespace, request: "Request", config: Config) -> 
         check_places(choices([request.base])[0], [], config)
         from scopewatch.calibration.words_detector import calibrate_words
 
-        return calibrate_words(request, args.lexicon, config)
+        return calibrate_words(request, args.lexicon, config, describe=args.describe)
     reader = reader_of(args, request.base)
     known_as, sae = sae_of(args, request.base)
     check_places(reader, [SaeChoice(known_as, sae)], config)

@@ -30,6 +30,11 @@ def add(command: AddCommand) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page with figures, which needs nothing else")
     parser.add_argument("--plot", type=Path, metavar="FIGURE", help="write ROC curves and distributions as SVG")
+    parser.add_argument(
+        "--no-texts",
+        action="store_true",
+        help="leave out the texts of the false positives and negatives that are shown",
+    )
     add_reading(parser)
     add_settings(parser, ["watchlist", *ENGINE_SETTINGS])
 
@@ -49,17 +54,22 @@ def _run(args: argparse.Namespace) -> int:
     watchlist = load_watchlist(config.watchlist[0])
     check_places(*choices([watchlist]), config)
     from scopewatch.calibration.evaluate import evaluate_indicator
-    from scopewatch.calibration.evaluation_report import as_text
 
     measured = evaluate_indicator(
-        watchlist, args.indicator, data, config, train=train, baselines=not args.no_baselines, reading=reading
+        watchlist,
+        args.indicator,
+        data,
+        config,
+        train=train,
+        baselines=not args.no_baselines,
+        texts=not args.no_texts,
+        reading=reading,
     )
     if args.html:
         write_text(args.html, measured.page())
     if args.plot:
         write_text(args.plot, measured.plot())
-    evaluation = measured.evaluation
-    print(json.dumps(evaluation.document()) if args.json else as_text(evaluation))
+    print(json.dumps(measured.document()) if args.json else measured.text())
     of_train = tell(measured.train_tally, did="used", whose="--train: ") if train else 0
     return max(of_train, tell(measured.tally, did="scored"))
 

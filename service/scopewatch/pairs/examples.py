@@ -9,7 +9,7 @@ from scopewatch.engine.dictionary import DictionaryEngine, SegmentActivations
 from scopewatch.pairs.labelled import LabelledPair
 from scopewatch.types import Segment, TokenisedPair
 
-_AROUND_CHARS = 24
+AROUND_CHARS = 24
 """How many characters of the text on either side an example shows."""
 
 
@@ -63,7 +63,7 @@ def _example(item: LabelledPair, text: str, tokens: TokenisedPair, read: Segment
         id=item.id,
         activation=float(read.fired.value[peak]),
         start=start,
-        before=text[max(0, start - _AROUND_CHARS) : start],
+        before=text[max(0, start - AROUND_CHARS) : start],
         token=text[start:end],
-        after=text[end : end + _AROUND_CHARS],
+        after=text[end : end + AROUND_CHARS],
     )

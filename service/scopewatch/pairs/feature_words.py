@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,7 +31,22 @@ _AT_ONCE = 10_000
 _LETTERS = re.compile(r"\A[\w'\u2019]*")
 
 
-def word_labels(
+@dataclass(frozen=True, slots=True)
+class FiresOn:
+    """The words on which a feature is strongest."""
+
+    words: tuple[str, ...]
+    """Each of them once, the one with the highest activation first."""
+    strongest: Example
+    """The token with the highest activation."""
+
+    @property
+    def label(self) -> str:
+        """A label such as `fires on: may, might, perhaps`; empty without a word."""
+        return f"fires on: {', '.join(self.words)}" if self.words else ""
+
+
+def fires_on(
     pairs: Sequence[LabelledPair],
     pooled: PooledPairs,
     rows: Rows,
@@ -38,22 +54,22 @@ def word_labels(
     *,
     dictionary: DictionaryEngine,
     segment: Segment,
-) -> dict[int, str]:
-    """Labels such as `fires on: may, might, perhaps`, by feature.
+) -> dict[int, FiresOn]:
+    """The words on which features are strongest, by feature; of one that never fires there is no entry.
 
     Args:
         pairs: The pairs that were read.
         pooled: What the dictionary made of these pairs.
         rows: The numbers of the pairs that are looked at.
-        features: The features that are to have a label.
+        features: The features that are asked for.
         dictionary: The reader and SAE that read the pairs.
-        segment: The part of a pair that was pooled; of the history there are no examples, and so no labels.
+        segment: The part of a pair that was pooled; of the history there are no examples.
     """
     if segment is Segment.HISTORY:
         return {}
     wanted = sorted(_strongest_pairs(pooled, rows, features).items())
     found = strongest_tokens([pairs[row] for row, _ in wanted], [these for _, these in wanted], dictionary, segment)
-    return {feature: f"fires on: {', '.join(words)}" for feature, these in found.items() if (words := _words(these))}
+    return {feature: FiresOn(_words(these), these[0]) for feature, these in found.items() if these}
 
 
 def _strongest_pairs(pooled: PooledPairs, rows: Rows, features: Sequence[int]) -> dict[int, list[int]]:
@@ -69,10 +85,10 @@ def _strongest_pairs(pooled: PooledPairs, rows: Rows, features: Sequence[int]) -
     return wanted
 
 
-def _words(examples: Sequence[Example]) -> list[str]:
+def _words(examples: Sequence[Example]) -> tuple[str, ...]:
     """The words that hold the strongest tokens, each of them once, without characters that would steer a terminal."""
     words = dict.fromkeys(_printable(word) for example in examples if (word := _word(example)))
-    return list(words)[:_WORDS]
+    return tuple(words)[:_WORDS]
 
 
 def _word(example: Example) -> str:

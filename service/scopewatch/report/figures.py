@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scopewatch.errors import DataError
+from scopewatch.report.looks import INDICATOR, looks_of
 from scopewatch.statistics.scores import Bool, Scores
 
 if TYPE_CHECKING:
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 
 _INK = "#010203"
 """What is drawn in this colour takes the colour of the text around it, in a light page and in a dark one."""
-# Apart for the colour-blind too (Okabe and Ito), and each legible on white and on black.
-_COLOURS = ("#0086d1", "#d55e00", "#009e73", "#cc79a7", "#c98f00", "#7f7f7f", "#8c6bd1", "#56b4e9")
 _GREY = "#999999"
-_DASHES = ("-", "--", "-.", ":")
+"""What is no detector: the line of chance, and the pairs of label 0 beside those of label 1."""
 _PANEL = (4.2, 4.9)
 """Width and height of a panel, in inches."""
 _UPPER, _LOWER = (0.15, 0.4, 0.81, 0.58), (0.15, 0.1, 0.81, 0.15)
@@ -30,6 +29,10 @@ _UPPER, _LOWER = (0.15, 0.4, 0.81, 0.58), (0.15, 0.1, 0.81, 0.15)
 _BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.19)}
 _MOST_LARGE = 6
 """The most entries of a legend that have the usual size."""
+_MOST_ENTRIES = 9
+"""The most entries of a legend for which a panel has room; each of more makes it higher."""
+_ENTRY = 0.145
+"""The height of a small entry of a legend, in inches."""
 _STYLE: dict[Any, object] = {
     "axes.edgecolor": _INK,
     "axes.facecolor": "none",
@@ -68,7 +71,7 @@ def roc(labels: Bool, detectors: Mapping[str, Scores], threshold: float | Scores
     Raises:
         DataError: matplotlib is not installed.
     """
-    return _svg(1, lambda panel: _draw_roc(panel, labels, detectors, threshold))
+    return _svg(1, lambda panel: _draw_roc(panel, labels, detectors, threshold), entries=len(detectors))
 
 
 def distributions(labels: Bool, scores: Scores, threshold: float | Scores) -> str:
@@ -106,7 +109,7 @@ def plot(labels: Bool, detectors: Mapping[str, Scores], threshold: float | Score
         _draw_roc(left, labels, detectors, threshold)
         _draw_distributions(right, labels, next(iter(detectors.values())), threshold)
 
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + _svg(2, draw, background="white")
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + _svg(2, draw, entries=len(detectors), background="white")
 
 
 def need_matplotlib() -> None:
@@ -121,7 +124,7 @@ def need_matplotlib() -> None:
         raise DataError("figures need matplotlib: pip install 'scopewatch[calibration]'") from None
 
 
-def _svg(panels: int, draw: "Callable[..., None]", background: str = "none") -> str:
+def _svg(panels: int, draw: "Callable[..., None]", entries: int = 0, background: str = "none") -> str:
     """The SVG of what `draw` draws into panels side by side: the same bytes for the same drawing."""
     need_matplotlib()
     from matplotlib import rc_context
@@ -129,9 +132,8 @@ def _svg(panels: int, draw: "Callable[..., None]", background: str = "none") -> 
 
     file = StringIO()
     unsigned: dict[str, Any] = {"metadata": dict.fromkeys(("Date", "Creator", "Format", "Type"))}
-    width, height = _PANEL
     with rc_context(_STYLE):
-        canvas = Canvas(figsize=(panels * width, height), facecolor=background)
+        canvas = Canvas(figsize=_size(panels, entries), facecolor=background)
         draw(*canvas.subfigures(1, panels, squeeze=False)[0])
         canvas.savefig(file, format="svg", **unsigned)
     drawn = file.getvalue()
@@ -140,24 +142,40 @@ def _svg(panels: int, draw: "Callable[..., None]", background: str = "none") -> 
     return drawn.replace(_INK, "currentColor")
 
 
+def _size(panels: int, entries: int) -> tuple[float, float]:
+    """The width and height, in inches, of panels side by side whose legends have so many entries at most."""
+    width, height = _PANEL
+    return panels * width, height + _ENTRY * max(0, entries - _MOST_ENTRIES)
+
+
+def _upper(panel: "Panel") -> tuple[float, float, float, float]:
+    """Where a panel's axes are: what makes it higher is room below them."""
+    left, bottom, width, height = _UPPER
+    grown = max(1.0, panel.bbox.height / panel.dpi / _PANEL[1])
+    return left, (bottom + grown - 1) / grown, width, height / grown
+
+
 def _draw_roc(panel: "Panel", labels: Bool, detectors: Mapping[str, Scores], threshold: float | Scores | None) -> None:
-    axes = panel.add_axes(_UPPER)
+    axes = panel.add_axes(_upper(panel))
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
     curves = []
+    looks = looks_of(list(detectors))
     for number, (name, scores) in enumerate(detectors.items()):
         fpr, tpr = _curve(labels, scores)
         curves += axes.plot(
             fpr,
             tpr,
-            color=_COLOURS[number % len(_COLOURS)],
-            linestyle=_DASHES[number % len(_DASHES)],
+            color=looks[name].colour,
+            linestyle=looks[name].dash,
             linewidth=1.3 if number else 2.4,
             zorder=2 if number else 3,
             label=f"{name} {np.trapezoid(tpr, fpr):.3f}",
         )
         if number == 0 and threshold is not None:
             flagged = scores > threshold
-            axes.plot(flagged[~labels].mean(), flagged[labels].mean(), "o", color=_COLOURS[0], markersize=8, zorder=4)
+            axes.plot(
+                flagged[~labels].mean(), flagged[labels].mean(), "o", color=INDICATOR.colour, markersize=8, zorder=4
+            )
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(0, 1), ylim=(0, 1.01))
     # The last of more entries, in the usual size, would stand below the figure.
     small: dict[str, Any] = {"fontsize": 8, "labelspacing": 0.2} if len(curves) > _MOST_LARGE else {}
@@ -175,20 +193,20 @@ def _curve(labels: Bool, scores: Scores) -> tuple[Scores, Scores]:
 
 def _draw_distributions(panel: "Panel", labels: Bool, scores: Scores, threshold: float | Scores) -> None:
     """Draws histograms whose outermost bars hold what lies beyond, so that one far score does not squeeze the rest."""
-    axes = panel.add_axes(_UPPER)
+    axes = panel.add_axes(_upper(panel))
     thresholds, threshold = threshold, float(np.median(threshold))
     scores = scores - (thresholds - threshold)
     low, high = np.quantile(scores, [0.005, 0.995])
     low, high = min(low, threshold), max(high, threshold)
     edges = np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)
-    for label in (0, 1):
+    for label, colour in enumerate((_GREY, INDICATOR.colour)):
         mine = np.clip(scores[labels == label], edges[0], edges[-1])
         axes.hist(
             mine,
             edges.tolist(),
             weights=np.full(len(mine), 1 / len(mine)),
             histtype="stepfilled",
-            color=_COLOURS[label],
+            color=colour,
             alpha=0.55,
             label=f"label {label} ({len(mine):,})",
         )
@@ -201,9 +219,9 @@ def _draw_reliability(panel: "Panel", bins: "Sequence[Bin]") -> None:
     axes = panel.add_axes(_UPPER)
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
     stated, true = [found.mean_probability for found in bins], [found.share_positive for found in bins]
-    axes.plot(stated, true, "o-", color=_COLOURS[0], clip_on=False)
+    axes.plot(stated, true, "o-", color=INDICATOR.colour, clip_on=False)
     axes.set(xlabel="stated probability", ylabel="share of label 1", xlim=(0, 1.01), ylim=(0, 1.01))
     below = panel.add_axes(_LOWER)
     widths = [found.high - found.low for found in bins]
-    below.bar([found.low for found in bins], [found.n for found in bins], widths, align="edge", color=_COLOURS[0])
+    below.bar([found.low for found in bins], [found.n for found in bins], widths, align="edge", color=INDICATOR.colour)
     below.set(ylabel="pairs", xlim=(0, 1.01), xticks=[])

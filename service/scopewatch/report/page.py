@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from scopewatch.report.excerpts import Excerpt
 from scopewatch.report.figures import Figure
 from scopewatch.report.tables import Table, numeric, shown
 from scopewatch.report.visible import visible
@@ -73,6 +74,7 @@ def _environment() -> Any:
         finalize=_seen,
     )
     environment.filters |= {"shown": shown, "numeric": numeric, "minus": _minus}
+    environment.tests["excerpt"] = lambda cell: isinstance(cell, Excerpt)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment
 

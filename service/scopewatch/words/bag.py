@@ -98,6 +98,11 @@ class Bag:
             if bucket in each
         ]
 
+    def weight(self, gram: str) -> float:
+        """The weight of a word, or of two words with a space between them; 0 if it weighs nothing."""
+        (bucket,) = buckets_of([gram], self._bits)
+        return self._weights.get(bucket, 0.0)
+
     def score(self, words: Sequence[str]) -> float:
         """The product of a text's vector and the weights; 0 of no words."""
         return fsum(each.contribution for each in self.counted(words))
