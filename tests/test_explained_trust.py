@@ -263,7 +263,8 @@ def test_the_first_paragraph_says_what_came_of_it() -> None:
     assert "read a response of 15 tokens behind 4 tokens of what came before it, written by another model" in flagged
     assert "The verdict is FLAG." in flagged
     assert f"“Guesses” is far above its threshold (score {score:.3g}, threshold 0.5)" in flagged
-    assert f"a probability of {100 / (1 + np.exp(-score)):.3g} %" in flagged
+    assert 0.999 < 1 / (1 + np.exp(-score)) < 1
+    assert "a probability of more than 99.9 %" in flagged, "never rounded to certainty"
     assert f"{10 * score:.3g} % of the benign pairs of its card score less" in flagged
     assert "it was strongest on “" in flagged
     assert "not that anything in the text is wrong" in flagged
@@ -284,7 +285,8 @@ def test_a_pass_is_no_proof() -> None:
     recorded = summary(FEATURE | {"severity": "info"})
 
     assert "The verdict is PASS." in recorded
-    assert "which is for the record and makes no flag" in recorded
+    assert "For the record, which makes no flag, “one” (strongest on “" in recorded
+    assert "is above the threshold. PASS means" in recorded
     assert "nothing that makes a flag was above its threshold" in recorded
 
 

@@ -29,7 +29,9 @@ def test_what_matters_is_told() -> None:
     assert "probability 0.903 = 1 / (1 + exp(-(2.4 * 1.389 - 1.1)))" in text
     assert "claims without support: below, score 0.614, threshold 1.500" in text
     assert "tone: not scored, the pair has no history that it could read" in text
-    assert f"Look here first: asserted, though the reader did not expect it\n  {explanations.SENTENCES[2]}" in text
+    assert f"look here first  {explanations.SENTENCES[2]}\n  speculative      {explanations.SENTENCES[3][:60]}" in text
+    assert all(f": {one.conclusion}" in flat for one in made.ablations)
+    assert f"Fewer words: {made.deletion.conclusion}" in flat
     assert [] == [sentence for sentence in made.trust if sentence not in flat]
 
 

@@ -22,7 +22,11 @@ def plural(n: int, noun: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, to three digits."""
+    """A share in percent, to three digits, never rounded to all or nothing."""
+    if 0 < share < 0.001:
+        return "less than 0.1 %"
+    if 0.999 < share < 1:
+        return "more than 99.9 %"
     return f"{100 * share:.3g} %" if share < 10 else f"{100 * share:,.0f} %"
 
 

@@ -30,14 +30,19 @@ def summary(judgement: Judgement, sums: Sequence[Summed], words: Sequence[Sequen
         sums: Its indicators.
         words: The words that raised each of them most.
     """
-    above = [_above(one) + _strongest(own) for one, own in zip(sums, words, strict=True) if one.score.flagged]
+    above = [(one, own) for one, own in zip(sums, words, strict=True) if one.score.flagged]
+    noted = [_noted(one, own) for one, own in above if one.score.severity == "info"]
     told = [
         _looked_at(judgement, len(sums)),
         f"The verdict is {judgement.verdict.upper()}.",
-        *(above or ["No indicator is above its threshold."]),
-        _MEANS[judgement.verdict],
+        *(_above(one) + _strongest(own) for one, own in above if one.score.severity != "info"),
     ]
-    return " ".join(told)
+    if noted:
+        is_ = "is" if len(noted) == 1 else "are"
+        told.append(f"For the record, which makes no flag, {listed(noted)} {is_} above the threshold.")
+    if not above:
+        told.append("No indicator is above its threshold.")
+    return " ".join([*told, _MEANS[judgement.verdict]])
 
 
 def _looked_at(judgement: Judgement, n_indicators: int) -> str:
@@ -64,14 +69,17 @@ def _above(one: Summed) -> str:
     told = (
         f"{called(source)} is {_how_far(one)} its threshold (score {score.score:.3g}, threshold {score.threshold:.3g})"
     )
-    if score.severity == "info":
-        told += ", which is for the record and makes no flag"
     if score.probability is not None:
         told += f"; by its calibration that is a probability of {percent(score.probability)}"
     below = share_below(reference_of(source, score), score.score)
     if below is not None:
-        told += f"; {percent(below)} of the benign pairs of its card score less"
+        told += f"; {percent(below) if below < 1 else 'all'} of the benign pairs of its card score less"
     return told
+
+
+def _noted(one: Summed, words: Sequence[str]) -> str:
+    """An indicator that is for the record, with the words that counted most."""
+    return f"{called(one.source)} (strongest on {_quoted(words)})" if words else called(one.source)
 
 
 def _how_far(one: Summed) -> str:
@@ -87,4 +95,8 @@ def _strongest(words: Sequence[str]) -> str:
     """The words that counted most."""
     if not words:
         return "."
-    return f"; it was strongest on {listed([f'“{word}”' for word in words])}."
+    return f"; it was strongest on {_quoted(words)}."
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return listed([f"“{word}”" for word in words])

@@ -5,7 +5,7 @@ from textwrap import wrap
 
 from scopewatch.explanation import Explanation, IndicatorExplained
 from scopewatch.report.heat import Choice, choices
-from scopewatch.report.phrases import VERDICTS, by_weight, outcome, probability, unusual, words_at
+from scopewatch.report.phrases import QUADRANTS, VERDICTS, by_weight, outcome, probability, unusual, words_at
 from scopewatch.report.pieces import pieces_of
 from scopewatch.report.visible import one_line, visible
 from scopewatch.report.waterfall import Step, waterfall
@@ -13,7 +13,7 @@ from scopewatch.report.waterfall import Step, waterfall
 _WIDTH = 96
 _MOST_TERMS = 6
 _MOST_FLAGGED, _MOST_OTHERS = 4, 6
-_MOST_SENTENCES, _MOST_FIRST = 8, 3
+_MOST_TRUST, _MOST_SENTENCES = 8, 6
 _LONGEST_EXCERPT = 600
 _BEFORE = 120
 """How many characters of a long text stand before its hottest word."""
@@ -30,7 +30,8 @@ def explanation_text(explanation: Explanation) -> str:
         "",
         *_marked(explanation),
         *_indicators(explanation),
-        *_look_first(explanation),
+        *_sentences(explanation),
+        *_matters(explanation),
         *_trust(explanation),
     ]
     return "\n".join(visible(line).rstrip() for line in lines).rstrip()
@@ -119,22 +120,38 @@ def _named(step: Step, labels: dict[str, str]) -> str:
     return f"{name}, {one_line(term.pooling, 30) or 'score'} {term.pooled:.3g}{rare and f', {rare}'}"
 
 
-def _look_first(explanation: Explanation) -> Iterator[str]:
-    first = [one for one in explanation.sentences if one.quadrant == "check_first"]
-    if not first:
+def _sentences(explanation: Explanation) -> Iterator[str]:
+    """Where the sentences stand of which that is known, those first that are to be looked at first."""
+    order = list(QUADRANTS)
+    known = [one for one in explanation.sentences if one.quadrant]
+    if not known:
         return
-    yield "Look here first: asserted, though the reader did not expect it"
-    for sentence in first[:_MOST_FIRST]:
-        yield f"  {one_line(words_at(explanation, sentence.text, sentence.start, sentence.end), _WIDTH - 2)}"
-    if len(first) > _MOST_FIRST:
-        yield f"  and {len(first) - _MOST_FIRST} more"
+    yield "Sentences: hedged or asserted, and expected by the reader or not"
+    width = max(len(QUADRANTS[one.quadrant]) for one in known)
+    for one in sorted(known, key=lambda one: order.index(one.quadrant))[:_MOST_SENTENCES]:
+        said = one_line(words_at(explanation, one.text, one.start, one.end), _WIDTH - width - 4)
+        yield f"  {QUADRANTS[one.quadrant]:{width}}  {said}"
+    if len(known) > _MOST_SENTENCES:
+        yield f"  and {len(known) - _MOST_SENTENCES} more"
     yield ""
+
+
+def _matters(explanation: Explanation) -> Iterator[str]:
+    """What came of taking features out of the reader, and words out of the text."""
+    labels = {one.name: one.label or one.name for one in explanation.indicators}
+    for one in explanation.ablations:
+        name = one_line(labels.get(one.indicator, one.indicator), 72)
+        yield from _wrapped(one.conclusion, "  ", f"Without what raised {name}: ")
+    if explanation.deletion:
+        yield from _wrapped(explanation.deletion.conclusion, "  ", "Fewer words: ")
+    if explanation.ablations or explanation.deletion:
+        yield ""
 
 
 def _trust(explanation: Explanation) -> Iterator[str]:
     if explanation.trust:
         yield "How far to trust this"
-    for sentence in explanation.trust[:_MOST_SENTENCES]:
+    for sentence in explanation.trust[:_MOST_TRUST]:
         yield from _wrapped(sentence, "    ", "  - ")
-    if len(explanation.trust) > _MOST_SENTENCES:
-        yield f"  and {len(explanation.trust) - _MOST_SENTENCES} more"
+    if len(explanation.trust) > _MOST_TRUST:
+        yield f"  and {len(explanation.trust) - _MOST_TRUST} more"
