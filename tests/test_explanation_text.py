@@ -9,6 +9,7 @@ import pytest
 import explanations
 from scopewatch.explanation import Explanation
 from scopewatch.report.explanation_text import explanation_text
+from scopewatch.report.phrases import probability
 
 EVERY = [explanations.flagged, explanations.plain, explanations.hostile, explanations.huge, explanations.empty]
 
@@ -92,3 +93,13 @@ def test_what_was_not_judged_whole_says_so() -> None:
     assert re.match(r"INCOMPLETE  x+…\n  not judged whole: the response was cut\n", text)
     assert re.search(r"^  … «?<+", text, re.MULTILINE)
     assert text.count(": flagged, score 30.500") == 12
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0, "0.000"), (3.1e-5, "3.1e-05"), (0.5, "0.500"), (0.99999, "1 - 1e-05"), (1.0, "1.000")]
+)
+def test_no_probability_is_rounded_to_certainty(value: float, shown: str) -> None:
+    """What rounds to 0 or 1 is shown by how far it is from it."""
+    indicator = explanations.flagged().indicators[0].model_copy(update={"probability": value, "slope": None})
+
+    assert probability(indicator) == shown

@@ -141,7 +141,7 @@ def _matters(explanation: Explanation) -> Iterator[str]:
     labels = {one.name: one.label or one.name for one in explanation.indicators}
     for one in explanation.ablations:
         name = one_line(labels.get(one.indicator, one.indicator), 72)
-        yield from _wrapped(one.conclusion, "  ", f"Without what raised {name}: ")
+        yield from _wrapped(one.conclusion, "  ", f"Does it matter? {name}: ")
     if explanation.deletion:
         yield from _wrapped(explanation.deletion.conclusion, "  ", "Fewer words: ")
     if explanation.ablations or explanation.deletion:

@@ -46,11 +46,19 @@ def probability(indicator: IndicatorExplained) -> str:
     """The probability with the formula that gives it; empty where the indicator has none."""
     if indicator.probability is None:
         return ""
+    chance = _chance(indicator.probability)
     if indicator.slope is None or indicator.intercept is None:
-        return f"{indicator.probability:.3f}"
+        return chance
     slope = "" if indicator.slope == 1 else f"{indicator.slope:.4g} * "
     intercept = f" {indicator.intercept:+.4g}".replace("+", "+ ").replace("-", "- ") if indicator.intercept else ""
-    return f"{indicator.probability:.3f} = 1 / (1 + exp(-({slope}{indicator.score:.4g}{intercept})))"
+    return f"{chance} = 1 / (1 + exp(-({slope}{indicator.score:.4g}{intercept})))"
+
+
+def _chance(value: float) -> str:
+    """A probability to three digits, and to as many more as show that it is neither 0 nor 1."""
+    if 0 < value < 0.0005:
+        return f"{value:.2g}"
+    return f"1 - {1 - value:.2g}" if 0.9995 <= value < 1 else f"{value:.3f}"
 
 
 def outcome(indicator: IndicatorExplained) -> str:
