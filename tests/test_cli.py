@@ -412,7 +412,8 @@ def test_evaluate_measures_what_the_server_would_say(
     wins = [(p > n) + (p == n) / 2 for p in positive for n in negative]
     flagged = [row["label"] for alpha, row in zip(alphas, rows, strict=True) if alpha.flagged]
 
-    assert {*Evaluation.__dataclass_fields__, "interval", "beats_bag_of_words"} == set(found)
+    mistakes = {"false_positives", "false_negatives"}
+    assert {*Evaluation.__dataclass_fields__, "interval", "beats_bag_of_words", *mistakes} == set(found)
     assert (found["indicator"], found["watchlist"], found["n"], found["n_positive"]) == ("alpha", "test", 6, 3)
     assert (found["threshold"], found["truncated"], found["calibrated"]) == (1.0, 0, False)
     assert found["auroc"] == pytest.approx(sum(wins) / len(wins))

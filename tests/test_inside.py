@@ -559,7 +559,7 @@ def test_a_reading_is_what_is_scored_and_what_the_reader_expected(windows: int, 
     np.testing.assert_allclose(told[:, 4:], np.concatenate([expected(model, w) for w in tokens.windows]), atol=1e-4)
     assert covered.table is inside.read(tokens).table
     assert engine.identity.feature_ids == covered.table.features[:-2]
-    with_head = replace(engine.identity, reader=engine.reader.identity, head=True)
+    with_head = replace(engine.identity, head=True)
     assert with_head.feature_ids == covered.table.features
 
 
