@@ -62,10 +62,9 @@ def main() -> None:
         file.write_text(explanation_html(explanation, references=BENIGN), encoding="utf-8")
         page.look()
         page.open(file)
-        height = page.value("document.documentElement.scrollHeight")
-        save("light", screen(page, 1100, height))
-        save("dark", screen(page, 1100, min(height, 2600), dark=True))
-        save("phone", screen(page, 360, 3000))
+        save("light", screen(page, 1100, 2000))
+        save("dark", screen(page, 1100, 2000, dark=True))
+        save("phone", screen(page, 360, 2000))
         save("print", paper(page, Path(folder)))
 
 

@@ -7,6 +7,7 @@ from itertools import chain
 from statistics import fmean
 
 from scopewatch.explanation import Explanation, Heat, IndicatorExplained, TokenFeatures
+from scopewatch.report.phrases import by_weight
 from scopewatch.report.pieces import MOST_PIECES, Piece
 from scopewatch.report.visible import one_line
 
@@ -84,8 +85,7 @@ def for_script(explanation: Explanation, choosable: Sequence[Choice], pieces: Se
 
 
 def _indicators(explanation: Explanation) -> Iterator[Choice]:
-    order = sorted(explanation.indicators, key=lambda one: (not one.flagged, one.threshold - one.score))
-    for indicator in order:
+    for indicator in by_weight(explanation.indicators):
         if any(indicator.heat.value):
             yield _of_heat(indicator.heat, _name(indicator), "indicator", "what is added to its score there")
 
