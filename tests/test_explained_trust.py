@@ -19,7 +19,7 @@ from explained_pairs import (
 from scopewatch.explanation import Ablation, Change, Deletion, Span
 from scopewatch.identity import Relation
 from scopewatch.sources import ReaderSource
-from scopewatch.types import Pair, Segment
+from scopewatch.types import Pair, Segment, Turn
 from spine import read
 
 PAIR = Pair("Why?", "It may be gout.")
@@ -261,6 +261,8 @@ def test_the_first_paragraph_says_what_came_of_it() -> None:
     score = told(explain(PAIR, FEATURE), "one").score
 
     assert "read a response of 15 tokens behind 4 tokens of what came before it, written by another model" in flagged
+    talk = explain(replace(PAIR, history=(Turn("user", "Hello"),)), FEATURE).summary
+    assert "behind 9 tokens of what came before it" in talk, "what was said before counts too"
     assert "The verdict is FLAG." in flagged
     assert f"“Guesses” is far above its threshold (score {score:.3g}, threshold 0.5)" in flagged
     assert 0.999 < 1 / (1 + np.exp(-score)) < 1
