@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from browser import PROGRAMS, browser
@@ -146,6 +146,7 @@ WORDS = st.lists(st.sampled_from(["a", "rain", "creatinine", "may", "\n", "it's"
 
 
 @given(WORDS, st.lists(st.tuples(st.integers(0, 900), st.integers(1, 40)), max_size=6))
+@example("ü" * 30 + " a" * 10 + " rain", [(30, 8), (30, 18), (0, 1)])
 def test_an_excerpt_is_of_the_text(text: str, places: list[tuple[int, int]]) -> None:
     """Its pieces stand in the text in this order, whole words are marked, the first place is there, and it is short."""
     spans = [Place(start, min(start + length, len(text))) for start, length in places if start < len(text)]

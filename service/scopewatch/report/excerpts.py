@@ -83,17 +83,26 @@ def _windows(text: str, places: Sequence[Place], around: int, most: int) -> list
     for place in places:
         if any(window.start <= place.start and place.end <= window.end for window in windows):
             continue
-        end = min(place.end, place.start + room)
+        end = place.end
+        if end - place.start > room:
+            if windows:
+                break
+            end = place.start + (_last_space(text[place.start : place.start + room + 1]) or room)
         before, after = text[max(0, place.start - around) : place.start], text[end : end + around]
         if len(before) == around:
-            before = before[before.find(" ") + 1 :]
+            before = before[len(before) - _last_space(before[::-1]) :]
         if len(after) == around:
-            after = after[: max(0, after.rfind(" "))]
+            after = after[: _last_space(after)]
         windows.append(Place(place.start - len(before), end + len(after)))
         room -= windows[-1].end - windows[-1].start
         if room <= 0:
             break
     return windows
+
+
+def _last_space(text: str) -> int:
+    """The index of the last white space of a text; 0 without any."""
+    return next((at for at in range(len(text) - 1, 0, -1) if text[at].isspace()), 0)
 
 
 def _joined(places: Sequence[Place]) -> list[Place]:
