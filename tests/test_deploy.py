@@ -17,6 +17,8 @@ import kubernetes_validate
 import pytest
 import redis
 import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 import scopewatch
 from conftest import free_port, need, wait_until
@@ -482,7 +484,8 @@ def test_redis_lets_nobody_do_more_than_a_cache_does(base: Manifests, tmp_path: 
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     client.execute_command(*command.split())
         for stranger in ({}, {"password": PASSWORD}, {"username": "scopewatch", "password": "another"}):
-            with redis.Redis(port=port, **stranger) as client, pytest.raises(redis.AuthenticationError):
+            once = Retry(NoBackoff(), 0)
+            with redis.Redis(port=port, retry=once, **stranger) as client, pytest.raises(redis.AuthenticationError):
                 client.get("scopewatch:1:a")
 
 
