@@ -11,7 +11,7 @@ from scopewatch.explain.sums import Summed, summed
 from scopewatch.explain.texts import ReadTexts
 from scopewatch.identity import FeatureKey
 from scopewatch.pipeline.compiled import CompiledIndicator
-from scopewatch.pipeline.scoring import dense_activations
+from scopewatch.pipeline.segment_view import dense_activations
 from scopewatch.pipeline.stages import Judged
 from scopewatch.types import CoveredActivations, Float64, Segment, TokenisedPair
 from scopewatch.verdicts import IndicatorScore, Judgement

@@ -28,7 +28,7 @@ from scopewatch.explanation import (
 )
 from scopewatch.identity import FeatureKey
 from scopewatch.pipeline.compiled import CompiledWatchlist
-from scopewatch.pipeline.scoring import dense_activations
+from scopewatch.pipeline.segment_view import dense_activations
 from scopewatch.pipeline.stages import Judged
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.types import CoveredActivations, Float64

@@ -9,7 +9,7 @@ from scopewatch.explain.texts import ReadTexts
 from scopewatch.explain.token_shares import token_shares
 from scopewatch.explanation import Group
 from scopewatch.pipeline.compiled import CompiledIndicator, CompiledWatchlist, CompiledWords
-from scopewatch.pipeline.scoring import dense_activations
+from scopewatch.pipeline.segment_view import dense_activations
 from scopewatch.pipeline.word_counts import words_read
 from scopewatch.sentences import SegmentSentences
 from scopewatch.types import CoveredActivations, Float64, TokenisedPair

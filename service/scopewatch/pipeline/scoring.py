@@ -1,14 +1,12 @@
 """From sparse activations to a verdict with evidence: a pure function of the activations and the watchlist."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import exp, fsum, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scopewatch.errors import EngineError
-from scopewatch.identity import FeatureKey
 from scopewatch.pipeline.compiled import (
     Compiled,
     CompiledCombination,
@@ -18,31 +16,12 @@ from scopewatch.pipeline.compiled import (
     CompiledWords,
 )
 from scopewatch.pipeline.incomplete import incomplete
-from scopewatch.pipeline.pooling import Dense, pool, tokens_read
+from scopewatch.pipeline.pooling import pool, tokens_read
+from scopewatch.pipeline.segment_view import SegmentView, view_of
 from scopewatch.pipeline.signals import SignalValue, signal_of
 from scopewatch.pipeline.word_counts import WordsRead, count_words, words_read
-from scopewatch.sentences import SegmentSentences
 from scopewatch.types import CoveredActivations, Segment, TokenisedPair
 from scopewatch.verdicts import Evidence, FeatureScore, IndicatorScore, Judgement, Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class _SegmentView:
-    """One segment of a pair as every indicator that reads it sees it."""
-
-    tokens: TokenisedPair
-    positions: NDArray[np.intp]
-    """The segment's tokens, ascending."""
-    features: tuple[FeatureKey, ...]
-    dense: Dense
-    """Shape (len(positions), len(features))."""
-    sentences: SegmentSentences
-    """The sentences that the segment's tokens make."""
-    n_tokens: int
-    """How many tokens the segment has in the pair's last reading, the cleaned one if there is one: thresholds may go by
-    it, and odd characters, which make many tokens, shall not raise them."""
-    damaged: frozenset[int]
-    """The places of features with an activation that is no finite number."""
 
 
 # What overflows is found in the result.
@@ -99,7 +78,7 @@ def _scores(
 ) -> list[IndicatorScore]:
     """What each indicator says of one reading, in the watchlist's order; `lengths` is how long each segment counts."""
     views = {
-        segment: _view(watchlist, segment, tokens, covered, lengths[segment])
+        segment: view_of(watchlist, segment, tokens, covered, lengths[segment])
         for segment in {indicator.segment for indicator in watchlist.indicators}
     }
     words = {
@@ -130,7 +109,7 @@ def _fired(tokens: TokenisedPair, covered: CoveredActivations) -> NDArray[np.int
     return np.flatnonzero(fires)
 
 
-def _score(indicator: CompiledIndicator, view: _SegmentView, max_evidence: int) -> IndicatorScore:
+def _score(indicator: CompiledIndicator, view: SegmentView, max_evidence: int) -> IndicatorScore:
     if not len(view.positions):
         return _skipped(indicator, "empty_segment")
     if not view.damaged.isdisjoint(indicator.slots.tolist()):
@@ -148,7 +127,7 @@ def _score(indicator: CompiledIndicator, view: _SegmentView, max_evidence: int) 
     )
 
 
-def _count(indicator: CompiledWords, view: _SegmentView, words: WordsRead, max_evidence: int) -> IndicatorScore:
+def _count(indicator: CompiledWords, view: SegmentView, words: WordsRead, max_evidence: int) -> IndicatorScore:
     if not len(view.positions):
         return _skipped(indicator, "empty_segment")
     counts = count_words(indicator, words, max_evidence)
@@ -156,7 +135,7 @@ def _count(indicator: CompiledWords, view: _SegmentView, words: WordsRead, max_e
 
 
 def _combine(
-    indicator: CompiledCombination, view: _SegmentView, scores: Mapping[str, IndicatorScore], max_evidence: int
+    indicator: CompiledCombination, view: SegmentView, scores: Mapping[str, IndicatorScore], max_evidence: int
 ) -> IndicatorScore:
     if not len(view.positions):
         return _skipped(indicator, "empty_segment")
@@ -192,7 +171,7 @@ def _sum(indicator: Compiled, contributions: Sequence[float]) -> float:
 def _scored(
     indicator: Compiled,
     score: float,
-    view: _SegmentView,
+    view: SegmentView,
     *,
     features: tuple[FeatureScore, ...] = (),
     evidence: tuple[Evidence, ...] = (),
@@ -253,47 +232,12 @@ def _features(
     )
 
 
-def _view(
-    watchlist: CompiledWatchlist, segment: Segment, tokens: TokenisedPair, covered: CoveredActivations, n_tokens: int
-) -> _SegmentView:
-    sentences = SegmentSentences(tokens, segment)
-    dense = dense_activations(watchlist, covered, sentences.positions, len(tokens.ids))
-    damaged = frozenset[int]()
-    if not np.isfinite(covered.activations.value).all():
-        damaged = frozenset(np.flatnonzero(~np.isfinite(dense).all(axis=0)).tolist())
-    return _SegmentView(tokens, sentences.positions, watchlist.features, dense, sentences, n_tokens, damaged)
-
-
-def dense_activations(
-    watchlist: CompiledWatchlist, covered: CoveredActivations, positions: NDArray[np.intp], n_tokens: int
-) -> Dense:
-    """What fired of every feature of a watchlist on some of a pair's tokens; shape (len(positions), n_slots).
-
-    Args:
-        watchlist: The watchlist.
-        covered: What fired on the pair's tokens, covering every feature of the watchlist.
-        positions: The tokens, ascending.
-        n_tokens: The number of the pair's tokens.
-    """
-    activations, slots = covered.activations, watchlist.slots_of(covered.table)
-    assert slots is not None, "whoever reads activations for a watchlist sees that they cover it"
-    row_of = np.full(n_tokens, -1)
-    row_of[positions] = np.arange(len(positions))
-    row, slot = row_of[activations.token], slots[activations.column]
-    mine = (row >= 0) & (slot >= 0)
-    dense = np.zeros((len(positions), len(watchlist.features)))
-    dense[row[mine], slot[mine]] = activations.value[mine]
-    for twin, original in watchlist.twins:
-        dense[:, twin] = dense[:, original]
-    return dense
-
-
 def _sigmoid(x: float) -> float:
     return 1 / (1 + exp(-x)) if x >= 0 else exp(x) / (1 + exp(x))
 
 
 def _evidence(
-    indicator: CompiledIndicator, contributions: NDArray[np.float64], view: _SegmentView, max_evidence: int
+    indicator: CompiledIndicator, contributions: NDArray[np.float64], view: SegmentView, max_evidence: int
 ) -> tuple[Evidence, ...]:
     """Spans where features that raised the score fired, by weight times activation, strongest first.
 
