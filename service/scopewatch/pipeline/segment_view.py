@@ -34,6 +34,15 @@ class SegmentView:
 def view_of(
     watchlist: CompiledWatchlist, segment: Segment, tokens: TokenisedPair, covered: CoveredActivations, n_tokens: int
 ) -> SegmentView:
+    """One segment of a reading, for every indicator that reads it.
+
+    Args:
+        watchlist: The watchlist.
+        segment: The segment.
+        tokens: The reading.
+        covered: What fired on its tokens, covering every feature of the watchlist.
+        n_tokens: How long the segment counts, where thresholds go by length.
+    """
     sentences = SegmentSentences(tokens, segment)
     dense = dense_activations(watchlist, covered, sentences.positions, len(tokens.ids))
     damaged = frozenset[int]()
