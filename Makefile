@@ -70,7 +70,7 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt requirements-nodeps.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[calibration,reader,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[calibration,ray,reader,tracing,dev]'
 	$(BIN)/pip install --quiet --no-deps --requirement requirements-nodeps.txt
 	touch $@
 
