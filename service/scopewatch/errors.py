@@ -24,7 +24,7 @@
             ├── TooLittleData   not enough of it for what is asked
             └── Unsupported     it does not support an indicator; says what was measured
 
-InvalidRequest is the caller's fault, SetupError the operator's, the others ours. `doors.grpc.status` maps each to a
+InvalidRequest is the caller's fault, SetupError the operator's, the others ours. `contract.status` maps each to a
 gRPC status; a test walks the tree through that table.
 """
 

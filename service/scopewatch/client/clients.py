@@ -13,11 +13,11 @@ from google.protobuf import json_format
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from scopewatch.addresses import is_loopback
 from scopewatch.client.credentials import bearer, channel_credentials
 from scopewatch.client.explanations import explain_request, explanation_of
 from scopewatch.client.requests import ScoreFields, request
-from scopewatch.config import is_loopback
-from scopewatch.doors.grpc.status import from_status
+from scopewatch.contract.status import from_status
 from scopewatch.errors import ConfigError, ScopewatchError
 from scopewatch.explanation import Explanation
 from scopewatch.v1 import monitor_pb2 as pb
