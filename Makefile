@@ -65,12 +65,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 
-$(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[reader]'
+$(VENV)/demo.stamp: $(BIN)/python pyproject.toml client/pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ./client --editable '.[reader]'
 	touch $@
 
-$(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt requirements-nodeps.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[calibration,ray,reader,tracing,dev]'
+$(VENV)/dev.stamp: $(BIN)/python pyproject.toml client/pyproject.toml constraints.txt requirements-nodeps.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ./client \
+	  --editable '.[calibration,ray,reader,tracing,dev]'
 	$(BIN)/pip install --quiet --no-deps --requirement requirements-nodeps.txt
 	touch $@
 
