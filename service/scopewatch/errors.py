@@ -2,7 +2,7 @@
 
     ScopewatchError
     ├── InvalidRequest        the caller's pair cannot be scored; names the field
-    │   └── UnknownWatchlist
+    │   └── UnknownWatchlist  the watchlist that it names is not loaded
     ├── Unauthenticated       the caller is not known
     ├── NotAllowed            the caller's roles do not hold what it asks for
     ├── Overloaded            no room for the pair now, or not before its deadline; says when to come back
