@@ -11,8 +11,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-_OLD, _NEW = "grpc.reflection.v1alpha", "grpc.reflection.v1"
-_SERVICE = "ServerReflection"
+_SERVICE = "grpc.reflection.v1.ServerReflection"
 
 
 def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
@@ -24,7 +23,7 @@ def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
     """
     pool = descriptor_pool.Default()
     pool.AddSerializedFile(_newer_file().SerializeToString())
-    names = (*services, f"{_OLD}.{_SERVICE}", f"{_NEW}.{_SERVICE}")
+    names = (*services, reflection.SERVICE_NAME, _SERVICE)
     servicer: Any = reflection.aio.ReflectionServicer(names, pool=pool)
     stubs: Any = reflection_pb2_grpc
     stubs.add_ServerReflectionServicer_to_server(servicer, server)
@@ -33,7 +32,7 @@ def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    methods = grpc.method_handlers_generic_handler(f"{_NEW}.{_SERVICE}", {"ServerReflectionInfo": method})
+    methods = grpc.method_handlers_generic_handler(_SERVICE, {"ServerReflectionInfo": method})
     server.add_generic_rpc_handlers((methods,))
 
 
@@ -41,7 +40,7 @@ def _newer_file() -> descriptor_pb2.FileDescriptorProto:
     """The file of the newer name, made of that of the older."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
-    text = json_format.MessageToJson(file).replace(_OLD, _NEW).replace("reflection/v1alpha/", "reflection/v1/")
+    text = json_format.MessageToJson(file).replace("v1alpha", "v1")
     newer = descriptor_pb2.FileDescriptorProto()
     json_format.Parse(text, newer)
     return newer
