@@ -139,8 +139,9 @@ def test_the_client_needs_little() -> None:
 
 
 def test_every_import_of_the_client_is_declared() -> None:
-    """Its files import the standard library, each other, and the distributions that it names."""
-    declared = {"google", "grpc", "grpc_status", "pydantic", "scopewatch"}
+    """Its files import the standard library, each other, the distributions that it names, and OpenTelemetry where the
+    caller's program has imported it."""
+    declared = {"google", "grpc", "grpc_status", "opentelemetry", "pydantic", "scopewatch"}
     found = set[str]()
     for name in packed(ROOT / "client"):
         if name.endswith(".py") and not name.endswith(("_pb2.py", "_pb2_grpc.py")):

@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from scopewatch.addresses import is_loopback
 from scopewatch.client.credentials import bearer, channel_credentials
 from scopewatch.client.requests import ScoreFields, request
+from scopewatch.client.trace_context import trace_context
 from scopewatch.contract.status import from_status
 from scopewatch.errors import ConfigError, ScopewatchError
 from scopewatch.v1 import monitor_pb2 as pb
@@ -119,7 +120,8 @@ class _Connection:
     @property
     def _sent(self) -> dict[str, Any]:
         """What goes with every call beside its message."""
-        return {"timeout": self._timeout_s, "metadata": None if self._token is None else bearer(self._token)}
+        shown = () if self._token is None else bearer(self._token)
+        return {"timeout": self._timeout_s, "metadata": (*shown, *trace_context())}
 
 
 class Client(_Connection):
