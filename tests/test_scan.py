@@ -28,8 +28,10 @@ from scopewatch.errors import (
     NotReady,
     ScopewatchError,
 )
-from scopewatch.lifecycle.parts import Scanned, parts_of
-from scopewatch.lifecycle.scan import Origin, check_out, scan
+from scopewatch.lifecycle.out import Out, out_of
+from scopewatch.lifecycle.result_rows import Origin
+from scopewatch.lifecycle.scan import Wanted, scan
+from scopewatch.lifecycle.shards import Scanned
 from scopewatch.lifecycle.until_signal import until_signal
 from scopewatch.pairs import rows
 from scopewatch.pairs.columns import Columns
@@ -69,8 +71,20 @@ class FakeScorer:
 
 
 def scan_now(data: Path, out: Path, score: Callable[..., Any], *more_data: Path, **more: Any) -> Scanned:
-    options = {"origin": ORIGIN, "indicators": ["loud", "past"], "at_once": 3, "part_rows": 4} | more
-    return asyncio.run(scan([data, *more_data], out, score, **options))
+    """Scans files; `out` is a folder where `each` names a format."""
+    options = {"origin": ORIGIN, "indicators": ["loud", "past"], "at_once": 3}
+    options |= {name: more.pop(name) for name in options if name in more}
+    wanted = Wanted([data, *more_data], Out(out, more.pop("each", "")), **{"part_rows": 4} | more)
+    return asyncio.run(scan(wanted, score, **options))
+
+
+def parts_of(out: Path) -> Path:
+    return Out(out).parts
+
+
+def part_files(out: Path) -> list[Path]:
+    """The finished parts of a result."""
+    return list(parts_of(out).glob("*/part-*.jsonl"))
 
 
 def jsonl(file: Path, *found: object) -> Path:
@@ -371,7 +385,7 @@ def test_a_scan_that_was_killed_goes_on(house: House, tmp_path: Path, number: si
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     program = [sys.executable, "-m", "scopewatch", *command, str(out)]
     scanning = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
-    wait_until((parts_of(out) / "part-00000001.jsonl").exists, "no part was finished", 120)
+    wait_until(lambda: len(part_files(out)) > 1, "no part was finished", 120)
     scanning.send_signal(number)
     _, err = scanning.communicate(timeout=60)
 
@@ -379,7 +393,7 @@ def test_a_scan_that_was_killed_goes_on(house: House, tmp_path: Path, number: si
     assert (f"scopewatch: stopped; the same command goes on with {parts_of(out)}" in err) is (code > 0)
     assert "Traceback" not in err
     assert not out.exists()
-    assert 2 <= len(list(parts_of(out).glob("part-*.jsonl"))) < 30
+    assert 2 <= len(part_files(out)) < 30
     run(*command, out)
     run(*command, whole)
     assert whole.read_bytes() == out.read_bytes()
@@ -404,7 +418,7 @@ def test_a_signal_stops_the_work_and_is_told(number: signal.Signals) -> None:
         pytest.param(
             {"origin": Origin.of(WATCHLISTS["second"], IDENTITY, 32)}, "engine_digest, watchlist", id="origin"
         ),
-        pytest.param({}, "data_digest", id="data"),
+        pytest.param({}, "content of {data}", id="data"),
     ],
 )
 def test_parts_of_something_else_are_refused(tmp_path: Path, change: dict[str, Any], named: str) -> None:
@@ -418,7 +432,7 @@ def test_parts_of_something_else_are_refused(tmp_path: Path, change: dict[str, A
         scan_now(data, out, FakeScorer(), **change)
 
     assert str(refused.value) == (
-        f"{parts_of(out)}: was begun with another {named}; delete the folder to begin anew, or give another --out"
+        f"{parts_of(out)}: was begun with another {named.format(data=data)}; delete the folder to begin anew, or give another --out"
     )
 
 
@@ -437,7 +451,7 @@ def test_two_scans_do_not_write_one_result(tmp_path: Path) -> None:
     data, out = numbers(tmp_path / "data.jsonl", 9), tmp_path / "out.jsonl"
 
     async def scan_again(_: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
-        await scan([data], out, FakeScorer(), origin=ORIGIN, indicators=[], at_once=1)
+        await scan(Wanted([data], Out(out)), FakeScorer(), origin=ORIGIN, indicators=[], at_once=1)
         raise AssertionError
 
     with pytest.raises(DataError, match="another scan is writing here"):
@@ -453,7 +467,7 @@ def test_files_are_checked_before_anything_is_loaded(tmp_path: Path, monkeypatch
 
     def refused(data: Path, out: Path) -> str:
         with pytest.raises(DataError) as error:
-            check_out([data], out, overwrite=False)
+            out_of(str(out), "").check([data], overwrite=False)
         return str(error.value)
 
     assert f"{tmp_path / 'out.csv'}: expected a name that ends in .jsonl or .parquet" == refused(
@@ -462,13 +476,11 @@ def test_files_are_checked_before_anything_is_loaded(tmp_path: Path, monkeypatch
     assert f"{tmp_path / 'no'}: no such folder" == refused(data, tmp_path / "no" / "out.jsonl")
     out.touch()
     assert f"{out}: exists already; give another --out, or --overwrite" == refused(data, out)
-    check_out([data], out, overwrite=True)
+    Out(out).check([data], overwrite=True)
     (out.with_name("same.jsonl")).symlink_to(data)
     for itself in (data, out.with_name("same.jsonl")):
         with pytest.raises(DataError, match="is the file to be scored; give another --out"):
-            check_out([data], itself, overwrite=True)
-    (tmp_path / "folder.jsonl").mkdir()
-    assert f"{tmp_path / 'folder.jsonl'}: is a folder; give another --out" == refused(data, tmp_path / "folder.jsonl")
+            Out(itself).check([data], overwrite=True)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "Parquet files need pyarrow: pip install 'scopewatch[calibration]'" in refused(data, tmp_path / "a.parquet")
     assert 1 == scan_now(data, out, FakeScorer()).tally.read
