@@ -1,6 +1,8 @@
 """A file through the online scorer: the numbers are the server's, no row is lost, and what is done stays done."""
 
 import asyncio
+import csv
+import gzip
 import json
 import os
 import signal
@@ -529,3 +531,167 @@ def test_scan_takes_one_watchlist(house: House, tmp_path: Path, capsys: pytest.C
     run("scan", data, "--out", tmp_path / "a.jsonl", "--watchlist", house.watchlist, house.watchlist, code=2)
 
     assert "scan scores against one watchlist, not 2; run it once for each" in capsys.readouterr().err
+
+
+# Where it goes on
+
+
+def bytes_read() -> int:
+    """The number of bytes that this process has read so far, as the kernel counts them."""
+    return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["rchar"])
+
+
+def write_lines(file: Path, found: list[dict[str, object]]) -> None:
+    """JSONL with a byte order mark, blank lines and Windows' ends of lines."""
+    with gzip.open(file, "wb") if file.suffix == ".gz" else file.open("wb") as stream:
+        stream.write(b"\xef\xbb\xbf\n")
+        for row in found:
+            stream.write(json.dumps(row).encode() + b"\r\n\n")
+
+
+def write_csv(file: Path, found: list[dict[str, object]]) -> None:
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, found[0])
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def write_parquet(file: Path, found: list[dict[str, object]]) -> None:
+    pq.write_table(pa.Table.from_pylist(found), file, row_group_size=3)
+
+
+FORMS = {
+    "data.jsonl": write_lines,
+    "data.jsonl.gz": write_lines,
+    "data.csv": write_csv,
+    "data.parquet": write_parquet,
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_goes_on_at_every_part(tmp_path: Path, name: str) -> None:
+    """Wherever a scan is stopped, the next one asks for exactly the rows behind, under their own numbers."""
+    data = tmp_path / name
+    FORMS[name](data, [{"response": str(number), "id": f"line\n{number}"} for number in range(11)])
+    scan_now(data, tmp_path / "whole.jsonl", FakeScorer())
+    for stop in range(0, 11, 2):
+        out = tmp_path / f"{stop}.jsonl"
+        with pytest.raises(EngineDied):
+            scan_now(data, out, FakeScorer({str(stop): EngineDied("gone")}), part_rows=2)
+        second = FakeScorer()
+        scan_now(data, out, second, part_rows=2)
+
+        assert [str(number) for number in range(stop, 11)] == second.asked
+        assert (tmp_path / "whole.jsonl").read_text() == out.read_text()
+
+
+def test_what_is_done_is_not_read_again(tmp_path: Path) -> None:
+    """Of 40 MB, of which all but the end is done, a scan that goes on reads less than a tenth."""
+    data = jsonl(tmp_path / "data.jsonl", *({"response": str(n), "more": "x" * 400_000} for n in range(100)))
+    with pytest.raises(EngineDied):
+        scan_now(data, tmp_path / "out.jsonl", FakeScorer({"97": EngineDied("gone")}))
+    before = bytes_read()
+    scan_now(data, tmp_path / "out.jsonl", FakeScorer())
+
+    assert bytes_read() - before < data.stat().st_size / 10
+
+
+def test_a_file_that_was_touched_is_read_and_one_that_changed_refused(tmp_path: Path) -> None:
+    """Another time of change is no other content; another content of the same size is."""
+    data, out = numbers(tmp_path / "data.jsonl", 9), tmp_path / "out.jsonl"
+    with pytest.raises(EngineDied):
+        scan_now(data, out, FakeScorer({"8": EngineDied("gone")}))
+    os.utime(data, (1, 1))
+    with pytest.raises(EngineDied):
+        scan_now(data, out, FakeScorer({"8": EngineDied("gone")}))
+    data.write_text(data.read_text().replace('"3"', '"4"'))
+    with pytest.raises(DataError, match="was begun with another content of"):
+        scan_now(data, out, FakeScorer())
+
+
+def test_many_short_files_are_scored_together(tmp_path: Path) -> None:
+    """Files of one row each are given to the scorer by as many as it takes, and stand in the order of their names."""
+    sizes: list[int] = []
+
+    class Counting(FakeScorer):
+        async def __call__(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
+            sizes.append(len(jobs))
+            return await super().__call__(jobs)
+
+    files = [jsonl(tmp_path / f"{number}.jsonl", {"response": str(number)}) for number in range(9)]
+    found = scan_now(files[0], tmp_path / "out.jsonl", Counting(), *files[1:], at_once=4, part_rows=4)
+
+    assert ([4, 4, 1], 9) == (sizes, found.tally.read)
+    assert [str(file) for file in files] == [row["file"] for row in read(tmp_path / "out.jsonl")]
+
+
+# A folder of results
+
+
+@pytest.mark.parametrize("each", ["jsonl", "parquet"])
+def test_each_file_has_a_result_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: str) -> None:
+    """Results lie under the names of their files; what is done is left alone, and a file that came later is scored."""
+    monkeypatch.chdir(tmp_path)
+    Path("logs/old").mkdir(parents=True)
+    first, second = numbers(Path("logs/a.jsonl"), 9), numbers(Path("logs/old/a.jsonl"), 3)
+    assert Scanned(3, 0, Tally(12)) == scan_now(first, Path("out"), FakeScorer(), second, each=each)
+    third, again = numbers(Path("logs/b.jsonl"), 2), FakeScorer()
+
+    assert Scanned(3, 0, Tally(14)) == scan_now(first, Path("out"), again, second, third, each=each)
+    assert ["0", "1"] == again.asked
+    assert [9, 3, 2] == [len(read(Path("out/logs", f"{name}.{each}"))) for name in ("a", "old/a", "b")]
+    alone = tmp_path / f"alone.{each}"
+    scan_now(first, alone, FakeScorer())
+    assert read(alone) == read(Path(f"out/logs/a.{each}"))
+
+
+def test_a_result_that_is_gone_or_to_be_replaced_is_made_again(tmp_path: Path) -> None:
+    """A result that was deleted is made anew; with `overwrite` all are; another's file is in nobody's way unasked."""
+    data, out = numbers(tmp_path / "data.jsonl", 3), tmp_path / "out"
+    result = Out(out, "jsonl").of(data)
+    for prepare, overwrite, asked in (
+        (lambda: None, False, 3),
+        (lambda: None, False, 0),
+        (result.unlink, False, 3),
+        (lambda: None, True, 3),
+    ):
+        prepare()
+        scorer = FakeScorer()
+        scan_now(data, out, scorer, each="jsonl", overwrite=overwrite)
+        assert asked == len(scorer.asked)
+    other = Out(tmp_path / "other", "jsonl")
+    other.of(data).parent.mkdir(parents=True)
+    other.of(data).touch()
+    with pytest.raises(DataError, match="exists already; give another --out, or --overwrite"):
+        scan_now(data, other.path, FakeScorer(), each="jsonl")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["a.jsonl", "a.csv"],
+            "a.csv: its result would be out/a.jsonl, as that of a.jsonl; scan csv files into another",
+        ),
+        (["out/b.jsonl"], "out/b.jsonl: lies in out, where the results go; give another --out"),
+        (["../a.jsonl"], "../a.jsonl: has no place of its own below out; give --out a file name"),
+        (["-"], "-: has no place of its own below out; give --out a file name"),
+    ],
+)
+def test_files_whose_results_have_no_place_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], said: str
+) -> None:
+    """Two files are never written to one result, nor results scored as data."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as refused:
+        out_of("out/", "").check([Path(name) for name in names], overwrite=False)
+    assert str(refused.value).startswith(said)
+
+
+def test_how_a_name_says_what_the_result_is(tmp_path: Path) -> None:
+    """A folder that is there, or a slash at the end; the format of a file stands in its name."""
+    assert Out(tmp_path, "jsonl") == out_of(str(tmp_path), "")
+    assert Out(Path("new"), "parquet") == out_of("new/", "parquet")
+    assert Out(Path("new.parquet")) == out_of("new.parquet", "")
+    with pytest.raises(DataError, match="give --each only where --out is a folder"):
+        out_of("new.parquet", "jsonl")

@@ -2,13 +2,8 @@
 
 import os
 
-_SET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-}
-"""Ray reports its use to its makers unless told otherwise; nothing leaves the machine here that nobody asked for. What
-its own processes log of workers that ended would stand between our lines."""
+_SET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+"""Ray reports its use to its makers unless told otherwise; nothing leaves the machine here that nobody asked for."""
 
 
 def settle_ray() -> None:

@@ -10,21 +10,21 @@ import logging
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from scopewatch.app.load import load
+from scopewatch.app.load import Loaded, load
 from scopewatch.app.spine import offline
 from scopewatch.config import Config
 from scopewatch.config.for_ray import settle_ray
 from scopewatch.errors import ConfigError, ScopewatchError
-from scopewatch.lifecycle.chunks import Unread, chunks_of
+from scopewatch.lifecycle.chunks import Chunk, Unread, chunks_of
 from scopewatch.lifecycle.result_rows import Origin, scored
 from scopewatch.lifecycle.scan import Saving, Wanted, parts_for
-from scopewatch.lifecycle.shards import Scanned
+from scopewatch.lifecycle.shards import Row, Scanned
 from scopewatch.pairs.columns import Columns
 
 LOCAL = "local"
@@ -39,6 +39,24 @@ class Judges:
 
     origin: Origin
     indicators: tuple[str, ...]
+    """The names of the watchlist's indicators."""
+
+    @classmethod
+    def of(cls, loaded: Loaded, config: Config) -> "Judges":
+        """What a process scores with."""
+        (watchlist,) = loaded.watchlists
+        origin = Origin.of(watchlist, loaded.engine.identity, config.max_tokens)
+        return cls(origin, tuple(indicator.name for indicator in watchlist.indicators))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an actor found of a chunk."""
+
+    judges: Judges
+    chunk: Chunk
+    rows: Sequence[Row]
+    """The chunk's rows of the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +82,22 @@ class Scoring:
         self._config = config
         self._loop = asyncio.new_event_loop()
         loaded = load(config)
-        (watchlist,) = loaded.watchlists
-        self.judges = Judges(
-            Origin.of(watchlist, loaded.engine.identity, config.max_tokens),
-            tuple(indicator.name for indicator in watchlist.indicators),
-        )
-        self._spine = self._loop.run_until_complete(AsyncExitStack().enter_async_context(offline(config, loaded)))
+        self._judges = Judges.of(loaded, config)
+        # Whoever lets go of it closes it.
+        self._open = offline(config, loaded)
+        self._spine = self._loop.run_until_complete(self._open.__aenter__())
 
     def __call__(self, batch: _Batch) -> _Batch:
-        """The rows of the result for a chunk, and by whom."""
+        """What was found of a chunk; or the error that kept it from being read, or scored."""
         chunk = _held(batch)
-        score = scored([chunk], self._spine.score, self.judges.indicators, self._config.at_once)
-        (rows,) = self._loop.run_until_complete(score)
-        return _batch((self.judges, chunk, rows))
+        if isinstance(chunk, ScopewatchError):
+            return batch
+        try:
+            score = scored([chunk], self._spine.score, self._judges.indicators, self._config.at_once)
+            (rows,) = self._loop.run_until_complete(score)
+        except ScopewatchError as error:
+            return _batch(error)
+        return _batch(Found(self._judges, chunk, rows))
 
 
 def scan_on_ray(wanted: Wanted, config: Config, *, address: str, workers: int) -> Scanned | signal.Signals:
@@ -98,22 +119,20 @@ def scan_on_ray(wanted: Wanted, config: Config, *, address: str, workers: int) -
         with _ray(address, cpus=threads * workers + 1) as ray, _stopped_by_signals():
             gpus = float(config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
             each = Each(workers, threads, gpus)
-            judges = ray.get(ray.remote(num_cpus=threads, num_gpus=gpus)(_judges).remote(config))
+            judges = _value(ray.get(ray.remote(num_cpus=threads, num_gpus=gpus)(_judges).remote(config)))
             with (
                 parts_for(wanted, judges.origin, judges.indicators) as parts,
                 Saving(parts, wanted.reading) as saving,
             ):
-                for found, chunk, rows in _found(ray, parts.unread, wanted.reading.columns, config, each):
-                    if found != judges:
+                for found in _found(ray, parts.unread, wanted.reading.columns, config, each):
+                    if found.judges != judges:
                         raise ConfigError(
-                            f"--ray: workers score by {found.origin} and by {judges.origin}; give all the same files"
+                            f"--ray: workers score by {found.judges.origin} and {judges.origin}; give all one watchlist"
                         )
-                    saving.add(chunk, rows)
+                    saving.add(found.chunk, found.rows)
                 return parts.finish()
     except _Stopped as stopped:
         return stopped.signal
-    except Exception as error:
-        raise _cause(error) from None
 
 
 @contextmanager
@@ -137,8 +156,6 @@ def _ray(address: str, cpus: int) -> Iterator[Any]:
             ray.init(address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"--ray {address}: {str(error).splitlines()[0]}") from None
-    # What fails is raised here, too.
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # Each chunk is a block of its own, or one actor would get all of a file of some megabytes.
@@ -149,19 +166,32 @@ def _ray(address: str, cpus: int) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _found(ray: Any, unread: Sequence[Unread], columns: Columns, config: Config, each: Each) -> Iterator[Any]:
-    """What the actors give back, as it comes: by whom it was scored, the chunk and its rows."""
+def _found(ray: Any, unread: Sequence[Unread], columns: Columns, config: Config, each: Each) -> Iterator[Found]:
+    """What the actors found, as it comes.
+
+    Raises:
+        ScopewatchError: A file cannot be read, or the scorer failed altogether.
+    """
     if not unread:
         return
-    files = ray.data.from_items([{"value": one} for one in unread], override_num_blocks=len(unread))
+    files = ray.data.range(len(unread), override_num_blocks=len(unread))
     # A file's reader waits for the actors most of the time, and needs no processor kept for it.
-    chunks = files.map_batches(_read, fn_kwargs={"columns": columns}, batch_size=1, num_cpus=0)
-    actors = ray.data.ActorPoolStrategy(size=each.workers)
-    rows = chunks.map_batches(
-        Scoring, fn_constructor_args=(config,), batch_size=1, compute=actors, num_cpus=each.threads, num_gpus=each.gpus
+    chunks = files.map_batches(_read, fn_kwargs={"unread": unread, "columns": columns}, batch_size=1, num_cpus=0)
+    found = chunks.map_batches(
+        Scoring,
+        fn_constructor_args=(config,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=each.workers),
+        num_cpus=each.threads,
+        num_gpus=each.gpus,
     )
-    for batch in rows.iter_batches(batch_size=1, prefetch_batches=0):
-        yield _held(batch)
+    # What fails is raised here, too.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    try:
+        for batch in found.iter_batches(batch_size=1, prefetch_batches=0):
+            yield _value(_held(batch))
+    except ray.exceptions.RayError as error:
+        raise ScopewatchError(f"--ray: {str(error).strip().splitlines()[-1]}") from None
 
 
 class _Stopped(BaseException):
@@ -184,23 +214,26 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(number, how)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The error of ours that Ray wrapped into its own, or else the error."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ScopewatchError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return error
+def _read(batch: _Batch, unread: Sequence[Unread], columns: Columns) -> Iterator[_Batch]:
+    try:
+        for chunk in chunks_of(unread[int(batch["id"][0])], columns):
+            yield _batch(chunk)
+    except ScopewatchError as error:
+        yield _batch(error)
 
 
-def _read(batch: _Batch, columns: Columns) -> Iterator[_Batch]:
-    for chunk in chunks_of(_held(batch), columns):
-        yield _batch(chunk)
+def _judges(config: Config) -> Judges | ScopewatchError:
+    try:
+        return Judges.of(load(config), config)
+    except ScopewatchError as error:
+        return error
 
 
-def _judges(config: Config) -> Judges:
-    return Scoring(config).judges
+def _value(found: Any) -> Any:
+    """What came of a worker, unless it is an error, which Ray would wrap into one of its own."""
+    if isinstance(found, ScopewatchError):
+        raise found
+    return found
 
 
 def _batch(value: object) -> _Batch:
