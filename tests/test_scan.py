@@ -30,9 +30,10 @@ from scopewatch.errors import (
     NotReady,
     ScopewatchError,
 )
+from scopewatch.lifecycle.chunks import Unread, chunks_of
 from scopewatch.lifecycle.out import Out, out_of
-from scopewatch.lifecycle.result_rows import Origin
-from scopewatch.lifecycle.scan import Wanted, scan
+from scopewatch.lifecycle.result_rows import Origin, scored
+from scopewatch.lifecycle.scan import Wanted, parts_for, scan
 from scopewatch.lifecycle.shards import Scanned
 from scopewatch.lifecycle.until_signal import until_signal
 from scopewatch.pairs import rows
@@ -695,3 +696,22 @@ def test_how_a_name_says_what_the_result_is(tmp_path: Path) -> None:
     assert Out(Path("new.parquet")) == out_of("new.parquet", "")
     with pytest.raises(DataError, match="give --each only where --out is a folder"):
         out_of("new.parquet", "jsonl")
+
+
+def test_parts_that_came_out_of_order_are_kept(tmp_path: Path) -> None:
+    """Where a later part was finished first, only those that are missing are scored, and the result is in order."""
+    data, out = numbers(tmp_path / "data.jsonl", 11), Out(tmp_path / "out.jsonl")
+    chunks = list(chunks_of(Unread(data, 2), Columns()))
+    assert [(number, number == 5) for number in range(6)] == [(chunk.number, chunk.is_last) for chunk in chunks]
+    wanted = Wanted([data], out, part_rows=2)
+    with parts_for(wanted, ORIGIN, ["loud", "past"]) as parts:
+        for number in (3, 0, 1):
+            (rows,) = asyncio.run(scored([chunks[number]], FakeScorer(), ["loud", "past"], 3))
+            parts.add(chunks[number], rows)
+            parts.add(chunks[number], [])
+    again = FakeScorer()
+    scan_now(data, out.path, again, part_rows=2)
+
+    assert ["4", "5", "8", "9", "10"] == again.asked
+    scan_now(data, tmp_path / "whole.jsonl", FakeScorer(), part_rows=2)
+    assert (tmp_path / "whole.jsonl").read_text() == out.path.read_text()
