@@ -238,8 +238,9 @@ async def serving(settings: Config, gate: Gate | None = None) -> AsyncIterator[L
     finally:
         if gate:
             gate.open()
-        server.stop()
-        code = await running
+        # First, since a server that could not start raises here: nobody may listen to those of later tests.
         log.removeHandler(listener)
         log.setLevel(level)
+        server.stop()
+        code = await running
     assert code == 0
