@@ -162,7 +162,7 @@ class Asked:
 
 
 async def rolled(folder: Path, redis_port: int, rounds: int) -> Case:
-    """So many times, kills one of three servers, drains the next and reloads the third, all at once, under load."""
+    """So many times, kills one of three servers and drains the next, while the third is reloaded again and again."""
     known = await learnt(_made(folder / "quiet"))
     with ExitStack() as stack:
         fleet = Fleet(folder, redis_port, stack)
@@ -173,16 +173,21 @@ async def rolled(folder: Path, redis_port: int, rounds: int) -> Case:
             client = await opened.enter_async_context(AsyncClient(f"ipv4:{addresses}", timeout_s=60))
             asked = Asked(known)
             asking = [asyncio.create_task(asked.ask(client, seed)) for seed in range(CALLERS)]
+            reloads = 0
             for turn in range(rounds):
                 one, other, third = (turn % 3, (turn + 1) % 3, (turn + 2) % 3)
-                await asyncio.gather(fleet.kill(one), fleet.drain(other), fleet.reload(third))
+                restarting = asyncio.gather(fleet.kill(one), fleet.drain(other))
+                while not restarting.done():
+                    await fleet.reload(third)
+                    reloads += 1
+                await restarting
             asked.over.set()
             await asyncio.gather(*asking)
         codes = fleet.codes + [await asyncio.to_thread(server.stop) for server in fleet.servers]
-    return judged(asked, known, rounds, codes)
+    return judged(asked, known, codes, {"rounds": rounds, "reloads": reloads})
 
 
-def judged(asked: Asked, known: Known, rounds: int, codes: list[int]) -> Case:
+def judged(asked: Asked, known: Known, codes: list[int], done: dict[str, int]) -> Case:
     """Holds what callers were told to the bounds."""
     replies = sum(asked.by_digest.values())
     checks = [
@@ -195,13 +200,14 @@ def judged(asked: Asked, known: Known, rounds: int, codes: list[int]) -> Case:
         none_of("exit codes but 0 of those that were drained", sum(map(bool, codes))),
     ]
     numbers: dict[str, Any] = {
+        **done,
         "calls": asked.calls,
         "replies": replies,
         "cached": asked.cached,
         "by_version": [asked.by_digest[digest_of(version)] for version in range(len(VERSIONS))],
         "failures": dict(asked.failures.most_common(5)),
     }
-    name = f"three servers, one Redis, {CALLERS} callers: killed, drained and rolled {rounds} times"
+    name = f"three servers, one Redis, {CALLERS} callers: killed, drained and rolled {done['rounds']} times"
     return Case(name, checks, numbers)
 
 
