@@ -25,7 +25,7 @@ def platt(scores: Scores, labels: Bool) -> Probability:
     A score that runs the wrong way gets the flattest map there is.
     """
     spread = scores.std() or 1.0
-    fitted = LogisticRegression(C=1e3).fit(scores[:, None] / spread, labels)
+    fitted = LogisticRegression(C=1e3, max_iter=1000).fit(scores[:, None] / spread, labels)
     slope = max(float(fitted.coef_[0, 0]) / spread, 1e-9)
     return Probability(slope=float(f"{slope:.6g}"), intercept=float(f"{fitted.intercept_[0]:.6g}"))
 
@@ -40,7 +40,7 @@ def log_odds(held: Held, scores: Scores, labels: Bool, share: float) -> tuple[fl
     rows, left_out = (np.concatenate(parts) for parts in zip(*held, strict=True))
     fold = np.repeat(np.eye(len(held)), [len(part) for part, _ in held], axis=0)
     spread = left_out.std() or 1.0
-    fitted = LogisticRegression(C=1e3).fit(np.column_stack([left_out / spread, fold]), labels[rows])
+    fitted = LogisticRegression(C=1e3, max_iter=1000).fit(np.column_stack([left_out / spread, fold]), labels[rows])
     slope = max(float(fitted.coef_[0, 0]) / spread, 1e-9)
     far = 50 + float(np.abs(slope * scores).max())
     stand_for = np.where(labels, share / labels.mean(), (1 - share) / (1 - labels.mean()))
