@@ -55,11 +55,7 @@ def test_the_numbers_are_those_of_the_service(scorer: scopewatch.embedded.Scorer
 
 def test_evidence_comes_with_its_text(scorer: scopewatch.embedded.Scorer) -> None:
     """A span is shown by the characters that it is of."""
-    turns = [
-        ("user", "Insulin lowers blood sugar, what is gout?"),
-        ("assistant", "The quick brown fox."),
-        ("user", "Why?"),
-    ]
+    turns = [("user", "Insulin lowers blood sugar. " * 9), ("assistant", "It may rain. " * 9), ("user", "Why?")]
     asked = [{"role": role, "content": text} for role, text in turns]
     results = scorer.score([*PAIRS, {"messages": [*asked, {"role": "assistant", "content": "We are not sure."}]}])
     shown = [(one.pair, found) for one in results for name in one.indicators for found in one.evidence(name)]
