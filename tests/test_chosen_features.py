@@ -1,6 +1,5 @@
 """`calibrate --features`: exactly the features that are named, weighed, bounded and measured as all others are."""
 
-import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,10 +14,8 @@ from scopewatch.calibration.calibrate import Found, calibrate
 from scopewatch.calibration.split import split
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.cli import main
-from scopewatch.config import BUNDLED_WATCHLIST
 from scopewatch.errors import Unsupported
 from scopewatch.identity import FeatureKey
-from scopewatch.watch.watchlist import load_watchlist
 from test_calibrate import MAX, MEAN, labelled_file, made
 
 PAIRS, POOLED = made(300)
@@ -125,7 +122,7 @@ def test_the_pooling_is_the_best_of_those_considered() -> None:
         chosen(3, 7, poolings=(MEAN,))
 
 
-# The command
+# The command; what it writes is shown by the user's guide, tests/test_using.py
 
 
 @pytest.fixture(scope="module")
@@ -143,20 +140,6 @@ def run(data: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[i
         return int(left.value.code or 0), told.out, told.err
 
     return run
-
-
-def test_a_watchlist_of_chosen_features_is_written(run: Callable, data: Path) -> None:
-    """Labels in; a watchlist with exactly these features, a threshold and a card out, and it loads."""
-    names = [str(feature.key) for feature in load_watchlist(BUNDLED_WATCHLIST).indicators[0].features[:2]]
-    out = data.parent / "out.yaml"
-    code, told, error = run("--features", ",".join(names), "--out", out, "--json")
-    indicator = load_watchlist(out).indicators[0]
-
-    assert code == 0, error
-    assert {str(feature.key) for feature in indicator.features} == set(names)
-    assert indicator.card is not None
-    assert indicator.threshold == json.loads(told)["threshold"]
-    assert json.loads(told)["fpr_upper"] <= 0.2
 
 
 @pytest.mark.parametrize(
