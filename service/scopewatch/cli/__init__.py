@@ -30,7 +30,7 @@ from scopewatch.cli import (
     watchlist,
 )
 from scopewatch.cli.parser import Parser
-from scopewatch.cli.terminal import Harmless, harmless, is_read_by_people
+from scopewatch.cli.terminal import Harmless, is_read_by_people, remark
 from scopewatch.errors import NothingUsable, ScopewatchError, SetupError
 
 
@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = args.run(args)
         sys.stdout.flush()
     except SetupError as error:
-        _complain(str(error))
+        remark(f"scopewatch: {error}")
         code = 1 if isinstance(error, NothingUsable) else 2
     except ScopewatchError as error:
-        _complain(f"{error.reason}: {error}")
+        remark(f"scopewatch: {error.reason}: {error}")
         code = 1
     except KeyboardInterrupt:
         code = 130
@@ -62,11 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     sys.exit(code)
-
-
-def _complain(message: str) -> None:
-    """Says why a command ends; what the message quotes of a file or a reply cannot steer a terminal."""
-    print(f"scopewatch: {harmless(message) if is_read_by_people(sys.stderr) else message}", file=sys.stderr)
 
 
 def _parser() -> Parser:

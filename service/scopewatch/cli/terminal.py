@@ -5,6 +5,7 @@ Where output goes into a pipe or a file nothing is different, so that programs c
 
 import io
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -27,6 +28,11 @@ def takes_looks(stream: TextIO) -> bool:
 def harmless(text: str) -> str:
     """The text with an escape in the place of every character that would steer a terminal."""
     return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def remark(text: str) -> None:
+    """Says something on standard error; what the text quotes of a file or a reply cannot steer the terminal there."""
+    print(harmless(text) if is_read_by_people(sys.stderr) else text, file=sys.stderr)
 
 
 class Harmless(io.TextIOBase):
