@@ -21,6 +21,8 @@ CASES = {
     ("bench", 2): "bench --watchlist NOWHERE",
     ("calibrate", 1): "calibrate BROKEN --indicator new --out OUT --watchlist LIST --sae mid",
     ("calibrate", 2): "calibrate NOWHERE --indicator new --out OUT",
+    ("canary check", 2): "canary check NOWHERE",
+    ("canary record", 2): "canary record --out NOWHERE",
     ("completion", 0): "completion bash",
     ("completion", 2): "completion fish",
     ("contrast", 1): "contrast BROKEN BROKEN --watchlist LIST --sae mid",
@@ -71,6 +73,7 @@ ELSEWHERE = {
     **dict.fromkeys((("watchlist replay", 0), ("watchlist replay", 3)), "test_replay.py"),
     **dict.fromkeys((("watchlist reference", 0), ("watchlist reference", 3)), "test_reference.py"),
     **dict.fromkeys((("sae verify", 0), ("sae verify", 1)), "test_verify.py"),
+    **dict.fromkeys((("canary check", 0), ("canary check", 1), ("canary record", 0)), "test_recorded_canaries.py"),
     ("serve", 0): "test_draining.py",
     ("serve", 1): "test_stuck_engine.py",
     ("activations", 0): "test_cli.py",
@@ -80,7 +83,7 @@ ELSEWHERE = {
     ("score", 0): "test_cli.py",
     ("watch", 0): "test_watch_page.py",
 }
-READER_FAILS = {(name, 1) for name in ("activations", "bench", "demo", "watchlist reference")}
+READER_FAILS = {(name, 1) for name in ("activations", "bench", "canary record", "demo", "watchlist reference")}
 """Codes that a command has where the reader fails, as `serve` does; not shown for each."""
 
 

@@ -12,6 +12,7 @@ from scopewatch.cli import (
     audit,
     bench,
     calibrate,
+    canary,
     completion,
     contrast,
     demo,
@@ -77,6 +78,7 @@ def _parser() -> Parser:
         return sub
 
     judging = (serve, demo, score, explain, watch, evaluate, activations, calibrate, contrast, scan)
-    for module in (*judging, watchlist, features, reader, sae, bench, plan, token, audit, show_settings, completion):
+    others = (canary, watchlist, features, reader, sae, bench, plan, token, audit, show_settings, completion)
+    for module in (*judging, *others):
         module.add(command)
     return parser

@@ -25,7 +25,7 @@ ENGINE_SETTINGS = (
 """Settings that decide what the engine computes and how fast; commands without a server have only these."""
 FILE_LISTS = ("watchlist", "shadow")
 """Settings that name several files: variables split them as PATH does, flags take several values."""
-FILES = ("labels", "tls_cert", "tls_key", "tls_client_ca", "roles", "audit_dir", "reader_dir", "pack_dir")
+FILES = ("labels", "canaries", "tls_cert", "tls_key", "tls_client_ca", "roles", "audit_dir", "reader_dir", "pack_dir")
 """Settings that name one file or folder; in a config file it counts from that file's folder."""
 
 
@@ -41,6 +41,14 @@ class Config(BaseModel):
     )
     strict_cards: bool = Field(
         False, description="refuse to start when a card was made with another reader, SAE, dtype or template"
+    )
+    canaries: str = Field(
+        "",
+        description="file of canary pairs made by `scopewatch canary record`; empty for those that come with a "
+        "watchlist of the package, if one runs",
+    )
+    canary_s: float = Field(
+        300.0, ge=0, description="seconds between two looks at the canary pairs; 0 for one at the start"
     )
     labels: str = Field("", description="label index made by `scopewatch features import`; empty for none")
     grpc_address: str = Field(
