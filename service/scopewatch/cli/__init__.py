@@ -17,6 +17,7 @@ from scopewatch.cli import (
     evaluate,
     explain,
     features,
+    models,
     plan,
     reader,
     sae,
@@ -68,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     judging = (serve, demo, score, explain, watch, evaluate, activations, calibrate, contrast, scan)
-    for module in (*judging, watchlist, features, reader, sae, bench, plan, token, audit):
+    for module in (*judging, watchlist, features, reader, models, sae, bench, plan, token, audit):
         module.add(command)
     return parser
