@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy_check.manifests import Manifests, place
 from deploy_check.mistakes import Mistake
-from deploy_check.rules.program import _config
+from deploy_check.rules.program import settings_of
 from scopewatch.metrics import Metrics
 
 _METRIC = re.compile(r"(?<![\w:])((?:scopewatch|grpc_server)_\w+)(?![\w:])")
@@ -45,7 +45,7 @@ def _expressions(manifests: Manifests) -> Iterator[tuple[str, str]]:
 
 def scrapes_speak_as_the_server_does(manifests: Manifests) -> Iterator[Mistake]:
     """Prometheus scrapes over TLS where the server speaks it, with a token where there are roles, and each pod once."""
-    if (config := _config(manifests)) is None:
+    if (config := settings_of(manifests)) is None:
         return
     annotations = manifests.server.template["metadata"].get("annotations", {})
     for monitor in manifests.kind("PodMonitor"):

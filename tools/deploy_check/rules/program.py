@@ -31,7 +31,7 @@ def settings_load(manifests: Manifests) -> Iterator[Mistake]:
             yield Mistake(manifests.server.where, problem, "see `scopewatch serve --help`")
 
 
-def _config(manifests: Manifests) -> Config | None:
+def settings_of(manifests: Manifests) -> Config | None:
     """The settings; None where they do not load, which is said already."""
     try:
         return manifests.config()
@@ -59,7 +59,7 @@ def command_lines_parse(manifests: Manifests) -> Iterator[Mistake]:
 
 def server_listens_where_its_ports_are(manifests: Manifests) -> Iterator[Mistake]:
     """The addresses in the settings are those of the ports that the pod declares, and reachable from outside."""
-    if (config := _config(manifests)) is None:
+    if (config := settings_of(manifests)) is None:
         return
     addresses = {"grpc": config.grpc_address, "metrics": config.metrics_address, "health": config.health_address}
     declared = ports_of(manifests.server)
@@ -72,7 +72,7 @@ def server_listens_where_its_ports_are(manifests: Manifests) -> Iterator[Mistake
 
 def probes_ask_the_health_of_the_program(manifests: Manifests) -> Iterator[Mistake]:
     """Start-up and readiness ask whether pairs are accepted, liveness only whether the process answers, in plaintext."""
-    if (config := _config(manifests)) is None:
+    if (config := settings_of(manifests)) is None:
         return
     server = manifests.server
     port = int((config.health_address or config.grpc_address).rpartition(":")[2])
@@ -94,7 +94,7 @@ def _pre_stop_s(manifests: Manifests) -> float:
 
 def shutdown_fits_the_grace_period(manifests: Manifests) -> Iterator[Mistake]:
     """A pod is killed only after preStop, drain delay and drain grace have had their time, with some to spare."""
-    if (config := _config(manifests)) is None:
+    if (config := settings_of(manifests)) is None:
         return
     needed_s = _pre_stop_s(manifests) + config.drain_delay_s + config.drain_grace_s + SPARE_S
     given_s = manifests.server.pod.get("terminationGracePeriodSeconds", 30)
@@ -105,7 +105,7 @@ def shutdown_fits_the_grace_period(manifests: Manifests) -> Iterator[Mistake]:
 
 def readiness_is_noticed_while_draining(manifests: Manifests) -> Iterator[Mistake]:
     """Connections stop coming before the server refuses them: preStop and drain delay outlast the readiness probe."""
-    if (config := _config(manifests)) is None:
+    if (config := settings_of(manifests)) is None:
         return
     probe = manifests.program.get("readinessProbe", {})
     noticed_s = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
@@ -117,7 +117,7 @@ def readiness_is_noticed_while_draining(manifests: Manifests) -> Iterator[Mistak
 
 def named_files_are_mounted(manifests: Manifests) -> Iterator[Mistake]:
     """Every file that a setting names lies in a volume, and where the manifests say what is in it, under this name."""
-    if (config := _config(manifests)) is None:
+    if (config := settings_of(manifests)) is None:
         return
     server, program = manifests.server, manifests.program
     there = {path for path, _, _ in manifests.files(server, program)}
@@ -140,7 +140,7 @@ def named_files_are_mounted(manifests: Manifests) -> Iterator[Mistake]:
 
 def watchlists_load(manifests: Manifests) -> Iterator[Mistake]:
     """Watchlists in ConfigMaps are ones that the program reads; the bags of words that they name lie beside them."""
-    config = _config(manifests)
+    config = settings_of(manifests)
     named = {str(file) for file in (*config.watchlist, *config.shadow)} if config else set()
     for path, volume, key in manifests.files(manifests.server, manifests.program):
         if "configMap" not in volume or path not in named:
@@ -158,7 +158,7 @@ def watchlists_load(manifests: Manifests) -> Iterator[Mistake]:
 
 def engine_has_its_cpus(manifests: Manifests) -> Iterator[Mistake]:
     """The engine takes as many threads as the pod asks CPUs for; else it would take every core of the node."""
-    if (config := _config(manifests)) is None:
+    if (config := settings_of(manifests)) is None:
         return
     cpus = manifests.program.get("resources", {}).get("requests", {}).get("cpu")
     if str(config.torch_threads) != str(cpus):

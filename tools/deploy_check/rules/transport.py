@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
-from deploy_check.manifests import Manifests, place
+from deploy_check.manifests import Manifests, Workload, place
 from deploy_check.mistakes import Mistake
-from deploy_check.rules.program import _config
+from deploy_check.rules.program import settings_of
 
 
 def plaintext_is_on_purpose(manifests: Manifests) -> Iterator[Mistake]:
     """The server speaks TLS or says that it does not; tokens are never taken in plaintext, and Services say which it is."""
-    if (config := _config(manifests)) is None:
+    if (config := settings_of(manifests)) is None:
         return
     where = manifests.server.where
     if config.tls_cert and config.insecure:
@@ -27,7 +27,8 @@ def plaintext_is_on_purpose(manifests: Manifests) -> Iterator[Mistake]:
 
 def redis_is_reached(manifests: Manifests) -> Iterator[Mistake]:
     """The server asks the Redis that is deployed beside it, whatever it is called, as the user that Redis makes."""
-    if (config := _config(manifests)) is None:
+    config = settings_of(manifests)
+    if config is None or "$(" in config.redis_url.get_secret_value():
         return
     services = [found for found in manifests.kind("Service") if found["spec"]["ports"][0]["name"] == "redis"]
     url = urlsplit(config.redis_url.get_secret_value())
@@ -47,17 +48,17 @@ def redis_is_reached(manifests: Manifests) -> Iterator[Mistake]:
     for authority in parse_qs(url.query).get("ssl_ca_certs", ()):
         if authority not in mounted:
             yield Mistake(where, f"knows Redis by {authority}, which no volume holds", "mount it")
-    keys = {key for w in (manifests.server, cache) for key in _passwords(manifests, w)}
-    if len(keys) != 1:
-        yield Mistake(where, f"and Redis read their password from {sorted(keys)}", "mount one key in both")
+    passwords = {found for workload in (manifests.server, cache) for found in _passwords(manifests, workload)}
+    if len(passwords) != 1:
+        yield Mistake(where, f"and Redis read their password from {sorted(passwords)}", "mount one key in both")
 
 
-def _passwords(manifests: Manifests, workload: object) -> list[tuple[str, str]]:
-    found = manifests.server if workload is manifests.server else manifests.cache
-    (container,) = found.pod["containers"]
+def _passwords(manifests: Manifests, workload: Workload) -> list[tuple[str, str]]:
+    """The secrets, and the keys in them, that a workload has a password from."""
+    (container,) = workload.pod["containers"]
     return [
         (volume["secret"]["secretName"], key)
-        for _, volume, key in manifests.files(found, container)
+        for _, volume, key in manifests.files(workload, container)
         if "secret" in volume and "password" in key
     ]
 
