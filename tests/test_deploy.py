@@ -13,6 +13,7 @@ import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from certificates import Authority
 from conftest import free_port, need, wait_until
 from deploy_check import crds
 from deploy_check.manifests import Manifests
@@ -127,16 +128,17 @@ def deployed_redis(base: Manifests, folder: Path, **replaced: str) -> Iterator[i
     (container,) = base.cache.pod["containers"]
     changes = {old.replace("_", " "): new for old, new in replaced.items()}
     for mount in container["volumeMounts"]:
-        (folder / mount["name"]).mkdir()
+        (folder / mount["name"]).mkdir(exist_ok=True)
         changes[mount["mountPath"]] = str(folder / mount["name"])
     (folder / "secrets" / "redis-password").write_text(f"{PASSWORD}\n", encoding="utf-8")
-    script = container["command"][2]
+    words = [*container["command"], *container["args"]]
     for old, new in changes.items():
-        assert old in script
-        script = script.replace(old, new)
+        assert any(old in word for word in words)
+        words = [word.replace(old, new) for word in words]
     port = free_port()
-    command = [*container["command"][:2], script, *container["command"][3:], *container["args"]]
-    server = subprocess.Popen([*command, "--port", str(port), "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL)
+    listens = "--tls-port" if "--tls-port" in words else "--port"
+    command = [*words, listens, str(port), "--bind", "127.0.0.1"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         wait_until(lambda: _listens(port), "redis-server did not start")
         assert 0o600 == (folder / "users" / "users.acl").stat().st_mode & 0o777
@@ -206,6 +208,35 @@ async def test_the_cache_works_with_what_redis_lets_it_do(base: Manifests, tmp_p
         await client.set_many([(f"{KEY_PREFIX}{number}", b"value", 60) for number in range(3)])
         assert [b"value", None] == await client.get_many([f"{KEY_PREFIX}2", f"{KEY_PREFIX}3"])
         await client.close()
+
+
+@pytest.mark.system
+async def test_redis_with_tls_is_asked_over_tls_alone(tmp_path: Path) -> None:
+    """The component's Redis takes the program's cache with the component's URL, and neither plaintext nor another authority."""
+    secured = manifests("production")
+    authority, other = Authority(tmp_path / "authority"), Authority(tmp_path / "other")
+    (tmp_path / "tls").mkdir()
+    signed = authority.sign("scopewatch-redis")
+    for name, file in {"tls.crt": signed.cert, "tls.key": signed.key, "ca.crt": authority.file}.items():
+        (tmp_path / "tls" / name).write_bytes(file.read_bytes())
+    url = secured.config().redis_url.get_secret_value()
+    with deployed_redis(secured, tmp_path) as port:
+
+        async def asked(url: str, trusted: Authority) -> bytes | None:
+            here = url.replace("/run/secrets/redis-ca/ca.crt", str(trusted.file))
+            here = re.sub(r"@[\w.-]+:\d+", f"@127.0.0.1:{port}", here)
+            client = redis_client(here, mode="standalone", sentinel_service="", timeout_s=20.0, password=PASSWORD)
+            try:
+                await client.set_many([(f"{KEY_PREFIX}a", b"value", 60)])
+                return (await client.get_many([f"{KEY_PREFIX}a"]))[0]
+            finally:
+                await client.close()
+
+        assert b"value" == await asked(url, authority)
+        with pytest.raises(redis.exceptions.ConnectionError, match="certificate"):
+            await asked(url, other)
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await asked(url.replace("rediss://", "redis://").partition("?")[0], authority)
 
 
 def _listens(port: int) -> bool:
