@@ -2,20 +2,25 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from deploy_check import crds
 from deploy_check.mistakes import Mistake
-from deploy_check.rendering import NoKustomize, NotRendered, installations
+from deploy_check.rendering import NoKustomize, NotRendered, installations, kustomized
 from deploy_check.rules import mistakes
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The exit code: 0 all is well, 1 there are mistakes, 2 it cannot be checked."""
     parser = argparse.ArgumentParser(prog="deploy_check", description=__doc__)
     parser.add_argument("--without-crds", action="store_true", help="leave out the schemas that npm fetches")
-    args = parser.parse_args()
+    parser.add_argument(
+        "overlay", type=Path, nargs="*", help="a kustomization of your own, in place of those in deploy/"
+    )
+    args = parser.parse_args(argv)
     try:
-        rendered = list(installations())
+        rendered = [kustomized(folder) for folder in args.overlay] or list(installations())
         objects = crds.distinct(found for one in rendered for found in one.objects)
         of_schemas = [] if args.without_crds else crds.mistakes(objects)
     except (NoKustomize, NotRendered, crds.NoSchemas) as error:

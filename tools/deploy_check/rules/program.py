@@ -157,10 +157,11 @@ def watchlists_load(manifests: Manifests) -> Iterator[Mistake]:
 
 
 def engine_has_its_cpus(manifests: Manifests) -> Iterator[Mistake]:
-    """The engine takes as many threads as the pod asks CPUs for; else it would take every core of the node."""
+    """The engine has no more threads than the pod asks CPUs for; else it would take every core of the node."""
     if (config := settings_of(manifests)) is None:
         return
-    cpus = manifests.program.get("resources", {}).get("requests", {}).get("cpu")
-    if str(config.torch_threads) != str(cpus):
-        what = f"asks for {cpus} CPUs and computes with {config.torch_threads or 'all'} threads"
-        yield Mistake(manifests.server.where, what, f"set SCOPEWATCH_TORCH_THREADS={cpus}")
+    asked = str(manifests.program.get("resources", {}).get("requests", {}).get("cpu", "0"))
+    cpus = float(asked.removesuffix("m")) / (1000 if asked.endswith("m") else 1)
+    if not 0 < config.torch_threads <= max(cpus, 1):
+        what = f"asks for {asked} CPUs and computes with {config.torch_threads or 'as many threads as the node has'}"
+        yield Mistake(manifests.server.where, what, "set SCOPEWATCH_TORCH_THREADS to that or fewer")
