@@ -161,7 +161,10 @@ def _recorded(pair: Pair, number: int, heard: Heard, engine: EngineIdentity) -> 
         read = heard.read[cleaning][number]
         return tuple(
             RecordedReading(
-                tokens=digest_of(reading), n_tokens=len(reading.ids), activations=fired_by_feature(covered, names)
+                tokens=digest_of(reading),
+                n_tokens=len(reading.ids),
+                rendering=reading.rendering_digest,
+                activations=fired_by_feature(covered, names),
             )
             for reading, covered in zip(read.readings, read.covered, strict=True)
         )

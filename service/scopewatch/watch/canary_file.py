@@ -6,7 +6,7 @@
      "tolerances": {"float32": {"scores": 0.0001, "activations": 0.001}},
      "indicators": {"demo/speculation": "sha256 of all that decides its score but the files of reader and SAEs"},
      "pairs": [{"prompt": …, "response": …, "history": […],
-                "readings": {"none": [{"tokens": "sha256 of the ids", "n_tokens": 41,
+                "readings": {"none": [{"tokens": "sha256 of the ids", "n_tokens": 41, "rendering": …,
                                        "activations": {"res/352": {"tokens": [12, 13], "values": [3.1, 0.7]}}}]},
                 "scores": {"demo/speculation": 1.73}}]}
 
@@ -81,6 +81,8 @@ class RecordedReading(Strict):
     tokens: _Sha256
     """SHA-256 of the token ids, little-endian 32-bit integers."""
     n_tokens: int = Field(ge=1)
+    rendering: _Sha256
+    """As `types.TokenisedPair.rendering_digest`: of the chat template, the tokenizer, and what else decides the tokens."""
     activations: dict[str, Fired]
     """By `SAE/feature`; what did not fire has empty lists."""
 

@@ -168,9 +168,11 @@ def _activations(
         for number, read in pairs.items():
             if not (before := recorded.pairs[number].readings.get(cleaning)):
                 continue
-            if [reading.tokens for reading in before] != list(map(digest_of, read.readings)):
+            if [one.tokens for one in before] != list(map(digest_of, read.readings)):
                 problems.append(f"pair {number}: other tokens are read than were recorded")
                 continue
+            if [one.rendering for one in before] != [one.rendering_digest for one in read.readings]:
+                problems.append(f"pair {number}: is rendered otherwise, if to the same tokens; other pairs may show it")
             share, feature = _apart(before, read, names)
             largest = max(largest, share)
             if share > allowed.activations:
