@@ -159,6 +159,16 @@ def test_recorded_names_say_level_metric_and_operation() -> None:
     assert len(recorded) == len(set(recorded)) > 40
 
 
+def test_what_a_rule_reads_is_recorded_before_it_in_its_group() -> None:
+    """Groups are evaluated side by side, in any order: a rule that read another group's record would read the last one."""
+    for file in RULES:
+        for group in loaded(file)["groups"]:
+            recorded: set[str] = set()
+            for rule in group["rules"]:
+                assert set(re.findall(r"\b[a-z_]+:[a-z_]+:[a-z0-9_]+", rule["expr"])) <= recorded, rule
+                recorded.add(rule.get("record", ""))
+
+
 def numpy_psi(counts: np.ndarray, reference: np.ndarray, reference_pairs: int) -> float:
     """PSI with half a pair more in every bin of both sides, in float64."""
     now = (counts + 0.5) / (counts + 0.5).sum()
