@@ -58,7 +58,7 @@ def test_what_scores_are_made_of_is_recorded(house: House, canaries: Path) -> No
     """From the recorded activations alone, by the watchlist's formula, follows the recorded score."""
     document = load_canaries(canaries).document
     (reading,) = document.pairs[0].readings["none"]  # type: ignore[index]
-    by_feature = {name: fired for name, fired in reading.activations.items()}
+    by_feature = reading.activations
     assert set(by_feature) == {"mid/3", "mid/11", "late/0", "late/7"}
     beta = by_feature["late/0"]
     dense = np.zeros(reading.n_tokens)
