@@ -35,7 +35,12 @@ class CanaryCounts:
             "When the canary pairs were scored last, since 1970.",
             registry=None,
         )
-        self._instruments = (self._ok, self._runs, self._deviation, self._last_run)
+        self.interval = Gauge(
+            "scopewatch_canary_interval_seconds",
+            "Seconds between two runs of the canary pairs; 0 where they are scored at the start and after reloads alone.",
+            registry=None,
+        )
+        self._instruments = (self._ok, self._runs, self._deviation, self._last_run, self.interval)
 
     def hide(self) -> None:
         """There are no canary pairs any more."""
