@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scopewatch.app.load import Loaded, load
+from scopewatch.app.readiness import Readiness
 from scopewatch.app.records import records
 from scopewatch.app.spine import running_spine
 from scopewatch.config import Config
@@ -76,6 +77,7 @@ class Server:
         self._certificates = Certificates.of(config, metrics=self._metrics)
         self._roles = Roles.load(Path(config.roles) if config.roles else None, round_scores=config.round_scores)
         self._door: Door = GrpcDoor(config, self._metrics, self._roles, self._certificates)
+        self._readiness = Readiness(self._door, self._metrics)
         self._metrics_port = MetricsPort(
             config.metrics_address,
             metrics=self._metrics,
@@ -134,15 +136,15 @@ class Server:
                     self._config,
                     self._metrics,
                     on_death=self._engine_died,
-                    on_health=self._engine_works,
+                    on_health=self._readiness.examined,
                     records=written,
                 )
             )
             watch.open(spine)
             # Before the spine, which it asks, is closed.
             started.push_async_callback(watch.close)
-            await self._door.open(spine, Limits.of(self._config, max_tokens=loaded.engine.max_tokens))
-            self._metrics.ready.set(1)
+            await spine.watch_canaries()
+            await self._readiness.open(spine, Limits.of(self._config, max_tokens=loaded.engine.max_tokens))
             self._laps.end("warm_up")
             self._say_serving(loaded, addresses)
             spine.follow_files(hung_up)
@@ -213,8 +215,7 @@ class Server:
 
     async def _drain(self) -> None:
         """Not ready, then a pause in which balancers notice, then no new calls, then the running ones finish."""
-        self._metrics.ready.set(0)
-        await self._door.drain()
+        await self._readiness.drain()
         if self._death:
             await self._door.close(_DEAD_GRACE_S)
             return
@@ -225,8 +226,3 @@ class Server:
     def _engine_died(self, death: EngineDied) -> None:
         self._death = death
         self._loop.call_soon_threadsafe(self.stop)
-
-    async def _engine_works(self, works: bool) -> None:
-        if not self._stopping.is_set():
-            self._metrics.ready.set(works)
-            await self._door.ready(works)
