@@ -3,6 +3,7 @@
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from deploy_check import crds
 from deploy_check.manifests import Manifests
 from deploy_check.rendering import COMPONENTS, combinations
 from deploy_check.rules import mistakes
-from deployed import APART, DEPLOY, NAMES, manifests
+from deployed import APART, DEPLOY, NAMES, ROOT, manifests
 from scopewatch.pipeline.cache import KEY_PREFIX
 from scopewatch.pipeline.redis_client import redis_client
 
@@ -66,7 +67,11 @@ def _kustomization(overlay: str) -> dict[str, list[str]]:
 
 def test_kustomizations_list_exactly_their_files() -> None:
     """No manifest lies in a folder without being applied, and none is applied that is missing."""
-    for file in [DEPLOY / "base" / "kustomization.yaml", *DEPLOY.glob("[co]*/*/kustomization.yaml")]:
+    for file in [
+        DEPLOY / "base" / "kustomization.yaml",
+        *DEPLOY.glob("[co]*/*/kustomization.yaml"),
+        DEPLOY / "monitoring" / "kustomization.yaml",
+    ]:
         kustomization = yaml.safe_load(file.read_text(encoding="utf-8"))
         listed = [name for key in ("resources", "components", "configurations") for name in kustomization.get(key, [])]
         listed += [
@@ -75,6 +80,7 @@ def test_kustomizations_list_exactly_their_files() -> None:
         for generator in kustomization.get("configMapGenerator", []):
             listed += [*generator.get("envs", []), *generator.get("files", [])]
         here = {path.name for path in file.parent.iterdir() if path.is_file()} - {"kustomization.yaml"}
+        here |= {f"dashboards/{path.name}" for path in file.parent.glob("dashboards/*")}
         assert here == {name for name in listed if not name.startswith("..")}, file
         assert [] == [name for name in listed if not (file.parent / name).exists()], file
 
@@ -83,6 +89,13 @@ def test_the_example_watchlist_is_the_starter() -> None:
     """What the component shows is the watchlist that deploy/watchlists explains; Kustomize reads no files from there."""
     example = DEPLOY / "components" / "watchlists" / "watchlist.yaml"
     assert (DEPLOY / "watchlists" / "gemma-2-2b-it-entities.yaml").read_bytes() == example.read_bytes()
+
+
+def test_the_prometheus_rule_is_made_of_the_rule_files() -> None:
+    """What the operator is given says what the files say that Prometheus' own tool tests."""
+    making = [sys.executable, str(ROOT / "tools" / "prometheusrule.py"), "--check"]
+    made = subprocess.run(making, capture_output=True, text=True, check=False)
+    assert (0, "up to date\n") == (made.returncode, made.stdout)
 
 
 def test_secrets_of_the_base_are_explained(base: Manifests) -> None:
