@@ -21,14 +21,22 @@ APART = {
     "for weights in an image": ("models-image",),
 }
 """Components that no overlay has, put together so that each of them is in one."""
-NAMES = ("files", "base", "gpu", "production", "gpu renamed", "production renamed", *APART)
+NAMES = ("files", "gpu", "production", "production renamed", *APART)
 
 
 def need_kustomize() -> None:
     """Skips where there is no kubectl that knows Kustomize."""
-    kubectl = shutil.which("kubectl")
-    if kubectl is None or subprocess.run([kubectl, "kustomize", "--help"], capture_output=True, check=False).returncode:
+    if not _kustomize():
         pytest.skip("kubectl with kustomize is not installed")
+
+
+@cache
+def _kustomize() -> bool:
+    kubectl = shutil.which("kubectl")
+    return (
+        bool(kubectl)
+        and not subprocess.run([kubectl, "kustomize", "--help"], capture_output=True, check=False).returncode
+    )
 
 
 @cache
@@ -39,5 +47,5 @@ def manifests(name: str) -> Manifests:
     need_kustomize()
     if name in APART:
         return overlaid(APART[name])
-    folder = DEPLOY / ("base" if name == "base" else f"overlays/{name.partition(' ')[0]}")
+    folder = DEPLOY / "overlays" / name.partition(" ")[0]
     return renamed(folder) if name.endswith("renamed") else kustomized(folder, name)

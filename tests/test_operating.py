@@ -134,8 +134,8 @@ def test_commands_that_need_no_cluster_work(
 
 
 @cache
-def _help(*words: str) -> str:
-    return subprocess.run(["kubectl", *words, "--help"], capture_output=True, text=True, check=False).stdout
+def _told(*words: str) -> str:
+    return subprocess.run(["kubectl", *words], capture_output=True, text=True, check=False).stdout
 
 
 @pytest.mark.parametrize("command", sorted(OF_KUBECTL))
@@ -145,7 +145,7 @@ def test_commands_of_kubectl_fit_kubectl_and_the_manifests(command: str) -> None
     words = OF_KUBECTL[command]
     verb = words[1:3] if words[1] in {"rollout", "create"} else words[1:2]
     verb = words[1:4] if words[1:3] == ["create", "secret"] else verb
-    known = _help(*verb) + subprocess.run(["kubectl", "options"], capture_output=True, text=True, check=False).stdout
+    known = _told(*verb, "--help") + _told("options")
     for flag in [word.partition("=")[0] for word in words if word.startswith("-") and word != "-"]:
         assert re.search(rf"(^|[\s,]){re.escape(flag)}[=,\s]", known), f"{flag} is unknown to kubectl {' '.join(verb)}"
     there = {(found["kind"], found["metadata"]["name"]) for found in manifests("production").objects}

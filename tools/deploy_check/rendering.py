@@ -14,6 +14,8 @@ import yaml
 from deploy_check.manifests import Manifests
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+# libyaml reads 300 kB of rules and dashboards ten times as fast, where PyYAML has it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class NoKustomize(Exception):
@@ -91,7 +93,7 @@ def kustomized(folder: Path, name: str = "") -> Manifests:
     rendered = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
     if rendered.returncode or rendered.stderr:
         raise NotRendered(f"{name or folder}: {rendered.stderr.strip()}")
-    return Manifests(name or str(folder), list(yaml.safe_load_all(rendered.stdout)))
+    return Manifests(name or str(folder), list(yaml.load_all(rendered.stdout, _LOADER)))
 
 
 def wanted(names: Sequence[str]) -> list[str]:

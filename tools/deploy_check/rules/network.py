@@ -1,8 +1,8 @@
 """Who may connect to whom."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from deploy_check.manifests import Fields, Manifests, place
+from deploy_check.manifests import Fields, Manifests, Workload, place
 from deploy_check.mistakes import Mistake
 from deploy_check.rules.selectors import ports_of
 
@@ -40,7 +40,7 @@ def policies_open_only_what_is_needed(manifests: Manifests) -> Iterator[Mistake]
                     yield from _peer(where, peer, outside=outside)
 
 
-def _ports(manifests: Manifests, workloads: list, direction: str) -> set[int]:
+def _ports(manifests: Manifests, workloads: Sequence[Workload], direction: str) -> set[int]:
     if direction == "ingress":
         # The port that tells health alone is for the kubelet, which no policy keeps out.
         return {number for w in workloads for name, number in ports_of(w).items() if name != "health"}

@@ -4,6 +4,7 @@ import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from deploy_check.manifests import Manifests
@@ -45,16 +46,22 @@ def command_lines_parse(manifests: Manifests) -> Iterator[Mistake]:
         for container in workload.containers:
             if container["image"].rpartition("/")[2].partition(":")[0].partition("@")[0] != "scopewatch":
                 continue
-            told = io.StringIO()
-            try:
-                with redirect_stderr(told), redirect_stdout(told):
-                    run = _parser().parse_args(container.get("args", [])).run
-            except SystemExit:
-                what = told.getvalue().strip().splitlines()[-1]
-                yield Mistake(workload.at(container, "args"), what, "see `scopewatch --help`")
-                continue
-            if container is manifests.program and run.__module__ != "scopewatch.cli.serve":
+            runs, wrong = _command(tuple(container.get("args", ())))
+            if wrong:
+                yield Mistake(workload.at(container, "args"), wrong, "see `scopewatch --help`")
+            elif container is manifests.program and runs != "scopewatch.cli.serve":
                 yield Mistake(workload.at(container, "args"), "do not serve", "begin them with serve")
+
+
+@cache
+def _command(args: tuple[str, ...]) -> tuple[str, str]:
+    """The module that runs a command line, or what is wrong with it."""
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told), redirect_stdout(told):
+            return _parser().parse_args(list(args)).run.__module__, ""
+    except SystemExit:
+        return "", told.getvalue().strip().splitlines()[-1]
 
 
 def server_listens_where_its_ports_are(manifests: Manifests) -> Iterator[Mistake]:

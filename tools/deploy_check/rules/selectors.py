@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from deploy_check.manifests import Manifests, Workload, place
+from deploy_check.manifests import Fields, Manifests, Workload, place
 from deploy_check.mistakes import Mistake
 
 _PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?")
@@ -39,9 +39,7 @@ def _selectors(manifests: Manifests) -> Iterator[tuple[str, dict[str, str]]]:
             yield where, constraint["labelSelector"]["matchLabels"]
 
 
-def _peers(
-    where: str, policy: dict[str, list[dict[str, list[dict[str, dict[str, dict[str, str]]]]]]]
-) -> Iterator[tuple[str, dict[str, str]]]:
+def _peers(where: str, policy: Fields) -> Iterator[tuple[str, dict[str, str]]]:
     """Pods of this namespace that a policy lets in or out."""
     for direction, side in (("ingress", "from"), ("egress", "to")):
         for rule in policy.get(direction, ()):
