@@ -114,6 +114,18 @@ def test_a_second_fetch_downloads_nothing_and_check_needs_no_hub(hub: Hub, watch
     assert [] == hub.requests
 
 
+def test_watchlists_are_fetched_one_after_another(hub: Hub, watchlist: Path, tmp_path: Path, capsys: Capture) -> None:
+    """What is recorded of one stays when another is fetched into the same cache."""
+    other = tmp_path / "other.yaml"
+    feature = [{"name": "one", "features": [{"feature": "late/0"}], "threshold": 0.0}]
+    saes = {"late": {"id": f"{SAES}/{LATE}"}}
+    document = {"version": 1, "name": "other", "reader": {"id": READER}, "saes": saes, "indicators": feature}
+    other.write_text(yaml.safe_dump(document))
+    run(capsys, "fetch", watchlist)
+    run(capsys, "fetch", other)
+    assert [0, 0] == [run(capsys, "check", file)[0] for file in (watchlist, other)]
+
+
 def test_what_is_whole_stays_for_the_next_try(hub: Hub, watchlist: Path, capsys: Capture) -> None:
     """The hub refuses the SAEs; when it does not any more, the reader is not had again."""
     hub.repos[SAES].token = "secret"
