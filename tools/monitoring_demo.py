@@ -63,6 +63,7 @@ class Traffic:
         self._channel = grpc.insecure_channel(address)
         self._stub = monitor_pb2_grpc.MonitorServiceStub(self._channel)
         self._stopped = threading.Event()
+        self._waiting: set[grpc.Future] = set()  # a call that nobody holds is cancelled
         self._thread = threading.Thread(target=self._send)
 
     def _send(self) -> None:
@@ -72,6 +73,7 @@ class Traffic:
             watchlist = "no-such-watchlist" if self.sent % 50 == 17 else ""
             request = monitor_pb2.ScoreRequest(response=next(self.texts), watchlist=watchlist)
             call = self._stub.Score.future(request, timeout=30)
+            self._waiting = {call, *(one for one in self._waiting if not one.done())}
             if self.sent % 50 == 33:
                 call.cancel()
             self.sent += 1

@@ -80,7 +80,7 @@ def _curves(axis: Any, prometheus: Prometheus, panel: dict[str, Any], times: tup
     axis.set_xlabel("s", fontsize=7)
     if shown:
         axis.set_ylim(bottom=0)
-        axis.legend(fontsize=6, loc="upper left")
+        axis.legend(fontsize=5, loc="best", framealpha=0.6)
 
 
 def _bars(axis: Any, prometheus: Prometheus, panel: dict[str, Any], at_s: float, by: float) -> None:
