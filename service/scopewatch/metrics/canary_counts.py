@@ -38,7 +38,7 @@ class CanaryCounts(Collector):
         )
         self.interval = Gauge(
             "scopewatch_canary_interval_seconds",
-            "Seconds between two runs of the canary pairs; 0 where they are scored at the start and after reloads alone.",
+            "Seconds between two runs of the canary pairs; 0: at the start and after reloads alone.",
             registry=None,
         )
         registry.register(self)
