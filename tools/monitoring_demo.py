@@ -61,6 +61,8 @@ class Traffic:
     def __init__(self, address: str, rate: float) -> None:
         self.texts: Iterator[str] = demo_texts.usual(0)
         self.sent = 0
+        self.resting = False
+        """Whether no call is sent for the moment."""
         self._pause_s = 1 / rate
         self._channel = grpc.insecure_channel(address)
         self._stub = monitor_pb2_grpc.MonitorServiceStub(self._channel)
@@ -72,6 +74,8 @@ class Traffic:
         due_s = time.monotonic()
         while not self._stopped.wait(max(0.0, due_s - time.monotonic())):
             due_s += self._pause_s
+            if self.resting:
+                continue
             watchlist = "no-such-watchlist" if self.sent % 50 == 17 else ""
             request = monitor_pb2.ScoreRequest(response=next(self.texts), watchlist=watchlist)
             call = self._stub.Score.future(request, timeout=30)
@@ -110,13 +114,20 @@ class Compared:
         return f"| {self.phase} | `{self.indicator}` | {self.pairs:,.0f} | {psi} |"
 
 
-def compare(watching: prometheus.Prometheus, phase: str, hour_s: float) -> list[Compared]:
-    """Holds the recorded PSI of every indicator against numpy's, from the counters as they were scraped."""
+def compare(watching: prometheus.Prometheus, traffic: Traffic, phase: str, hour_s: float) -> list[Compared]:
+    """Holds the recorded PSI of every indicator against numpy's, from the counters as they were scraped.
+
+    The traffic rests meanwhile: what a scrape brings in while rules are evaluated is seen by the one and not the other.
+    """
+    traffic.resting = True
+    time.sleep(hour_s / 10)
     recorded = watching.query("watchlist_indicator:scopewatch_indicator_psi:ratio1h")
-    return [
+    compared = [
         _compared(watching, phase, series["metric"]["indicator"], float(series["value"][0]), hour_s)
         for series in recorded
     ]
+    traffic.resting = False
+    return compared
 
 
 def _compared(watching: prometheus.Prometheus, phase: str, indicator: str, at_s: float, hour_s: float) -> Compared:
@@ -209,13 +220,13 @@ def main() -> int:
         watch = Watch(watching, start_s := time.time())
         print("usual texts", flush=True)
         too_early = watch.follow(2 * hour_s, until=WATCHED)
-        compared = compare(watching, "usual", hour_s)
+        compared = compare(watching, traffic, "usual", hour_s)
         print("another domain's texts", flush=True)
         traffic.texts = demo_texts.others(1)
         changed_s = time.time() - start_s
         fired = watch.follow(3 * hour_s, until=WATCHED)
         watch.follow(0.75 * hour_s)
-        compared += compare(watching, "another domain's", hour_s)
+        compared += compare(watching, traffic, "another domain's", hour_s)
         lost = watching.value(
             f"max(max_over_time(abs(instance_watchlist:scopewatch_pairs:residual)[{round(time.time() - start_s)}s:1s]))"
         )

@@ -73,13 +73,17 @@ def watchlists() -> dashboard.QueryVariable:
     return choice("watchlist", "Watchlist", 'label_values(scopewatch_watchlist_info{job=~"$job"}, watchlist)')
 
 
-def lines(title: str, about: str, unit: str, *queries: Query, width: int = HALF, stacked: bool = False) -> Any:
+def lines(
+    title: str, about: str, unit: str, *queries: Query, width: int = HALF, stacked: bool = False, from_zero: bool = True
+) -> Any:
     """Curves over time."""
     panel = timeseries.Panel().fill_opacity(30 if stacked else 5).line_width(1).show_points(_NO_POINTS)
     if stacked:
         panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
     legend = common.VizLegendOptions().display_mode(common_models.LegendDisplayMode.LIST).show_legend(True)
-    panel.legend(legend.placement(common_models.LegendPlacement.BOTTOM)).min(0)
+    panel.legend(legend.placement(common_models.LegendPlacement.BOTTOM))
+    if from_zero:
+        panel.min(0)
     return _with(panel, title, about, queries, width=width).unit(unit)
 
 

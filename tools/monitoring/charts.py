@@ -78,8 +78,9 @@ def _curves(axis: Any, prometheus: Prometheus, panel: dict[str, Any], times: tup
             shown += 1
     axis.set_xlim(0, end_s - start_s)
     axis.set_xlabel("s", fontsize=7)
-    if shown:
+    if panel["fieldConfig"]["defaults"].get("min") == 0:
         axis.set_ylim(bottom=0)
+    if shown:
         axis.legend(fontsize=5, loc="best", framealpha=0.6)
 
 
