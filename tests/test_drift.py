@@ -224,18 +224,19 @@ class TestCounting:
         assert [*shown(registry, "indicator_reference_flag_ratio", **own).values()] == [0.04]
         assert not shown(registry, "indicator_reference_flag_ratio", watchlist="second")
 
-    @pytest.mark.parametrize(("most", "terms"), [(0, []), (1, [TERMS[0]]), (2, [*TERMS]), (3, [*TERMS])])
-    async def test_terms_beyond_the_bound_have_no_series(
-        self, registry: CollectorRegistry, most: int, terms: list[str]
-    ) -> None:
-        """At most `max_feature_series` terms are counted, those that stand first; scores always are."""
-        monitor, _ = monitor_of(registry, carded("first"), max_feature_series=most)
+    @pytest.mark.parametrize("most", range(6))
+    async def test_terms_beyond_the_bound_have_no_series(self, registry: CollectorRegistry, most: int) -> None:
+        """At most `max_feature_series` terms are counted, of each indicator alike those that stand first; scores always are."""
+        monitor, _ = monitor_of(registry, carded("first"), carded("second"), max_feature_series=most)
         await judge(monitor, *self.TEXTS)
         found = {
-            s.labels["feature"] for f in registry.collect() for s in f.samples if "feature_bin_pairs_total" in s.name
+            (sample.labels["feature"], sample.labels["watchlist"])
+            for family in registry.collect()
+            for sample in family.samples
+            if sample.name == "scopewatch_feature_bin_pairs_total"
         }
-        assert found == set(terms)
-        assert sum(shown(registry, "indicator_bin_pairs_total").values()) == len(self.TEXTS)
+        assert found == set([(term, name) for term in TERMS for name in ("first", "second")][:most])
+        assert sum(shown(registry, "indicator_bin_pairs_total", watchlist="first").values()) == len(self.TEXTS)
 
     async def test_what_was_not_scored_is_in_no_bin(self, registry: CollectorRegistry) -> None:
         """An indicator that had nothing to read says nothing of how its scores lie."""

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry
@@ -87,13 +88,14 @@ class Drift(Named):
         """Where each indicator is counted, by its name, of each watchlist, by its name and the digest of its file."""
         self._series: dict[tuple[str, ...], _Binned] = {}
         """What is counted, by its labels."""
+        self._chosen: set[tuple[str, ...]] = set()
         self._published = _Published()
         registry.register(self)
 
     def start(self, watchlists: Sequence[Watchlist]) -> None:
         """Counts for these watchlists from now on, in place of those before; what both have goes on."""
         former, self._series = self._series, {}
-        self._by_watchlist = {}
+        self._by_watchlist, self._chosen = {}, self._choice(watchlists)
         published = _Published()
         for watchlist in watchlists:
             found = self._by_watchlist[watchlist.name, watchlist.digest] = {}
@@ -125,10 +127,22 @@ class Drift(Named):
         published.scores.append(score)
         terms: dict[TermKey, _Binned] = {}
         for key, name in zip(_keys(indicator), indicator.term_names, strict=True):
-            if name in reference.term_bins and len(published.terms) < self._max_feature_series:
+            if (watchlist, indicator.name, name) in self._chosen:
                 terms[key] = series(reference.term_bins[name], watchlist, indicator.name, name)
                 published.terms.append(terms[key])
         return _BinnedIndicator(score, terms, {key: binned.place(0.0) for key, binned in terms.items()})
+
+    def _choice(self, watchlists: Sequence[Watchlist]) -> set[tuple[str, ...]]:
+        """The terms that are counted, by their labels: of all indicators alike those that stand first."""
+        ranked = [
+            (place, (watchlist.name, indicator.name, name))
+            for watchlist in watchlists
+            for indicator in watchlist.indicators
+            if indicator.card and indicator.card.reference
+            for place, name in enumerate(indicator.card.reference.term_bins)
+        ]
+        ranked.sort(key=itemgetter(0))
+        return {labels for _, labels in ranked[: self._max_feature_series]}
 
     def places(self, judgement: Judgement) -> list[int]:
         """The indices of all that a judgement counts; none of one by a watchlist that was replaced meanwhile."""

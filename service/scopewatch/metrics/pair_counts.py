@@ -53,17 +53,18 @@ class PairCounts:
         def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
             return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
 
+        def one_label(name: str, text: str, label: str, starts: Iterable[str]) -> Bound[Counter]:
+            return Bound(Counter(f"scopewatch_{name}", text, [label], registry=registry), starts)
+
         self._counts = Counts()
         self._skipped = counter(
             "skipped_indicators_total", "Indicators not scored.", "watchlist", "indicator", "reason"
         )
-        self._truncated = counter("truncated_pairs_total", "Pairs cut to fit the reader.", "segment")
-        self._odd = counter("odd_characters_total", "Characters that hide or imitate letters.", "kind")
-        self._rewritten = counter("rewritten_pairs_total", "Pairs whose texts the chat template changed.", "how")
-        for kind in _ODD:
-            self._odd[kind,]
-        for how in _REWRITTEN:
-            self._rewritten[how,]
+        self._truncated = one_label("truncated_pairs_total", "Pairs cut to fit the reader.", "segment", _SEGMENTS)
+        self._odd = one_label("odd_characters_total", "Characters that hide or imitate letters.", "kind", _ODD)
+        self._rewritten = one_label(
+            "rewritten_pairs_total", "Pairs whose texts the chat template changed.", "how", _REWRITTEN
+        )
         self._windows = Counter("scopewatch_windows_total", "Passes over pairs.", registry=registry)
         self._scores = Histograms(
             registry, self._counts, "indicator_score", "Indicator scores.", _SCORES, "watchlist", "indicator"
@@ -73,7 +74,7 @@ class PairCounts:
             registry, self._counts, "feature_fired_pairs", "Pairs in which a watched feature fired.", "feature"
         )
         self._drift = Drift(registry, self._counts, max_feature_series=max_feature_series)
-        self._tokens = counter("tokens_total", "Tokens read, by segment.", "segment")
+        self._tokens = one_label("tokens_total", "Tokens read, by segment.", "segment", (*_SEGMENTS, "template"))
         self._pair_tokens = Histograms(
             registry, self._counts, "pair_tokens", "Tokens of a pair, by segment.", (0, *TOKENS), "segment"
         )
@@ -128,21 +129,17 @@ class PairCounts:
         """Indices of all that a judgement counts: found once, since most pairs move a hundred series."""
         moved = self._moved.get(judgement)
         if moved is None:
-            watchlist = judgement.made_by.watchlist
-            scored = [
+            watchlist, read = judgement.made_by.watchlist, judgement.coverage
+            tokens = zip(_SEGMENTS, (read.prompt_tokens, read.response_tokens, read.history_tokens), strict=True)
+            places = [self._scripts.place(read.script), *self._drift.places(judgement)]
+            places += [self._pair_tokens.place(count, segment) for segment, count in tokens]
+            places += [
                 self._scores.place(score.score, watchlist, score.name)
                 for score in judgement.indicators
                 if not score.skipped_reason
             ]
-            read = judgement.coverage
-            own_tokens = (read.prompt_tokens, read.response_tokens, read.history_tokens)
-            scored += [
-                self._pair_tokens.place(count, segment) for segment, count in zip(_SEGMENTS, own_tokens, strict=True)
-            ]
             fired = np.unique(self._places_of(judgement.table)[judgement.fired])
-            scored.append(self._scripts.place(read.script))
-            scored += self._drift.places(judgement)
-            moved = self._moved[judgement] = np.concatenate([fired[fired >= 0], np.array(scored, np.intp)])
+            moved = self._moved[judgement] = np.concatenate([fired[fired >= 0], np.array(places, np.intp)])
         return moved
 
     def _places_of(self, table: FeatureTable) -> NDArray[np.intp]:

@@ -18,10 +18,18 @@ M = TypeVar("M", Counter, Histogram)
 
 
 class Bound(dict[tuple[str, ...], M], Generic[M]):
-    """The series of a metric by their label values, each bound once: `labels()` costs more than counting."""
+    """The series of a metric by their label values, each bound once: `labels()` costs more than counting.
 
-    def __init__(self, metric: M) -> None:
+    Args:
+        metric: The metric.
+        starts: Of a metric with one label, the values whose series are there from the start, so that rates have a first
+            point.
+    """
+
+    def __init__(self, metric: M, starts: Iterable[str] = ()) -> None:
         self._metric: M = metric
+        for value in starts:
+            self[value,]
 
     def __missing__(self, values: tuple[str, ...]) -> M:
         series: M = self._metric.labels(*values)
