@@ -269,9 +269,10 @@ def milliseconds(duration: str) -> int:
 def test_a_week_ago_goes_before_a_day_ago(tmp_path: Path) -> None:
     """Where a week is kept, the same hour a week ago decides, whatever was a day ago. Time runs 24 times as fast."""
     rule_file = next(file for file in scaled_rules.write(tmp_path / "rules", 1 / 24) if file.name == "input.yaml")
-    week, day, hour = 7 * 120, 120, 5  # in samples, one in 30 s
-    usual, odd = f"+50x{week - day - 2}", f"+95x{2 * day // 2}"
-    short = f"0{usual} {50 * (week - day - 2)}{odd} {50 * (week - day - 2) + 95 * day}+50x{4 * hour}"
+    # In samples, one in 30 s: an hour lasts 5 of them, a day 120, a week 840. Short texts are half of all, and nearly all
+    # from a day before the week's end until two samples before that end.
+    before, odd = 840 - 120 - 2, 120
+    short = f"0+50x{before} {50 * before}+95x{odd} {50 * before + 95 * odd}+50x20"
     tokens = 'scopewatch_pair_tokens_%s{job="j", instance="a", segment="response"%s}'
     series = [
         {"series": tokens % ("bucket", ', le="64.0"'), "values": short},
