@@ -26,7 +26,9 @@ RUNBOOKS = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
 PAGES = [*RUNBOOKS, ROOT / "docs" / "monitoring.md"]
 TARGET = {"job", "instance", "pod", "node", "namespace"}
 """Labels that Prometheus gives to what it scrapes."""
-SELECTOR = re.compile(r"\b((?:[a-z_]+:[a-z_]+:[a-z0-9_]+)|(?:scopewatch|grpc_server|process)_\w+|up|ALERTS)\b(?!\()(?:\{([^}]*)\})?")
+SELECTOR = re.compile(
+    r"\b((?:[a-z_]+:[a-z_]+:[a-z0-9_]+)|(?:scopewatch|grpc_server|process)_\w+|up|ALERTS)\b(?!\()(?:\{([^}]*)\})?"
+)
 MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"')
 GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 VARIABLES = {"$__rate_interval": "5m", "$job": ".*", "$watchlist": ".*", "$indicator": ".*", "$instance": ".*"}
@@ -90,7 +92,7 @@ def exported(bundled: ServerProcess) -> dict[str, set[str]]:
 def test_dashboards_are_as_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """`make dashboards` would change nothing."""
     monkeypatch.syspath_prepend(str(ROOT / "tools" / "dashboards"))
-    import write  # noqa: PLC0415 - the folder is in the path now
+    import write  # the folder is in the path now
 
     made = write.documents()
     for name in ("write", "panels", "overview", "indicator", "service", "drift"):
@@ -110,7 +112,11 @@ def test_dashboards_can_be_read() -> None:
             assert panel["datasource"]["uid"] == "${datasource}"
             assert panel["type"] in {"table", "heatmap"} or panel["fieldConfig"]["defaults"]["unit"]
             place = panel["gridPos"]
-            cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+            cells = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
             assert not cells & taken
             assert max(x for x, _ in cells) < 24
             taken |= cells
@@ -149,8 +155,15 @@ def test_what_is_asked_for_is_exported(exported: dict[str, set[str]]) -> None:
 
 def test_groupings_and_legends_name_labels_that_exist(exported: dict[str, set[str]]) -> None:
     labels = set().union(*known(exported).values())
-    named = {label.strip() for _, expression in expressions() for found in GROUPING.findall(expression) for label in found.split(",")}
-    legends = {label for _, target in targets() for label in re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", ""))}
+    named = {
+        label.strip()
+        for _, expression in expressions()
+        for found in GROUPING.findall(expression)
+        for label in found.split(",")
+    }
+    legends = {
+        label for _, target in targets() for label in re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", ""))
+    }
     assert (named - {""}) - labels == set()
     assert legends - labels == set()
     assert len(legends) > 10
@@ -158,7 +171,9 @@ def test_groupings_and_legends_name_labels_that_exist(exported: dict[str, set[st
 
 def test_a_name_that_nothing_exports_is_noticed(exported: dict[str, set[str]]) -> None:
     """The walk sees metrics and labels wherever they stand."""
-    expression = 'sum(rate(scopewatch_no_such_total{job="a", no_label=~"b"}[5m])) / up > grpc_server_started_total{x="y"}'
+    expression = (
+        'sum(rate(scopewatch_no_such_total{job="a", no_label=~"b"}[5m])) / up > grpc_server_started_total{x="y"}'
+    )
     assert SELECTOR.findall(expression) == [
         ("scopewatch_no_such_total", 'job="a", no_label=~"b"'), ("up", ""), ("grpc_server_started_total", 'x="y"'),
     ]  # fmt: skip
@@ -177,7 +192,8 @@ def test_every_exported_metric_is_used_or_documented(exported: dict[str, set[str
     left_over = {
         name
         for name in families - counters
-        if f"`{name}" not in documented and not any(one in used for one in (name, *(f"{name}_{part}" for part in ("bucket", "sum", "count"))))
+        if f"`{name}" not in documented
+        and not any(one in used for one in (name, *(f"{name}_{part}" for part in ("bucket", "sum", "count"))))
     }
     assert left_over == set()
     assert len(families) > 50

@@ -197,7 +197,10 @@ def bin_series(kind: str, labels: str, seed: int) -> tuple[list[dict[str, str]],
         for index, (rate, ratio) in enumerate(zip(of_process, reference, strict=True)):
             series += [
                 {"series": f'scopewatch_{kind}_bin_pairs_total{{{own}, bin="{index}"}}', "values": f"1000+{rate}x90"},
-                {"series": f'scopewatch_{kind}_reference_ratio{{{own}, bin="{index}"}}', "values": f"{float(ratio)}x90"},
+                {
+                    "series": f'scopewatch_{kind}_reference_ratio{{{own}, bin="{index}"}}',
+                    "values": f"{float(ratio)}x90",
+                },
             ]
         of_indicator = re.sub(r', feature="[^"]*"', "", own)
         pairs = {"series": f"scopewatch_reference_pairs{{{of_indicator}}}", "values": f"{reference_pairs}x90"}
@@ -209,7 +212,11 @@ def bin_series(kind: str, labels: str, seed: int) -> tuple[list[dict[str, str]],
 
 def close(metric: str, value: float) -> dict[str, Any]:
     """A look at a metric that is met where it differs from a value by less than a hundredth of it."""
-    return {"expr": f"sum(abs({metric} / {value!r} - 1) < bool 0.01)", "eval_time": "80m", "exp_samples": [{"value": 1}]}
+    return {
+        "expr": f"sum(abs({metric} / {value!r} - 1) < bool 0.01)",
+        "eval_time": "80m",
+        "exp_samples": [{"value": 1}],
+    }
 
 
 @pytest.mark.system
@@ -238,7 +245,9 @@ def test_scaled_rules_differ_in_durations_alone() -> None:
     """Ranges, offsets and waiting times are a sixtieth, all of them, and nothing else is changed."""
     duration = re.compile(r"\b\d+(ms|[smhdw])\b(?=[\]\s),]|$)")
     for file in RULES:
-        for group, shorter in zip(loaded(file)["groups"], scaled_rules.scaled(loaded(file), 1 / 60)["groups"], strict=True):
+        for group, shorter in zip(
+            loaded(file)["groups"], scaled_rules.scaled(loaded(file), 1 / 60)["groups"], strict=True
+        ):
             for rule, made in zip(group["rules"], shorter["rules"], strict=True):
                 assert duration.sub("", rule["expr"]) == duration.sub("", made["expr"])
                 assert {**rule, "expr": "", "for": ""} == {**made, "expr": "", "for": rule.get("for", "")} | {"for": ""}
@@ -260,9 +269,10 @@ def milliseconds(duration: str) -> int:
 def test_a_week_ago_goes_before_a_day_ago(tmp_path: Path) -> None:
     """Where a week is kept, the same hour a week ago decides, whatever was a day ago. Time runs 24 times as fast."""
     rule_file = next(file for file in scaled_rules.write(tmp_path / "rules", 1 / 24) if file.name == "input.yaml")
-    week, day, hour = 7 * 120, 120, 5  # in samples, one in 30 s
-    usual, odd = f"+50x{week - day - 2}", f"+95x{2 * day // 2}"
-    short = f"0{usual} {50 * (week - day - 2)}{odd} {50 * (week - day - 2) + 95 * day}+50x{4 * hour}"
+    # In samples, one in 30 s: an hour lasts 5 of them, a day 120, a week 840. Short texts are half of all, and nearly all
+    # from a day before the week's end until two samples before that end.
+    before, odd = 840 - 120 - 2, 120
+    short = f"0+50x{before} {50 * before}+95x{odd} {50 * before + 95 * odd}+50x20"
     tokens = 'scopewatch_pair_tokens_%s{job="j", instance="a", segment="response"%s}'
     series = [
         {"series": tokens % ("bucket", ', le="64.0"'), "values": short},
@@ -276,3 +286,23 @@ def test_a_week_ago_goes_before_a_day_ago(tmp_path: Path) -> None:
     ]
     test = {"interval": "30s", "input_series": series, "promql_expr_test": looks_at}
     run_tests(tmp_path, [rule_file], test, evaluation_interval="150s")
+
+
+def test_the_page_lists_every_alert() -> None:
+    """The table of docs/monitoring.md names each alert with its severity and how long it waits, the gravest first."""
+    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[(\w+)\]\(runbooks/(\w+)\.md\) \| (\w+) \| ([^|]+) \|$", page, re.MULTILINE)
+    severities = ["critical", "warning", "info"]
+    expected = sorted((severities.index(rule["labels"]["severity"]), name) for name, rule in ALERTS.items())
+    assert listed == [(name, name, severities[at], ALERTS[name].get("for", "at once")) for at, name in expected]
+
+
+@pytest.mark.system
+def test_the_scrape_configuration_of_the_page_is_one(tmp_path: Path) -> None:
+    """The first example is a configuration that promtool accepts, with a job that the rules find."""
+    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    example = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0]
+    file = tmp_path / "prometheus.yaml"
+    file.write_text(example.replace("/etc/prometheus", str(tmp_path)), encoding="utf-8")
+    promtool("check", "config", file)
+    assert [job["job_name"] for job in yaml.safe_load(example)["scrape_configs"]] == ["scopewatch"]

@@ -1,6 +1,6 @@
 """A real Prometheus watches a real server, first under its usual traffic, then under another domain's, until it alerts.
 
-    make monitoring-demo        or        python tools/monitoring_demo.py [--hour-s 60] [--rate 30] [--page docs/monitoring.md]
+    make monitoring-demo        or        python tools/monitoring_demo.py [--hour-s 60] [--rate 12] [--page docs/monitoring.md]
 
 The rules are those of deploy/monitoring with every duration scaled: what looks at an hour looks at `--hour-s` seconds.
 Compares Prometheus' PSI with numpy's from the raw counters, and draws panels of the dashboards. Exits with 1 where
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import grpc
 import numpy as np
@@ -31,9 +32,10 @@ for folder in ("tools/monitoring", "bench"):
 
 import charts  # noqa: E402
 import demo_texts  # noqa: E402
-import page  # noqa: E402
 import prometheus  # noqa: E402
 import scaled_rules  # noqa: E402
+
+import page  # noqa: E402
 
 WATCHED = ("ScopewatchIndicatorDrift", "speculation")
 """The alert that has to fire, and of which indicator: the usual texts are such as its threshold was measured on."""
@@ -59,24 +61,30 @@ class Traffic:
     def __init__(self, address: str, rate: float) -> None:
         self.texts: Iterator[str] = demo_texts.usual(0)
         self.sent = 0
+        self.resting = False
+        """Whether no call is sent for the moment."""
         self._pause_s = 1 / rate
         self._channel = grpc.insecure_channel(address)
         self._stub = monitor_pb2_grpc.MonitorServiceStub(self._channel)
         self._stopped = threading.Event()
+        self._waiting: set[grpc.Future] = set()  # a call that nobody holds is cancelled
         self._thread = threading.Thread(target=self._send)
 
     def _send(self) -> None:
         due_s = time.monotonic()
         while not self._stopped.wait(max(0.0, due_s - time.monotonic())):
             due_s += self._pause_s
+            if self.resting:
+                continue
             watchlist = "no-such-watchlist" if self.sent % 50 == 17 else ""
             request = monitor_pb2.ScoreRequest(response=next(self.texts), watchlist=watchlist)
             call = self._stub.Score.future(request, timeout=30)
+            self._waiting = {call, *(one for one in self._waiting if not one.done())}
             if self.sent % 50 == 33:
                 call.cancel()
             self.sent += 1
 
-    def __enter__(self) -> Traffic:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -101,22 +109,41 @@ class Compared:
     def difference(self) -> float:
         return abs(self.by_rules / self.by_numpy - 1)
 
+    def __str__(self) -> str:
+        psi = f"{self.by_rules:.4f} | {self.by_numpy:.4f} | {self.difference:.2%} | {self.floor:.4f}"
+        return f"| {self.phase} | `{self.indicator}` | {self.pairs:,.0f} | {psi} |"
 
-def compare(watching: prometheus.Prometheus, phase: str, hour_s: float) -> list[Compared]:
-    """Holds the recorded PSI of every indicator against numpy's, from the counters as they were scraped."""
+
+def compare(watching: prometheus.Prometheus, traffic: Traffic, phase: str, hour_s: float) -> list[Compared]:
+    """Holds the recorded PSI of every indicator against numpy's, from the counters as they were scraped.
+
+    The traffic rests meanwhile: what a scrape brings in while rules are evaluated is seen by the one and not the other.
+    """
+    traffic.resting = True
+    time.sleep(hour_s / 10)
     recorded = watching.query("watchlist_indicator:scopewatch_indicator_psi:ratio1h")
-    return [_compared(watching, phase, series["metric"]["indicator"], float(series["value"][0]), hour_s) for series in recorded]
+    compared = [
+        _compared(watching, phase, series["metric"]["indicator"], float(series["value"][0]), hour_s)
+        for series in recorded
+    ]
+    traffic.resting = False
+    return compared
 
 
 def _compared(watching: prometheus.Prometheus, phase: str, indicator: str, at_s: float, hour_s: float) -> Compared:
     of = f'{{indicator="{indicator}"}}'
-    at_s = float(watching.query(f"timestamp(watchlist_indicator:scopewatch_indicator_psi:ratio1h{of})", at_s)[0]["value"][1])
+    at_s = float(
+        watching.query(f"timestamp(watchlist_indicator:scopewatch_indicator_psi:ratio1h{of})", at_s)[0]["value"][1]
+    )
 
     def one(metric: str) -> float:
         return float(watching.query(f"{metric}{of}", at_s)[0]["value"][1])
 
     counters = watching.query(f"scopewatch_indicator_bin_pairs_total{of}[{round(hour_s * 1000)}ms]", at_s)
-    ratios = {s["metric"]["bin"]: float(s["value"][1]) for s in watching.query(f"scopewatch_indicator_reference_ratio{of}", at_s)}
+    ratios = {
+        s["metric"]["bin"]: float(s["value"][1])
+        for s in watching.query(f"scopewatch_indicator_reference_ratio{of}", at_s)
+    }
     moved = {s["metric"]["bin"]: float(s["values"][-1][1]) - float(s["values"][0][1]) for s in counters}
     now = np.array([moved[name] for name in ratios]) + 0.5
     then = np.array(list(ratios.values())) * one("scopewatch_reference_pairs") + 0.5
@@ -155,36 +182,36 @@ def everything(hour_s: float, rate: float) -> Iterator[tuple[prometheus.Promethe
     """A server over the bundled reader, a Prometheus with the scaled rules that scrapes it, and traffic."""
     with tempfile.TemporaryDirectory() as made, running_server({}) as server:
         rules = scaled_rules.write(Path(made) / "rules", hour_s / 3600)
-        with prometheus.running(Path(made), server.ready["metrics_address"], rules) as watching:
-            time.sleep(3)  # a first scrape before the first pair, so that every counter is seen to begin at 0
+        with prometheus.running(Path(made), server.ready["metrics_address"], rules, hour_s / 30) as watching:
+            time.sleep(hour_s / 15)  # a first scrape before the first pair, so that every counter is seen to begin at 0
             with Traffic(server.address, rate) as traffic:
                 yield watching, traffic
 
 
 def table(compared: list[Compared], watch: Watch, changed_s: float, lost: float, arguments: argparse.Namespace) -> str:
     """What was measured, as Markdown."""
+    command = f"`python tools/monitoring_demo.py --hour-s {arguments.hour_s:g} --rate {arguments.rate:g}`"
+    began = sorted(watch.began.items(), key=lambda row: row[1])
     lines = [
-        f"`python tools/monitoring_demo.py --hour-s {arguments.hour_s:g} --rate {arguments.rate:g}`: an hour of the rules is "
-        f"{arguments.hour_s:g} s. Other texts came from {changed_s:.0f} s on.",
+        f"{command}: an hour of the rules is {arguments.hour_s:g} s. Other texts came from {changed_s:.0f} s on.",
         "",
-        "| texts | indicator | pairs in the \"hour\" | PSI by the rules | PSI by numpy | difference | noise floor |",
+        '| texts | indicator | pairs in the "hour" | PSI by the rules | PSI by numpy | difference | noise floor |',
         "|---|---|---|---|---|---|---|",
+        *map(str, compared),
+        "",
+        "| alert | of | fires after |",
+        "|---|---|---|",
+        *(f"| `{name}` | {indicator or '–'} | {at_s:.0f} s |" for (name, indicator), at_s in began),
+        "",
+        f"Largest number of pairs, at any scrape, that were neither scored nor failed nor on their way: {lost:g}.",
     ]
-    for one in compared:
-        lines.append(
-            f"| {one.phase} | `{one.indicator}` | {one.pairs:,.0f} | {one.by_rules:.4f} | {one.by_numpy:.4f} | "
-            f"{one.difference:.2%} | {one.floor:.4f} |"
-        )
-    lines += ["", "| alert | of | fires after |", "|---|---|---|"]
-    lines += [f"| `{name}` | {indicator or '–'} | {at_s:.0f} s |" for (name, indicator), at_s in sorted(watch.began.items(), key=lambda row: row[1])]
-    lines += ["", f"Largest number of pairs, at any scrape, that were neither scored nor failed nor on their way: {lost:g}."]
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hour-s", type=float, default=60.0, help="seconds that stand for an hour of the rules")
-    parser.add_argument("--rate", type=float, default=30.0, help="calls a second; an hour needs 500 pairs")
+    parser.add_argument("--rate", type=float, default=12.0, help="calls a second; an hour needs 500 pairs")
     parser.add_argument("--images", type=Path, default=ROOT / "build" / "monitoring", help="folder of the pictures")
     parser.add_argument("--page", type=Path, help="page into which the measured numbers are written")
     arguments = parser.parse_args()
@@ -193,14 +220,16 @@ def main() -> int:
         watch = Watch(watching, start_s := time.time())
         print("usual texts", flush=True)
         too_early = watch.follow(2 * hour_s, until=WATCHED)
-        compared = compare(watching, "usual", hour_s)
+        compared = compare(watching, traffic, "usual", hour_s)
         print("another domain's texts", flush=True)
         traffic.texts = demo_texts.others(1)
         changed_s = time.time() - start_s
         fired = watch.follow(3 * hour_s, until=WATCHED)
         watch.follow(0.75 * hour_s)
-        compared += compare(watching, "another domain's", hour_s)
-        lost = watching.value(f"max(max_over_time(abs(instance_watchlist:scopewatch_pairs:residual)[{round(time.time() - start_s)}s:1s]))")
+        compared += compare(watching, traffic, "another domain's", hour_s)
+        lost = watching.value(
+            f"max(max_over_time(abs(instance_watchlist:scopewatch_pairs:residual)[{round(time.time() - start_s)}s:1s]))"
+        )
         for board, titles in PICTURES.items():
             picture = arguments.images / f"monitoring-{board}.png"
             charts.draw(watching, board, titles, picture, start_s=start_s, end_s=time.time(), by=hour_s / 3600)

@@ -32,7 +32,12 @@ def _indicators() -> list[Any]:
     return [
         lines("PSI of scores, one hour", about, "none", *_psi("1h")),
         lines("PSI of scores, one day", about, "none", *_psi("1d")),
-        lines("Pairs counted in the last hour", "Below 500 there is no PSI.", "short", Query(counted, "{{watchlist}} {{indicator}}")),
+        lines(
+            "Pairs counted in the last hour",
+            "Below 500 there is no PSI.",
+            "short",
+            Query(counted, "{{watchlist}} {{indicator}}"),
+        ),
     ]
 
 

@@ -12,7 +12,11 @@ _LEGEND = "{{watchlist}} {{indicator}}"
 
 def dashboard() -> Any:
     about = "What does an indicator say, and how does that compare with its card?"
-    names = choice("indicator", "Indicator", 'label_values(scopewatch_indicator_score_count{job=~"$job", watchlist=~"$watchlist"}, indicator)')
+    names = choice(
+        "indicator",
+        "Indicator",
+        'label_values(scopewatch_indicator_score_count{job=~"$job", watchlist=~"$watchlist"}, indicator)',
+    )
     made = board("scopewatch-indicator", "scopewatch: indicator", about, watchlists(), names)
     for panel in (*_scores(), *_reference(), *_features()):
         made.with_panel(panel)
@@ -23,12 +27,15 @@ def _scores() -> list[Any]:
     buckets = f"sum by (le) (increase(scopewatch_indicator_score_bucket{{{_OF}}}[$__rate_interval]))"
     each = f"sum by (watchlist, indicator, le) (rate(scopewatch_indicator_score_bucket{{{_OF}}}[$__rate_interval]))"
     flags = f"watchlist_indicator:scopewatch_indicator_flags:ratio1h{{{_OF}}}"
-    severity = f"sum by (watchlist, indicator, severity) (rate(scopewatch_indicator_flags_total{{{_OF}}}[$__rate_interval]))"
+    severity = (
+        f"sum by (watchlist, indicator, severity) (rate(scopewatch_indicator_flags_total{{{_OF}}}[$__rate_interval]))"
+    )
     return [
         densities("Scores", "How many pairs got scores in which range. Choose one indicator.", buckets),
         lines("Scores and thresholds", "The score that so many pairs stay below, and the threshold.", "none",
               *(Query(f"histogram_quantile({q}, {each})", f"{_LEGEND} {q:.0%}") for q in (0.5, 0.95)),
-              Query(f"max by (watchlist, indicator) (scopewatch_indicator_threshold{{{_OF}}})", f"{_LEGEND} threshold")),
+              Query(f"max by (watchlist, indicator) (scopewatch_indicator_threshold{{{_OF}}})", f"{_LEGEND} threshold"),
+              from_zero=False),
         lines("Flagged share", "Of the last hour, of the day before it, and of the card's benign pairs.", "percentunit",
               Query(flags, f"{_LEGEND} now"),
               Query(f"watchlist_indicator:scopewatch_indicator_flags:ratio1d{{{_OF}}} offset 1h", f"{_LEGEND} day before"),
@@ -39,7 +46,9 @@ def _scores() -> list[Any]:
 
 def _reference() -> list[Any]:
     psi = "watchlist_indicator:scopewatch_indicator_psi:ratio1h"
-    skipped = f"sum by (watchlist, indicator, reason) (rate(scopewatch_skipped_indicators_total{{{_OF}}}[$__rate_interval]))"
+    skipped = (
+        f"sum by (watchlist, indicator, reason) (rate(scopewatch_skipped_indicators_total{{{_OF}}}[$__rate_interval]))"
+    )
     return [
         bars("Scores by bin, last hour", "Share of the pairs in each bin of the card's reference.", "percentunit",
              Query(f"watchlist_indicator_bin:scopewatch_indicator_pairs:ratio1h{{{_OF}}}", f"{_LEGEND} {{{{bin}}}}")),

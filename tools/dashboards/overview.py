@@ -25,12 +25,26 @@ def dashboard() -> Any:
 def _numbers() -> list[Any]:
     failed = 'sum(rate(scopewatch_failed_pairs_total{job=~"$job", reason!="cancelled"}[$__rate_interval]))'
     return [
-        number("Ready", "Processes that take pairs.", "none", 'sum(scopewatch_ready{job=~"$job"})', bad=1, worse_above=False),
+        number(
+            "Ready",
+            "Processes that take pairs.",
+            "none",
+            'sum(scopewatch_ready{job=~"$job"})',
+            bad=1,
+            worse_above=False,
+        ),
         number("Pairs", "Pairs that come in.", "pairs/s", _RECEIVED),
         number("Flagged", "Share of the scored pairs.", "percentunit", share("flag")),
         number("Incomplete", "Share that was not read whole.", "percentunit", share("incomplete"), bad=0.05),
         number("Failed", "Share without a verdict.", "percentunit", f"{failed} / ({_RECEIVED} > 0)", bad=0.01),
-        number("Canaries", "1 where all score as recorded.", "none", 'min(scopewatch_canary_ok{job=~"$job"})', bad=1, worse_above=False),
+        number(
+            "Canaries",
+            "1 where all score as recorded.",
+            "none",
+            'min(scopewatch_canary_ok{job=~"$job"})',
+            bad=1,
+            worse_above=False,
+        ),
     ]
 
 
@@ -38,7 +52,9 @@ def _curves() -> list[Any]:
     by_verdict = 'sum by (verdict) (rate(scopewatch_pairs_total{job=~"$job"}[$__rate_interval]))'
     by_reason = 'sum by (reason) (rate(scopewatch_failed_pairs_total{job=~"$job"}[$__rate_interval])) > 0'
     by_code = 'sum by (grpc_method, grpc_code) (rate(grpc_server_handled_total{job=~"$job"}[$__rate_interval]))'
-    seconds = 'sum by (le) (rate(grpc_server_handling_seconds_bucket{job=~"$job", grpc_method="Score"}[$__rate_interval]))'
+    seconds = (
+        'sum by (le) (rate(grpc_server_handling_seconds_bucket{job=~"$job", grpc_method="Score"}[$__rate_interval]))'
+    )
     quantiles = [Query(f"histogram_quantile({q}, {seconds})", f"{q:.0%}") for q in (0.5, 0.95, 0.99)]
     flags = "watchlist_indicator:scopewatch_indicator_flags:ratio1h"
     burn = 'slo:sli_error:ratio_rate1h{job=~"$job"}'
@@ -61,5 +77,10 @@ def _tables() -> list[Any]:
         rows("Alerts that fire", "Each has a page in docs/runbooks.", firing, width=FULL),
         rows("Readers", "What reads, on which device.", 'scopewatch_reader_info{job=~"$job"}', width=THIRD),
         rows("Versions", "What runs.", 'scopewatch_build_info{job=~"$job"}', width=THIRD),
-        rows("Watchlists", "One digest for each name, except during a rollout.", 'count by (watchlist, digest) (scopewatch_watchlist_info{job=~"$job"})', width=THIRD),
+        rows(
+            "Watchlists",
+            "One digest for each name, except during a rollout.",
+            'count by (watchlist, digest) (scopewatch_watchlist_info{job=~"$job"})',
+            width=THIRD,
+        ),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,14 +73,18 @@ def watchlists() -> dashboard.QueryVariable:
     return choice("watchlist", "Watchlist", 'label_values(scopewatch_watchlist_info{job=~"$job"}, watchlist)')
 
 
-def lines(title: str, about: str, unit: str, *queries: Query, width: int = HALF, stacked: bool = False) -> Any:
+def lines(
+    title: str, about: str, unit: str, *queries: Query, width: int = HALF, stacked: bool = False, from_zero: bool = True
+) -> Any:
     """Curves over time."""
     panel = timeseries.Panel().fill_opacity(30 if stacked else 5).line_width(1).show_points(_NO_POINTS)
     if stacked:
         panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
     legend = common.VizLegendOptions().display_mode(common_models.LegendDisplayMode.LIST).show_legend(True)
-    panel.legend(legend.placement(common_models.LegendPlacement.BOTTOM)).min(0)
-    return _with(panel, title, about, queries, width, 8).unit(unit)
+    panel.legend(legend.placement(common_models.LegendPlacement.BOTTOM))
+    if from_zero:
+        panel.min(0)
+    return _with(panel, title, about, queries, width=width).unit(unit)
 
 
 def number(title: str, about: str, unit: str, expr: str, *, bad: float | None = None, worse_above: bool = True) -> Any:
@@ -89,26 +94,26 @@ def number(title: str, about: str, unit: str, expr: str, *, bad: float | None = 
         colours = ("green", "red") if worse_above else ("red", "green")
         steps = [models.Threshold(color=colours[0]), models.Threshold(value=bad, color=colours[1])]
         panel.thresholds(dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
-    return _with(panel, title, about, [Query(expr)], 4, 4).unit(unit)
+    return _with(panel, title, about, [Query(expr)], width=4, height=4).unit(unit)
 
 
 def bars(title: str, about: str, unit: str, *queries: Query, width: int = HALF) -> Any:
     """One bar for every series, as it is now."""
     panel = bargauge.Panel().orientation(common_models.VizOrientation.HORIZONTAL).min(0)
-    return _with(panel, title, about, queries, width, 8, instant=True).unit(unit)
+    return _with(panel, title, about, queries, width=width, instant=True).unit(unit)
 
 
 def rows(title: str, about: str, expr: str, width: int = HALF) -> Any:
     """A table with a row for every series, as it is now."""
     query = [Query(expr)]
-    return _with(table.Panel(), title, about, query, width, 8, instant=True, form=PromQueryFormat.TABLE)
+    return _with(table.Panel(), title, about, query, width=width, instant=True, form=PromQueryFormat.TABLE)
 
 
 def densities(title: str, about: str, expr: str, width: int = HALF) -> Any:
     """The buckets of a histogram over time, the fuller the darker."""
     colours = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues").steps(64)
     query = [Query(expr, "{{le}}")]
-    return _with(heatmap.Panel().color(colours), title, about, query, width, 8, form=PromQueryFormat.HEATMAP)
+    return _with(heatmap.Panel().color(colours), title, about, query, width=width, form=PromQueryFormat.HEATMAP)
 
 
 _NO_POINTS = common_models.VisibilityMode.NEVER
@@ -118,10 +123,10 @@ def _with(
     panel: Any,
     title: str,
     about: str,
-    queries: Any,
-    width: int,
-    height: int,
+    queries: Sequence[Query],
     *,
+    width: int,
+    height: int = 8,
     instant: bool = False,
     form: PromQueryFormat = PromQueryFormat.TIME_SERIES,
 ) -> Any:

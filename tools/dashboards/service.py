@@ -93,7 +93,7 @@ def _beside() -> list[Any]:
               Query(rate("scopewatch_shadow_disagreements_total", "watchlist"), "{{watchlist}} disagrees"),
               Query(rate("scopewatch_shadow_skipped_total", "reason"), "left out: {{reason}}")),
         lines("Certificate", "How long it is valid still.", "s", Query(expiry, "{{instance}} {{setting}}"),
-              Query(f"increase(scopewatch_certificate_reads_total{{{_OF}, result=\"refused\"}}{_RATE})", "{{instance}} refused")),
+              Query(f'increase(scopewatch_certificate_reads_total{{{_OF}, result="refused"}}{_RATE})', "{{instance}} refused")),
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from prometheus import Prometheus
-from scaled_rules import scaled_expression
+from scaled_rules import scaled_duration, scaled_expression
 
 DASHBOARDS = Path(__file__).parents[2] / "deploy" / "monitoring" / "dashboards"
 _COLUMNS = 3
@@ -59,7 +59,7 @@ def _asked(target: dict[str, Any], by: float) -> str:
     expression = scaled_expression(str(target["expr"]), by)
     for name, value in _VALUES.items():
         expression = expression.replace(name, value)
-    return expression.replace("$__rate_interval", "10s")
+    return expression.replace("$__rate_interval", scaled_duration("10m", by))
 
 
 def _legend(target: dict[str, Any], metric: dict[str, str]) -> str:
@@ -78,9 +78,10 @@ def _curves(axis: Any, prometheus: Prometheus, panel: dict[str, Any], times: tup
             shown += 1
     axis.set_xlim(0, end_s - start_s)
     axis.set_xlabel("s", fontsize=7)
-    if shown:
+    if panel["fieldConfig"]["defaults"].get("min") == 0:
         axis.set_ylim(bottom=0)
-        axis.legend(fontsize=6, loc="upper left")
+    if shown:
+        axis.legend(fontsize=5, loc="best", framealpha=0.6)
 
 
 def _bars(axis: Any, prometheus: Prometheus, panel: dict[str, Any], at_s: float, by: float) -> None:

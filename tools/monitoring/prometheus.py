@@ -58,19 +58,22 @@ class Prometheus:
 
 
 @contextmanager
-def running(folder: Path, target: str, rules: list[Path]) -> Iterator[Prometheus]:
-    """Starts Prometheus on a free port, which scrapes and evaluates every second, and stops it when the block is left.
+def running(folder: Path, target: str, rules: list[Path], every_s: float) -> Iterator[Prometheus]:
+    """Starts Prometheus on a free port, and stops it when the block is left.
 
     Args:
         folder: For its settings and its data.
         target: Host and port of the metrics that it scrapes.
         rules: Files of rules.
+        every_s: Seconds between two scrapes, and between two evaluations of the rules.
     """
     program = shutil.which("prometheus")
     if not program:
         raise SystemExit("prometheus is not installed (Debian package prometheus); `make system-deps` installs it")
     settings = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "global": dict.fromkeys(
+            ("scrape_interval", "scrape_timeout", "evaluation_interval"), f"{round(every_s * 1000)}ms"
+        ),
         "rule_files": [str(rule.resolve()) for rule in rules],
         "scrape_configs": [{"job_name": "scopewatch", "static_configs": [{"targets": [target]}]}],
     }

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scopewatch.app.canaries.judging import recorded_canaries
 from scopewatch.app.load import Loaded, load
 from scopewatch.app.readiness import Readiness
 from scopewatch.app.records import records
@@ -126,6 +127,8 @@ class Server:
             if self._certificates:
                 await started.enter_async_context(self._certificates.watched(self._config.watch_files_s))
             self._laps.end("ports")
+            # A file that is not in order is told of before the reader is loaded.
+            await asyncio.to_thread(recorded_canaries, self._config, ())
             loaded = await self._unless_stopped(load)
             if loaded is None:
                 return 0

@@ -1,22 +1,23 @@
 """What the canary pairs say of the reader that runs: whether it is as recorded, how far off, and when it was seen."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 RESULTS = ("ok", "deviated", "failed")
 """What can become of a run of the canary pairs."""
 
 
-class CanaryCounts:
-    """Instruments of canary pairs; none is there before the pairs were scored, or once there are no pairs any more.
+class CanaryCounts(Collector):
+    """Instruments of canary pairs; none has a value before the pairs were scored, or once there are no pairs any more.
 
     Args:
         registry: Where the instruments are collected.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
         self._shown = False
         self._ok = Gauge("scopewatch_canary_ok", "1 while the canary pairs score as recorded.", registry=None)
         self._runs = Counter(
@@ -37,16 +38,20 @@ class CanaryCounts:
         )
         self.interval = Gauge(
             "scopewatch_canary_interval_seconds",
-            "Seconds between two runs of the canary pairs; 0 where they are scored at the start and after reloads alone.",
+            "Seconds between two runs of the canary pairs; 0: at the start and after reloads alone.",
             registry=None,
         )
-        self._instruments = (self._ok, self._runs, self._deviation, self._last_run, self.interval)
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        for instrument in (self._ok, self._runs, self._deviation, self._last_run, self.interval):
+            for family in instrument.collect():
+                if not self._shown:
+                    family.samples.clear()
+                yield family
 
     def hide(self) -> None:
         """There are no canary pairs any more."""
-        if self._shown:
-            for instrument in self._instruments:
-                self._registry.unregister(instrument)
         self._shown = False
 
     def judged(self, ok: bool, deviations: Mapping[tuple[str, str], float]) -> None:
@@ -56,7 +61,7 @@ class CanaryCounts:
             ok: Whether everything is as recorded.
             deviations: The largest deviation of each indicator, by watchlist and name.
         """
-        self._show()
+        self._shown = True
         self._runs.labels("ok" if ok else "deviated").inc()
         self._ok.set(ok)
         self._last_run.set_to_current_time()
@@ -70,14 +75,8 @@ class CanaryCounts:
         Args:
             ill: Whether that is taken for a reader that does not work, and not for a moment without memory.
         """
-        self._show()
+        self._shown = True
         self._runs.labels("failed").inc()
         self._last_run.set_to_current_time()
         if ill:
             self._ok.set(0)
-
-    def _show(self) -> None:
-        if not self._shown:
-            for instrument in self._instruments:
-                self._registry.register(instrument)
-        self._shown = True

@@ -119,7 +119,7 @@ class PairsInFlight:
         self._ways: Sequence[str] | None = None
 
     def leave(self, outcomes: Sequence[ScoredPair | ScopewatchError]) -> None:
-        """Says what each pair leaves with, unless the call fails yet."""
+        """Says what each pair leaves with; without it all leave for what ended the context."""
         self._ways = [one.verdict if isinstance(one, ScoredPair) else one.reason for one in outcomes]
 
     def __enter__(self) -> Self:
@@ -129,7 +129,7 @@ class PairsInFlight:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._ways is None or error is not None:
+        if self._ways is None:
             self._ways = [reason_of(error)] * len(self._watchlists)
         self._funnel.left(self._watchlists, self._ways)
 

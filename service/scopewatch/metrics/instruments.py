@@ -20,6 +20,9 @@ from scopewatch.metrics.series import Bound
 from scopewatch.metrics.shadow_counts import ShadowCounts
 from scopewatch.watch.watchlist import Watchlist
 
+_DROPPED = ("cancelled", "deadline", "displaced")
+_CACHE_READS = ("hit", "miss", "error", "corrupt", "skipped")
+_CACHE_WRITES = ("ok", "error", "skipped", "dropped")
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -50,8 +53,8 @@ class Metrics:
         self.explanations = ExplanationCounts(registry)
         self.canaries = CanaryCounts(registry)
 
-        def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
-            return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
+        def counter(name: str, text: str, label: str, *starts: str) -> Bound[Counter]:
+            return Bound(Counter(f"scopewatch_{name}", text, [label], registry=registry), starts)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"scopewatch_{name}", text, labels, registry=registry)
@@ -70,12 +73,14 @@ class Metrics:
             registry=registry,
         )
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for the engine.")
-        self._dropped = counter("queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason")
+        self._dropped = counter(
+            "queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason", *_DROPPED
+        )
         self._unwanted = Counter(
             "scopewatch_unwanted_pairs_total", "Pairs that were read though their callers had left.", registry=registry
         )
-        self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result")
-        self._cache_writes = counter("cache_writes_total", "Cache writes.", "result")
+        self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result", *_CACHE_READS)
+        self._cache_writes = counter("cache_writes_total", "Cache writes.", "result", *_CACHE_WRITES)
         self.cache_breaker_open = gauge("cache_breaker_open", "1 while the cache is not asked because it failed.")
         self.ready = gauge("ready", "1 while the service accepts pairs.")
         self._startup = gauge("startup_seconds", "What each part of the start took, one after another.", "part")
@@ -95,7 +100,11 @@ class Metrics:
             "certificate_expiry_timestamp_seconds", "When the certificate of a setting expires, since 1970.", "setting"
         )
         self._certificate_reads = counter(
-            "certificate_reads_total", "Times that certificate files which had changed were read.", "result"
+            "certificate_reads_total",
+            "Times that certificate files which had changed were read.",
+            "result",
+            "ok",
+            "refused",
         )
         self._rpc_started = rpc("started_total", "RPCs started.")
         self._rpc_handled = rpc("handled_total", "RPCs completed.", "grpc_code")

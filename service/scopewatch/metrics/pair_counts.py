@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from scopewatch.events import PairScored
 from scopewatch.identity import HEAD, EngineIdentity, FeatureId, FeatureTable
 from scopewatch.metrics.drift import Drift
-from scopewatch.metrics.series import Bound, Counts, FiredFeatures, Histograms
+from scopewatch.metrics.series import Bound, Counts, Histograms, Totals
 from scopewatch.scripts import SCRIPTS
 from scopewatch.types import Coverage
 from scopewatch.verdicts import Judgement, Timings
@@ -53,33 +53,36 @@ class PairCounts:
         def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
             return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
 
+        def one_label(name: str, text: str, label: str, starts: Iterable[str]) -> Bound[Counter]:
+            return Bound(Counter(f"scopewatch_{name}", text, [label], registry=registry), starts)
+
         self._counts = Counts()
         self._skipped = counter(
             "skipped_indicators_total", "Indicators not scored.", "watchlist", "indicator", "reason"
         )
-        self._truncated = counter("truncated_pairs_total", "Pairs cut to fit the reader.", "segment")
-        self._odd = counter("odd_characters_total", "Characters that hide or imitate letters.", "kind")
-        self._rewritten = counter("rewritten_pairs_total", "Pairs whose texts the chat template changed.", "how")
-        for kind in _ODD:
-            self._odd[kind,]
-        for how in _REWRITTEN:
-            self._rewritten[how,]
+        self._truncated = one_label("truncated_pairs_total", "Pairs cut to fit the reader.", "segment", _SEGMENTS)
+        self._odd = one_label("odd_characters_total", "Characters that hide or imitate letters.", "kind", _ODD)
+        self._rewritten = one_label(
+            "rewritten_pairs_total", "Pairs whose texts the chat template changed.", "how", _REWRITTEN
+        )
         self._windows = Counter("scopewatch_windows_total", "Passes over pairs.", registry=registry)
         self._scores = Histograms(
             registry, self._counts, "indicator_score", "Indicator scores.", _SCORES, "watchlist", "indicator"
         )
         self._flags = counter("indicator_flags_total", "Indicators flagged.", "watchlist", "indicator", "severity")
-        self._fired = FiredFeatures(registry, self._counts)
+        self._fired = Totals(
+            registry, self._counts, "feature_fired_pairs", "Pairs in which a watched feature fired.", "feature"
+        )
         self._drift = Drift(registry, self._counts, max_feature_series=max_feature_series)
-        self._tokens = counter("tokens_total", "Tokens read, by segment.", "segment")
+        self._tokens = one_label("tokens_total", "Tokens read, by segment.", "segment", (*_SEGMENTS, "template"))
         self._pair_tokens = Histograms(
             registry, self._counts, "pair_tokens", "Tokens of a pair, by segment.", (0, *TOKENS), "segment"
         )
         for segment in _SEGMENTS:
             self._pair_tokens.start(segment)
-        self._scripts = counter("pair_scripts_total", "Pairs by the script of the response.", "script")
+        self._scripts = Totals(registry, self._counts, "pair_scripts", "Pairs by the script of the response.", "script")
         for script in SCRIPTS:
-            self._scripts[script,]
+            self._scripts.place(script)
         self._stages = Histograms(registry, self._counts, "stage_seconds", "Time per stage and pair.", SECONDS, "stage")
         for stage in _STAGES:
             self._stages.start(stage)
@@ -112,8 +115,6 @@ class PairCounts:
         """
         judgements = [event.pair.judgement for event in scored]
         self._counts.add(np.concatenate([self._moves(judgement) for judgement in judgements]))
-        for script, times in _tally([one.coverage.script for one in judgements]).items():
-            self._scripts[script,].inc(times)
         for timings, times in _tally([event.pair.timings for event in scored]).items():
             self._count_stages(timings, times)
         self._count_indicators(judgements)
@@ -128,20 +129,17 @@ class PairCounts:
         """Indices of all that a judgement counts: found once, since most pairs move a hundred series."""
         moved = self._moved.get(judgement)
         if moved is None:
-            watchlist = judgement.made_by.watchlist
-            scored = [
+            watchlist, read = judgement.made_by.watchlist, judgement.coverage
+            tokens = zip(_SEGMENTS, (read.prompt_tokens, read.response_tokens, read.history_tokens), strict=True)
+            places = [self._scripts.place(read.script), *self._drift.places(judgement)]
+            places += [self._pair_tokens.place(count, segment) for segment, count in tokens]
+            places += [
                 self._scores.place(score.score, watchlist, score.name)
                 for score in judgement.indicators
                 if not score.skipped_reason
             ]
-            read = judgement.coverage
-            own_tokens = (read.prompt_tokens, read.response_tokens, read.history_tokens)
-            scored += [
-                self._pair_tokens.place(count, segment) for segment, count in zip(_SEGMENTS, own_tokens, strict=True)
-            ]
             fired = np.unique(self._places_of(judgement.table)[judgement.fired])
-            parts = [fired[fired >= 0], np.array(scored, np.intp), *self._drift.places(judgement)]
-            moved = self._moved[judgement] = np.concatenate(parts)
+            moved = self._moved[judgement] = np.concatenate([fired[fired >= 0], np.array(places, np.intp)])
         return moved
 
     def _places_of(self, table: FeatureTable) -> NDArray[np.intp]:

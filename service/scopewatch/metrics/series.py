@@ -18,10 +18,18 @@ M = TypeVar("M", Counter, Histogram)
 
 
 class Bound(dict[tuple[str, ...], M], Generic[M]):
-    """The series of a metric by their label values, each bound once: `labels()` costs more than counting."""
+    """The series of a metric by their label values, each bound once: `labels()` costs more than counting.
 
-    def __init__(self, metric: M) -> None:
+    Args:
+        metric: The metric.
+        starts: Of a metric with one label, the values whose series are there from the start, so that rates have a first
+            point.
+    """
+
+    def __init__(self, metric: M, starts: Iterable[str] = ()) -> None:
         self._metric: M = metric
+        for value in starts:
+            self[value,]
 
     def __missing__(self, values: tuple[str, ...]) -> M:
         series: M = self._metric.labels(*values)
@@ -157,15 +165,20 @@ class Histograms(Named):
         yield family
 
 
-class FiredFeatures(Named):
-    """In how many pairs features fired.
+class Totals(Named):
+    """Counters of one name, told apart by one label.
 
     Args:
         registry: Where they are collected.
         counts: Where they are counted.
+        name: The metric's name without its prefix and `_total`.
+        text: The metric's help.
+        label: The name of the label.
     """
 
-    def __init__(self, registry: CollectorRegistry, counts: Counts) -> None:
+    def __init__(self, registry: CollectorRegistry, counts: Counts, name: str, text: str, label: str) -> None:
+        self._about = (f"scopewatch_{name}", text)
+        self._label = label
         self._counts = counts
         self._places: dict[str, int] = {}
         registry.register(self)
@@ -183,9 +196,7 @@ class FiredFeatures(Named):
         return self._places[name]
 
     def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(
-            "scopewatch_feature_fired_pairs", "Pairs in which a watched feature fired.", labels=["feature"]
-        )
+        family = CounterMetricFamily(*self._about, labels=[self._label])
         for name, place in list(self._places.items()):
             family.add_metric([name], self._counts.of(place, 1)[0])
         yield family

@@ -82,7 +82,7 @@ class RecordedReading(Strict):
     """SHA-256 of the token ids, little-endian 32-bit integers."""
     n_tokens: int = Field(ge=1)
     rendering: _Sha256
-    """As `types.TokenisedPair.rendering_digest`: of the chat template, the tokenizer, and what else decides the tokens."""
+    """As `types.TokenisedPair.rendering_digest`: of the chat template, the tokenizer and what else decides tokens."""
     activations: dict[str, Fired]
     """By `SAE/feature`; what did not fire has empty lists."""
 

@@ -146,10 +146,7 @@ class MonitorService:
         return fitting(whole, shorter, self.limits.max_reply_bytes)
 
     def _result(
-        self,
-        job: ScoreJob | ScopewatchError,
-        outcome: ScoredPair | ScopewatchError,
-        account: Account,
+        self, job: ScoreJob | ScopewatchError, outcome: ScoredPair | ScopewatchError, account: Account
     ) -> Result:
         if isinstance(outcome, ScopewatchError):
             return to_status(outcome)
