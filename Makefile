@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROTOS := protos/scopewatch/v1/monitor.proto
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos
 
-.PHONY: demo test lint format stubs proto-breaking proto-release api-reference bench chaos requirements audit-dependencies system-deps clean
+.PHONY: demo test lint format stubs proto-breaking proto-release api-reference bench chaos deploy-check dashboards monitoring-demo requirements audit-dependencies system-deps clean
 
 # With a real reader where its package can be had, else with the bundled tiny one.
 demo: $(VENV)/demo.stamp
@@ -50,6 +50,18 @@ bench: $(VENV)/dev.stamp
 # Attacks, faults and load on the real server: about a quarter of an hour; fails where a bound is broken.
 chaos: $(VENV)/dev.stamp system-deps
 	$(BIN)/python bench/chaos.py
+
+# The manifests in deploy/: all combinations rendered, schemas and rules. Needs kubectl, node and npm; some minutes.
+deploy-check: $(VENV)/dev.stamp
+	PYTHONPATH=tools $(BIN)/python -m deploy_check
+
+# Grafana dashboards, after a change of tools/dashboards.
+dashboards: $(VENV)/dev.stamp
+	$(BIN)/python tools/dashboards/write.py
+
+# A real Prometheus watches a real server until the drift alert fires: about five minutes; fails where it does not.
+monitoring-demo: $(VENV)/dev.stamp system-deps
+	$(BIN)/python tools/monitoring_demo.py
 
 # What the image installs, with hashes: after a change of constraints.txt or of dependencies in pyproject.toml.
 requirements: $(VENV)/dev.stamp

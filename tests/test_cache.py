@@ -72,7 +72,7 @@ class TestLocalCache:
         cache.put_many({A: value("1"), B: value("2")})
         await cache.get_many([A, C, D])
         reads = [registry.get_sample_value("scopewatch_cache_requests_total", {"result": r}) for r in ("miss", "hit")]
-        assert reads == [2, None]
+        assert reads == [2, 0]
         assert registry.get_sample_value("scopewatch_cache_writes_total", {"result": "ok"}) == 2
 
     async def test_it_is_empty_after_closing(self, metrics: Metrics) -> None:

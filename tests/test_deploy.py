@@ -1,409 +1,125 @@
-"""The image and the manifests, checked without a cluster and without building anything."""
+"""The manifests: each rule of `make deploy-check` holds for all of them, and what they start works as they start it."""
 
-import json
-import os
 import re
-import shutil
 import socket
 import subprocess
-import tempfile
-import tomllib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import kubernetes_validate
 import pytest
 import redis
 import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-import scopewatch
+from certificates import Authority
 from conftest import free_port, need, wait_until
-from scopewatch.cli import _parser
-from scopewatch.config import ENV_PREFIX, Config, load_config
-from scopewatch.doors.grpc.service import SERVICE_NAME
-from scopewatch.errors import ConfigError
+from deploy_check import crds
+from deploy_check.manifests import Manifests
+from deploy_check.rendering import COMPONENTS, combinations
+from deploy_check.rules import mistakes
+from deployed import APART, DEPLOY, NAMES, ROOT, manifests
 from scopewatch.pipeline.cache import KEY_PREFIX
 from scopewatch.pipeline.redis_client import redis_client
 
-ROOT = Path(__file__).parents[1]
-DEPLOY = ROOT / "deploy"
-KUBERNETES = "1.37"
 GPU = "nvidia.com/gpu"
-DNS_PORT = 53
 README = (DEPLOY / "README.md").read_text(encoding="utf-8")
-
-
-class Manifests:
-    """Kubernetes objects, and the ways from one to another."""
-
-    def __init__(self, objects: list[dict[str, Any]]) -> None:
-        self.objects = objects
-
-    def kind(self, kind: str) -> list[dict[str, Any]]:
-        return [found for found in self.objects if found["kind"] == kind]
-
-    @property
-    def templates(self) -> list[dict[str, Any]]:
-        return [workload["spec"]["template"] for workload in self.kind("Deployment")]
-
-    @property
-    def containers(self) -> list[dict[str, Any]]:
-        return [container for template in self.templates for container in template["spec"]["containers"]]
-
-    @property
-    def server(self) -> dict[str, Any]:
-        """The pod that runs scopewatch."""
-        return next(t["spec"] for t in self.templates if t["spec"]["containers"][0]["name"] == "scopewatch")
-
-    @property
-    def cache(self) -> dict[str, Any]:
-        """The pod that runs Redis."""
-        return next(t["spec"] for t in self.templates if t["spec"]["containers"][0]["name"] == "redis")
-
-    @property
-    def program(self) -> dict[str, Any]:
-        """The container that runs scopewatch."""
-        return self.server["containers"][0]
-
-    def selected(self, labels: dict[str, str]) -> list[dict[str, Any]]:
-        return [t for t in self.templates if labels.items() <= t["metadata"]["labels"].items()]
-
-    def environment(self, container: dict[str, Any]) -> dict[str, str]:
-        """What the container sees."""
-        maps = {found["metadata"]["name"]: found["data"] for found in self.kind("ConfigMap")}
-        seen: dict[str, str] = {}
-        for source in container.get("envFrom", ()):
-            seen |= maps[source["configMapRef"]["name"]]
-        for entry in container.get("env", ()):
-            seen[entry["name"]] = _expanded(entry["value"], seen)
-        return seen
-
-    def secret_files(self, pod: dict[str, Any]) -> dict[str, tuple[str, str]]:
-        """The files that a pod's container finds secrets in, with the secret and the key of each."""
-        (container,) = pod["containers"]
-        mounted = {mount["name"]: mount["mountPath"] for mount in container.get("volumeMounts", ())}
-        return {
-            f"{mounted[volume['name']]}/{item['path']}": (volume["secret"]["secretName"], item["key"])
-            for volume in pod.get("volumes", ())
-            if "secret" in volume
-            for item in volume["secret"]["items"]
-        }
-
-    def config(self) -> Config:
-        """The settings that the program loads; a secret's file holds `secret-` and its key."""
-        environment = {k: v for k, v in self.environment(self.program).items() if k.startswith(ENV_PREFIX)}
-        with tempfile.TemporaryDirectory() as folder:
-            for file, (_, key) in self.secret_files(self.server).items():
-                here = Path(folder) / key
-                here.write_text(f"secret-{key}\n", encoding="utf-8")
-                environment = {name: str(here) if value == file else value for name, value in environment.items()}
-            return load_config(environ=environment)
-
-
-def _expanded(text: str, environment: dict[str, str]) -> str:
-    """`$(NAME)` as the kubelet replaces it: left alone when the name is not known yet."""
-    return re.sub(r"\$\((\w+)\)", lambda match: environment.get(match[1], match[0]), text)
-
-
-def base_from_files() -> Manifests:
-    """The base as Kustomize would render it, without Kustomize: its files, and the ConfigMap made of settings.env."""
-    folder = DEPLOY / "base"
-    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
-    objects = [
-        o
-        for name in kustomization["resources"]
-        for o in yaml.safe_load_all((folder / name).read_text(encoding="utf-8"))
-    ]
-    for generator in kustomization["configMapGenerator"]:
-        lines = [
-            line for name in generator["envs"] for line in (folder / name).read_text(encoding="utf-8").splitlines()
-        ]
-        data = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-        objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data})
-    return Manifests(objects)
-
-
-def kustomized(folder: str | Path) -> Manifests:
-    kubectl = shutil.which("kubectl")
-    if kubectl is None or subprocess.run([kubectl, "kustomize", "--help"], capture_output=True, check=False).returncode:
-        pytest.skip("kubectl with kustomize is not installed")
-    command = [kubectl, "kustomize", str(DEPLOY / folder)]
-    rendered = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (0, "") == (rendered.returncode, rendered.stderr)
-    return Manifests(list(yaml.safe_load_all(rendered.stdout)))
-
-
-def renamed(folder: Path) -> Manifests:
-    """The GPU installation as an overlay of an overlay of one's own renders it, each with names of its own."""
-    below = DEPLOY / "overlays" / "gpu"
-    for name, fields in {"team": {"namespace": "team"}, "copy": {"nameSuffix": "-two"}}.items():
-        here = folder / name
-        here.mkdir()
-        overlay = {"resources": [os.path.relpath(below, here)], "namePrefix": f"{name}-", **fields}
-        (here / "kustomization.yaml").write_text(yaml.safe_dump(overlay), encoding="utf-8")
-        below = here
-    return kustomized(below)
-
-
-@pytest.fixture(scope="module", params=["files", "base", "overlays/gpu", "renamed"])
-def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    """The base read from its files, and the installations as Kustomize renders them."""
-    if request.param == "renamed":
-        return renamed(tmp_path_factory.mktemp("renamed"))
-    return base_from_files() if request.param == "files" else kustomized(request.param)
 
 
 @pytest.fixture(scope="module")
 def base() -> Manifests:
-    return base_from_files()
+    return manifests("files")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rule_finds_a_mistake(name: str) -> None:
+    """Whatever an API server, a kubelet or the program would refuse, or an operator regret, is in no installation."""
+    assert [] == mistakes(manifests(name))
+
+
+def test_custom_resources_fit_their_definitions() -> None:
+    """Every field that is written is one that the operator knows, and an unknown one is told."""
+    objects = [found for name in ("production", *APART) for found in manifests(name).objects]
+    (monitor,) = manifests("production").kind("PodMonitor")
+    spec = monitor["spec"] | {"podMetricsEndpoints": [{"port": "metrics", "intervall": "15s"}]}
+    try:
+        found = crds.mistakes([*crds.distinct(objects), monitor | {"spec": spec}])
+    except crds.NoSchemas as error:
+        pytest.skip(str(error))
+    assert ["PodMonitor/scopewatch"] == [mistake.where for mistake in found]
+    assert re.search("intervall.*does not exist", found[0].what)
+
+
+def test_every_component_is_combined() -> None:
+    """`make deploy-check` knows every component that there is, and some installation of these tests has each of them."""
+    folders = {file.parent.name for file in (DEPLOY / "components").glob("*/kustomization.yaml")}
+    assert folders == {*COMPONENTS, "names"}
+    assert set(COMPONENTS) == {name for some in combinations() for name in some}
+    named = {Path(path).name for overlay in ("gpu", "production") for path in _kustomization(overlay)["components"]}
+    assert set(COMPONENTS) == named.union(*APART.values())
+
+
+def _kustomization(overlay: str) -> dict[str, list[str]]:
+    return dict(yaml.safe_load((DEPLOY / "overlays" / overlay / "kustomization.yaml").read_text(encoding="utf-8")))
 
 
 def test_kustomizations_list_exactly_their_files() -> None:
     """No manifest lies in a folder without being applied, and none is applied that is missing."""
-    for file in DEPLOY.rglob("kustomization.yaml"):
+    for file in [
+        DEPLOY / "base" / "kustomization.yaml",
+        *DEPLOY.glob("[co]*/*/kustomization.yaml"),
+        DEPLOY / "monitoring" / "kustomization.yaml",
+    ]:
         kustomization = yaml.safe_load(file.read_text(encoding="utf-8"))
         listed = [name for key in ("resources", "components", "configurations") for name in kustomization.get(key, [])]
-        listed += [patch["path"] for patch in kustomization.get("patches", [])]
         listed += [
-            env for generator in kustomization.get("configMapGenerator", []) for env in generator.get("envs", [])
+            one["path"] for key in ("patches", "replacements") for one in kustomization.get(key, []) if "path" in one
         ]
+        for generator in kustomization.get("configMapGenerator", []):
+            listed += [*generator.get("envs", []), *generator.get("files", [])]
         here = {path.name for path in file.parent.iterdir() if path.is_file()} - {"kustomization.yaml"}
+        here |= {f"dashboards/{path.name}" for path in file.parent.glob("dashboards/*")}
         assert here == {name for name in listed if not name.startswith("..")}, file
         assert [] == [name for name in listed if not (file.parent / name).exists()], file
 
 
-def test_every_object_fits_the_kubernetes_schema(manifests: Manifests) -> None:
-    """Kubernetes knows every field that is written, and every value has the type it wants."""
-    assert len(manifests.objects) >= 10
-    for found in manifests.objects:
-        kubernetes_validate.validate(found, KUBERNETES, strict=True)
+def test_the_example_watchlist_is_the_starter() -> None:
+    """What the component shows is the watchlist that deploy/watchlists explains; Kustomize reads no files from there."""
+    example = DEPLOY / "components" / "watchlists" / "watchlist.yaml"
+    assert (DEPLOY / "watchlists" / "gemma-2-2b-it-entities.yaml").read_bytes() == example.read_bytes()
 
 
-def test_names_are_valid_and_used_once(manifests: Manifests) -> None:
-    """Every object's name is a DNS label, and no two objects of a kind share one."""
-    names = [(found["kind"], found["metadata"]["name"]) for found in manifests.objects]
-    assert len(names) == len(set(names))
-    assert [] == [name for _, name in names if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name)]
+def test_the_prometheus_rule_is_made_of_the_rule_files() -> None:
+    """What the operator is given says what the files say that Prometheus' own tool tests."""
+    making = [sys.executable, str(ROOT / "tools" / "prometheusrule.py"), "--check"]
+    made = subprocess.run(making, capture_output=True, text=True, check=False)
+    assert (0, "up to date\n") == (made.returncode, made.stdout)
 
 
-def test_selectors_find_their_pods(manifests: Manifests) -> None:
-    """Every Deployment, Service, PodDisruptionBudget and policy selects exactly the pods it is about."""
-    for workload in manifests.kind("Deployment"):
-        assert [workload["spec"]["template"]] == manifests.selected(workload["spec"]["selector"]["matchLabels"])
-    for service in manifests.kind("Service"):
-        assert 1 == len(manifests.selected(service["spec"]["selector"])), service["metadata"]["name"]
-    for budget in manifests.kind("PodDisruptionBudget"):
-        assert 1 == len(manifests.selected(budget["spec"]["selector"]["matchLabels"]))
-    for policy in manifests.kind("NetworkPolicy"):
-        own = policy["spec"]["podSelector"].get("matchLabels")
-        assert (1 if own else len(manifests.templates)) == len(manifests.selected(own or {}))
-    spread = [s for t in manifests.templates for s in t["spec"].get("topologySpreadConstraints", ())]
-    for constraint in spread:
-        assert 1 == len(manifests.selected(constraint["labelSelector"]["matchLabels"]))
-
-
-def test_ports_lead_to_containers(manifests: Manifests) -> None:
-    """Port names are short and unique, and every Service and probe leads to a port that a container declares."""
-    for container in manifests.containers:
-        names = [port["name"] for port in container["ports"]]
-        assert len(names) == len(set(names))
-        assert [] == [name for name in names if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?", name)]
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            for check in container.get(probe, {}).values():
-                if isinstance(check, dict):
-                    assert check["port"] in names + [port["containerPort"] for port in container["ports"]]
-    for service in manifests.kind("Service"):
-        (template,) = manifests.selected(service["spec"]["selector"])
-        declared = {p["name"]: p["containerPort"] for c in template["spec"]["containers"] for p in c["ports"]}
-        for port in service["spec"]["ports"]:
-            assert port["port"] == declared.get(port["targetPort"]), service["metadata"]["name"]
-
-
-def test_mounts_have_their_volumes(manifests: Manifests) -> None:
-    """Every mounted volume exists, every volume is mounted, and no two share a place."""
-    for template in manifests.templates:
-        mounts = [mount for c in template["spec"]["containers"] for mount in c.get("volumeMounts", ())]
-        volumes = [volume["name"] for volume in template["spec"].get("volumes", ())]
-        assert sorted(volumes) == sorted(mount["name"] for mount in mounts)
-        assert len(mounts) == len({mount["mountPath"] for mount in mounts})
-
-
-def test_environment_has_no_duplicates(manifests: Manifests) -> None:
-    """No variable is set twice, because Kubernetes would silently take the last."""
-    for container in manifests.containers:
-        own = [entry["name"] for entry in container.get("env", ())]
-        assert len(own) == len(set(own))
-        shared = {name for o in manifests.kind("ConfigMap") for name in o["data"]} if "envFrom" in container else set()
-        assert set() == shared & set(own)
-
-
-def test_settings_load(manifests: Manifests) -> None:
-    """The program accepts every setting it is given, and listens on the ports that the pod declares."""
-    config = manifests.config()
-    declared = {port["name"]: port["containerPort"] for port in manifests.program["ports"]}
-    assert {"grpc": f"0.0.0.0:{declared['grpc']}", "metrics": f"0.0.0.0:{declared['metrics']}"} == {
-        "grpc": config.grpc_address,
-        "metrics": config.metrics_address,
+def test_secrets_of_the_base_are_explained(base: Manifests) -> None:
+    """The README's command makes every key that the pods want."""
+    wanted = {
+        (volume["secret"]["secretName"], item["key"])
+        for workload in base.workloads
+        for volume in workload.volumes.values()
+        if "secret" in volume
+        for item in volume["secret"]["items"]
     }
-    assert "secret-cache-secret" == config.cache_secret.get_secret_value()
-    assert config.insecure, "it serves others in plaintext"
-    assert config.torch_threads == int(manifests.program["resources"]["requests"]["cpu"])
-
-
-def test_redis_url_leads_to_the_redis_service(manifests: Manifests) -> None:
-    """The server asks the Redis that is deployed beside it, whatever it is called, as the user that Redis makes."""
-    (service,) = [s for s in manifests.kind("Service") if s["spec"]["ports"][0]["name"] == "redis"]
-    host = f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
-    config = manifests.config()
-    assert f"redis://scopewatch@{host}/0" == config.redis_url.get_secret_value()
-    assert "secret-redis-password" == config.redis_password.get_secret_value()
-    (wanted,) = [of for of in manifests.secret_files(manifests.server).values() if of[1] == "redis-password"]
-    assert [wanted] == list(manifests.secret_files(manifests.cache).values())
-
-
-def test_command_line_is_one_the_program_has(manifests: Manifests) -> None:
-    """The container's arguments are a `serve` that the program parses."""
-    assert "scopewatch.cli.serve" == _parser().parse_args(manifests.program["args"]).run.__module__
-
-
-def test_service_links_are_off(manifests: Manifests) -> None:
-    """Kubernetes puts no variables for Services into any pod: only those that the manifests name are there."""
-    assert [False] * len(manifests.templates) == [t["spec"].get("enableServiceLinks") for t in manifests.templates]
-
-
-def test_probes_ask_the_health_services_of_the_program(manifests: Manifests) -> None:
-    """Start-up and readiness ask whether pairs are accepted, liveness only whether the process answers."""
-    grpc = next(port["containerPort"] for port in manifests.program["ports"] if port["name"] == "grpc")
-    asked = {probe: manifests.program[probe]["grpc"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
-    assert {
-        "startupProbe": {"port": grpc, "service": SERVICE_NAME},
-        "readinessProbe": {"port": grpc, "service": SERVICE_NAME},
-        "livenessProbe": {"port": grpc, "service": ""},
-    } == asked
-    startup = manifests.program["startupProbe"]
-    assert startup["periodSeconds"] * startup["failureThreshold"] >= 300, "too short to load a large reader"
-
-
-def test_shutdown_fits_the_grace_period(manifests: Manifests) -> None:
-    """A pod is killed only after preStop, drain delay and drain grace have had their time, with some to spare."""
-    config = manifests.config()
-    needed = manifests.program["lifecycle"]["preStop"]["sleep"]["seconds"] + config.drain_delay_s + config.drain_grace_s
-    assert manifests.server["terminationGracePeriodSeconds"] >= needed + 5
-
-
-def test_readiness_is_noticed_while_draining(manifests: Manifests) -> None:
-    """Connections stop coming before the server refuses them: preStop and drain delay outlast the readiness probe."""
-    probe = manifests.program["readinessProbe"]
-    pause = manifests.program["lifecycle"]["preStop"]["sleep"]["seconds"] + manifests.config().drain_delay_s
-    assert pause >= probe["periodSeconds"] * probe["failureThreshold"]
-
-
-def test_pods_are_restricted(manifests: Manifests) -> None:
-    """Every pod keeps the restricted Pod Security Standard, has a read-only root and no API token."""
-    for template in manifests.templates:
-        pod = template["spec"]
-        assert (True, "RuntimeDefault", False) == (
-            pod["securityContext"]["runAsNonRoot"],
-            pod["securityContext"]["seccompProfile"]["type"],
-            pod["automountServiceAccountToken"],
-        )
-        assert pod["securityContext"]["runAsUser"] > 0
-        assert set() == {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-        assert {"emptyDir", "persistentVolumeClaim", "secret", "name"} >= {
-            key for v in pod.get("volumes", ()) for key in v
-        }
-        for container in pod["containers"]:
-            expected = {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }
-            assert expected == container["securityContext"], container["name"]
-            assert [] == [port for port in container["ports"] if "hostPort" in port]
-    assert "/tmp" in {mount["mountPath"] for mount in manifests.program["volumeMounts"]}
-    (namespace,) = manifests.kind("Namespace")
-    assert "restricted" == namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
-
-
-def test_memory_is_reserved_in_full(manifests: Manifests) -> None:
-    """No container can be killed for memory that it was promised: request and limit are the same."""
-    for container in manifests.containers:
-        resources = container["resources"]
-        assert resources["limits"]["memory"] == resources["requests"]["memory"]
-        assert "cpu" in resources["requests"]
-
-
-def test_images_name_a_release(manifests: Manifests) -> None:
-    """No image is a moving one, and the program's is of the version in this checkout."""
-    for container in manifests.containers:
-        assert re.fullmatch(r"[\w./-]+(:(?!latest)[\w.-]*\d[\w.-]*|@sha256:[0-9a-f]{64})", container["image"])
-    assert scopewatch.__version__ == manifests.program["image"].removesuffix("-cuda").rpartition(":")[2]
-
-
-def test_policies_open_only_what_is_needed(manifests: Manifests) -> None:
-    """Everything is denied first; then gRPC, metrics, Redis and DNS are let through, each from or to somebody named."""
-    denied = [p["spec"] for p in manifests.kind("NetworkPolicy") if not p["spec"]["podSelector"]]
-    assert [{"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}] == denied
-    ports = {p["name"]: p["containerPort"] for c in manifests.containers for p in c["ports"]}
-    opened: dict[str, set[int]] = {"ingress": set(), "egress": set()}
-    for policy in manifests.kind("NetworkPolicy"):
-        assert ["Ingress", "Egress"] == policy["spec"]["policyTypes"]
-        for direction, peers in (("ingress", "from"), ("egress", "to")):
-            for rule in policy["spec"].get(direction, ()):
-                assert [] == [peer for peer in rule[peers] if not any(s.get("matchLabels") for s in peer.values())]
-                opened[direction] |= {port["port"] for port in rule["ports"]}
-    assert {"ingress": set(ports.values()), "egress": {ports["redis"], DNS_PORT}} == opened
-
-
-def test_secrets_are_not_in_the_repository_but_explained(manifests: Manifests) -> None:
-    """No Secret is applied, and the README's command makes every key that the pods want."""
-    assert [] == manifests.kind("Secret")
-    wanted = {of for template in manifests.templates for of in manifests.secret_files(template["spec"]).values()}
     made = re.search(r"create secret generic (\S+)((?:.*\\\n)+.*)", README)
     assert made is not None
     assert {(made[1], key) for key in re.findall(r"--from-file=([\w-]+)=<", made[2])} == wanted
 
 
-def test_secrets_are_files_that_only_the_pod_s_group_reads(manifests: Manifests) -> None:
-    """No secret is in a variable, which `kubectl describe` and crash reports show; Redis does not get the other one."""
-    assert [] == [
-        entry for container in manifests.containers for entry in container.get("env", ()) if "value" not in entry
-    ]
-    assert [] == [
-        source for container in manifests.containers for source in container.get("envFrom", ()) if "secretRef" in source
-    ]
-    for template in manifests.templates:
-        pod = template["spec"]
-        (container,) = pod["containers"]
-        mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
-        secrets = [volume for volume in pod["volumes"] if "secret" in volume]
-        assert [(0o440, True)] == [(one["secret"]["defaultMode"], mounts[one["name"]]["readOnly"]) for one in secrets]
-        assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
-    assert ["redis-password"] == [key for _, key in manifests.secret_files(manifests.cache).values()]
-
-
-def test_each_pod_has_an_account_of_its_own(manifests: Manifests) -> None:
-    """What is granted to one account, by whoever grants it, is not granted to the other; neither has a token."""
-    accounts = {account["metadata"]["name"]: account for account in manifests.kind("ServiceAccount")}
-    used = [template["spec"]["serviceAccountName"] for template in manifests.templates]
-    assert sorted(accounts) == sorted(used)
-    tokens = [account["automountServiceAccountToken"] for account in accounts.values()]
-    tokens += [template["spec"]["automountServiceAccountToken"] for template in manifests.templates]
-    assert {False} == set(tokens)
-
-
 def test_gpu_overlay_gives_each_pod_a_gpu() -> None:
     """With the overlay a pod has one GPU, may run on GPU nodes, insists on the device and reads its own watchlist."""
-    manifests = kustomized("overlays/gpu")
-    config = manifests.config()
-    assert "1" == manifests.program["resources"]["limits"][GPU]
-    assert [GPU] == [toleration["key"] for toleration in manifests.server["tolerations"]]
-    (claim,) = [v["persistentVolumeClaim"] for v in manifests.server["volumes"] if "persistentVolumeClaim" in v]
-    mounts = {mount["mountPath"]: mount for mount in manifests.program["volumeMounts"]}
+    gpu = manifests("gpu")
+    config = gpu.config()
+    assert "1" == gpu.program["resources"]["limits"][GPU]
+    assert [GPU] == [toleration["key"] for toleration in gpu.server.pod["tolerations"]]
+    (claim,) = [v["persistentVolumeClaim"] for v in gpu.server.pod["volumes"] if "persistentVolumeClaim" in v]
+    mounts = {mount["mountPath"]: mount for mount in gpu.program["volumeMounts"]}
     assert ("cuda", (Path("/models/watchlist.yaml"),)) == (config.device, config.watchlist)
     assert (True, True) == (claim["readOnly"], mounts["/models"]["readOnly"])
     assert claim["claimName"] in README
@@ -422,19 +138,20 @@ def deployed_redis(base: Manifests, folder: Path, **replaced: str) -> Iterator[i
         replaced: What stands in the command in the place of other words; spaces are underscores.
     """
     need("redis-server")
-    (container,) = base.cache["containers"]
+    (container,) = base.cache.pod["containers"]
     changes = {old.replace("_", " "): new for old, new in replaced.items()}
     for mount in container["volumeMounts"]:
-        (folder / mount["name"]).mkdir()
+        (folder / mount["name"]).mkdir(exist_ok=True)
         changes[mount["mountPath"]] = str(folder / mount["name"])
     (folder / "secrets" / "redis-password").write_text(f"{PASSWORD}\n", encoding="utf-8")
-    script = container["command"][2]
+    words = [*container["command"], *container["args"]]
     for old, new in changes.items():
-        assert old in script
-        script = script.replace(old, new)
+        assert any(old in word for word in words)
+        words = [word.replace(old, new) for word in words]
     port = free_port()
-    command = [*container["command"][:2], script, *container["command"][3:], *container["args"]]
-    server = subprocess.Popen([*command, "--port", str(port), "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL)
+    listens = "--tls-port" if "--tls-port" in words else "--port"
+    command = [*words, listens, str(port), "--bind", "127.0.0.1"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         wait_until(lambda: _listens(port), "redis-server did not start")
         assert 0o600 == (folder / "users" / "users.acl").stat().st_mode & 0o777
@@ -453,7 +170,7 @@ def test_redis_runs_with_the_arguments_of_the_manifest(base: Manifests, tmp_path
     with deployed_redis(base, tmp_path, **everything) as port, redis.Redis(port=port, decode_responses=True) as client:
         wanted = {"maxmemory-policy": "allkeys-lru", "save": "", "appendonly": "no"}
         assert wanted == client.config_get(*wanted)
-        limit = int(base.cache["containers"][0]["resources"]["limits"]["memory"].removesuffix("Mi")) << 20
+        limit = int(base.cache.pod["containers"][0]["resources"]["limits"]["memory"].removesuffix("Mi")) << 20
         assert 0 < int(client.config_get("maxmemory")["maxmemory"]) <= 0.8 * limit
 
 
@@ -506,103 +223,38 @@ async def test_the_cache_works_with_what_redis_lets_it_do(base: Manifests, tmp_p
         await client.close()
 
 
+@pytest.mark.system
+async def test_redis_with_tls_is_asked_over_tls_alone(tmp_path: Path) -> None:
+    """The component's Redis takes the program's cache with the component's URL, and neither plaintext nor another authority."""
+    secured = manifests("production")
+    authority, other = Authority(tmp_path / "authority"), Authority(tmp_path / "other")
+    (tmp_path / "tls").mkdir()
+    signed = authority.sign("scopewatch-redis")
+    for name, file in {"tls.crt": signed.cert, "tls.key": signed.key, "ca.crt": authority.file}.items():
+        (tmp_path / "tls" / name).write_bytes(file.read_bytes())
+    url = secured.config().redis_url.get_secret_value()
+    with deployed_redis(secured, tmp_path) as port:
+
+        async def asked(url: str, trusted: Authority) -> bytes | None:
+            here = url.replace("/run/secrets/redis-ca/ca.crt", str(trusted.file))
+            here = re.sub(r"@[\w.-]+:\d+", f"@127.0.0.1:{port}", here)
+            client = redis_client(here, mode="standalone", sentinel_service="", timeout_s=20.0, password=PASSWORD)
+            try:
+                await client.set_many([(f"{KEY_PREFIX}a", b"value", 60)])
+                return (await client.get_many([f"{KEY_PREFIX}a"]))[0]
+            finally:
+                await client.close()
+
+        assert b"value" == await asked(url, authority)
+        with pytest.raises(redis.exceptions.ConnectionError, match="certificate"):
+            await asked(url, other)
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await asked(url.replace("rediss://", "redis://").partition("?")[0], authority)
+
+
 def _listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except ConnectionRefusedError:
         return False
     return True
-
-
-def dockerfile() -> list[tuple[str, str]]:
-    """Instructions and their arguments, continuation lines joined, arguments of FROM filled in."""
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
-    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines if line.strip())]
-
-
-def last_stage() -> list[tuple[str, str]]:
-    instructions = dockerfile()
-    return instructions[max(i for i, (word, _) in enumerate(instructions) if word == "FROM") :]
-
-
-def image_environment() -> dict[str, str]:
-    pairs = (pair for word, rest in last_stage() if word == "ENV" for pair in rest.split())
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
-def copied() -> Iterator[str]:
-    """What the build takes from the checkout."""
-    for word, rest in dockerfile():
-        if word in {"COPY", "ADD"} and "--from=" not in rest:
-            yield from (part for part in rest.split()[:-1] if not part.startswith("--"))
-
-
-def test_image_starts_from_a_named_release() -> None:
-    """Both stages start from one Debian image of a Python that the program supports, never from `latest`."""
-    arguments = dict(rest.split("=", 1) for word, rest in dockerfile() if word == "ARG" and "=" in rest)
-    bases = [rest.split()[0] for word, rest in dockerfile() if word == "FROM"]
-    assert ["${PYTHON_IMAGE}", "${PYTHON_IMAGE}"] == bases
-    named = re.fullmatch(r"python:3\.(\d+)-slim-\w+", arguments["PYTHON_IMAGE"])
-    assert named is not None
-    assert int(named[1]) >= 11
-
-
-def test_image_does_not_run_as_root(base: Manifests) -> None:
-    """The image's user is a number other than 0, and the one the Deployment runs it as."""
-    (user,) = [rest for word, rest in last_stage() if word == "USER"]
-    context = base.server["securityContext"]
-    assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
-    assert not user.startswith("0")
-
-
-def test_image_starts_the_program_without_a_shell() -> None:
-    """Signals reach the program: entry point and command are in exec form, and together a `serve` it parses."""
-    entry, command = (json.loads(rest) for word, rest in last_stage() if word in {"ENTRYPOINT", "CMD"})
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    assert list(scripts) == entry
-    assert "scopewatch.cli.serve" == _parser().parse_args(command).run.__module__
-
-
-def test_image_listens_outside_the_container() -> None:
-    """The image's settings name every interface and the ports it exposes; plaintext there is for its user to choose."""
-    settings = {name: value for name, value in image_environment().items() if name.startswith(ENV_PREFIX)}
-    with pytest.raises(ConfigError, match="plaintext"):
-        load_config(environ=settings)
-    config = load_config({"insecure": True}, environ=settings)
-    (exposed,) = [rest.split() for word, rest in last_stage() if word == "EXPOSE"]
-    assert [f"0.0.0.0:{port}" for port in exposed] == [config.grpc_address, config.metrics_address]
-
-
-def test_image_stays_offline_and_writes_only_to_tmp() -> None:
-    """Nothing is fetched at run time, and what libraries cache goes where a read-only container can write."""
-    environment = image_environment()
-    assert ("1", "/tmp") == (environment["HF_HUB_OFFLINE"], environment["HOME"])
-
-
-def test_image_says_which_version_it_is() -> None:
-    """The image's label, the package and the changelog agree on the version."""
-    labels = " ".join(rest for word, rest in last_stage() if word == "LABEL")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert f'image.version="{project["version"]}"' in labels
-    assert f'image.licenses="{project["license"]}"' in labels
-    assert project["version"] == scopewatch.__version__
-    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-
-
-def test_build_context_holds_what_is_copied() -> None:
-    """Everything the build copies is in the checkout, and .dockerignore lets in exactly that."""
-    ignored = [
-        line
-        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-        if line and not line.startswith("#")
-    ]
-    assert "*" == ignored[0]
-    assert {line[1:] for line in ignored if line.startswith("!")} == set(copied())
-    assert [] == [source for source in copied() if not (ROOT / source).exists()]
-
-
-def test_constraints_leave_the_build_of_torch_open() -> None:
-    """One constraints file serves CPU and CUDA images: torch is pinned to a release, without a build suffix."""
-    (pin,) = re.findall(r"^torch==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert "" == pin.partition("+")[2]

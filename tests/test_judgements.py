@@ -87,7 +87,7 @@ async def test_what_the_cache_forgot_is_read_again(
     again = await score(monitor, job())
 
     assert (again.cached, len(reader.asked)) == (False, 2)
-    assert (reads(registry, "miss"), reads(registry, "hit")) == (2, None)
+    assert (reads(registry, "miss"), reads(registry, "hit")) == (2, 0)
 
 
 async def test_another_value_in_the_cache_is_judged_anew(monitor: Monitor, cache: LocalCache) -> None:

@@ -130,6 +130,25 @@ def recorded_sha256(file: Path) -> str:
     return blob.name if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else ""
 
 
+def cache_folder() -> Path:
+    """The folder of the local cache, as HF_HOME says."""
+    return Path(constants.HF_HUB_CACHE)
+
+
+def remove(file: Path) -> None:
+    """Takes a file of a snapshot out of the cache, with what it links to, so that it is downloaded again.
+
+    Raises:
+        HubError: It cannot be removed.
+    """
+    try:
+        blob = file.resolve()
+        file.unlink()
+        blob.unlink(missing_ok=True)
+    except OSError as error:
+        raise HubError(f"{file}: is damaged and cannot be removed: {error.strerror}; remove it") from None
+
+
 def _check(repo: str, revision: str, *patterns: str) -> None:
     for what, text in [("revision", revision), *(("path", pattern.replace("*", "_")) for pattern in patterns)]:
         if not _PATH.fullmatch(text):

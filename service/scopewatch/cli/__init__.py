@@ -19,6 +19,7 @@ from scopewatch.cli import (
     evaluate,
     explain,
     features,
+    models,
     plan,
     reader,
     sae,
@@ -78,7 +79,7 @@ def _parser() -> Parser:
         return sub
 
     judging = (serve, demo, score, explain, watch, evaluate, activations, calibrate, contrast, scan)
-    others = (canary, watchlist, features, reader, sae, bench, plan, token, audit, show_settings, completion)
+    others = (canary, watchlist, features, reader, models, sae, bench, plan, token, audit, show_settings, completion)
     for module in (*judging, *others):
         module.add(command)
     return parser

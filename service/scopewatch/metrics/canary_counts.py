@@ -36,10 +36,15 @@ class CanaryCounts(Collector):
             "When the canary pairs were scored last, since 1970.",
             registry=None,
         )
+        self.interval = Gauge(
+            "scopewatch_canary_interval_seconds",
+            "Seconds between two runs of the canary pairs; 0: at the start and after reloads alone.",
+            registry=None,
+        )
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        for instrument in (self._ok, self._runs, self._deviation, self._last_run):
+        for instrument in (self._ok, self._runs, self._deviation, self._last_run, self.interval):
             for family in instrument.collect():
                 if not self._shown:
                     family.samples.clear()

@@ -18,8 +18,7 @@ class ExplanationCounts:
         explanations = Counter(
             "scopewatch_explanations_total", "Explanations asked for.", ["outcome"], registry=registry
         )
-        self._explanations = Bound(explanations)
-        self._explanations["ok",]
+        self._explanations = Bound(explanations, ("ok", "cancelled", "engine_error", "failed"))
         self._seconds = Histogram(
             "scopewatch_explanation_seconds",
             "Seconds from asking for an explanation until it was made, waiting included.",

@@ -13,13 +13,16 @@ from scopewatch.events import PairScored
 from scopewatch.identity import EngineIdentity
 from scopewatch.metrics.canary_counts import CanaryCounts
 from scopewatch.metrics.explanation_counts import ExplanationCounts
-from scopewatch.metrics.pair_counts import SECONDS, PairCounts
+from scopewatch.metrics.funnel import Funnel
+from scopewatch.metrics.pair_counts import SECONDS, TOKENS, PairCounts
 from scopewatch.metrics.reload_counts import ReloadCounts
 from scopewatch.metrics.series import Bound
 from scopewatch.metrics.shadow_counts import ShadowCounts
 from scopewatch.watch.watchlist import Watchlist
 
-_TOKENS = tuple(2**power for power in range(3, 18))
+_DROPPED = ("cancelled", "deadline", "displaced")
+_CACHE_READS = ("hit", "miss", "error", "corrupt", "skipped")
+_CACHE_WRITES = ("ok", "error", "skipped", "dropped")
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -43,14 +46,15 @@ class Metrics:
         self._registry = registry = registry or CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
+        self.funnel = Funnel(registry)
         self._pair_counts = PairCounts(registry, max_feature_series=max_feature_series)
         self.shadows = ShadowCounts(registry)
         self.reloads = ReloadCounts(registry)
         self.explanations = ExplanationCounts(registry)
         self.canaries = CanaryCounts(registry)
 
-        def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
-            return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
+        def counter(name: str, text: str, label: str, *starts: str) -> Bound[Counter]:
+            return Bound(Counter(f"scopewatch_{name}", text, [label], registry=registry), starts)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"scopewatch_{name}", text, labels, registry=registry)
@@ -61,21 +65,22 @@ class Metrics:
         def rpc(name: str, text: str, *labels: str) -> Bound[Counter]:
             return Bound(Counter(f"grpc_server_{name}", text, (*_RPC, *labels), registry=registry))
 
-        self._failed = counter("failed_pairs_total", "Pairs that got an error instead of a verdict.", "reason")
-        self._batch_pairs = histogram("batch_pairs", "Pairs in one engine batch.", _TOKENS[:9])
-        self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", _TOKENS)
+        self._batch_pairs = histogram("batch_pairs", "Pairs in one engine batch.", TOKENS[:9])
+        self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", TOKENS)
         self._reused_tokens = Counter(
             "scopewatch_reused_tokens_total",
             "Tokens of batches that were known and not computed again.",
             registry=registry,
         )
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for the engine.")
-        self._dropped = counter("queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason")
+        self._dropped = counter(
+            "queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason", *_DROPPED
+        )
         self._unwanted = Counter(
             "scopewatch_unwanted_pairs_total", "Pairs that were read though their callers had left.", registry=registry
         )
-        self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result")
-        self._cache_writes = counter("cache_writes_total", "Cache writes.", "result")
+        self._cache_reads = counter("cache_requests_total", "Cache look-ups.", "result", *_CACHE_READS)
+        self._cache_writes = counter("cache_writes_total", "Cache writes.", "result", *_CACHE_WRITES)
         self.cache_breaker_open = gauge("cache_breaker_open", "1 while the cache is not asked because it failed.")
         self.ready = gauge("ready", "1 while the service accepts pairs.")
         self._startup = gauge("startup_seconds", "What each part of the start took, one after another.", "part")
@@ -95,7 +100,11 @@ class Metrics:
             "certificate_expiry_timestamp_seconds", "When the certificate of a setting expires, since 1970.", "setting"
         )
         self._certificate_reads = counter(
-            "certificate_reads_total", "Times that certificate files which had changed were read.", "result"
+            "certificate_reads_total",
+            "Times that certificate files which had changed were read.",
+            "result",
+            "ok",
+            "refused",
         )
         self._rpc_started = rpc("started_total", "RPCs started.")
         self._rpc_handled = rpc("handled_total", "RPCs completed.", "grpc_code")
@@ -140,6 +149,7 @@ class Metrics:
         for sae in engine.saes:
             self._sae.labels(sae.name, sae.hookpoint, sae.architecture, sae.digest[:12]).set(1)
         watchlists = list(watchlists)
+        self.funnel.start(watchlist.name for watchlist in watchlists)
         self._pair_counts.describe(engine, watchlists)
         for watchlist in watchlists:
             self._watchlist.labels(watchlist.name, watchlist.digest[:12]).set(1)
@@ -165,9 +175,6 @@ class Metrics:
     def certificate_refused(self) -> None:
         """Files of a certificate were looked at and are not in order; counted at every look while they are not."""
         self._certificate_reads["refused",].inc()
-
-    def pair_failed(self, reason: str) -> None:
-        self._failed[reason,].inc()
 
     def batch_encoded(self, pairs: int, tokens: int, reused_tokens: int) -> None:
         self._batch_pairs.observe(pairs)

@@ -1,4 +1,4 @@
-"""What a scored pair counts: its verdict, tokens, stages, indicators and the features that fired on it."""
+"""What a scored pair counts: its tokens, script, stages, indicators and the features that fired on it."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
@@ -10,14 +10,19 @@ from prometheus_client import CollectorRegistry, Counter
 
 from scopewatch.events import PairScored
 from scopewatch.identity import HEAD, EngineIdentity, FeatureId, FeatureTable
-from scopewatch.metrics.series import Bound, Counts, FiredFeatures, Histograms
+from scopewatch.metrics.drift import Drift
+from scopewatch.metrics.series import Bound, Counts, Histograms, Totals
+from scopewatch.scripts import SCRIPTS
 from scopewatch.types import Coverage
-from scopewatch.verdicts import Judgement, Timings, Verdict
+from scopewatch.verdicts import Judgement, Timings
 from scopewatch.watch.indicators import PROBE
 from scopewatch.watch.watchlist import Watchlist
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """Bounds of histograms of durations."""
+TOKENS = tuple(2**power for power in range(3, 18))
+"""Bounds of histograms of numbers of tokens."""
+_SEGMENTS = ("prompt", "response", "history")
 # fmt: off
 _SCORES = (
     -100, -30, -10, -5, -3, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 30, 100, 300, 1000,
@@ -48,25 +53,36 @@ class PairCounts:
         def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
             return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
 
+        def one_label(name: str, text: str, label: str, starts: Iterable[str]) -> Bound[Counter]:
+            return Bound(Counter(f"scopewatch_{name}", text, [label], registry=registry), starts)
+
         self._counts = Counts()
-        self._pairs = counter("pairs_total", "Pairs scored.", "watchlist", "verdict")
         self._skipped = counter(
             "skipped_indicators_total", "Indicators not scored.", "watchlist", "indicator", "reason"
         )
-        self._truncated = counter("truncated_pairs_total", "Pairs cut to fit the reader.", "segment")
-        self._odd = counter("odd_characters_total", "Characters that hide or imitate letters.", "kind")
-        self._rewritten = counter("rewritten_pairs_total", "Pairs whose texts the chat template changed.", "how")
-        for kind in _ODD:
-            self._odd[kind,]
-        for how in _REWRITTEN:
-            self._rewritten[how,]
+        self._truncated = one_label("truncated_pairs_total", "Pairs cut to fit the reader.", "segment", _SEGMENTS)
+        self._odd = one_label("odd_characters_total", "Characters that hide or imitate letters.", "kind", _ODD)
+        self._rewritten = one_label(
+            "rewritten_pairs_total", "Pairs whose texts the chat template changed.", "how", _REWRITTEN
+        )
         self._windows = Counter("scopewatch_windows_total", "Passes over pairs.", registry=registry)
         self._scores = Histograms(
             registry, self._counts, "indicator_score", "Indicator scores.", _SCORES, "watchlist", "indicator"
         )
         self._flags = counter("indicator_flags_total", "Indicators flagged.", "watchlist", "indicator", "severity")
-        self._fired = FiredFeatures(registry, self._counts)
-        self._tokens = counter("tokens_total", "Tokens read, by segment.", "segment")
+        self._fired = Totals(
+            registry, self._counts, "feature_fired_pairs", "Pairs in which a watched feature fired.", "feature"
+        )
+        self._drift = Drift(registry, self._counts, max_feature_series=max_feature_series)
+        self._tokens = one_label("tokens_total", "Tokens read, by segment.", "segment", (*_SEGMENTS, "template"))
+        self._pair_tokens = Histograms(
+            registry, self._counts, "pair_tokens", "Tokens of a pair, by segment.", (0, *TOKENS), "segment"
+        )
+        for segment in _SEGMENTS:
+            self._pair_tokens.start(segment)
+        self._scripts = Totals(registry, self._counts, "pair_scripts", "Pairs by the script of the response.", "script")
+        for script in SCRIPTS:
+            self._scripts.place(script)
         self._stages = Histograms(registry, self._counts, "stage_seconds", "Time per stage and pair.", SECONDS, "stage")
         for stage in _STAGES:
             self._stages.start(stage)
@@ -75,7 +91,7 @@ class PairCounts:
         self._places: WeakKeyDictionary[FeatureTable, NDArray[np.intp]] = WeakKeyDictionary()
         self._moved: WeakKeyDictionary[Judgement, NDArray[np.intp]] = WeakKeyDictionary()
 
-    def describe(self, engine: EngineIdentity, watchlists: Iterable[Watchlist]) -> None:
+    def describe(self, engine: EngineIdentity, watchlists: Sequence[Watchlist]) -> None:
         """Starts every series of these watchlists at 0, so that rates have a first point; what is counted stays."""
         # Probes and the reader's head have a value on every token; that they do is no news.
         dense = {HEAD, *(sae.name for sae in engine.saes if sae.architecture == PROBE)}
@@ -85,11 +101,10 @@ class PairCounts:
                 self._series.setdefault(made_by, []).append(self._fired.place(self._series_name(str(feature))))
         self._places.clear()
         self._moved.clear()
+        self._drift.start(watchlists)
         for watchlist in watchlists:
-            for verdict in Verdict:
-                self._pairs[watchlist.name, verdict]
             for indicator in watchlist.indicators:
-                self._scores.start(watchlist.name, indicator.name)
+                self._scores.start(watchlist.name, indicator.name, bound=indicator.threshold)
                 self._flags[watchlist.name, indicator.name, indicator.severity]
 
     def count(self, scored: Sequence[PairScored]) -> None:
@@ -100,8 +115,6 @@ class PairCounts:
         """
         judgements = [event.pair.judgement for event in scored]
         self._counts.add(np.concatenate([self._moves(judgement) for judgement in judgements]))
-        for labels, times in _tally([(one.made_by.watchlist, one.verdict) for one in judgements]).items():
-            self._pairs[labels].inc(times)
         for timings, times in _tally([event.pair.timings for event in scored]).items():
             self._count_stages(timings, times)
         self._count_indicators(judgements)
@@ -116,14 +129,17 @@ class PairCounts:
         """Indices of all that a judgement counts: found once, since most pairs move a hundred series."""
         moved = self._moved.get(judgement)
         if moved is None:
-            watchlist = judgement.made_by.watchlist
-            scored = [
+            watchlist, read = judgement.made_by.watchlist, judgement.coverage
+            tokens = zip(_SEGMENTS, (read.prompt_tokens, read.response_tokens, read.history_tokens), strict=True)
+            places = [self._scripts.place(read.script), *self._drift.places(judgement)]
+            places += [self._pair_tokens.place(count, segment) for segment, count in tokens]
+            places += [
                 self._scores.place(score.score, watchlist, score.name)
                 for score in judgement.indicators
                 if not score.skipped_reason
             ]
             fired = np.unique(self._places_of(judgement.table)[judgement.fired])
-            moved = self._moved[judgement] = np.concatenate([fired[fired >= 0], np.array(scored, np.intp)])
+            moved = self._moved[judgement] = np.concatenate([fired[fired >= 0], np.array(places, np.intp)])
         return moved
 
     def _places_of(self, table: FeatureTable) -> NDArray[np.intp]:
@@ -173,6 +189,8 @@ class PairCounts:
         counts = {"prompt": prompt, "response": response, "history": history, "template": template}
         for segment, count in counts.items():
             self._tokens[segment,].inc(count)
+        for segment in _SEGMENTS:
+            self._pair_tokens.add_to_sum(counts[segment], segment)
 
     def _count_rendering(self, coverage: Coverage) -> None:
         """Counts what is said of few pairs."""

@@ -22,9 +22,7 @@ class ReloadCounts:
             ["result"],
             registry=registry,
         )
-        self._reloads = Bound(reloads)
-        for result in RESULTS:
-            self._reloads[result,]
+        self._reloads = Bound(reloads, RESULTS)
         self.version = Gauge("scopewatch_watchlist_version", "Version of the loaded watchlists.", registry=registry)
         self._failed = Gauge(
             "scopewatch_watchlist_reload_failed", "1 while the files are not what runs.", registry=registry

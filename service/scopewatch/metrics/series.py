@@ -5,6 +5,7 @@ Only the event loop fills them, so they need no lock.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,10 +18,18 @@ M = TypeVar("M", Counter, Histogram)
 
 
 class Bound(dict[tuple[str, ...], M], Generic[M]):
-    """The series of a metric by their label values, each bound once: `labels()` costs more than counting."""
+    """The series of a metric by their label values, each bound once: `labels()` costs more than counting.
 
-    def __init__(self, metric: M) -> None:
+    Args:
+        metric: The metric.
+        starts: Of a metric with one label, the values whose series are there from the start, so that rates have a first
+            point.
+    """
+
+    def __init__(self, metric: M, starts: Iterable[str] = ()) -> None:
         self._metric: M = metric
+        for value in starts:
+            self[value,]
 
     def __missing__(self, values: tuple[str, ...]) -> M:
         series: M = self._metric.labels(*values)
@@ -28,11 +37,21 @@ class Bound(dict[tuple[str, ...], M], Generic[M]):
         return series
 
 
+class Named(Collector):
+    """A collector whose series can be asked for by name."""
+
+    def describe(self) -> Iterable[Metric]:
+        """What the registry asks for the names, when the collector is registered."""
+        return self.collect()
+
+
 class Counts:
     """Counts of many series in one array, so that a pair moves all of its own by one vector operation."""
 
     def __init__(self) -> None:
         self._values = np.zeros(0, np.int64)
+        self._released: dict[int, list[int]] = {}
+        """Where counts began that are needed no longer, by how many they were."""
 
     def reserve(self, size: int) -> int:
         """Makes room for so many counts more, which begin at 0; what is counted already stays.
@@ -40,9 +59,16 @@ class Counts:
         Returns:
             The index of the first of them.
         """
+        if released := self._released.get(size):
+            return released.pop()
         begin = len(self._values)
         self._values = np.append(self._values, np.zeros(size, np.int64))
         return begin
+
+    def release(self, begin: int, size: int) -> None:
+        """Gives back what was reserved: nobody may count there any more, until it is reserved again."""
+        self._values[begin : begin + size] = 0
+        self._released.setdefault(size, []).append(begin)
 
     def add(self, indices: NDArray[np.intp]) -> None:
         """Counts each index as often as it stands there."""
@@ -58,7 +84,20 @@ class Counts:
         return counts
 
 
-class Histograms(Collector):
+@dataclass(frozen=True, slots=True)
+class _Buckets:
+    """The buckets of one series."""
+
+    bounds: tuple[float, ...]
+    begin: int
+    """The index of the first one's count; that of the values above all bounds stands last."""
+
+    def place(self, value: float) -> int:
+        """The index of the count of the bucket that a value falls into."""
+        return self.begin + bisect_left(self.bounds, value)
+
+
+class Histograms(Named):
     """Histograms of one name.
 
     Args:
@@ -77,33 +116,47 @@ class Histograms(Collector):
         self._labels = labels
         self._bounds = bounds
         self._counts = counts
-        self._begins: dict[tuple[str, ...], int] = {}
+        self._buckets: dict[tuple[str, ...], _Buckets] = {}
         self._sums: dict[tuple[str, ...], float] = {}
         registry.register(self)
 
-    def start(self, *labels: str) -> None:
-        """Starts a series at 0, if it is not there yet."""
-        if labels not in self._begins:
-            self._begins[labels] = self._counts.reserve(len(self._bounds) + 1)
-            self._sums[labels] = 0.0
+    def start(self, *labels: str, bound: float | None = None) -> None:
+        """Starts a series at 0, if it is not there yet; one that has other bounds starts again, as after a restart.
+
+        Args:
+            labels: The values of the labels.
+            bound: An upper bound that this series has beside those of all.
+        """
+        bounds = tuple(sorted({*self._bounds} if bound is None else {*self._bounds, bound}))
+        former = self._buckets.get(labels)
+        if former and former.bounds == bounds:
+            return
+        self._buckets[labels] = _Buckets(bounds, self._counts.reserve(len(bounds) + 1))
+        self._sums[labels] = 0.0
+        if former:
+            self._counts.release(former.begin, len(former.bounds) + 1)
 
     def place(self, value: float, *labels: str) -> int:
         """The index, in the counts, of the bucket that a value falls into."""
-        return self._begins[labels] + bisect_left(self._bounds, value)
+        return self._buckets[labels].place(value)
 
     def observe(self, value: float, times: int, *labels: str) -> None:
-        """Counts a value so many times. Whoever counts by `place` instead leaves the sum where it is."""
-        self._counts.add_to(self._begins[labels] + bisect_left(self._bounds, value), times)
-        self._sums[labels] += value * times
+        """Counts a value so many times. Whoever counts by `place` instead adds to the sum alone."""
+        self._counts.add_to(self.place(value, *labels), times)
+        self.add_to_sum(value * times, *labels)
+
+    def add_to_sum(self, total: float, *labels: str) -> None:
+        """Adds the sum of values whose buckets are counted by `place`."""
+        self._sums[labels] += total
 
     def collect(self) -> Iterable[Metric]:
         name, text = self._about
         # Not HistogramMetricFamily, which leaves out the count, too, where values may be below 0.
         family = Metric(name, text, "histogram")
-        bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
-        for values, begin in list(self._begins.items()):
+        for values, buckets in list(self._buckets.items()):
+            bounds = [*(str(float(bound)) for bound in buckets.bounds), "+Inf"]
             labels = dict(zip(self._labels, values, strict=True))
-            cumulated = np.cumsum(self._counts.of(begin, len(bounds))).tolist()
+            cumulated = np.cumsum(self._counts.of(buckets.begin, len(bounds))).tolist()
             for bound, count in zip(bounds, cumulated, strict=True):
                 family.add_sample(f"{name}_bucket", labels | {"le": bound}, count)
             family.add_sample(f"{name}_count", labels, cumulated[-1])
@@ -112,15 +165,20 @@ class Histograms(Collector):
         yield family
 
 
-class FiredFeatures(Collector):
-    """In how many pairs features fired.
+class Totals(Named):
+    """Counters of one name, told apart by one label.
 
     Args:
         registry: Where they are collected.
         counts: Where they are counted.
+        name: The metric's name without its prefix and `_total`.
+        text: The metric's help.
+        label: The name of the label.
     """
 
-    def __init__(self, registry: CollectorRegistry, counts: Counts) -> None:
+    def __init__(self, registry: CollectorRegistry, counts: Counts, name: str, text: str, label: str) -> None:
+        self._about = (f"scopewatch_{name}", text)
+        self._label = label
         self._counts = counts
         self._places: dict[str, int] = {}
         registry.register(self)
@@ -138,9 +196,7 @@ class FiredFeatures(Collector):
         return self._places[name]
 
     def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(
-            "scopewatch_feature_fired_pairs", "Pairs in which a watched feature fired.", labels=["feature"]
-        )
+        family = CounterMetricFamily(*self._about, labels=[self._label])
         for name, place in list(self._places.items()):
             family.add_metric([name], self._counts.of(place, 1)[0])
         yield family

@@ -43,7 +43,7 @@ class Monitor:
         cache: Where activations are kept.
         values: Makes the cache's keys and values.
         watchlists: The watchlists to begin with.
-        metrics: Counts look-ups and failures.
+        metrics: Counts look-ups, and what becomes of every pair.
         max_evidence: The most evidence spans of one indicator.
         judgements: Keeps the last judgements; without it none is kept.
         shadows: Has shadow watchlists judge beside; without it none does.
@@ -94,6 +94,14 @@ class Monitor:
 
     async def score(self, jobs: Sequence[ScoreJob]) -> list[Outcome]:
         """Scores jobs; each succeeds or fails alone, in the order given."""
+        known_as = self.watchlists.known_as
+        with self._metrics.funnel.pairs([known_as(job.watchlist) for job in jobs]) as in_flight:
+            outcomes = await self._outcomes(jobs)
+            self._tell(jobs, outcomes)
+            in_flight.leave(outcomes)
+        return outcomes
+
+    async def _outcomes(self, jobs: Sequence[ScoreJob]) -> list[Outcome]:
         started_s = time.monotonic()
         failed: dict[int, ScopewatchError] = {}
         running = self._running
@@ -113,11 +121,9 @@ class Monitor:
         for done in judged:
             timings = replace(done.timings, total_s=total_s)
             outcomes[done.asked.place] = ScoredPair(done.judgement, timings, done.read.cached, watchlists.version)
-        in_order = [outcomes[place] for place in range(len(jobs))]
-        self._tell(jobs, in_order)
         if self._shadows and watchlists.shadows:
             self._shadows.judge_later(watchlists.shadows, judged, [jobs[place] for place, _ in recalled])
-        return in_order
+        return [outcomes[place] for place in range(len(jobs))]
 
     async def read(self, job: ScoreJob) -> Judged:
         """Reads and judges one pair, with all that it was judged by; nobody is told of it.
@@ -247,12 +253,8 @@ class Monitor:
         return Judged(read, judgement, replace(read.timings, score_s=clock.lap()))
 
     def _tell(self, jobs: Sequence[ScoreJob], outcomes: Sequence[Outcome]) -> None:
-        scored: list[PairScored] = []
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, ScoredPair):
-                scored.append(PairScored(job, outcome))
-            else:
-                self._metrics.pair_failed(outcome.reason)
+        rows = zip(jobs, outcomes, strict=True)
+        scored = [PairScored(job, outcome) for job, outcome in rows if isinstance(outcome, ScoredPair)]
         if scored:
             for listener in self._listeners:
                 listener(scored)

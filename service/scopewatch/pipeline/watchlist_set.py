@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from scopewatch.errors import FieldViolation, UnknownWatchlist
 from scopewatch.identity import EngineIdentity
+from scopewatch.metrics import UNKNOWN
 from scopewatch.pipeline.compiled import CompiledWatchlist
 from scopewatch.watch.watchlist import Watchlist
 
@@ -61,6 +62,11 @@ class WatchlistSet:
                 FieldViolation("watchlist", f"no watchlist of this name is loaded; there are: {known}")
             )
         return watchlist
+
+    def known_as(self, name: str) -> str:
+        """What metrics call the watchlist of this name; the same for all names of which there is no watchlist."""
+        found = name if name in self.by_name else UNKNOWN
+        return found if name else next(iter(self.by_name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class CanaryWatch:
         self._on_health = on_health
         self._counts = counts
         self._every_s = every_s
+        counts.interval.set(every_s)
         self._recorded: Recorded | None = None
         self._well = True
         self._failures = 0

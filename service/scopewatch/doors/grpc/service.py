@@ -1,10 +1,10 @@
 """MonitorService: parse, call the spine, reply."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from google.protobuf.message import Message
-from google.rpc import status_pb2
 
 import scopewatch
 from scopewatch.contract.status import from_status, to_status
@@ -39,7 +39,7 @@ class MonitorService:
     """Speaks protobuf for one spine, once it is open. Failures are raised; whoever calls makes a status of them.
 
     Args:
-        metrics: Counts refused pairs.
+        metrics: Counts the pairs of requests that the spine is not asked with.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -58,12 +58,9 @@ class MonitorService:
         self._info = 0, pb.GetInfoResponse()
 
     async def Score(self, request: pb.ScoreRequest, call: Call) -> bytes:
-        try:
+        with self._counting_refused([request]):
             call.quota.take(1)
             job = to_job(request, self.limits, self._spine.watchlists, call)
-        except ScopewatchError as error:
-            self._metrics.pair_failed(error.reason)
-            raise
         (outcome,) = await self._scored([job], call)
         if isinstance(outcome, ScopewatchError):
             raise outcome
@@ -73,21 +70,18 @@ class MonitorService:
         raise from_status(reply)
 
     async def BatchScore(self, request: pb.BatchScoreRequest, call: Call) -> bytes:
-        check_batch(len(request.requests), self.limits)
-        call.quota.take(len(request.requests))
-        watchlists = self._spine.watchlists
-        jobs: list[ScoreJob] = []
-        outcomes: list[ScoreJob | status_pb2.Status] = []
-        for item in request.requests:
-            try:
-                jobs.append(to_job(item, self.limits, watchlists, call))
-                outcomes.append(jobs[-1])
-            except ScopewatchError as error:
-                self._metrics.pair_failed(error.reason)
-                outcomes.append(to_status(error))
+        items = request.requests
+        with self._counting_refused(items):
+            check_batch(len(items), self.limits)
+            call.quota.take(len(items))
+            asked = [self._asked(item, call) for item in items]
+        for item, one in zip(items, asked, strict=True):
+            if isinstance(one, ScopewatchError):
+                self._count_refused([item], one)
+        jobs = [one for one in asked if isinstance(one, ScoreJob)]
         scored = iter(await self._scored(jobs, call) if jobs else [])
-        results = [one if isinstance(one, status_pb2.Status) else next(scored) for one in outcomes]
-        return batch_reply(self._fitting(outcomes, results, call.account))
+        results = [one if isinstance(one, ScopewatchError) else next(scored) for one in asked]
+        return batch_reply(self._fitting(asked, results, call.account))
 
     async def Explain(self, request: pb.ExplainRequest, call: Call) -> bytes:
         wants = to_wants(request, self.limits)
@@ -111,6 +105,26 @@ class MonitorService:
             raise reload_refusal(error) from None
         return reload_response(reloaded)
 
+    def _asked(self, item: pb.ScoreRequest, call: Call) -> ScoreJob | ScopewatchError:
+        """The job of one item of a batch, or what is wrong with the item."""
+        try:
+            return to_job(item, self.limits, self._spine.watchlists, call)
+        except ScopewatchError as error:
+            return error
+
+    @contextmanager
+    def _counting_refused(self, items: Sequence[pb.ScoreRequest]) -> Iterator[None]:
+        """Counts pairs that an error keeps from the spine, which counts those that it is asked for."""
+        try:
+            yield
+        except BaseException as error:
+            self._count_refused(items, error)
+            raise
+
+    def _count_refused(self, items: Sequence[pb.ScoreRequest], error: BaseException) -> None:
+        known_as = self._spine.watchlists.known_as
+        self._metrics.funnel.refused([known_as(item.watchlist) for item in items], error)
+
     async def _scored(self, jobs: Sequence[ScoreJob], call: Call) -> list[ScoredPair | ScopewatchError]:
         outcomes = await self._spine.score(jobs)
         read = (one for one in outcomes if isinstance(one, ScoredPair) and not one.cached)
@@ -119,8 +133,8 @@ class MonitorService:
 
     def _fitting(
         self,
-        jobs: Sequence[ScoreJob | status_pb2.Status],
-        outcomes: Sequence[ScoredPair | ScopewatchError | status_pb2.Status],
+        jobs: Sequence[ScoreJob | ScopewatchError],
+        outcomes: Sequence[ScoredPair | ScopewatchError],
         account: Account,
     ) -> list[Result]:
         """What a call is answered, item by item, in one message that every client takes."""
@@ -132,11 +146,8 @@ class MonitorService:
         return fitting(whole, shorter, self.limits.max_reply_bytes)
 
     def _result(
-        self,
-        job: ScoreJob | status_pb2.Status,
-        outcome: ScoredPair | ScopewatchError | status_pb2.Status,
-        account: Account,
+        self, job: ScoreJob | ScopewatchError, outcome: ScoredPair | ScopewatchError, account: Account
     ) -> Result:
-        if isinstance(job, ScoreJob) and isinstance(outcome, ScoredPair):
-            return self._replies.score(job, outcome, account)
-        return to_status(outcome) if isinstance(outcome, ScopewatchError) else outcome
+        if isinstance(outcome, ScopewatchError):
+            return to_status(outcome)
+        return self._replies.score(job, outcome, account)  # type: ignore[arg-type]
