@@ -265,6 +265,7 @@ async def running_spine(
             judgements=Judgements(config.cache_bytes // 2) if config.cache_bytes else None,
             shadows=shadows,
             listeners=[metrics.pairs_scored, *records.listeners],
+            failure_listeners=records.failure_listeners,
         )
         canaries = Canaries(engine, worker, tokenisers)
         spine = Spine(

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from scopewatch.events import PairScored
 from scopewatch.identity import HEAD, EngineIdentity, FeatureId, FeatureTable
 from scopewatch.metrics.series import Bound, Counts, FiredFeatures, Histograms
-from scopewatch.types import Coverage
+from scopewatch.types import Coverage, Trace
 from scopewatch.verdicts import Judgement, Timings, Verdict
 from scopewatch.watch.indicators import PROBE
 from scopewatch.watch.watchlist import Watchlist
@@ -103,7 +103,7 @@ class PairCounts:
         for labels, times in _tally([(one.made_by.watchlist, one.verdict) for one in judgements]).items():
             self._pairs[labels].inc(times)
         for timings, times in _tally([event.pair.timings for event in scored]).items():
-            self._count_stages(timings, times)
+            self._count_stages(timings, times, scored[0].job.trace)
         self._count_indicators(judgements)
         self._count_tokens([one.coverage for one in judgements])
 
@@ -137,10 +137,10 @@ class PairCounts:
             self._places[table] = places
         return places
 
-    def _count_stages(self, timings: Timings, times: int) -> None:
+    def _count_stages(self, timings: Timings, times: int, trace: Trace | None) -> None:
         for stage, name in _STAGES.items():
             if seconds := getattr(timings, name):
-                self._stages.observe(seconds, times, stage)
+                self._stages.observe(seconds, times, stage, trace=trace)
 
     def _count_indicators(self, judgements: Sequence[Judgement]) -> None:
         skipped: list[tuple[str, str, str]] = []

@@ -3,6 +3,7 @@
 Only the event loop fills them, so they need no lock.
 """
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+
+from scopewatch.types import Trace
 
 M = TypeVar("M", Counter, Histogram)
 
@@ -26,6 +30,11 @@ class Bound(dict[tuple[str, ...], M], Generic[M]):
         series: M = self._metric.labels(*values)
         self[values] = series
         return series
+
+
+def exemplar_of(trace: Trace | None) -> dict[str, str] | None:
+    """The labels by which a bucket names a trace; None for none."""
+    return {"trace_id": trace.trace_id} if trace else None
 
 
 class Counts:
@@ -79,6 +88,8 @@ class Histograms(Collector):
         self._counts = counts
         self._begins: dict[tuple[str, ...], int] = {}
         self._sums: dict[tuple[str, ...], float] = {}
+        self._exemplars: dict[int, Exemplar] = {}
+        """The last value of a pair that is traced, by the index of its bucket."""
         registry.register(self)
 
     def start(self, *labels: str) -> None:
@@ -91,21 +102,36 @@ class Histograms(Collector):
         """The index, in the counts, of the bucket that a value falls into."""
         return self._begins[labels] + bisect_left(self._bounds, value)
 
-    def observe(self, value: float, times: int, *labels: str) -> None:
-        """Counts a value so many times. Whoever counts by `place` instead leaves the sum where it is."""
-        self._counts.add_to(self._begins[labels] + bisect_left(self._bounds, value), times)
+    def observe(self, value: float, times: int, *labels: str, trace: Trace | None = None) -> None:
+        """Counts a value so many times. Whoever counts by `place` instead leaves the sum where it is.
+
+        Args:
+            value: The value.
+            times: How often it is counted.
+            labels: The label values of its series.
+            trace: A trace in which it is seen; pages in OpenMetrics name the last one of each bucket.
+        """
+        place = self.place(value, *labels)
+        self._counts.add_to(place, times)
         self._sums[labels] += value * times
+        if exemplar := exemplar_of(trace):
+            self._exemplars[place] = Exemplar(exemplar, value, time.time())
+
+    def describe(self) -> Iterable[Metric]:
+        """Its name, without which a page that is asked for by names leaves it out."""
+        # Not HistogramMetricFamily, which leaves out the count, too, where values may be below 0.
+        yield Metric(*self._about, "histogram")
 
     def collect(self) -> Iterable[Metric]:
-        name, text = self._about
-        # Not HistogramMetricFamily, which leaves out the count, too, where values may be below 0.
-        family = Metric(name, text, "histogram")
+        (family,) = self.describe()
+        name = family.name
         bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
         for values, begin in list(self._begins.items()):
             labels = dict(zip(self._labels, values, strict=True))
             cumulated = np.cumsum(self._counts.of(begin, len(bounds))).tolist()
-            for bound, count in zip(bounds, cumulated, strict=True):
-                family.add_sample(f"{name}_bucket", labels | {"le": bound}, count)
+            for place, (bound, count) in enumerate(zip(bounds, cumulated, strict=True), begin):
+                exemplar = self._exemplars.get(place)
+                family.add_sample(f"{name}_bucket", labels | {"le": bound}, count, exemplar=exemplar)
             family.add_sample(f"{name}_count", labels, cumulated[-1])
             if self._bounds[0] >= 0:
                 family.add_sample(f"{name}_sum", labels, self._sums[values])
@@ -137,10 +163,17 @@ class FiredFeatures(Collector):
             self._places[name] = self._counts.reserve(1)
         return self._places[name]
 
+    def describe(self) -> Iterable[Metric]:
+        """Its name, as of `Histograms`."""
+        yield self._family()
+
     def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(
-            "scopewatch_feature_fired_pairs", "Pairs in which a watched feature fired.", labels=["feature"]
-        )
+        family = self._family()
         for name, place in list(self._places.items()):
             family.add_metric([name], self._counts.of(place, 1)[0])
         yield family
+
+    def _family(self) -> CounterMetricFamily:
+        return CounterMetricFamily(
+            "scopewatch_feature_fired_pairs", "Pairs in which a watched feature fired.", labels=["feature"]
+        )

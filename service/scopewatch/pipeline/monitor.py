@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import islice
 
 from scopewatch.errors import EngineError, InvalidRequest, ScopewatchError, UnknownWatchlist
-from scopewatch.events import PairScored, PairsScored
+from scopewatch.events import PairFailed, PairScored, PairsFailed, PairsScored
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.cache import Cache
 from scopewatch.pipeline.cached_value import CachedValues
@@ -48,6 +48,7 @@ class Monitor:
         judgements: Keeps the last judgements; without it none is kept.
         shadows: Has shadow watchlists judge beside; without it none does.
         listeners: Are told of every pair that is scored.
+        failure_listeners: Are told of every pair that got an error.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Monitor:
         judgements: Judgements | None = None,
         shadows: Shadows | None = None,
         listeners: Sequence[PairsScored] = (),
+        failure_listeners: Sequence[PairsFailed] = (),
     ) -> None:
         self._tokenise_pairs = tokenise
         self._reading = Reading(submit, cache, values, metrics)
@@ -76,6 +78,7 @@ class Monitor:
         self._judgements = judgements
         self._shadows = shadows
         self._listeners = listeners
+        self._failure_listeners = failure_listeners
 
     @property
     def watchlists(self) -> WatchlistSet:
@@ -109,7 +112,7 @@ class Monitor:
             timings = replace(done.timings, total_s=total_s)
             outcomes[done.asked.place] = ScoredPair(done.judgement, timings, done.read.cached, watchlists.version)
         in_order = [outcomes[place] for place in range(len(jobs))]
-        self._tell(jobs, in_order)
+        self._tell(jobs, in_order, watchlists, total_s)
         if self._shadows and watchlists.shadows:
             self._shadows.judge_later(watchlists.shadows, judged, [jobs[place] for place, _ in recalled])
         return in_order
@@ -239,13 +242,20 @@ class Monitor:
             self._judgements.put(asked.name, Remembered(read.tokenised.keys, read.values, judgement))
         return Judged(read, judgement, replace(read.timings, score_s=clock.lap()))
 
-    def _tell(self, jobs: Sequence[ScoreJob], outcomes: Sequence[Outcome]) -> None:
+    def _tell(
+        self, jobs: Sequence[ScoreJob], outcomes: Sequence[Outcome], watchlists: WatchlistSet, total_s: float
+    ) -> None:
         scored: list[PairScored] = []
+        failed: list[PairFailed] = []
         for job, outcome in zip(jobs, outcomes, strict=True):
             if isinstance(outcome, ScoredPair):
                 scored.append(PairScored(job, outcome))
             else:
                 self._metrics.pair_failed(outcome.reason)
+                failed.append(PairFailed(job, outcome.reason, watchlists.known_name(job.watchlist), total_s))
+        if failed:
+            for failure_listener in self._failure_listeners:
+                failure_listener(failed)
         if scored:
             for listener in self._listeners:
                 listener(scored)

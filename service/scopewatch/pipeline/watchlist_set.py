@@ -62,6 +62,10 @@ class WatchlistSet:
             )
         return watchlist
 
+    def known_name(self, name: str) -> str:
+        """The name of a watchlist, the default one's for an empty name; `unknown` for a name that there is not."""
+        return self.named(name).source.name if not name or name in self.by_name else "unknown"
+
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:

@@ -41,6 +41,7 @@ def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, c
         labels=dict(request.labels),
         deadline_s=call.deadline_s,
         caller=call.account.caller,
+        trace=call.trace,
     )
     check_job(job, Sent(own_id, len(history), len(prompt_ids) + len(response_ids)), limits, watchlists)
     return job
