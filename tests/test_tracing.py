@@ -259,12 +259,14 @@ def test_a_pair_that_fails_has_a_span_with_the_reason(session: Session) -> None:
     assert not call.failed, "it is the caller's fault"
 
 
-def test_a_call_that_is_refused_has_a_span(session: Session) -> None:
-    """Also where no pair came of it."""
+def test_a_pair_that_is_refused_at_the_door_has_a_span(session: Session) -> None:
+    """Without the name of a watchlist that there is not, which may be text."""
     assert session.codes["refused"] is grpc.StatusCode.INVALID_ARGUMENT
-    refused = [one for one in session.spans if one.about.get(names.RPC_STATUS) == "INVALID_ARGUMENT"]
-    assert len(refused) == 2
-    assert [len(session.below(one)) for one in refused] == [1, 0]
+    assert session.pair("refused").about == {
+        "scopewatch.request_id": "refused",
+        "scopewatch.watchlist": "unknown",
+        "error.type": "unknown_watchlist",
+    }
 
 
 def test_of_a_large_call_some_pairs_have_spans(session: Session) -> None:

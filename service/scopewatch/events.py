@@ -22,8 +22,8 @@ class PairFailed(NamedTuple):
     """The class of the error, as metrics name it."""
     watchlist: str
     """The name of the watchlist that was to judge it; `unknown` where there is none of the name that was asked for."""
-    total_s: float
-    """The seconds that its call took."""
+    total_s: float = 0.0
+    """The seconds that it took behind the door; 0 where it was refused there."""
 
 
 PairsScored: TypeAlias = Callable[[Sequence[PairScored]], None]

@@ -120,6 +120,8 @@ class Coverage:
     """Characters of the caller's texts that are not seen and stand at letters, such as a zero-width joiner."""
     lookalike_chars: int = 0
     """Characters of the caller's texts that look like other letters, such as full-width ones."""
+    script: str = "none"
+    """The script that most letters of the response belong to, one of `scripts.SCRIPTS`."""
 
     @property
     def remarkable(self) -> bool:

@@ -19,6 +19,7 @@ from scopewatch.app.watchlists import describe, watchlist_set
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import EngineDied, InvalidRequest, ScopewatchError, WatchlistError
+from scopewatch.events import PairFailed
 from scopewatch.explanation import Explanation, Wants
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Batcher
@@ -97,6 +98,10 @@ class Spine:
         if self._follows_clock:
             jobs = [dated(job) for job in jobs]
         return await self._monitor.score(jobs)
+
+    def tell_failed(self, failed: Sequence[PairFailed]) -> None:
+        """Tells whoever listens that pairs got an error on their way to be scored."""
+        self._monitor.tell_failed(failed)
 
     async def read(self, job: ScoreJob) -> Judged:
         """Reads and judges one pair as `score` does, with all that it was judged by; nobody is told of it.

@@ -14,9 +14,10 @@ from scopewatch.pairs.labelled import LabelledPair, groups_of
 from scopewatch.pairs.scored import IndicatorScores
 from scopewatch.statistics.bounds import one_per_group
 from scopewatch.statistics.scores import Rows, Scores
+from scopewatch.watch.bins import bins_of, kept
 from scopewatch.watch.cards import DataFile
 from scopewatch.watch.indicators import Indicator
-from scopewatch.watch.reference import Reference, at_levels, quantiles, rounded
+from scopewatch.watch.reference import Reference, at_levels, quantiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,12 @@ def reference_of(
         n=len(pairs),
         score=quantiles(scores),
         ids=tuple(pairs[row].known_as for row in nearest),
-        id_scores=tuple(rounded(scores[row]) for row in nearest),
+        id_scores=tuple(kept(scores[row]) for row in nearest),
         terms={name: quantiles(values) for name, values in terms.items()},
         sentence_score=quantiles(sentences.score) if sentences.score else None,
         sentence_logprob=quantiles(sentences.logprob) if sentences.logprob else None,
+        score_bins=bins_of(scores),
+        term_bins={name: bins_of(values) for name, values in terms.items()},
     )
 
 

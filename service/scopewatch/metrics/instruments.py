@@ -12,7 +12,8 @@ from prometheus_client.process_collector import ProcessCollector
 from scopewatch.events import PairScored
 from scopewatch.identity import EngineIdentity
 from scopewatch.metrics.explanation_counts import ExplanationCounts
-from scopewatch.metrics.pair_counts import SECONDS, PairCounts
+from scopewatch.metrics.funnel import Funnel
+from scopewatch.metrics.pair_counts import SECONDS, TOKENS, PairCounts
 from scopewatch.metrics.reload_counts import ReloadCounts
 from scopewatch.metrics.series import Bound, exemplar_of
 from scopewatch.metrics.shadow_counts import ShadowCounts
@@ -20,7 +21,6 @@ from scopewatch.metrics.span_counts import SpanCounts
 from scopewatch.types import Trace
 from scopewatch.watch.watchlist import Watchlist
 
-_TOKENS = tuple(2**power for power in range(3, 18))
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -44,6 +44,7 @@ class Metrics:
         self._registry = registry = registry or CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
+        self.funnel = Funnel(registry)
         self._pair_counts = PairCounts(registry, max_feature_series=max_feature_series)
         self.shadows = ShadowCounts(registry)
         self.reloads = ReloadCounts(registry)
@@ -62,9 +63,8 @@ class Metrics:
         def rpc(name: str, text: str, *labels: str) -> Bound[Counter]:
             return Bound(Counter(f"grpc_server_{name}", text, (*_RPC, *labels), registry=registry))
 
-        self._failed = counter("failed_pairs_total", "Pairs that got an error instead of a verdict.", "reason")
-        self._batch_pairs = histogram("batch_pairs", "Pairs in one engine batch.", _TOKENS[:9])
-        self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", _TOKENS)
+        self._batch_pairs = histogram("batch_pairs", "Pairs in one engine batch.", TOKENS[:9])
+        self._batch_tokens = histogram("batch_tokens", "Tokens in one engine batch.", TOKENS)
         self._reused_tokens = Counter(
             "scopewatch_reused_tokens_total",
             "Tokens of batches that were known and not computed again.",
@@ -141,6 +141,7 @@ class Metrics:
         for sae in engine.saes:
             self._sae.labels(sae.name, sae.hookpoint, sae.architecture, sae.digest[:12]).set(1)
         watchlists = list(watchlists)
+        self.funnel.start(watchlist.name for watchlist in watchlists)
         self._pair_counts.describe(engine, watchlists)
         for watchlist in watchlists:
             self._watchlist.labels(watchlist.name, watchlist.digest[:12]).set(1)
@@ -166,9 +167,6 @@ class Metrics:
     def certificate_refused(self) -> None:
         """Files of a certificate were looked at and are not in order; counted at every look while they are not."""
         self._certificate_reads["refused",].inc()
-
-    def pair_failed(self, reason: str) -> None:
-        self._failed[reason,].inc()
 
     def batch_encoded(self, pairs: int, tokens: int, reused_tokens: int) -> None:
         self._batch_pairs.observe(pairs)

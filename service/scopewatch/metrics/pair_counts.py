@@ -1,4 +1,4 @@
-"""What a scored pair counts: its verdict, tokens, stages, indicators and the features that fired on it."""
+"""What a scored pair counts: its tokens, script, stages, indicators and the features that fired on it."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
@@ -10,14 +10,19 @@ from prometheus_client import CollectorRegistry, Counter
 
 from scopewatch.events import PairScored
 from scopewatch.identity import HEAD, EngineIdentity, FeatureId, FeatureTable
+from scopewatch.metrics.drift import Drift
 from scopewatch.metrics.series import Bound, Counts, FiredFeatures, Histograms
+from scopewatch.scripts import SCRIPTS
 from scopewatch.types import Coverage, Trace
-from scopewatch.verdicts import Judgement, Timings, Verdict
+from scopewatch.verdicts import Judgement, Timings
 from scopewatch.watch.indicators import PROBE
 from scopewatch.watch.watchlist import Watchlist
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """Bounds of histograms of durations."""
+TOKENS = tuple(2**power for power in range(3, 18))
+"""Bounds of histograms of numbers of tokens."""
+_SEGMENTS = ("prompt", "response", "history")
 # fmt: off
 _SCORES = (
     -100, -30, -10, -5, -3, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 30, 100, 300, 1000,
@@ -49,7 +54,6 @@ class PairCounts:
             return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))
 
         self._counts = Counts()
-        self._pairs = counter("pairs_total", "Pairs scored.", "watchlist", "verdict")
         self._skipped = counter(
             "skipped_indicators_total", "Indicators not scored.", "watchlist", "indicator", "reason"
         )
@@ -66,7 +70,16 @@ class PairCounts:
         )
         self._flags = counter("indicator_flags_total", "Indicators flagged.", "watchlist", "indicator", "severity")
         self._fired = FiredFeatures(registry, self._counts)
+        self._drift = Drift(registry, self._counts, max_feature_series=max_feature_series)
         self._tokens = counter("tokens_total", "Tokens read, by segment.", "segment")
+        self._pair_tokens = Histograms(
+            registry, self._counts, "pair_tokens", "Tokens of a pair, by segment.", (0, *TOKENS), "segment"
+        )
+        for segment in _SEGMENTS:
+            self._pair_tokens.start(segment)
+        self._scripts = counter("pair_scripts_total", "Pairs by the script of the response.", "script")
+        for script in SCRIPTS:
+            self._scripts[script,]
         self._stages = Histograms(registry, self._counts, "stage_seconds", "Time per stage and pair.", SECONDS, "stage")
         for stage in _STAGES:
             self._stages.start(stage)
@@ -75,7 +88,7 @@ class PairCounts:
         self._places: WeakKeyDictionary[FeatureTable, NDArray[np.intp]] = WeakKeyDictionary()
         self._moved: WeakKeyDictionary[Judgement, NDArray[np.intp]] = WeakKeyDictionary()
 
-    def describe(self, engine: EngineIdentity, watchlists: Iterable[Watchlist]) -> None:
+    def describe(self, engine: EngineIdentity, watchlists: Sequence[Watchlist]) -> None:
         """Starts every series of these watchlists at 0, so that rates have a first point; what is counted stays."""
         # Probes and the reader's head have a value on every token; that they do is no news.
         dense = {HEAD, *(sae.name for sae in engine.saes if sae.architecture == PROBE)}
@@ -85,11 +98,10 @@ class PairCounts:
                 self._series.setdefault(made_by, []).append(self._fired.place(self._series_name(str(feature))))
         self._places.clear()
         self._moved.clear()
+        self._drift.start(watchlists)
         for watchlist in watchlists:
-            for verdict in Verdict:
-                self._pairs[watchlist.name, verdict]
             for indicator in watchlist.indicators:
-                self._scores.start(watchlist.name, indicator.name)
+                self._scores.start(watchlist.name, indicator.name, bound=indicator.threshold)
                 self._flags[watchlist.name, indicator.name, indicator.severity]
 
     def count(self, scored: Sequence[PairScored]) -> None:
@@ -100,8 +112,8 @@ class PairCounts:
         """
         judgements = [event.pair.judgement for event in scored]
         self._counts.add(np.concatenate([self._moves(judgement) for judgement in judgements]))
-        for labels, times in _tally([(one.made_by.watchlist, one.verdict) for one in judgements]).items():
-            self._pairs[labels].inc(times)
+        for script, times in _tally([one.coverage.script for one in judgements]).items():
+            self._scripts[script,].inc(times)
         for timings, times in _tally([event.pair.timings for event in scored]).items():
             self._count_stages(timings, times, scored[0].job.trace)
         self._count_indicators(judgements)
@@ -122,8 +134,14 @@ class PairCounts:
                 for score in judgement.indicators
                 if not score.skipped_reason
             ]
+            read = judgement.coverage
+            own_tokens = (read.prompt_tokens, read.response_tokens, read.history_tokens)
+            scored += [
+                self._pair_tokens.place(count, segment) for segment, count in zip(_SEGMENTS, own_tokens, strict=True)
+            ]
             fired = np.unique(self._places_of(judgement.table)[judgement.fired])
-            moved = self._moved[judgement] = np.concatenate([fired[fired >= 0], np.array(scored, np.intp)])
+            parts = [fired[fired >= 0], np.array(scored, np.intp), *self._drift.places(judgement)]
+            moved = self._moved[judgement] = np.concatenate(parts)
         return moved
 
     def _places_of(self, table: FeatureTable) -> NDArray[np.intp]:
@@ -173,6 +191,8 @@ class PairCounts:
         counts = {"prompt": prompt, "response": response, "history": history, "template": template}
         for segment, count in counts.items():
             self._tokens[segment,].inc(count)
+        for segment in _SEGMENTS:
+            self._pair_tokens.add_to_sum(counts[segment], segment)
 
     def _count_rendering(self, coverage: Coverage) -> None:
         """Counts what is said of few pairs."""

@@ -13,7 +13,7 @@ from itertools import islice
 
 from scopewatch.errors import EngineError, InvalidRequest, ScopewatchError, UnknownWatchlist
 from scopewatch.events import PairFailed, PairScored, PairsFailed, PairsScored
-from scopewatch.metrics import Metrics
+from scopewatch.metrics import Metrics, reason_of
 from scopewatch.pipeline.cache import Cache
 from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.pipeline.expected import Expected
@@ -43,7 +43,7 @@ class Monitor:
         cache: Where activations are kept.
         values: Makes the cache's keys and values.
         watchlists: The watchlists to begin with.
-        metrics: Counts look-ups and failures.
+        metrics: Counts look-ups, and what becomes of every pair.
         max_evidence: The most evidence spans of one indicator.
         judgements: Keeps the last judgements; without it none is kept.
         shadows: Has shadow watchlists judge beside; without it none does.
@@ -92,6 +92,22 @@ class Monitor:
 
     async def score(self, jobs: Sequence[ScoreJob]) -> list[Outcome]:
         """Scores jobs; each succeeds or fails alone, in the order given."""
+        known_as = self.watchlists.known_as
+        names = [known_as(job.watchlist) for job in jobs]
+        started_s = time.monotonic()
+        with self._metrics.funnel.pairs(names) as in_flight:
+            try:
+                outcomes = await self._outcomes(jobs)
+            except BaseException as error:
+                took_s = time.monotonic() - started_s
+                rows = zip(jobs, names, strict=True)
+                self.tell_failed([PairFailed(job, reason_of(error), name, took_s) for job, name in rows])
+                raise
+            self._tell(jobs, names, outcomes, time.monotonic() - started_s)
+            in_flight.leave(outcomes)
+        return outcomes
+
+    async def _outcomes(self, jobs: Sequence[ScoreJob]) -> list[Outcome]:
         started_s = time.monotonic()
         failed: dict[int, ScopewatchError] = {}
         running = self._running
@@ -111,11 +127,9 @@ class Monitor:
         for done in judged:
             timings = replace(done.timings, total_s=total_s)
             outcomes[done.asked.place] = ScoredPair(done.judgement, timings, done.read.cached, watchlists.version)
-        in_order = [outcomes[place] for place in range(len(jobs))]
-        self._tell(jobs, in_order, watchlists, total_s)
         if self._shadows and watchlists.shadows:
             self._shadows.judge_later(watchlists.shadows, judged, [jobs[place] for place, _ in recalled])
-        return in_order
+        return [outcomes[place] for place in range(len(jobs))]
 
     async def read(self, job: ScoreJob) -> Judged:
         """Reads and judges one pair, with all that it was judged by; nobody is told of it.
@@ -242,20 +256,19 @@ class Monitor:
             self._judgements.put(asked.name, Remembered(read.tokenised.keys, read.values, judgement))
         return Judged(read, judgement, replace(read.timings, score_s=clock.lap()))
 
-    def _tell(
-        self, jobs: Sequence[ScoreJob], outcomes: Sequence[Outcome], watchlists: WatchlistSet, total_s: float
-    ) -> None:
-        scored: list[PairScored] = []
-        failed: list[PairFailed] = []
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, ScoredPair):
-                scored.append(PairScored(job, outcome))
-            else:
-                self._metrics.pair_failed(outcome.reason)
-                failed.append(PairFailed(job, outcome.reason, watchlists.known_name(job.watchlist), total_s))
+    def tell_failed(self, failed: Sequence[PairFailed]) -> None:
+        """Tells whoever listens that pairs got an error: here, or on their way here."""
         if failed:
-            for failure_listener in self._failure_listeners:
-                failure_listener(failed)
+            for listener in self._failure_listeners:
+                listener(failed)
+
+    def _tell(self, jobs: Sequence[ScoreJob], names: Sequence[str], outcomes: Sequence[Outcome], took_s: float) -> None:
+        rows = list(zip(jobs, names, outcomes, strict=True))
+        failed = [
+            PairFailed(job, one.reason, name, took_s) for job, name, one in rows if isinstance(one, ScopewatchError)
+        ]
+        scored = [PairScored(job, one) for job, _, one in rows if isinstance(one, ScoredPair)]
+        self.tell_failed(failed)
         if scored:
             for listener in self._listeners:
                 listener(scored)

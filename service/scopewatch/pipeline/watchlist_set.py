@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from scopewatch.errors import FieldViolation, UnknownWatchlist
 from scopewatch.identity import EngineIdentity
+from scopewatch.metrics import UNKNOWN
 from scopewatch.pipeline.compiled import CompiledWatchlist
 from scopewatch.watch.watchlist import Watchlist
 
@@ -62,9 +63,10 @@ class WatchlistSet:
             )
         return watchlist
 
-    def known_name(self, name: str) -> str:
-        """The name of a watchlist, the default one's for an empty name; `unknown` for a name that there is not."""
-        return self.named(name).source.name if not name or name in self.by_name else "unknown"
+    def known_as(self, name: str) -> str:
+        """What metrics call the watchlist of this name; the same for all names of which there is no watchlist."""
+        found = name if name in self.by_name else UNKNOWN
+        return found if name else next(iter(self.by_name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,15 @@ class Card(Strict):
     reference: Reference | None = None
     """Where the benign pairs lie; None where nobody asked for it."""
 
+    @property
+    def benign_flag_ratio(self) -> float | None:
+        """The share of the benign pairs that set the threshold which is flagged; None where that was not measured."""
+        # Where traffic set the threshold, the bound stands in another row than the AUROC.
+        for measured in self.measurements:
+            if measured.fpr_upper is not None:
+                return measured.fpr if measured.fpr_groups is None else measured.fpr_groups
+        return next((measured.fpr for measured in self.measurements if measured.fpr is not None), None)
+
     def problem(
         self,
         saes: Iterable[str],

@@ -86,8 +86,11 @@ def indicator_entry(indicator: Indicator) -> CommentedMap:
 def reference_entry(reference: Reference) -> CommentedMap:
     """The reference of a card, with one line for each list of quantiles."""
     entry = {name: _line(value) for name, value in plain(reference).items()}
-    if "terms" in entry:
-        entry["terms"] = CommentedMap({text_of(name): _line(value) for name, value in entry["terms"].items()})
+    if "score_bins" in entry:
+        entry["score_bins"] = flow(entry["score_bins"])
+    for part, written in (("terms", _line), ("term_bins", flow)):
+        if part in entry:
+            entry[part] = CommentedMap({text_of(name): written(value) for name, value in entry[part].items()})
     return CommentedMap(entry)
 
 

@@ -17,7 +17,7 @@ from scopewatch.doors.grpc.receiving import Receiver
 from scopewatch.doors.grpc.service import METHODS, SERVICE_NAME, MonitorService
 from scopewatch.doors.grpc.status import PUSHBACK, code_of, pushback_ms, to_status
 from scopewatch.errors import Overloaded, ScopewatchError
-from scopewatch.metrics import Metrics
+from scopewatch.metrics import UNKNOWN, Metrics
 from scopewatch.types import Trace
 
 if TYPE_CHECKING:
@@ -95,10 +95,10 @@ class Calls(grpc.aio.ServerInterceptor):
                     message = await self._receiver.receive(context, request_type, self._service.limits, holding)
                     received = True
                     reply: Message | bytes = await respond(message, call)
-            except ScopewatchError as error:
+            except BaseException as error:
                 if method == "Score" and not received:
                     # Of a batch nobody knows how many pairs it holds.
-                    self._metrics.pair_failed(error.reason)
+                    self._metrics.funnel.refused([UNKNOWN], error)
                 raise
             # Most of a reply is the same every time, and comes serialised.
             return reply if isinstance(reply, bytes) else reply.SerializeToString()

@@ -47,5 +47,11 @@ def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, c
     return job
 
 
+def to_refused(request: pb.ScoreRequest, limits: Limits, call: Call) -> ScoreJob:
+    """What may be told of a request that is refused: whose it is, and its id as far as an id may go."""
+    request_id = request.request_id[: limits.max_label_chars]
+    return ScoreJob(Pair("", ""), "", request_id, caller=call.account.caller, trace=call.trace)
+
+
 def _inputs(inputs: pb.TemplateInputs) -> TemplateInputs:
     return TemplateInputs(inputs.date, inputs.tools_json, inputs.documents_json, inputs.arguments_json)

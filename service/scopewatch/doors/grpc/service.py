@@ -1,10 +1,10 @@
 """MonitorService: parse, call the spine, reply."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from google.protobuf.message import Message
-from google.rpc import status_pb2
 
 import scopewatch
 from scopewatch.doors.door import Spine
@@ -14,12 +14,13 @@ from scopewatch.doors.grpc.explaining import explanation_reply, job_of, to_wants
 from scopewatch.doors.grpc.info import info_response, reload_refusal, reload_response
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.grpc.reply_size import Result, fitting
-from scopewatch.doors.grpc.requests import to_job
+from scopewatch.doors.grpc.requests import to_job, to_refused
 from scopewatch.doors.grpc.status import from_status, to_status
 from scopewatch.doors.limits import Limits, check_batch
 from scopewatch.doors.role_file import Account
 from scopewatch.errors import ScopewatchError, SetupError
-from scopewatch.metrics import Metrics
+from scopewatch.events import PairFailed
+from scopewatch.metrics import Metrics, reason_of
 from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.verdicts import ScoredPair
@@ -39,7 +40,7 @@ class MonitorService:
     """Speaks protobuf for one spine, once it is open. Failures are raised; whoever calls makes a status of them.
 
     Args:
-        metrics: Counts refused pairs.
+        metrics: Counts the pairs of requests that the spine is not asked with.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -58,12 +59,9 @@ class MonitorService:
         self._info = 0, pb.GetInfoResponse()
 
     async def Score(self, request: pb.ScoreRequest, call: Call) -> bytes:
-        try:
+        with self._telling_refused([request], call):
             call.quota.take(1)
             job = to_job(request, self.limits, self._spine.watchlists, call)
-        except ScopewatchError as error:
-            self._metrics.pair_failed(error.reason)
-            raise
         (outcome,) = await self._scored([job], call)
         if isinstance(outcome, ScopewatchError):
             raise outcome
@@ -73,21 +71,18 @@ class MonitorService:
         raise from_status(reply)
 
     async def BatchScore(self, request: pb.BatchScoreRequest, call: Call) -> bytes:
-        check_batch(len(request.requests), self.limits)
-        call.quota.take(len(request.requests))
-        watchlists = self._spine.watchlists
-        jobs: list[ScoreJob] = []
-        outcomes: list[ScoreJob | status_pb2.Status] = []
-        for item in request.requests:
-            try:
-                jobs.append(to_job(item, self.limits, watchlists, call))
-                outcomes.append(jobs[-1])
-            except ScopewatchError as error:
-                self._metrics.pair_failed(error.reason)
-                outcomes.append(to_status(error))
+        items = request.requests
+        with self._telling_refused(items, call):
+            check_batch(len(items), self.limits)
+            call.quota.take(len(items))
+            asked = [self._asked(item, call) for item in items]
+        for item, one in zip(items, asked, strict=True):
+            if isinstance(one, ScopewatchError):
+                self._tell_refused([item], call, one)
+        jobs = [one for one in asked if isinstance(one, ScoreJob)]
         scored = iter(await self._scored(jobs, call) if jobs else [])
-        results = [one if isinstance(one, status_pb2.Status) else next(scored) for one in outcomes]
-        return batch_reply(self._fitting(outcomes, results, call.account))
+        results = [one if isinstance(one, ScopewatchError) else next(scored) for one in asked]
+        return batch_reply(self._fitting(asked, results, call.account))
 
     async def Explain(self, request: pb.ExplainRequest, call: Call) -> bytes:
         wants = to_wants(request, self.limits)
@@ -111,6 +106,29 @@ class MonitorService:
             raise reload_refusal(error) from None
         return reload_response(reloaded)
 
+    def _asked(self, item: pb.ScoreRequest, call: Call) -> ScoreJob | ScopewatchError:
+        """The job of one item of a batch, or what is wrong with the item."""
+        try:
+            return to_job(item, self.limits, self._spine.watchlists, call)
+        except ScopewatchError as error:
+            return error
+
+    @contextmanager
+    def _telling_refused(self, items: Sequence[pb.ScoreRequest], call: Call) -> Iterator[None]:
+        """Tells of pairs that an error keeps from the spine, which tells of those that it is asked for."""
+        try:
+            yield
+        except BaseException as error:
+            self._tell_refused(items, call, error)
+            raise
+
+    def _tell_refused(self, items: Sequence[pb.ScoreRequest], call: Call, error: BaseException) -> None:
+        known_as, reason = self._spine.watchlists.known_as, reason_of(error)
+        names = [known_as(item.watchlist) for item in items]
+        self._metrics.funnel.refused(names, error)
+        rows = zip(items, names, strict=True)
+        self._spine.tell_failed([PairFailed(to_refused(item, self.limits, call), reason, name) for item, name in rows])
+
     async def _scored(self, jobs: Sequence[ScoreJob], call: Call) -> list[ScoredPair | ScopewatchError]:
         outcomes = await self._spine.score(jobs)
         read = (one for one in outcomes if isinstance(one, ScoredPair) and not one.cached)
@@ -119,8 +137,8 @@ class MonitorService:
 
     def _fitting(
         self,
-        jobs: Sequence[ScoreJob | status_pb2.Status],
-        outcomes: Sequence[ScoredPair | ScopewatchError | status_pb2.Status],
+        jobs: Sequence[ScoreJob | ScopewatchError],
+        outcomes: Sequence[ScoredPair | ScopewatchError],
         account: Account,
     ) -> list[Result]:
         """What a call is answered, item by item, in one message that every client takes."""
@@ -133,10 +151,10 @@ class MonitorService:
 
     def _result(
         self,
-        job: ScoreJob | status_pb2.Status,
-        outcome: ScoredPair | ScopewatchError | status_pb2.Status,
+        job: ScoreJob | ScopewatchError,
+        outcome: ScoredPair | ScopewatchError,
         account: Account,
     ) -> Result:
-        if isinstance(job, ScoreJob) and isinstance(outcome, ScoredPair):
-            return self._replies.score(job, outcome, account)
-        return to_status(outcome) if isinstance(outcome, ScopewatchError) else outcome
+        if isinstance(outcome, ScopewatchError):
+            return to_status(outcome)
+        return self._replies.score(job, outcome, account)  # type: ignore[arg-type]

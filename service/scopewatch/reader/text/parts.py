@@ -11,6 +11,7 @@ from scopewatch.reader.cleaning.clean import Cleaned, clean, odd_chars
 from scopewatch.reader.text.conversation import Conversations
 from scopewatch.reader.text.traced import Piece, Traced, joined, pieces_of, traced
 from scopewatch.reader.text.vocabulary import Encoded, Vocabulary
+from scopewatch.scripts import main_script
 from scopewatch.types import Coverage, Pair, ReadText, Segment
 
 
@@ -65,6 +66,7 @@ def parts_of(pair: Pair, vocabulary: Vocabulary, conversations: Conversations, *
     texts = [*(turn.content for turn in pair.history), pair.prompt, own]
     segments = [Segment.HISTORY] * len(pair.history) + [Segment.PROMPT, Segment.RESPONSE]
     says, odd_shares = _oddities(texts, segments)
+    says = replace(says, script=main_script(own))
     sources = [ReadText(Segment.HISTORY, turn.content, number) for number, turn in enumerate(pair.history)]
     sources.append(ReadText(Segment.PROMPT, pair.prompt))
     changed = False

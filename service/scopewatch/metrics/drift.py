@@ -1,0 +1,189 @@
+"""What traffic is held against, bins of the cards' references and thresholds; how many pairs fell into each bin."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from scopewatch.identity import FeatureKey
+from scopewatch.metrics.series import Counts, Named
+from scopewatch.verdicts import FeatureScore, IndicatorScore, Judgement
+from scopewatch.watch.bins import Bins
+from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.watchlist import Watchlist
+
+_INDICATOR = ("watchlist", "indicator")
+_FEATURE = ("watchlist", "indicator", "feature")
+
+TermKey = tuple[FeatureKey | str, str]
+"""A term's feature and its pooling; for a part of a combination its name alone, and no pooling."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Binned:
+    """Where values of one name are counted, by the bins of a reference."""
+
+    labels: tuple[str, ...]
+    """The values of all labels but the bin's."""
+    bins: Bins
+    begin: int
+    """The index of the first bin's count."""
+
+    def place(self, value: float) -> int:
+        """The index of the count of the bin that a value falls into."""
+        return self.begin + bisect_left(self.bins.edges, value)
+
+
+@dataclass(frozen=True, slots=True)
+class _BinnedIndicator:
+    """Where an indicator's scores and the values of its terms are counted."""
+
+    score: _Binned
+    terms: Mapping[TermKey, tuple[int, _Binned]]
+    """Each term with its place among all terms that are counted."""
+    at_rest: NDArray[np.intp]
+    """Where each of these terms is counted whose value is 0."""
+
+    def places(self, score: IndicatorScore) -> NDArray[np.intp]:
+        """The indices of all counts that a score moves."""
+        moved = np.append(self.at_rest, self.score.place(score.score))
+        # What contributed nothing is not among the features: its value is 0.
+        for feature in score.features if self.terms else ():
+            if found := self.terms.get(_key_of(feature)):
+                moved[found[0]] = found[1].place(feature.pooled)
+        return moved
+
+
+@dataclass(slots=True)
+class _Published:
+    """What the page shows; replaced as a whole, since it is made in another thread."""
+
+    scores: list[_Binned] = field(default_factory=list)
+    terms: list[_Binned] = field(default_factory=list)
+    thresholds: dict[tuple[str, ...], float] = field(default_factory=dict)
+    flag_ratios: dict[tuple[str, ...], float] = field(default_factory=dict)
+
+
+class Drift(Named):
+    """Counts scores and terms by the bins of the cards' references, and publishes the references.
+
+    The series of a reference carry its digest. So counts by other bins, after a reload or on another replica, are never
+    added up with them; they leave the page when no watchlist has that reference any more.
+
+    Args:
+        registry: Where they are collected.
+        counts: Where they are counted.
+        max_feature_series: How many terms get series of their own; those beyond are not counted.
+    """
+
+    def __init__(self, registry: CollectorRegistry, counts: Counts, *, max_feature_series: int) -> None:
+        self._counts = counts
+        self._max_feature_series = max_feature_series
+        self._by_watchlist: dict[tuple[str, str], dict[str, _BinnedIndicator]] = {}
+        """Where each indicator is counted, by its name, of each watchlist, by its name and the digest of its file."""
+        self._series: dict[tuple[str, ...], _Binned] = {}
+        """What is counted, by its labels."""
+        self._published = _Published()
+        registry.register(self)
+
+    def start(self, watchlists: Sequence[Watchlist]) -> None:
+        """Counts for these watchlists from now on, in place of those before; what both have goes on."""
+        former, self._series = self._series, {}
+        self._by_watchlist = {}
+        published = _Published()
+        for watchlist in watchlists:
+            found = self._by_watchlist[watchlist.name, watchlist.digest] = {}
+            for indicator in watchlist.indicators:
+                labels = watchlist.name, indicator.name
+                published.thresholds[labels] = indicator.threshold
+                if indicator.card and (ratio := indicator.card.benign_flag_ratio) is not None:
+                    published.flag_ratios[labels] = ratio
+                if binned := self._binned(watchlist.name, indicator, former, published):
+                    found[indicator.name] = binned
+        self._published = published
+        for gone in former.keys() - self._series.keys():
+            self._counts.release(former[gone].begin, len(former[gone].bins))
+
+    def _binned(
+        self, watchlist: str, indicator: Indicator, former: Mapping[tuple[str, ...], _Binned], published: _Published
+    ) -> _BinnedIndicator | None:
+        """Where an indicator is counted; None where its card holds no bins."""
+        reference = indicator.card.reference if indicator.card else None
+        if not (reference and reference.score_bins):
+            return None
+
+        def series(bins: Bins, *own: str) -> _Binned:
+            labels = (*own, reference.bins_digest)
+            self._series[labels] = former.get(labels) or _Binned(labels, bins, self._counts.reserve(len(bins)))
+            return self._series[labels]
+
+        score = series(reference.score_bins, watchlist, indicator.name)
+        published.scores.append(score)
+        terms: dict[TermKey, tuple[int, _Binned]] = {}
+        for key, name in zip(_keys(indicator), indicator.term_names, strict=True):
+            if name in reference.term_bins and len(published.terms) < self._max_feature_series:
+                binned = series(reference.term_bins[name], watchlist, indicator.name, name)
+                published.terms.append(binned)
+                terms[key] = len(terms), binned
+        at_rest = np.array([binned.place(0.0) for _, binned in terms.values()], np.intp)
+        return _BinnedIndicator(score, terms, at_rest)
+
+    def places(self, judgement: Judgement) -> list[NDArray[np.intp]]:
+        """The indices of all that a judgement counts; none of one by a watchlist that was replaced meanwhile."""
+        made_by = judgement.made_by
+        found = self._by_watchlist.get((made_by.watchlist, made_by.watchlist_digest), {})
+        return [
+            found[score.name].places(score)
+            for score in judgement.indicators
+            if not score.skipped_reason and score.name in found
+        ]
+
+    def collect(self) -> Iterable[Metric]:
+        shown = self._published
+        yield self._counted("indicator_bin_pairs", "Pairs by the bin of their score.", shown.scores, _INDICATOR)
+        yield self._counted("feature_bin_pairs", "Pairs by the bin of a term's pooled value.", shown.terms, _FEATURE)
+        text = "Share of the benign reference pairs in each bin"
+        yield self._shares("indicator_reference_ratio", f"{text} of the score.", shown.scores, _INDICATOR)
+        yield self._shares("feature_reference_ratio", f"{text} of a term.", shown.terms, _FEATURE)
+        pairs = {one.labels: one.bins.n for one in shown.scores}
+        yield _gauge("reference_pairs", "Benign pairs of the reference.", pairs, (*_INDICATOR, "reference"))
+        yield _gauge("indicator_threshold", "Thresholds as watchlists say them.", shown.thresholds, _INDICATOR)
+        text = "Share of benign pairs flagged, as the card says."
+        yield _gauge("indicator_reference_flag_ratio", text, shown.flag_ratios, _INDICATOR)
+
+    def _counted(self, name: str, text: str, binned: Sequence[_Binned], labels: Sequence[str]) -> Metric:
+        family = CounterMetricFamily(f"scopewatch_{name}", text, labels=[*labels, "reference", "bin"])
+        for one in binned:
+            for number, count in enumerate(self._counts.of(one.begin, len(one.bins))):
+                family.add_metric([*one.labels, str(number)], count)
+        return family
+
+    def _shares(self, name: str, text: str, binned: Sequence[_Binned], labels: Sequence[str]) -> Metric:
+        shares = {
+            (*one.labels, str(number)): count / one.bins.n
+            for one in binned
+            for number, count in enumerate(one.bins.counts)
+        }
+        return _gauge(name, text, shares, (*labels, "reference", "bin"))
+
+
+def _gauge(name: str, text: str, values: Mapping[tuple[str, ...], float], labels: Sequence[str]) -> Metric:
+    family = GaugeMetricFamily(f"scopewatch_{name}", text, labels=labels)
+    for own, value in values.items():
+        family.add_metric(own, value)
+    return family
+
+
+def _keys(indicator: Indicator) -> list[TermKey]:
+    """What tells an indicator's terms in a judgement, in the order of its `term_names`."""
+    if indicator.combines:
+        return [(part.name, "") for part in indicator.combines]
+    return [(term.key, str(term.pooling or indicator.pooling)) for term in indicator.features]
+
+
+def _key_of(feature: FeatureScore) -> TermKey:
+    return feature.feature, "" if isinstance(feature.feature, str) else feature.pooling
