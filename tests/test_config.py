@@ -107,6 +107,8 @@ def test_every_setting_has_a_variable() -> None:
         explain_whole=True,
         max_explanations=5,
         watch_address="127.0.0.1:4",
+        otlp_endpoint="http://collector:4318",
+        trace_share=0.5,
     )
     assert given.model_fields_set == set(Config.model_fields)
     written = {name: str(value) for name, value in given}

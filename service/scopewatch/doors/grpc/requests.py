@@ -48,8 +48,9 @@ def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, c
 
 
 def to_refused(request: pb.ScoreRequest, limits: Limits, call: Call) -> ScoreJob:
-    """What may be told of a request that is refused: whose it is, and its id as far as an id may go."""
-    request_id = request.request_id[: limits.max_label_chars]
+    """What may be told of a request that is refused: whose it is, and its id, unless that is what is wrong with it."""
+    own_id = request.request_id
+    request_id = own_id if len(own_id) <= limits.max_label_chars else ""
     return ScoreJob(Pair("", ""), "", request_id, caller=call.account.caller, trace=call.trace)
 
 
