@@ -1,5 +1,6 @@
 """Watchlists bound to the engine that runs, and told to whoever reads the metrics."""
 
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -11,6 +12,8 @@ from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.pipeline.watchlist_set import WatchlistSet
 from scopewatch.verdicts import Label
 from scopewatch.watch.watchlist import Watchlist
+
+log = logging.getLogger(__name__)
 
 
 def watchlist_set(
@@ -32,6 +35,11 @@ def watchlist_set(
 def describe(metrics: Metrics, watchlists: WatchlistSet) -> None:
     """Publishes a set in place of the one before it."""
     metrics.describe(watchlists.engine, watchlists.sources, versions())
+    carded = [
+        (watchlist, one, one.card) for watchlist in watchlists.sources for one in watchlist.indicators if one.card
+    ]
+    if bare := [f"{watchlist.name}: {indicator.name}" for watchlist, indicator, card in carded if not card.binned]:
+        log.info("cards keep no bins of benign pairs, so no drift can be seen", extra={"indicators": bare})
     metrics.shadows.describe(watchlists.shadow_sources)
     metrics.reloads.version.set(watchlists.version)
 

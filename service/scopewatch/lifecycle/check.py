@@ -32,6 +32,8 @@ class CheckedIndicator:
     """Its card in one line."""
     card_problem: str
     """Why its card does not fit what was loaded; empty where it does, or where nothing was loaded."""
+    binned: bool
+    """Whether its card keeps bins of benign pairs, by which drift can be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,10 @@ class CheckedWatchlist:
             lines.append(f"    {one.evidence}")
             if one.card_problem:
                 lines.append(f"    card does not fit: {one.card_problem}")
+            if one.calibrated and not one.binned:
+                lines.append(
+                    "    no drift can be seen: the card keeps no bins; `scopewatch watchlist reference` adds them"
+                )
         return lines
 
 
@@ -108,6 +114,7 @@ def _checked(indicator: Indicator, card_problem: str) -> CheckedIndicator:
         calibrated=indicator.calibrated,
         evidence=evidence_line(indicator.card),
         card_problem=card_problem,
+        binned=bool(indicator.card and indicator.card.binned),
     )
 
 

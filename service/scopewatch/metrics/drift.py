@@ -3,15 +3,14 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from scopewatch.identity import FeatureKey
 from scopewatch.metrics.series import Counts, Named
-from scopewatch.verdicts import FeatureScore, IndicatorScore, Judgement
+from scopewatch.verdicts import IndicatorScore, Judgement
 from scopewatch.watch.bins import Bins
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist
@@ -19,8 +18,8 @@ from scopewatch.watch.watchlist import Watchlist
 _INDICATOR = ("watchlist", "indicator")
 _FEATURE = ("watchlist", "indicator", "feature")
 
-TermKey = tuple[FeatureKey | str, str]
-"""A term's feature and its pooling; for a part of a combination its name alone, and no pooling."""
+TermKey: TypeAlias = tuple[str, int, str] | str
+"""A term's feature, as the SAE's name and the index, and its pooling; of a part of a combination, its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +42,20 @@ class _BinnedIndicator:
     """Where an indicator's scores and the values of its terms are counted."""
 
     score: _Binned
-    terms: Mapping[TermKey, tuple[int, _Binned]]
-    """Each term with its place among all terms that are counted."""
-    at_rest: NDArray[np.intp]
-    """Where each of these terms is counted whose value is 0."""
+    terms: Mapping[TermKey, _Binned]
+    at_rest: Mapping[TermKey, int]
+    """The index of the count of each of these terms where its value is 0."""
 
-    def places(self, score: IndicatorScore) -> NDArray[np.intp]:
+    def places(self, score: IndicatorScore) -> Iterable[int]:
         """The indices of all counts that a score moves."""
-        moved = np.append(self.at_rest, self.score.place(score.score))
         # What contributed nothing is not among the features: its value is 0.
-        for feature in score.features if self.terms else ():
-            if found := self.terms.get(_key_of(feature)):
-                moved[found[0]] = found[1].place(feature.pooled)
-        return moved
+        moved = dict(self.at_rest)
+        for feature in score.features if moved else ():
+            key = _key(feature.feature, feature.pooling)
+            if key in moved:
+                moved[key] = self.terms[key].place(feature.pooled)
+        yield self.score.place(score.score)
+        yield from moved.values()
 
 
 @dataclass(slots=True)
@@ -123,23 +123,22 @@ class Drift(Named):
 
         score = series(reference.score_bins, watchlist, indicator.name)
         published.scores.append(score)
-        terms: dict[TermKey, tuple[int, _Binned]] = {}
+        terms: dict[TermKey, _Binned] = {}
         for key, name in zip(_keys(indicator), indicator.term_names, strict=True):
             if name in reference.term_bins and len(published.terms) < self._max_feature_series:
-                binned = series(reference.term_bins[name], watchlist, indicator.name, name)
-                published.terms.append(binned)
-                terms[key] = len(terms), binned
-        at_rest = np.array([binned.place(0.0) for _, binned in terms.values()], np.intp)
-        return _BinnedIndicator(score, terms, at_rest)
+                terms[key] = series(reference.term_bins[name], watchlist, indicator.name, name)
+                published.terms.append(terms[key])
+        return _BinnedIndicator(score, terms, {key: binned.place(0.0) for key, binned in terms.items()})
 
-    def places(self, judgement: Judgement) -> list[NDArray[np.intp]]:
+    def places(self, judgement: Judgement) -> list[int]:
         """The indices of all that a judgement counts; none of one by a watchlist that was replaced meanwhile."""
         made_by = judgement.made_by
         found = self._by_watchlist.get((made_by.watchlist, made_by.watchlist_digest), {})
         return [
-            found[score.name].places(score)
+            place
             for score in judgement.indicators
             if not score.skipped_reason and score.name in found
+            for place in found[score.name].places(score)
         ]
 
     def collect(self) -> Iterable[Metric]:
@@ -181,9 +180,10 @@ def _gauge(name: str, text: str, values: Mapping[tuple[str, ...], float], labels
 def _keys(indicator: Indicator) -> list[TermKey]:
     """What tells an indicator's terms in a judgement, in the order of its `term_names`."""
     if indicator.combines:
-        return [(part.name, "") for part in indicator.combines]
-    return [(term.key, str(term.pooling or indicator.pooling)) for term in indicator.features]
+        return [part.name for part in indicator.combines]
+    return [_key(term.key, str(term.pooling or indicator.pooling)) for term in indicator.features]
 
 
-def _key_of(feature: FeatureScore) -> TermKey:
-    return feature.feature, "" if isinstance(feature.feature, str) else feature.pooling
+def _key(feature: FeatureKey | str, pooling: str) -> TermKey:
+    # Not the feature itself: to hash it costs as much as all the rest.
+    return feature if isinstance(feature, str) else (feature.sae, feature.index, pooling)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from scopewatch.events import PairScored
 from scopewatch.identity import HEAD, EngineIdentity, FeatureId, FeatureTable
 from scopewatch.metrics.drift import Drift
-from scopewatch.metrics.series import Bound, Counts, FiredFeatures, Histograms
+from scopewatch.metrics.series import Bound, Counts, Histograms, Totals
 from scopewatch.scripts import SCRIPTS
 from scopewatch.types import Coverage, Trace
 from scopewatch.verdicts import Judgement, Timings
@@ -69,7 +69,9 @@ class PairCounts:
             registry, self._counts, "indicator_score", "Indicator scores.", _SCORES, "watchlist", "indicator"
         )
         self._flags = counter("indicator_flags_total", "Indicators flagged.", "watchlist", "indicator", "severity")
-        self._fired = FiredFeatures(registry, self._counts)
+        self._fired = Totals(
+            registry, self._counts, "feature_fired_pairs", "Pairs in which a watched feature fired.", "feature"
+        )
         self._drift = Drift(registry, self._counts, max_feature_series=max_feature_series)
         self._tokens = counter("tokens_total", "Tokens read, by segment.", "segment")
         self._pair_tokens = Histograms(
@@ -77,9 +79,9 @@ class PairCounts:
         )
         for segment in _SEGMENTS:
             self._pair_tokens.start(segment)
-        self._scripts = counter("pair_scripts_total", "Pairs by the script of the response.", "script")
+        self._scripts = Totals(registry, self._counts, "pair_scripts", "Pairs by the script of the response.", "script")
         for script in SCRIPTS:
-            self._scripts[script,]
+            self._scripts.place(script)
         self._stages = Histograms(registry, self._counts, "stage_seconds", "Time per stage and pair.", SECONDS, "stage")
         for stage in _STAGES:
             self._stages.start(stage)
@@ -112,8 +114,6 @@ class PairCounts:
         """
         judgements = [event.pair.judgement for event in scored]
         self._counts.add(np.concatenate([self._moves(judgement) for judgement in judgements]))
-        for script, times in _tally([one.coverage.script for one in judgements]).items():
-            self._scripts[script,].inc(times)
         for timings, times in _tally([event.pair.timings for event in scored]).items():
             self._count_stages(timings, times, scored[0].job.trace)
         self._count_indicators(judgements)
@@ -140,8 +140,9 @@ class PairCounts:
                 self._pair_tokens.place(count, segment) for segment, count in zip(_SEGMENTS, own_tokens, strict=True)
             ]
             fired = np.unique(self._places_of(judgement.table)[judgement.fired])
-            parts = [fired[fired >= 0], np.array(scored, np.intp), *self._drift.places(judgement)]
-            moved = self._moved[judgement] = np.concatenate(parts)
+            scored.append(self._scripts.place(read.script))
+            scored += self._drift.places(judgement)
+            moved = self._moved[judgement] = np.concatenate([fired[fired >= 0], np.array(scored, np.intp)])
         return moved
 
     def _places_of(self, table: FeatureTable) -> NDArray[np.intp]:

@@ -181,15 +181,20 @@ class Histograms(Named):
         yield family
 
 
-class FiredFeatures(Named):
-    """In how many pairs features fired.
+class Totals(Named):
+    """Counters of one name, told apart by one label.
 
     Args:
         registry: Where they are collected.
         counts: Where they are counted.
+        name: The metric's name without its prefix and `_total`.
+        text: The metric's help.
+        label: The name of the label.
     """
 
-    def __init__(self, registry: CollectorRegistry, counts: Counts) -> None:
+    def __init__(self, registry: CollectorRegistry, counts: Counts, name: str, text: str, label: str) -> None:
+        self._about = (f"scopewatch_{name}", text)
+        self._label = label
         self._counts = counts
         self._places: dict[str, int] = {}
         registry.register(self)
@@ -207,9 +212,7 @@ class FiredFeatures(Named):
         return self._places[name]
 
     def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(
-            "scopewatch_feature_fired_pairs", "Pairs in which a watched feature fired.", labels=["feature"]
-        )
+        family = CounterMetricFamily(*self._about, labels=[self._label])
         for name, place in list(self._places.items()):
             family.add_metric([name], self._counts.of(place, 1)[0])
         yield family

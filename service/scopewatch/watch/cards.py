@@ -134,6 +134,11 @@ class Card(Strict):
     """Where the benign pairs lie; None where nobody asked for it."""
 
     @property
+    def binned(self) -> bool:
+        """Whether it keeps bins of benign pairs, for traffic to be held against."""
+        return bool(self.reference and self.reference.score_bins)
+
+    @property
     def benign_flag_ratio(self) -> float | None:
         """The share of the benign pairs that set the threshold which is flagged; None where that was not measured."""
         # Where traffic set the threshold, the bound stands in another row than the AUROC.
