@@ -27,6 +27,10 @@ PLANTED = {
     "calibration/evaluate.py": ["pyarrow", "jinja2"],
     "lifecycle/scan.py": ["grpc_reflection", "sklearn", "scopewatch.calibration.evaluate"],
     "types.py": ["scopewatch.config", "ruamel.yaml"],
+    # The client's own distribution has none of the server's rooms.
+    "client/requests.py": ["scopewatch.types", "scopewatch.config"],
+    "contract/status.py": ["scopewatch.identity", "scopewatch.client.requests"],
+    "addresses.py": ["scopewatch.verdicts"],
     "sae/pack.py": ["torch", "scopewatch.engine.runner"],
     "reader/text/tokeniser.py": ["regex"],
     "report/page.py": ["threadpoolctl"],
