@@ -10,11 +10,13 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as plain_families
 
 from collector import Collector, Span, collecting, log_records
 from conftest import House
+from scopewatch.client import AsyncClient
 from scopewatch.tracing import names
 from scopewatch.tracing.tracing import MOST_PAIR_SPANS
 from scopewatch.v1 import monitor_pb2 as pb
@@ -110,6 +112,14 @@ SHOWN = ["scopewatch_trace_spans_total"] + [
 ]
 
 
+async def from_a_traced_program(address: str) -> None:
+    """A call by the package's own client, while the program has a span open."""
+    span = NonRecordingSpan(SpanContext(int(TRACE, 16), int(PARENT, 16), is_remote=False, trace_flags=TraceFlags(1)))
+    async with AsyncClient(address) as client:
+        with use_span(span):
+            await client.score(response="may be", request_id="client")
+
+
 async def pages(server: LocalServer) -> None:
     """An explanation of a pair whose text is kept, and one of a pair that there is not."""
     for request_id in ("sampled", "nobody"):
@@ -142,6 +152,7 @@ def session(house: House, tmp_path_factory: pytest.TempPathFactory) -> Session:
         )
         async with serving(settings) as server:
             await calls(told, server.grpc_address)
+            await from_a_traced_program(server.grpc_address)
             await pages(server)
             accept = "application/openmetrics-text; version=1.0.0"
             told.open_metrics = await asyncio.to_thread(page, server.metrics_address, accept)
@@ -169,6 +180,12 @@ def test_a_call_is_its_callers_child_and_its_pairs_are_its_own(session: Session)
     assert [span.name for span in session.below(pair)] == STAGES
     assert {span.trace_id for span in [pair, *session.below(pair)]} == {TRACE}
     assert session.collector.paths == {"/v1/traces"}
+
+
+def test_a_program_that_traces_is_the_parent(session: Session) -> None:
+    """The package's client sends the context of the span that is open where it is called."""
+    call = session.call("client")
+    assert (call.trace_id, call.parent_id) == (TRACE, PARENT)
 
 
 def test_every_span_is_sent_before_the_server_ends(session: Session) -> None:
