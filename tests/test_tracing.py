@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+import re
 import urllib.error
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import yaml
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as plain_families
@@ -22,6 +25,7 @@ from scopewatch.tracing.tracing import MOST_PAIR_SPANS
 from scopewatch.v1 import monitor_pb2 as pb
 from servers import LocalServer, config, direct, serving
 
+PAGE = (Path(__file__).parents[1] / "docs" / "tracing.md").read_text(encoding="utf-8")
 WORD = "qvxkanarie"
 """Stands in every text and label, and nowhere else."""
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -375,3 +379,21 @@ def test_what_became_of_spans_is_counted(session: Session) -> None:
     assert counted.keys() == {"sent", "failed", "dropped"}
     assert 0 < counted["sent"] <= len(session.spans)
     assert counted["failed"] == counted["dropped"] == 0
+
+
+def test_the_page_names_what_spans_have() -> None:
+    """Each attribute and event that there is, and none that there is not."""
+    ours = {value for name, value in vars(names).items() if name.isupper() and "." in value}
+    told = set(re.findall(r"`((?:scopewatch|rpc|http|error|gen_ai)\.[a-z_.]+)`", PAGE))
+    gone = {"rpc.system", "rpc.service", "rpc.grpc.status_code", "gen_ai.evaluation.explanation", "scopewatch.client"}
+    assert told - gone == ours
+
+
+def test_the_collectors_configuration_is_whole() -> None:
+    """It is YAML, takes what is sent here, and its pipelines name components that it has."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    document = yaml.safe_load(text)
+    assert document["receivers"]["otlp"]["protocols"]["http"]["endpoint"].endswith(":4318")
+    for kinds in document["service"]["pipelines"].values():
+        for kind, used in kinds.items():
+            assert set(used) == set(document[kind])
