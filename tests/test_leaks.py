@@ -490,7 +490,7 @@ def test_ids_in_the_log_break_no_line(attacked: Attacked) -> None:
 
 
 def test_where_nothing_is_traced_what_traces_is_not_loaded(attacked: Attacked) -> None:
-    """Of OpenTelemetry a process holds at most what redis and transformers load of it for uses of their own."""
+    """Of OpenTelemetry a process holds at most what redis loads of it for a use of its own."""
     ours = ("scopewatch.tracing", "opentelemetry.exporter", "opentelemetry.sdk.trace")
 
     assert [name for name in attacked.loaded if name.startswith(ours)] == []
