@@ -28,6 +28,7 @@ from scenarios.forged import forged
 from scenarios.mixing import mixing, with_total
 from scenarios.overload import overload
 from scenarios.reloading import reloading
+from scenarios.rolling import rolling
 from scenarios.soak import soak
 
 HERE = Path(__file__).parent
@@ -43,6 +44,7 @@ SCENARIOS: dict[str, tuple[Scenario, int]] = {
     "mixing": (mixing, 300),
     "soak": (soak, 240),
     "reloads": (reloading, 240),
+    "rolling": (rolling, 600),
 }
 """What is run, and the seconds that each may take at full size; what takes longer has failed."""
 _HEAD = "| scenario | case | measured, and bound | before | |\n|---|---|---|---|---|"

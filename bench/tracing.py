@@ -3,13 +3,13 @@
     git worktree add /tmp/before COMMIT
     python bench/tracing.py --before /tmp/before/service [--out bench/results/tracing.json]
 
-Servers over the bundled reader answer the same calls in turn, round by round, in one run: `before` (the package in that
-folder), `off` (no collector), `unsampled` (a collector, and no call that is traced) and `sampled` (every call is traced,
-and its spans are sent to a collector in this process). Three kinds of calls: `remembered`, a pair that was judged before
-and passes, which is the least that a pair costs; `flagged`, one that was judged before and has a line in the log; and
-`read`, pairs that are new. What counts is the processor time of the server a pair, since other work on the machine moves
-it least; each variant is compared with `before` within each round. `off again` is a second server that is as `off`: how
-far apart the two are is how far the measurement can be trusted.
+Servers over the bundled reader answer the same calls in turn, round by round, in one run: `before` (the package in
+that folder), `off` (no collector), `unsampled` (a collector, and no call that is traced) and `sampled` (every call is
+traced, and its spans are sent to a collector in this process). Three kinds of calls: `remembered`, a pair that was
+judged before and passes, which is the least that a pair costs; `flagged`, one that was judged before and has a line
+in the log; and `read`, pairs that are new. What counts is the processor time of the server a pair, since other work
+on the machine moves it least; each variant is compared with `before` within each round. `off again` is a second
+server that is as `off`: how far apart the two are is how far the measurement can be trusted.
 """
 
 import argparse

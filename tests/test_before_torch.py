@@ -98,6 +98,14 @@ CASES = [
     ("calibrate DATA --indicator new --out DATA/new.yaml", IS_FILE),
     ("calibrate DATA --indicator new --out OUT --combine alpha --watchlist NO_READER", NO_READER),
     ("calibrate DATA --indicator new --out OUT --combine alpha --watchlist NO_SAE", NO_SAE),
+    ("canary record --out NOWHERE", NO_FOLDER),
+    ("canary record --out DATA --watchlist LIST", "DATA: is there already"),
+    ("canary record --out OUT --pairs NOWHERE", NO_FILE),
+    ("canary record --out OUT --watchlist NOWHERE", NOT_READ),
+    ("canary record --out OUT --watchlist NO_READER", NO_READER),
+    ("canary record --out OUT --watchlist NO_SAE", NO_SAE),
+    ("canary check NOWHERE", NOT_READ),
+    ("canary check DATA", "DATA: not a canary file: no JSON"),
     ("contrast NOWHERE DATA", NO_FILE),
     ("contrast DATA NOWHERE", NO_FILE),
     ("contrast DATA DATA --watchlist NOWHERE", NOT_READ),
@@ -140,6 +148,7 @@ CASES = [
     ("serve --watchlist NOWHERE", NOT_READ),
     ("serve --watchlist NO_READER", NO_READER),
     ("serve --watchlist NO_SAE", NO_SAE),
+    ("serve --watchlist LIST --canaries NOWHERE", "NOWHERE: cannot be read"),
     ("serve --watchlist LIST --labels NOWHERE", "NOWHERE: there is no such label index"),
 ]
 

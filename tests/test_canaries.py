@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from conftest import House, engine_identity, watchlist_document, watchlist_of
-from scopewatch.app.canaries import PAIRS, PASS_TOKENS, _definitions
+from scopewatch.app.canaries.definitions import definition_digests, definitions
+from scopewatch.app.canaries.pairs import PAIRS, PASS_TOKENS
 from scopewatch.app.load import load
 from scopewatch.app.spine import Spine, running_spine
 from scopewatch.config import BUNDLED_WATCHLIST, Config
@@ -131,11 +132,11 @@ async def test_watchlists_that_fail_can_be_replaced_by_others(house: House, monk
         class FailsOnce:
             watch = runner.watch
 
-            def __call__(self, batch: list[Any]) -> Any:
+            def alone(self, ids: Any) -> Any:
                 if not failed[0]:
                     failed[0] = True
                     raise EngineError("no memory")
-                return runner(batch)
+                return runner.alone(ids)
 
         engine.runner = FailsOnce()  # type: ignore[assignment]
         assert (await running.replace_watchlists([written(house, "after")])).version == 2
@@ -159,7 +160,8 @@ def test_canary_pairs_are_read_in_one_pass_and_in_several(
 
 def definition(indicator: dict[str, object], *others: dict[str, object], **watchlist: Any) -> object:
     made = replace(watchlist_of(indicator, *others), **watchlist)
-    return _definitions(compile_watchlist(made, IDENTITY))[0]
+    compiled = compile_watchlist(made, IDENTITY)
+    return definitions(compiled)[0], definition_digests(compiled)[0]
 
 
 PLAIN = {"features": [{"feature": "early/1", "weight": 2.0}, {"feature": "late/0"}]}
@@ -215,8 +217,12 @@ def load_words(entries: tuple[str, ...]) -> dict[str, Any]:
 
 
 def test_renamed_saes_are_the_same_features() -> None:
-    """A feature is known by the files that make its numbers, not by what a watchlist calls them."""
+    """On one engine a feature is known by the files that make its numbers, not by what a watchlist calls them.
+
+    What is recorded for later knows it by its name: that other files make its numbers then is what is to be found.
+    """
     renamed = replace(IDENTITY, saes=tuple(replace(sae, name=f"{sae.name}-2") for sae in IDENTITY.saes))
     terms = [{"feature": "early-2/1", "weight": 2.0}, {"feature": "late-2/0"}]
-    again = _definitions(compile_watchlist(watchlist_of(PLAIN | {"features": terms}), renamed))
-    assert again[0] == definition(PLAIN)
+    again = compile_watchlist(watchlist_of(PLAIN | {"features": terms}), renamed)
+    same, named = definition(PLAIN)  # type: ignore[misc]
+    assert (definitions(again)[0], definition_digests(again)[0] == named) == (same, False)

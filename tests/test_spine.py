@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from conftest import House, save_sae, watchlist_document
-from scopewatch.app.canaries import Canaries
+from scopewatch.app.canaries.judging import Canaries
 from scopewatch.app.load import load
 from scopewatch.app.spine import Spine, running_spine
 from scopewatch.config import Config

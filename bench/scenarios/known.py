@@ -43,6 +43,10 @@ class Known:
         ]
         self.texts = sorted(set.intersection(*apart))[:_MOST_TEXTS]
 
+    def answers_by(self, digest: str) -> dict[str, Said]:
+        """The right answers by the watchlist of this digest, by text."""
+        return self._answers[digest]
+
     def is_wrong(self, request: pb.ScoreRequest, reply: pb.ScoreResponse) -> bool:
         """Whether an answer is not the one to this request."""
         known = self._answers.get(reply.provenance.watchlist_digest, {}).get(request.response)

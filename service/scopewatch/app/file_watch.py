@@ -5,7 +5,7 @@ seen alike, and a file that was only touched is not news.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scopewatch.config import watchlist_file
@@ -14,7 +14,7 @@ from scopewatch.files import expanded
 from scopewatch.watch.watchlist import Watchlist
 from scopewatch.watch.yaml_lines import parse_yaml
 
-Look = Mapping[Path, str]
+Look = dict[Path, str]
 """SHA-256 of each file's bytes; empty of a file that cannot be read."""
 
 
@@ -23,10 +23,12 @@ class WatchedFiles:
 
     Args:
         named: The watchlist files, as settings name them.
+        plain: Other files, which name no bags.
     """
 
-    def __init__(self, named: Sequence[Path]) -> None:
+    def __init__(self, named: Sequence[Path], plain: Sequence[Path] = ()) -> None:
         self._files = [watchlist_file(file) for file in named]
+        self._plain = plain
         self._bags: dict[Path, tuple[str, list[Path]]] = {}
         """The digest of each watchlist file at the last look, and the bags that it named."""
 
@@ -41,7 +43,11 @@ class WatchedFiles:
                 bags = _bags_of(file, raw or b"")
                 self._bags[file] = digest, bags
             found |= {bag: _digest(_bytes(bag)) for bag in bags}
-        return found
+        return found | self.plain()
+
+    def plain(self) -> Look:
+        """What the other files hold now."""
+        return {file: _digest(_bytes(file)) for file in self._plain}
 
 
 def look_of(watchlists: Iterable[Watchlist]) -> Look:

@@ -43,6 +43,7 @@ class WatchlistFiles:
 
     live: tuple[Path, ...]
     shadows: tuple[Path, ...]
+    canaries: tuple[Path, ...] = ()
 
 
 class Reloader:
@@ -53,8 +54,9 @@ class Reloader:
         running: Gives the watchlists that run.
         replace: Takes other watchlists and shadows in place of these, or raises and changes nothing.
         metrics: Counts what comes of reloads.
-        asked: Is asked before every reload, for each who wants it, and may refuse it by raising; it may block.
         told: Is told of every reload, by whom it was asked for.
+        asked: Is asked before every reload, for each who wants it, and may refuse it by raising; it may block.
+        done: Is told of every reload that did not fail.
     """
 
     def __init__(
@@ -66,20 +68,24 @@ class Reloader:
         told: Told = nobody,
         *,
         asked: Callable[[str, str], None] = unasked,
+        done: Callable[[], None] = lambda: None,
     ) -> None:
         self._files = files
-        self._watched = WatchedFiles((*files.live, *files.shadows))
+        self._watched = WatchedFiles((*files.live, *files.shadows), files.canaries)
         self._running = running
         self._replace = replace
         self._metrics = metrics
         self._told = told
         self._asked = asked
+        self._done = done
         self._turn = asyncio.Lock()
         self._callers: list[str] = []
         self._next: asyncio.Task[Reloaded] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
-        self._tried: Look = look_of(running().all_sources)
+        self._canaries = self._watched.plain()
+        """What the canary file held when it was last taken."""
+        self._tried: Look = look_of(running().all_sources) | self._canaries
         """What the files held when they were read last."""
 
     async def reload(self, caller: str) -> Reloaded:
@@ -158,6 +164,7 @@ class Reloader:
                 raise
             result = "ok" if reloaded.changed else "unchanged"
             self._metrics.reloaded(result)
+            self._done()
             runs = reloaded.watchlists
             for caller in callers:
                 self._told(_ACTION, result, caller=caller, version=runs.version, watchlists=runs.digests)
@@ -165,10 +172,14 @@ class Reloader:
 
     async def _replace_by_files(self) -> Reloaded:
         live, shadows = await asyncio.to_thread(lambda: _load(self._files))
+        canaries = await asyncio.to_thread(self._watched.plain)
         running = self._running()
-        if _digests(live) == _digests(running.sources) and _digests(shadows) == _digests(running.shadow_sources):
+        same = [_digests(live), _digests(shadows)] == [_digests(running.sources), _digests(running.shadow_sources)]
+        if same and canaries == self._canaries:
             return Reloaded(running, changed=False)
-        return Reloaded(await self._replace(live, shadows), changed=True)
+        replaced = await self._replace(live, shadows)
+        self._canaries = canaries
+        return Reloaded(replaced, changed=True)
 
     def _say_failed(self, callers: Sequence[str], error: Exception) -> None:
         self._metrics.reloaded("failed")

@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scopewatch.app.canaries.judging import recorded_canaries
 from scopewatch.app.load import Loaded, load
+from scopewatch.app.readiness import Readiness
 from scopewatch.app.records import records
 from scopewatch.app.spine import running_spine
 from scopewatch.app.tracing import tracing_of
@@ -82,6 +84,7 @@ class Server:
         self._roles = Roles.load(Path(config.roles) if config.roles else None, round_scores=config.round_scores)
         self._tracing = tracing_of(config, self._metrics)
         self._door: Door = GrpcDoor(config, self._metrics, self._roles, self._certificates, self._tracing)
+        self._readiness = Readiness(self._door, self._metrics)
         self._metrics_port = MetricsPort(
             config.metrics_address,
             metrics=self._metrics,
@@ -138,6 +141,8 @@ class Server:
             if self._certificates:
                 await started.enter_async_context(self._certificates.watched(self._config.watch_files_s))
             self._laps.end("ports")
+            # A file that is not in order is told of before the reader is loaded.
+            await asyncio.to_thread(recorded_canaries, self._config, ())
             loaded = await self._unless_stopped(load)
             if loaded is None:
                 return 0
@@ -148,15 +153,15 @@ class Server:
                     self._config,
                     self._metrics,
                     on_death=self._engine_died,
-                    on_health=self._engine_works,
+                    on_health=self._readiness.examined,
                     records=written,
                 )
             )
             watch.open(spine)
             # Before the spine, which it asks, is closed.
             started.push_async_callback(watch.close)
-            await self._door.open(spine, Limits.of(self._config, max_tokens=loaded.engine.max_tokens))
-            self._metrics.ready.set(1)
+            await spine.watch_canaries()
+            await self._readiness.open(spine, Limits.of(self._config, max_tokens=loaded.engine.max_tokens))
             self._laps.end("warm_up")
             self._say_serving(loaded, addresses)
             spine.follow_files(hung_up)
@@ -227,8 +232,7 @@ class Server:
 
     async def _drain(self) -> None:
         """Not ready, then a pause in which balancers notice, then no new calls, then the running ones finish."""
-        self._metrics.ready.set(0)
-        await self._door.drain()
+        await self._readiness.drain()
         if self._death:
             await self._door.close(_DEAD_GRACE_S)
             return
@@ -239,8 +243,3 @@ class Server:
     def _engine_died(self, death: EngineDied) -> None:
         self._death = death
         self._loop.call_soon_threadsafe(self.stop)
-
-    async def _engine_works(self, works: bool) -> None:
-        if not self._stopping.is_set():
-            self._metrics.ready.set(works)
-            await self._door.ready(works)

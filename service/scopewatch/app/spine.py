@@ -5,10 +5,14 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scopewatch.app.caching import cache_of
-from scopewatch.app.canaries import Canaries
+from scopewatch.app.canaries.comparing import check_covers
+from scopewatch.app.canaries.hearing import Hearing
+from scopewatch.app.canaries.judging import Canaries, recorded_canaries
+from scopewatch.app.canaries.watching import CanaryWatch
 from scopewatch.app.dated import dated
 from scopewatch.app.explaining import Explanations, explanations
 from scopewatch.app.load import Loaded, check_watchlists, labels_of, load
@@ -18,9 +22,11 @@ from scopewatch.app.warm_up import probe, warm_up
 from scopewatch.app.watchlists import describe, watchlist_set
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
-from scopewatch.errors import EngineDied, InvalidRequest, ScopewatchError, WatchlistError
+from scopewatch.errors import EngineDied, InvalidRequest, NotReady, ScopewatchError, WatchlistError
 from scopewatch.events import PairFailed
+from scopewatch.explain.turns import Turns
 from scopewatch.explanation import Explanation, Wants
+from scopewatch.files import expanded
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Batcher
 from scopewatch.pipeline.cached_value import CachedValues
@@ -49,7 +55,7 @@ _STALLED = 10
 """How many times as long as it should a batch may take, and `stall_s` more, before the engine is given up."""
 
 
-async def _nobody_asks(works: bool) -> None:
+async def _nobody_asks(part: str, well: bool) -> None:
     """Whom a command tells that its engine works or not."""
 
 
@@ -63,6 +69,7 @@ class Spine:
         worker: Worker,
         *,
         canaries: Canaries,
+        canary_watch: CanaryWatch,
         explanations: Explanations,
         metrics: Metrics,
         config: Config,
@@ -72,13 +79,15 @@ class Spine:
         self._engine = engine
         self._worker = worker
         self._canaries = canaries
+        self._canary_watch = canary_watch
         self._explanations = explanations
         self._records = records
         self._metrics = metrics
         self._config = config
         self._replacing = asyncio.Lock()
         self._follows_clock = self.watchlists.sources[0].reader.date == TODAY
-        files = WatchlistFiles(config.watchlist, config.shadow)
+        canary_file = (expanded(config.canaries),) if config.canaries else ()
+        files = WatchlistFiles(config.watchlist, config.shadow, canary_file)
         self._reloader = Reloader(
             files,
             lambda: self.watchlists,
@@ -86,7 +95,13 @@ class Spine:
             metrics.reloads,
             records.told,
             asked=records.asked,
+            done=canary_watch.again,
         )
+
+    @property
+    def hearing(self) -> Hearing:
+        """What has watchlists judge canary pairs, for whoever records or checks them."""
+        return self._canaries.hearing
 
     @property
     def watchlists(self) -> WatchlistSet:
@@ -141,13 +156,26 @@ class Spine:
         """
         return await self._reloader.reload(caller)
 
+    async def watch_canaries(self) -> None:
+        """Judges the canary pairs, if there are any, and goes on doing so; pairs are refused while they deviate.
+
+        Raises:
+            DataError: The canary file is not in order, or is for other watchlists.
+            EngineDied: The engine is dead.
+        """
+        recorded = await asyncio.to_thread(recorded_canaries, self._config, self.watchlists.sources)
+        if recorded:
+            check_covers(recorded, self.watchlists)
+        await self._canary_watch.begin(recorded)
+
     def follow_files(self, hung_up: asyncio.Event) -> None:
         """Reloads from now on whenever a watchlist file changed, if settings say so, or the event is set, by SIGHUP."""
         self._reloader.follow(self._config.watch_files_s, hung_up)
 
     async def close(self) -> None:
-        """Stops reloading; calls are still answered."""
+        """Stops reloading, and judging canaries; calls are still answered."""
         await self._reloader.close()
+        await self._canary_watch.close()
 
     async def replace_watchlists(
         self, watchlists: Sequence[Watchlist], shadows: Sequence[Watchlist] = ()
@@ -187,18 +215,20 @@ class Spine:
             both = await asyncio.to_thread(self._engine.prepare, united(held, wanted), head=head or before.engine.head)
             check_watchlists(together, both.identity, strict=self._config.strict_cards)
             labels = await asyncio.to_thread(labels_of, self._config, both.identity)
-            told = await self._canaries.of_running(before.all_compiled)
+            recorded = await asyncio.to_thread(recorded_canaries, self._config, watchlists)
+            told = await self._canaries.of_running(before, watching, recorded)
             try:
                 await self._install(both)
                 exact = await asyncio.to_thread(self._engine.prepare, wanted, head=head)
                 after = watchlist_set(watchlists, exact.identity, labels, shadows=shadows, version=before.version + 1)
-                await self._canaries.compare(told, after.all_compiled, exact)
+                await self._canaries.compare(told, after, exact, recorded)
             except Exception:
                 await self._install(watching)
                 raise
             describe(self._metrics, after)
             await self._monitor.replace(after)
             await self._install(exact)
+            self._canary_watch.take(recorded)
             log.info("watchlists replaced", extra={"version": after.version, "watchlists": after.digests})
             return after
 
@@ -213,7 +243,7 @@ async def running_spine(
     metrics: Metrics,
     *,
     on_death: Callable[[EngineDied], None] = lambda _: None,
-    on_health: Callable[[bool], Awaitable[None]] = _nobody_asks,
+    on_health: Callable[[str, bool], Awaitable[None]] = _nobody_asks,
     records: Records = Records((), None),  # noqa: B008 - immutable
 ) -> AsyncIterator[Spine]:
     """The spine, warmed up, with its engine thread, batcher and cache; everything is closed on leaving.
@@ -223,7 +253,7 @@ async def running_spine(
         config: Settings.
         metrics: Where everything is counted.
         on_death: Called from another thread when the engine dies, or hangs, which is the same.
-        on_health: Told False when the engine begins to fail on every text, and True when it works again.
+        on_health: Told False of a part, `engine` or `canaries`, when it is found ill, and True when it is well again.
         records: Where it is written down what happens.
     """
     # First, since a bad Redis URL raises and nothing is open yet.
@@ -233,7 +263,7 @@ async def running_spine(
     worker = Worker(
         engine.runner, on_death, longest_s=lambda tokens: config.stall_s + _STALLED * pace.at_most_s(tokens)
     )
-    vitality = Vitality(lambda: probe(worker, engine), on_health)
+    vitality = Vitality(lambda: probe(worker, engine), partial(on_health, "engine"))
     tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
     secret = config.cache_secret.get_secret_value().encode()
     shadows = Shadows(config.shadow_share, secret, metrics.shadows)
@@ -272,12 +302,24 @@ async def running_spine(
             listeners=[metrics.pairs_scored, *records.listeners],
             failure_listeners=records.failure_listeners,
         )
-        canaries = Canaries(engine, worker, tokenisers)
+        turns = Turns(partial(worker.run, tokens=engine.max_tokens), lambda: batcher.quiet_s)
+        canaries = Canaries(Hearing(engine, worker, tokenisers, turns))
+
+        async def canaries_judged(well: bool) -> None:
+            monitor.refuse(None if well else NotReady("the reader does not score canary pairs as recorded"))
+            await on_health("canaries", well)
+
         spine = Spine(
             monitor,
             engine,
             worker,
             canaries=canaries,
+            canary_watch=CanaryWatch(
+                lambda recorded: canaries.judge(recorded, lambda: monitor.watchlists),
+                canaries_judged,
+                metrics.canaries,
+                config.canary_s,
+            ),
             explanations=explanations(
                 engine, worker, monitor, batcher, config=config, metrics=metrics, records=records
             ),

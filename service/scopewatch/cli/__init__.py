@@ -12,6 +12,7 @@ from scopewatch.cli import (
     audit,
     bench,
     calibrate,
+    canary,
     contrast,
     demo,
     evaluate,
@@ -68,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     judging = (serve, demo, score, explain, watch, evaluate, activations, calibrate, contrast, scan)
-    for module in (*judging, watchlist, features, reader, sae, bench, plan, token, audit):
+    for module in (*judging, canary, watchlist, features, reader, sae, bench, plan, token, audit):
         module.add(command)
     return parser

@@ -40,6 +40,14 @@ class Config(BaseModel):
     strict_cards: bool = Field(
         False, description="refuse to start when a card was made with another reader, SAE, dtype or template"
     )
+    canaries: str = Field(
+        "",
+        description="file of canary pairs made by `scopewatch canary record`; empty for those that come with a "
+        "watchlist of the package, if one runs",
+    )
+    canary_s: float = Field(
+        300.0, ge=0, description="seconds between two looks at the canary pairs; 0 for one at the start"
+    )
     labels: str = Field("", description="label index made by `scopewatch features import`; empty for none")
     grpc_address: str = Field(
         "127.0.0.1:50051", description="host:port for gRPC, or unix:/path; port 0 picks a free one"

@@ -11,6 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from scopewatch.events import PairScored
 from scopewatch.identity import EngineIdentity
+from scopewatch.metrics.canary_counts import CanaryCounts
 from scopewatch.metrics.explanation_counts import ExplanationCounts
 from scopewatch.metrics.funnel import Funnel
 from scopewatch.metrics.pair_counts import SECONDS, TOKENS, PairCounts
@@ -50,6 +51,7 @@ class Metrics:
         self.reloads = ReloadCounts(registry)
         self.explanations = ExplanationCounts(registry)
         self.spans = SpanCounts(registry)
+        self.canaries = CanaryCounts(registry)
 
         def counter(name: str, text: str, *labels: str) -> Bound[Counter]:
             return Bound(Counter(f"scopewatch_{name}", text, labels, registry=registry))

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from scopewatch.errors import EngineError, InvalidRequest, ScopewatchError, UnknownWatchlist
+from scopewatch.errors import EngineError, InvalidRequest, ScopewatchError
 from scopewatch.events import PairFailed, PairScored, PairsFailed, PairsScored
 from scopewatch.metrics import Metrics, reason_of
 from scopewatch.pipeline.cache import Cache
@@ -79,11 +79,16 @@ class Monitor:
         self._shadows = shadows
         self._listeners = listeners
         self._failure_listeners = failure_listeners
+        self._refusal: ScopewatchError | None = None
 
     @property
     def watchlists(self) -> WatchlistSet:
         """The watchlists that the next call is judged by."""
         return self._running.watchlists
+
+    def refuse(self, refusal: ScopewatchError | None) -> None:
+        """Refuses every pair from now on with this error; with None, judges pairs again."""
+        self._refusal = refusal
 
     async def replace(self, watchlists: WatchlistSet) -> None:
         """Judges every call from now on by other watchlists, and waits for those that began before."""
@@ -159,8 +164,10 @@ class Monitor:
         asked: list[Asked] = []
         for place, job in enumerate(jobs):
             try:
+                if self._refusal:
+                    raise self._refusal
                 watchlist = watchlists.named(job.watchlist)
-            except UnknownWatchlist as error:
+            except ScopewatchError as error:
                 failed[place] = error
                 continue
             name, remembered = b"", None
