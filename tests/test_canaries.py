@@ -13,7 +13,7 @@ import yaml
 
 from conftest import House, engine_identity, watchlist_document, watchlist_of
 from scopewatch.app.canaries.definitions import definition_digests, definitions
-from scopewatch.app.canaries.pairs import PAIRS, PASS_TOKENS
+from scopewatch.app.canaries.pairs import PAIRS, PASS_TOKENS, PASSES
 from scopewatch.app.load import load
 from scopewatch.app.spine import Spine, running_spine
 from scopewatch.config import BUNDLED_WATCHLIST, Config
@@ -150,7 +150,7 @@ def test_canary_pairs_are_read_in_one_pass_and_in_several(
 ) -> None:
     """Every reader takes all of them, one with a history and one in windows."""
     folder = BUNDLED_WATCHLIST.parent / "reader" if reader == "bundled" else request.getfixturevalue(reader).reader
-    narrow = Tokeniser(folder, max_tokens=512, max_windows=8).narrowed(PASS_TOKENS)
+    narrow = Tokeniser(folder, max_tokens=512, max_windows=8).for_passes(PASS_TOKENS, PASSES)
     readings = [one[0] for one in narrow.readings(PAIRS, [cleaning] * len(PAIRS))]
     assert all(isinstance(one, TokenisedPair) for one in readings)
     assert any(one.coverage.history_tokens for one in readings)

@@ -495,7 +495,7 @@ class TestMetrics:
         await monitor.score(jobs)
         await monitor.score(jobs)
         logged = caplog.text + "".join(str(vars(record)) for record in caplog.records)
-        assert "canary" not in exposition(registry) + logged
+        assert "canary-" not in exposition(registry) + logged
 
     def test_series_start_at_zero(self, monitor: Monitor, registry: CollectorRegistry) -> None:
         """Before the first pair every expected series is there at 0, so that a rate has a first point."""

@@ -1,6 +1,7 @@
 """Canary files: what is recorded, and that a reader that computes something else does not pass."""
 
 import asyncio
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,14 +15,15 @@ from canary_files import WRONG, changed, config_of, copied, perturb_layer, recor
 from conftest import House, save_sae, watchlist_document
 from families import save_family
 from scopewatch.app.canaries.comparing import Verdict
-from scopewatch.app.canaries.pairs import PAIRS, PASS_TOKENS
+from scopewatch.app.canaries.pairs import PAIRS, PASS_TOKENS, PASSES
 from scopewatch.app.spine import offline
 from scopewatch.cli import main
 from scopewatch.config import BUNDLED_WATCHLIST, WATCHLISTS_BY_NAME
 from scopewatch.engine.runner import Runner
 from scopewatch.errors import DataError
 from scopewatch.lifecycle.canary_record import check
-from scopewatch.types import Activations, ScoreJob
+from scopewatch.reader.text.tokeniser import Tokeniser
+from scopewatch.types import Activations, Cleaning, ScoreJob, Segment, TokenisedPair
 from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.canary_file import MOST_PAIRS, load_canaries
 
@@ -37,40 +39,38 @@ def judged(file: Path, watchlist: Path, **settings: Any) -> Verdict:
 
 
 async def test_scores_are_those_that_callers_get(house: House, canaries: Path) -> None:
-    """A canary's recorded scores and coverage are what Score says of the same pair, wherever one pass holds it."""
+    """A canary's recorded scores are what Score says of the same pair, where it reads in the same passes."""
     document = load_canaries(canaries).document
-    async with offline(config_of(house.watchlist)) as spine:
-        outcomes = await spine.score([ScoreJob(pair, "", "id") for pair in PAIRS[:3]])
-    for outcome, pair in zip(outcomes, document.pairs, strict=False):
+    async with offline(config_of(house.watchlist, max_tokens=PASS_TOKENS, max_windows=PASSES)) as spine:
+        outcomes = await spine.score([ScoreJob(pair, "", "id") for pair in PAIRS])
+    for outcome, pair in zip(outcomes, document.pairs, strict=True):
         assert isinstance(outcome, ScoredPair)
-        said = {f"test/{one.name}": None if one.skipped_reason else one.score for one in outcome.indicators}
-        assert {name: score or 0.0 for name, score in pair.scores.items()} == pytest.approx(
-            {name: score or 0.0 for name, score in said.items()}, rel=1e-5
-        )
+        said = {f"test/{one.name}": one for one in outcome.indicators}
         assert {name for name, score in pair.scores.items() if score is None} == {
-            name for name, score in said.items() if score is None
+            name for name, one in said.items() if one.skipped_reason
         }
-    assert document.pairs[2].scores["test/gamma"] is not None
-    assert max(reading.n_tokens for pair in document.pairs for reading in pair.readings["none"]) > PASS_TOKENS  # type: ignore[index]
+        assert [score or 0.0 for score in pair.scores.values()] == pytest.approx(
+            [said[name].score for name in pair.scores], rel=1e-5
+        )
 
 
 def test_what_scores_are_made_of_is_recorded(house: House, canaries: Path) -> None:
-    """From the recorded activations alone, by the watchlist's formula, follows the recorded score."""
+    """From the recorded activations alone, by numpy, follows the recorded score: here the largest mean of three."""
     document = load_canaries(canaries).document
-    (reading,) = document.pairs[0].readings["none"]  # type: ignore[index]
-    by_feature = reading.activations
-    assert set(by_feature) == {"mid/3", "mid/11", "late/0", "late/7"}
-    beta = by_feature["late/0"]
+    (reading,) = document.pairs[0].readings[Cleaning.NONE]
+    assert set(reading.activations) == {"mid/3", "mid/11", "late/0", "late/7"}
+    (tokens,) = Tokeniser(house.reader, max_tokens=PASS_TOKENS).tokenise([PAIRS[0]])
+    assert isinstance(tokens, TokenisedPair)
     dense = np.zeros(reading.n_tokens)
-    dense[list(beta.tokens)] = beta.values
-    windows = np.convolve(dense, np.ones(3) / 3, "valid")
-    assert document.pairs[0].scores["test/beta"] <= windows.max() + 1e-6  # type: ignore[operator]
+    dense[list(reading.activations["late/0"].tokens)] = reading.activations["late/0"].values
+    of_prompt = dense[tokens.segments == Segment.PROMPT]
+    means = np.convolve(of_prompt, np.ones(3) / 3, "valid")
+    assert document.pairs[0].scores["test/beta"] == pytest.approx(means.max(), rel=1e-5)
+    assert means.max() > 0
     assert document.made_with.watchlists == {"test": load_digest(house.watchlist)}
 
 
 def load_digest(file: Path) -> str:
-    import hashlib
-
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -80,6 +80,12 @@ def test_what_runs_as_it_did_passes(house: House, canaries: Path) -> None:
     assert (verdict.ok, verdict.differs, verdict.not_covered) == (True, (), ())
     assert set(verdict.deviations) == {("test", "alpha"), ("test", "beta"), ("test", "gamma")}
     assert max(*verdict.deviations.values(), verdict.activations) < 1e-5
+
+
+def test_settings_of_how_much_is_read_change_nothing(house: House, canaries: Path) -> None:
+    """Canaries are read in the same passes where a service reads less of a pair, or in fewer passes."""
+    verdict = judged(canaries, house.watchlist, max_tokens=16, max_windows=1)
+    assert (verdict.ok, verdict.differs) == (True, ())
 
 
 @pytest.mark.parametrize("wrong", list(WRONG))

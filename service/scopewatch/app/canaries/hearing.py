@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from scopewatch.app.canaries.definitions import definition_digests, definitions
+from scopewatch.app.canaries.pairs import PASSES
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import EngineError, InvalidRequest, WatchlistError
 from scopewatch.explain.turns import Turns
@@ -156,7 +157,8 @@ class Hearing:
         self, pairs: Sequence[Pair], cleaning: Cleaning, pass_tokens: int
     ) -> dict[int, tuple[TokenisedPair, ...]]:
         """The pairs as a watchlist has them read, without those that the chat template does not take."""
-        tokeniser = self._engine.tokeniser.narrowed(pass_tokens)
+        # Not as settings have it, which may be others where the pairs are judged again.
+        tokeniser = self._engine.tokeniser.for_passes(min(pass_tokens, self._engine.reader.context), PASSES)
         loop = asyncio.get_running_loop()
         outcomes = await loop.run_in_executor(self._tokenisers, tokeniser.readings, pairs, [cleaning] * len(pairs))
         return {number: one for number, one in enumerate(outcomes) if not isinstance(one, InvalidRequest)}

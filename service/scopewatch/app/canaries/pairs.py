@@ -23,3 +23,5 @@ PAIRS: tuple[Pair, ...] = (
 """None is a caller's, and none stands in any data set."""
 PASS_TOKENS = 96
 """The most tokens of one pass over canary pairs: a long answer is read in several passes, and still costs little."""
+PASSES = 8
+"""The most passes over a canary pair; of a longer answer the rest is not read."""

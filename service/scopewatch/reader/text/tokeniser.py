@@ -59,11 +59,11 @@ class Tokeniser:
         self._digest = lru_cache(256)(self._digest_of)
         self._try_template(directory)
 
-    def narrowed(self, max_tokens: int) -> "Tokeniser":
-        """This tokeniser for passes of at most so many tokens, and of no more than its own."""
-        narrow = copy(self)
-        narrow._max_tokens = min(max_tokens, self._max_tokens)  # noqa: SLF001 - its own class
-        return narrow
+    def for_passes(self, max_tokens: int, max_windows: int) -> "Tokeniser":
+        """This tokeniser for at most so many passes of at most so many tokens, whatever its own are."""
+        other = copy(self)
+        other._max_tokens, other._max_windows = max_tokens, max_windows  # noqa: SLF001 - its own class
+        return other
 
     @property
     def size(self) -> int:
