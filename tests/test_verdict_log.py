@@ -137,11 +137,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
     async def run() -> None:
         settings = config(
-            BUNDLED_WATCHLIST, cache_secret=SECRET, log_pass_share=1, max_tokens=64, max_windows=1, otlp_endpoint=url
+            BUNDLED_WATCHLIST, cache_secret=SECRET, log_pass_share=1, max_windows=1, otlp_endpoint=url
         )
         async with serving(settings) as server, direct(server.grpc_address) as stub:
             rain = pb.ScoreRequest(request_id="r-1", prompt="Will it rain?", response=RAIN, labels={"team": "a"})
-            long = pb.ScoreRequest(request_id="r-2", prompt="Count.", response="1 2 3 4 5 6 7 8 9 " * 20)
+            long = pb.ScoreRequest(request_id="r-2", prompt="Count.", response="1 2 3 4 5 6 7 8 9 " * 70)
             passing = pb.ScoreRequest(request_id="r-3", prompt="Which day is it?", response="It is Monday.")
             wrong = pb.ScoreRequest(request_id="r-4", response="It is Monday.", response_token_ids=[10**6])
             await stub.Score(rain, metadata=[CONTEXT], timeout=60)
