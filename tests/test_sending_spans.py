@@ -126,6 +126,18 @@ def test_spans_that_wait_are_bounded(registry: CollectorRegistry, monkeypatch: p
         assert counted(registry, "dropped") == 42
 
 
+def test_spans_that_were_sent_make_room(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that a collector did not take."""
+    monkeypatch.setattr(sending, "_MOST_WAITING", 2)
+    monkeypatch.setattr(sending, "_BATCH", 2)
+    with collecting() as collector, tracing(registry, collector.url) as traces:
+        for number in range(6):
+            collector.status = 200 if number % 2 else 400
+            call(traces)
+            wait_until(lambda n=number: counted(registry, "sent") + counted(registry, "failed") == n + 1, "it is lost")
+        assert (counted(registry, "sent"), counted(registry, "dropped")) == (3, 0)
+
+
 async def test_calls_do_not_need_the_collector(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing answers, or nobody does, pairs are scored as ever, and the server ends with what it has."""
     monkeypatch.setattr("scopewatch.app.server._LAST_SPANS_S", 0.1)

@@ -136,9 +136,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     """The lines of a real server over the bundled watchlist, by their event."""
 
     async def run() -> None:
-        settings = config(
-            BUNDLED_WATCHLIST, cache_secret=SECRET, log_pass_share=1, max_windows=1, otlp_endpoint=url
-        )
+        settings = config(BUNDLED_WATCHLIST, cache_secret=SECRET, log_pass_share=1, max_windows=1, otlp_endpoint=url)
         async with serving(settings) as server, direct(server.grpc_address) as stub:
             rain = pb.ScoreRequest(request_id="r-1", prompt="Will it rain?", response=RAIN, labels={"team": "a"})
             long = pb.ScoreRequest(request_id="r-2", prompt="Count.", response="1 2 3 4 5 6 7 8 9 " * 70)
