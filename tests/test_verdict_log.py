@@ -16,14 +16,18 @@ import pytest
 from collector import collecting, log_records
 from conftest import need, scored_pair
 from scopewatch.config import BUNDLED_WATCHLIST
+from scopewatch.errors import InvalidRequest
 from scopewatch.events import PairFailed, PairScored
 from scopewatch.logs import verdict_log
 from scopewatch.logs.lines import JsonLines
 from scopewatch.logs.verdict_log import MOST_FAILED_PER_S, VerdictLog
+from scopewatch.metrics import Metrics
+from scopewatch.pipeline.cache import LocalCache
 from scopewatch.types import Caller, Coverage, Pair, ScoreJob, Trace, Turn
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.verdicts import IndicatorScore, Verdict
 from servers import config, direct, serving
+from spine import FakeReader, build_monitor
 
 PAGE = Path(__file__).parents[1] / "docs" / "verdict-log.md"
 WORD = "kanarie7f3a"
@@ -197,3 +201,43 @@ def test_a_text_is_found_by_the_command_of_the_page(written: dict[str, dict[str,
         check=True,
     )
     assert made.stdout.decode().split()[0] == written["flagged"]["response_digest"]
+
+
+async def test_whoever_listens_is_told_of_every_pair_that_fails(metrics: Metrics) -> None:
+    """With the reason that metrics count and the watchlist that was to judge, also where the call was given up."""
+    reader, told = FakeReader(), list[PairFailed]()
+    monitor = build_monitor(LocalCache(0, metrics), metrics, reader, failure_listeners=[told.extend])
+    reader.refuses["bad"] = InvalidRequest()
+    good, bad, lost = (ScoreJob(Pair("", text), name, text) for text, name in (("a", ""), ("bad", ""), ("b", "none")))
+    await monitor.score([good, bad, lost])
+    assert [(one.job, one.reason, one.watchlist) for one in told] == [
+        (bad, "invalid_request", "first"),
+        (lost, "unknown_watchlist", "unknown"),
+    ]
+
+    told.clear()
+    begun = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(
+        build_monitor(LocalCache(0, Metrics()), Metrics(), reader, submit=hang, failure_listeners=[told.extend]).score(
+            [good]
+        )
+    )
+    await begun.wait()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert [(one.job, one.reason) for one in told] == [(good, "cancelled")]
+
+    told.clear()
+    reader.tokenise = fail  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=WORD):
+        await build_monitor(LocalCache(0, Metrics()), Metrics(), reader, failure_listeners=[told.extend]).score([good])
+    assert [(one.job, one.reason) for one in told] == [(good, "failed")]
+
+
+async def fail(*_: object) -> list[object]:
+    raise ValueError(WORD)
