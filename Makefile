@@ -12,8 +12,9 @@ demo: $(VENV)/demo.stamp
 	-$(BIN)/scopewatch reader get smollm2-135m-instruct
 	$(BIN)/scopewatch demo
 
+# In several processes; `.venv/bin/pytest` alone runs them one after the other.
 test: $(VENV)/dev.stamp system-deps
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/dev.stamp proto-breaking
 	$(BIN)/ruff check .

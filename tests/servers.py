@@ -236,11 +236,11 @@ async def serving(settings: Config, gate: Gate | None = None) -> AsyncIterator[L
         await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
         yield ready.result() if ready.done() else await running
     finally:
-        # First, since it would hear the next server if this one failed.
-        log.removeHandler(listener)
-        log.setLevel(level)
         if gate:
             gate.open()
+        # First, since a server that could not start raises here: nobody may listen to those of later tests.
+        log.removeHandler(listener)
+        log.setLevel(level)
         server.stop()
         code = await running
     assert code == 0

@@ -100,8 +100,8 @@ async def outcome(channel: grpc.aio.Channel, metadata: Any, asked: str) -> str:
             await checked(health_pb2.HealthCheckRequest(), timeout=60, metadata=metadata)
         elif asked == "reflection":
             streamed = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
-            call = streamed(metadata=metadata)
-            await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            # Not `write`, which fails by itself where the call was refused already.
+            call = streamed(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), metadata=metadata)
             await call.read()
             call.cancel()
         else:

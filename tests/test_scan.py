@@ -1,6 +1,8 @@
 """A file through the online scorer: the numbers are the server's, no row is lost, and what is done stays done."""
 
 import asyncio
+import csv
+import gzip
 import json
 import os
 import signal
@@ -28,8 +30,11 @@ from scopewatch.errors import (
     NotReady,
     ScopewatchError,
 )
-from scopewatch.lifecycle.parts import Scanned, parts_of
-from scopewatch.lifecycle.scan import Origin, check_out, scan
+from scopewatch.lifecycle.chunks import Unread, chunks_of
+from scopewatch.lifecycle.out import Out, out_of
+from scopewatch.lifecycle.result_rows import Origin, scored
+from scopewatch.lifecycle.scan import Wanted, parts_for, scan
+from scopewatch.lifecycle.shards import Scanned
 from scopewatch.lifecycle.until_signal import until_signal
 from scopewatch.pairs import rows
 from scopewatch.pairs.columns import Columns
@@ -69,8 +74,20 @@ class FakeScorer:
 
 
 def scan_now(data: Path, out: Path, score: Callable[..., Any], *more_data: Path, **more: Any) -> Scanned:
-    options = {"origin": ORIGIN, "indicators": ["loud", "past"], "at_once": 3, "part_rows": 4} | more
-    return asyncio.run(scan([data, *more_data], out, score, **options))
+    """Scans files; `out` is a folder where `each` names a format."""
+    options = {"origin": ORIGIN, "indicators": ["loud", "past"], "at_once": 3}
+    options |= {name: more.pop(name) for name in options if name in more}
+    wanted = Wanted([data, *more_data], Out(out, more.pop("each", "")), **{"part_rows": 4} | more)
+    return asyncio.run(scan(wanted, score, **options))
+
+
+def parts_of(out: Path) -> Path:
+    return Out(out).parts
+
+
+def part_files(out: Path) -> list[Path]:
+    """The finished parts of a result."""
+    return list(parts_of(out).glob("*/part-*.jsonl"))
 
 
 def jsonl(file: Path, *found: object) -> Path:
@@ -371,7 +388,7 @@ def test_a_scan_that_was_killed_goes_on(house: House, tmp_path: Path, number: si
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     program = [sys.executable, "-m", "scopewatch", *command, str(out)]
     scanning = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
-    wait_until((parts_of(out) / "part-00000001.jsonl").exists, "no part was finished", 120)
+    wait_until(lambda: len(part_files(out)) > 1, "no part was finished", 120)
     scanning.send_signal(number)
     _, err = scanning.communicate(timeout=60)
 
@@ -379,7 +396,7 @@ def test_a_scan_that_was_killed_goes_on(house: House, tmp_path: Path, number: si
     assert (f"scopewatch: stopped; the same command goes on with {parts_of(out)}" in err) is (code > 0)
     assert "Traceback" not in err
     assert not out.exists()
-    assert 2 <= len(list(parts_of(out).glob("part-*.jsonl"))) < 30
+    assert 2 <= len(part_files(out)) < 30
     run(*command, out)
     run(*command, whole)
     assert whole.read_bytes() == out.read_bytes()
@@ -404,7 +421,7 @@ def test_a_signal_stops_the_work_and_is_told(number: signal.Signals) -> None:
         pytest.param(
             {"origin": Origin.of(WATCHLISTS["second"], IDENTITY, 32)}, "engine_digest, watchlist", id="origin"
         ),
-        pytest.param({}, "data_digest", id="data"),
+        pytest.param({}, "content of {data}", id="data"),
     ],
 )
 def test_parts_of_something_else_are_refused(tmp_path: Path, change: dict[str, Any], named: str) -> None:
@@ -418,7 +435,7 @@ def test_parts_of_something_else_are_refused(tmp_path: Path, change: dict[str, A
         scan_now(data, out, FakeScorer(), **change)
 
     assert str(refused.value) == (
-        f"{parts_of(out)}: was begun with another {named}; delete the folder to begin anew, or give another --out"
+        f"{parts_of(out)}: was begun with another {named.format(data=data)}; delete the folder to begin anew, or give another --out"
     )
 
 
@@ -437,7 +454,7 @@ def test_two_scans_do_not_write_one_result(tmp_path: Path) -> None:
     data, out = numbers(tmp_path / "data.jsonl", 9), tmp_path / "out.jsonl"
 
     async def scan_again(_: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
-        await scan([data], out, FakeScorer(), origin=ORIGIN, indicators=[], at_once=1)
+        await scan(Wanted([data], Out(out)), FakeScorer(), origin=ORIGIN, indicators=[], at_once=1)
         raise AssertionError
 
     with pytest.raises(DataError, match="another scan is writing here"):
@@ -453,7 +470,7 @@ def test_files_are_checked_before_anything_is_loaded(tmp_path: Path, monkeypatch
 
     def refused(data: Path, out: Path) -> str:
         with pytest.raises(DataError) as error:
-            check_out([data], out, overwrite=False)
+            out_of(str(out), "").check([data], overwrite=False)
         return str(error.value)
 
     assert f"{tmp_path / 'out.csv'}: expected a name that ends in .jsonl or .parquet" == refused(
@@ -462,13 +479,11 @@ def test_files_are_checked_before_anything_is_loaded(tmp_path: Path, monkeypatch
     assert f"{tmp_path / 'no'}: no such folder" == refused(data, tmp_path / "no" / "out.jsonl")
     out.touch()
     assert f"{out}: exists already; give another --out, or --overwrite" == refused(data, out)
-    check_out([data], out, overwrite=True)
+    Out(out).check([data], overwrite=True)
     (out.with_name("same.jsonl")).symlink_to(data)
     for itself in (data, out.with_name("same.jsonl")):
         with pytest.raises(DataError, match="is the file to be scored; give another --out"):
-            check_out([data], itself, overwrite=True)
-    (tmp_path / "folder.jsonl").mkdir()
-    assert f"{tmp_path / 'folder.jsonl'}: is a folder; give another --out" == refused(data, tmp_path / "folder.jsonl")
+            Out(itself).check([data], overwrite=True)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "Parquet files need pyarrow: pip install 'scopewatch[calibration]'" in refused(data, tmp_path / "a.parquet")
     assert 1 == scan_now(data, out, FakeScorer()).tally.read
@@ -517,3 +532,186 @@ def test_scan_takes_one_watchlist(house: House, tmp_path: Path, capsys: pytest.C
     run("scan", data, "--out", tmp_path / "a.jsonl", "--watchlist", house.watchlist, house.watchlist, code=2)
 
     assert "scan scores against one watchlist, not 2; run it once for each" in capsys.readouterr().err
+
+
+# Where it goes on
+
+
+def bytes_read() -> int:
+    """The number of bytes that this process has read so far, as the kernel counts them."""
+    return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["rchar"])
+
+
+def write_lines(file: Path, found: list[dict[str, object]]) -> None:
+    """JSONL with a byte order mark, blank lines and Windows' ends of lines."""
+    with gzip.open(file, "wb") if file.suffix == ".gz" else file.open("wb") as stream:
+        stream.write(b"\xef\xbb\xbf\n")
+        for row in found:
+            stream.write(json.dumps(row).encode() + b"\r\n\n")
+
+
+def write_csv(file: Path, found: list[dict[str, object]]) -> None:
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, found[0])
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def write_parquet(file: Path, found: list[dict[str, object]]) -> None:
+    pq.write_table(pa.Table.from_pylist(found), file, row_group_size=3)
+
+
+FORMS = {
+    "data.jsonl": write_lines,
+    "data.jsonl.gz": write_lines,
+    "data.csv": write_csv,
+    "data.parquet": write_parquet,
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_goes_on_at_every_part(tmp_path: Path, name: str) -> None:
+    """Wherever a scan is stopped, the next one asks for exactly the rows behind, under their own numbers."""
+    data = tmp_path / name
+    FORMS[name](data, [{"response": str(number), "id": f"line\n{number}"} for number in range(11)])
+    scan_now(data, tmp_path / "whole.jsonl", FakeScorer())
+    for stop in range(0, 11, 2):
+        out = tmp_path / f"{stop}.jsonl"
+        with pytest.raises(EngineDied):
+            scan_now(data, out, FakeScorer({str(stop): EngineDied("gone")}), part_rows=2)
+        second = FakeScorer()
+        scan_now(data, out, second, part_rows=2)
+
+        assert [str(number) for number in range(stop, 11)] == second.asked
+        assert (tmp_path / "whole.jsonl").read_text() == out.read_text()
+
+
+def test_what_is_done_is_not_read_again(tmp_path: Path) -> None:
+    """Of 40 MB, of which all but the end is done, a scan that goes on reads less than a tenth."""
+    data = jsonl(tmp_path / "data.jsonl", *({"response": str(n), "more": "x" * 400_000} for n in range(100)))
+    with pytest.raises(EngineDied):
+        scan_now(data, tmp_path / "out.jsonl", FakeScorer({"97": EngineDied("gone")}))
+    before = bytes_read()
+    scan_now(data, tmp_path / "out.jsonl", FakeScorer())
+
+    assert bytes_read() - before < data.stat().st_size / 10
+
+
+def test_a_file_that_was_touched_is_read_and_one_that_changed_refused(tmp_path: Path) -> None:
+    """Another time of change is no other content; another content of the same size is."""
+    data, out = numbers(tmp_path / "data.jsonl", 9), tmp_path / "out.jsonl"
+    with pytest.raises(EngineDied):
+        scan_now(data, out, FakeScorer({"8": EngineDied("gone")}))
+    os.utime(data, (1, 1))
+    with pytest.raises(EngineDied):
+        scan_now(data, out, FakeScorer({"8": EngineDied("gone")}))
+    data.write_text(data.read_text().replace('"3"', '"4"'))
+    with pytest.raises(DataError, match="was begun with another content of"):
+        scan_now(data, out, FakeScorer())
+
+
+def test_many_short_files_are_scored_together(tmp_path: Path) -> None:
+    """Files of one row each are given to the scorer by as many as it takes, and stand in the order of their names."""
+    sizes: list[int] = []
+
+    class Counting(FakeScorer):
+        async def __call__(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
+            sizes.append(len(jobs))
+            return await super().__call__(jobs)
+
+    files = [jsonl(tmp_path / f"{number}.jsonl", {"response": str(number)}) for number in range(9)]
+    found = scan_now(files[0], tmp_path / "out.jsonl", Counting(), *files[1:], at_once=4, part_rows=4)
+
+    assert ([4, 4, 1], 9) == (sizes, found.tally.read)
+    assert [str(file) for file in files] == [row["file"] for row in read(tmp_path / "out.jsonl")]
+
+
+# A folder of results
+
+
+@pytest.mark.parametrize("each", ["jsonl", "parquet"])
+def test_each_file_has_a_result_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: str) -> None:
+    """Results lie under the names of their files; what is done is left alone, and a file that came later is scored."""
+    monkeypatch.chdir(tmp_path)
+    Path("logs/old").mkdir(parents=True)
+    first, second = numbers(Path("logs/a.jsonl"), 9), numbers(Path("logs/old/a.jsonl"), 3)
+    assert Scanned(3, 0, Tally(12)) == scan_now(first, Path("out"), FakeScorer(), second, each=each)
+    third, again = numbers(Path("logs/b.jsonl"), 2), FakeScorer()
+
+    assert Scanned(3, 0, Tally(14)) == scan_now(first, Path("out"), again, second, third, each=each)
+    assert ["0", "1"] == again.asked
+    assert [9, 3, 2] == [len(read(Path("out/logs", f"{name}.{each}"))) for name in ("a", "old/a", "b")]
+    alone = tmp_path / f"alone.{each}"
+    scan_now(first, alone, FakeScorer())
+    assert read(alone) == read(Path(f"out/logs/a.{each}"))
+
+
+def test_a_result_that_is_gone_or_to_be_replaced_is_made_again(tmp_path: Path) -> None:
+    """A result that was deleted is made anew; with `overwrite` all are; another's file is in nobody's way unasked."""
+    data, out = numbers(tmp_path / "data.jsonl", 3), tmp_path / "out"
+    result = Out(out, "jsonl").of(data)
+    for prepare, overwrite, asked in (
+        (lambda: None, False, 3),
+        (lambda: None, False, 0),
+        (result.unlink, False, 3),
+        (lambda: None, True, 3),
+    ):
+        prepare()
+        scorer = FakeScorer()
+        scan_now(data, out, scorer, each="jsonl", overwrite=overwrite)
+        assert asked == len(scorer.asked)
+    other = Out(tmp_path / "other", "jsonl")
+    other.of(data).parent.mkdir(parents=True)
+    other.of(data).touch()
+    with pytest.raises(DataError, match="exists already; give another --out, or --overwrite"):
+        scan_now(data, other.path, FakeScorer(), each="jsonl")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["a.jsonl", "a.csv"],
+            "a.csv: its result would be out/a.jsonl, as that of a.jsonl; scan csv files into another",
+        ),
+        (["out/b.jsonl"], "out/b.jsonl: lies in out, where the results go; give another --out"),
+        (["../a.jsonl"], "../a.jsonl: has no place of its own below out; give --out a file name"),
+        (["-"], "-: has no place of its own below out; give --out a file name"),
+    ],
+)
+def test_files_whose_results_have_no_place_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], said: str
+) -> None:
+    """Two files are never written to one result, nor results scored as data."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as refused:
+        out_of("out/", "").check([Path(name) for name in names], overwrite=False)
+    assert str(refused.value).startswith(said)
+
+
+def test_how_a_name_says_what_the_result_is(tmp_path: Path) -> None:
+    """A folder that is there, or a slash at the end; the format of a file stands in its name."""
+    assert Out(tmp_path, "jsonl") == out_of(str(tmp_path), "")
+    assert Out(Path("new"), "parquet") == out_of("new/", "parquet")
+    assert Out(Path("new.parquet")) == out_of("new.parquet", "")
+    with pytest.raises(DataError, match="give --each only where --out is a folder"):
+        out_of("new.parquet", "jsonl")
+
+
+def test_parts_that_came_out_of_order_are_kept(tmp_path: Path) -> None:
+    """Where a later part was finished first, only those that are missing are scored, and the result is in order."""
+    data, out = numbers(tmp_path / "data.jsonl", 11), Out(tmp_path / "out.jsonl")
+    chunks = list(chunks_of(Unread(data, 2), Columns()))
+    assert [(number, number == 5) for number in range(6)] == [(chunk.number, chunk.is_last) for chunk in chunks]
+    wanted = Wanted([data], out, part_rows=2)
+    with parts_for(wanted, ORIGIN, ["loud", "past"]) as parts:
+        for number in (3, 0, 1):
+            (rows,) = asyncio.run(scored([chunks[number]], FakeScorer(), ["loud", "past"], 3))
+            parts.add(chunks[number], rows)
+            parts.add(chunks[number], [])
+    again = FakeScorer()
+    scan_now(data, out.path, again, part_rows=2)
+
+    assert ["4", "5", "8", "9", "10"] == again.asked
+    scan_now(data, tmp_path / "whole.jsonl", FakeScorer(), part_rows=2)
+    assert (tmp_path / "whole.jsonl").read_text() == out.path.read_text()

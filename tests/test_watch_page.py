@@ -21,7 +21,7 @@ import yaml
 
 import explanations
 from browser import Page, browser
-from conftest import House, free_port, need, scored_pair
+from conftest import House, need, scored_pair
 from scopewatch.audit.recent_flags import MOST_FLAGS, RecentFlags
 from scopewatch.cli import main
 from scopewatch.client import AsyncClient, pb
@@ -757,7 +757,7 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("address", "said", "code"),
         [
-            (f"127.0.0.1:{free_port()}", "; start the server with --watch-address 127.0.0.1:", 1),
+            ("127.0.0.1:1", "; start the server with --watch-address 127.0.0.1:", 1),
             ("scopewatch.example:9465", "is on its own machine alone; forward its port", 2),
             ("9465", "expected host:port", 2),
         ],

@@ -3,7 +3,6 @@
 import argparse
 import signal
 import sys
-from pathlib import Path
 
 from scopewatch import logs
 from scopewatch.cli.argument_types import count
@@ -12,14 +11,35 @@ from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import ENGINE_SETTINGS
 from scopewatch.errors import ConfigError
 
+_FORMATS = ("jsonl", "parquet")
+
 
 def add(command: AddCommand) -> None:
     """Adds the command."""
-    parser = command("scan", _run, "Score files with the online scorer, in this process. Goes on where it was stopped.")
+    parser = command(
+        "scan", _run, "Score files with the online scorer, in this process or on Ray. Goes on where it was stopped."
+    )
     parser.add_argument("data", nargs="+", help=DATA_HELP)
-    parser.add_argument("--out", type=Path, required=True, help="result, .parquet or .jsonl; until done in OUT.parts")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="result, .parquet or .jsonl; or a folder (with / at its end), where each file has a result of its own",
+    )
+    parser.add_argument(
+        "--each", choices=_FORMATS, default="", help="format of the results in a folder; jsonl if not said"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
     parser.add_argument("--part-rows", type=count, default=1024, help="rows after which what is done is saved")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="score on Ray: on this machine, or on the cluster of this address (auto: the one this process is in)",
+    )
+    parser.add_argument(
+        "--workers", type=count, default=2, help="processes that score, with --ray; each loads the reader"
+    )
     add_reading(parser)
     add_settings(parser, ["watchlist", *ENGINE_SETTINGS])
 
@@ -31,14 +51,21 @@ def _run(args: argparse.Namespace) -> int:
     reading = reading_of(args)
     data = data_of(args.data, reading)
 
-    from scopewatch.lifecycle.parts import parts_of
-    from scopewatch.lifecycle.scan import check_out, scan_files
+    from scopewatch.lifecycle.out import out_of
+    from scopewatch.lifecycle.scan import Wanted, scan_files
 
-    check_out(data, args.out, overwrite=args.overwrite)
+    out = out_of(args.out, args.each)
+    out.check(data, overwrite=args.overwrite)
     logs.configure("warning", "text")
-    result = scan_files(data, args.out, config, part_rows=args.part_rows, reading=reading)
+    wanted = Wanted(data, out, args.part_rows, args.overwrite, reading)
+    if args.ray:
+        from scopewatch.lifecycle.ray_scan import scan_on_ray
+
+        result = scan_on_ray(wanted, config, address=args.ray, workers=args.workers)
+    else:
+        result = scan_files(wanted, config)
     if isinstance(result, signal.Signals):
-        print(f"scopewatch: stopped; the same command goes on with {parts_of(args.out)}", file=sys.stderr)
+        print(f"scopewatch: stopped; the same command goes on with {out.parts}", file=sys.stderr)
         return 128 + result
     print(f"{args.out}: {result.tally.read} rows, {result.flagged} flagged, {result.incomplete} incomplete")
     code = tell(result.tally, did="scored")

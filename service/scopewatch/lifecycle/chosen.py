@@ -10,7 +10,8 @@ from scopewatch.lifecycle.rows import result_rows
 from scopewatch.pairs.columns import Columns
 from scopewatch.pairs.data_files import job_of
 from scopewatch.pairs.left_out import LeftOut
-from scopewatch.pairs.rows import STDIN, RawRow, rows_of
+from scopewatch.pairs.raw_row import RawRow
+from scopewatch.pairs.rows import STDIN, rows_of
 from scopewatch.types import ScoreJob
 from scopewatch.verdicts import Verdict
 

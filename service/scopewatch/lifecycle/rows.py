@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from scopewatch.errors import DataError
+from scopewatch.pairs.arrow import arrow, parquet_file
 from scopewatch.pairs.columns import Columns
-from scopewatch.pairs.rows import arrow, open_data, rows_of
+from scopewatch.pairs.rows import open_data, rows_of
 
 _READ_AT_ONCE = 1024
 
@@ -77,12 +78,9 @@ def result_rows(file: Path, names: Sequence[str]) -> Iterator[Mapping[str, Any]]
 
 
 def _parquet_rows(file: Path, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    library = arrow()
-    try:
-        with open_data(file) as stream, library.parquet.ParquetFile(stream) as source:
-            if missing := [name for name in names if name not in source.schema_arrow.names]:
-                raise DataError(f"{file}: has no column {missing[0]}; expected a result of `scopewatch scan`")
-            for batch in source.iter_batches(_READ_AT_ONCE, columns=list(names)):
-                yield from batch.to_pylist()
-    except (library.core.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+    open_data(file).close()
+    with parquet_file(file) as source:
+        if missing := [name for name in names if name not in source.schema_arrow.names]:
+            raise DataError(f"{file}: has no column {missing[0]}; expected a result of `scopewatch scan`")
+        for batch in source.iter_batches(_READ_AT_ONCE, columns=list(names)):
+            yield from batch.to_pylist()

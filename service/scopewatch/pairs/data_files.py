@@ -12,7 +12,8 @@ from scopewatch.pairs.columns import Columns, find
 from scopewatch.pairs.conversation import NoText, pair_of
 from scopewatch.pairs.labelled import LabelledPair, Labels, parse_row
 from scopewatch.pairs.left_out import LeftOut, Tally
-from scopewatch.pairs.rows import STDIN, RawRow, rows_of
+from scopewatch.pairs.raw_row import RawRow
+from scopewatch.pairs.rows import STDIN, rows_of
 from scopewatch.types import ScoreJob
 
 _NO_JSON = "not JSON: "

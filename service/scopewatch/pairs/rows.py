@@ -12,37 +12,22 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
 from scopewatch.errors import DataError
+from scopewatch.pairs.arrow import parquet_count, parquet_rows
 from scopewatch.pairs.columns import Columns, find, listed
+from scopewatch.pairs.raw_row import START, Position, RawRow
 
 STDIN = Path("-")
 """Standard input, in the place of a file: JSONL."""
 _MAX_LINE_BYTES = 64 << 20
-_READ_AT_ONCE = 256
+_COUNTED_AT_ONCE = 1 << 20
 _LOOKED_AT = 1000
 """The rows of a file in which a column that was named has to be."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """A row of a file that is not read yet."""
-
-    file: Path
-    number: int
-    """The row's place in the file, counted from 1; of JSONL and CSV the line."""
-    load: Callable[[], object]
-    """Reads the row: what it holds, as JSON has it. Raises a ValueError, or a RecursionError, where it cannot."""
-
-    @property
-    def place(self) -> str:
-        """Where a user finds the row."""
-        return f"{self.file}:{self.number}"
 
 
 def digest_of(file: Path) -> str:
@@ -82,11 +67,43 @@ def rows_of(files: Iterable[Path], columns: Columns) -> Iterator[RawRow]:
         DataError: A file cannot be read, or not to its end.
     """
     for file in files:
-        try:
-            yield from _FORMATS[format_of(file)](file, columns)
-        except (OSError, EOFError, zlib.error) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            raise DataError(f"{file}: cannot be read: {said}") from None
+        yield from rows_after(file, columns, START)
+
+
+def rows_after(file: Path, columns: Columns, begin: Position) -> Iterator[RawRow]:
+    """The rows of a file behind a place in it: what lies before it is skipped, in JSONL and Parquet without reading it.
+
+    Args:
+        file: A file by the names of `format_of`.
+        columns: The columns that are read of a table.
+        begin: Where to begin.
+
+    Raises:
+        DataError: The file cannot be read, or not to its end.
+    """
+    try:
+        yield from _FORMATS[format_of(file)](file, columns, begin)
+    except (OSError, EOFError, zlib.error) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{file}: cannot be read: {said}") from None
+
+
+def most_rows(file: Path) -> int:
+    """The number of rows of a file, or a somewhat higher one where lines are no rows of their own.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    try:
+        if format_of(file) == "parquet":
+            return parquet_count(file)
+        with _unpacked(file) as stream:
+            lines, last = 0, b"\n"
+            while data := stream.read(_COUNTED_AT_ONCE):
+                lines, last = lines + data.count(b"\n"), data[-1:]
+            return lines + (last != b"\n")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise DataError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def format_of(file: Path) -> str:
@@ -141,19 +158,22 @@ def _unpacked(file: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(file)) if file.suffix == ".gz" else open_data(file)
 
 
-def _jsonl_rows(file: Path, _: Columns) -> Iterator[RawRow]:
+def _jsonl_rows(file: Path, _: Columns, begin: Position) -> Iterator[RawRow]:
     with _unpacked(file) as stream:
-        number = 0
+        number, end = begin.number, begin.end
+        stream.seek(end)
         while line := stream.readline(_MAX_LINE_BYTES):
-            number += 1
+            number, end = number + 1, end + len(line)
             whole = len(line) < _MAX_LINE_BYTES or line.endswith(b"\n")
             if not whole:
-                while (rest := stream.readline(_MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                    pass
+                while rest := stream.readline(_MAX_LINE_BYTES):
+                    end += len(rest)
+                    if rest.endswith(b"\n"):
+                        break
             # A byte order mark, as some editors write it before the first line of a file, is no part of the row; files
             # that were put together have several.
             if row := line.removeprefix(codecs.BOM_UTF8).strip():
-                yield RawRow(file, number, partial(_json, row) if whole else _too_long)
+                yield RawRow(file, number, partial(_json, row) if whole else _too_long, end)
 
 
 def _json(line: bytes) -> object:
@@ -164,7 +184,12 @@ def _too_long() -> object:
     raise ValueError(f"longer than {_MAX_LINE_BYTES} bytes")
 
 
-def _csv_rows(file: Path, columns: Columns) -> Iterator[RawRow]:
+def _csv_rows(file: Path, columns: Columns, begin: Position) -> Iterator[RawRow]:
+    # A line may begin within a cell: what comes before has to be read to know.
+    yield from islice(_all_csv_rows(file, columns), begin.rows, None)
+
+
+def _all_csv_rows(file: Path, columns: Columns) -> Iterator[RawRow]:
     csv.field_size_limit(_MAX_LINE_BYTES)
     with (
         _unpacked(file) as stream,
@@ -196,55 +221,8 @@ def _csv_cells(cells: dict[str, Any], label: str) -> object:
     return found
 
 
-def _parquet_rows(file: Path, columns: Columns) -> Iterator[RawRow]:
-    library = arrow()
-    if file.suffix == ".gz":
-        raise DataError(f"{file}: a compressed Parquet file is not read; unpack it")
-    try:
-        # Buffered ahead, or mapped, a whole row group would be in memory, which may be the whole file.
-        with library.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as source:
-            there = source.schema_arrow.names
-            if not any(name in there or name.partition(".")[0] in there for name in columns.judged):
-                needed = " or ".join(columns.judged[:2])
-                raise DataError(f"{file}: has no column {needed}; there are: {listed(there)}")
-            number = 0
-            for batch in source.iter_batches(_READ_AT_ONCE, columns=[name for name in there if name in columns.read]):
-                for index in range(batch.num_rows):
-                    number += 1
-                    yield RawRow(file, number, partial(_cells, batch, index))
-    except (library.core.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
-
-
-def _cells(batch: Any, index: int) -> object:
-    return {name: column[index].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
-
-
-@dataclass(frozen=True, slots=True)
-class Arrow:
-    """The library that reads and writes Parquet files, where it is installed."""
-
-    core: Any
-    parquet: Any
-    """Its Parquet module."""
-
-
-def arrow() -> Arrow:
-    """The library that reads and writes Parquet files.
-
-    Raises:
-        DataError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError("Parquet files need pyarrow: pip install 'scopewatch[calibration]', or use .jsonl") from None
-    return Arrow(pa, parquet)
-
-
-_FORMATS: dict[str, Callable[[Path, Columns], Iterator[RawRow]]] = {
+_FORMATS: dict[str, Callable[[Path, Columns, Position], Iterator[RawRow]]] = {
     "jsonl": _jsonl_rows,
     "csv": _csv_rows,
-    "parquet": _parquet_rows,
+    "parquet": parquet_rows,
 }
