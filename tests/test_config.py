@@ -109,6 +109,8 @@ def test_every_setting_has_a_variable() -> None:
         watch_address="127.0.0.1:4",
         canaries="canaries.json",
         canary_s=60.5,
+        otlp_endpoint="http://collector:4318",
+        trace_share=0.5,
     )
     assert given.model_fields_set == set(Config.model_fields)
     written = {name: str(value) for name, value in given}

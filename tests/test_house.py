@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PLANTED = {
     # A module, and what it must not import.
     "watch/indicators.py": ["prometheus_client", "huggingface_hub"],
+    "tracing/tracing.py": ["grpc", "scopewatch.doors.limits"],
     "watch/cards.py": ["redis", "sqlite3"],
     "server_process.py": ["torch", "grpc_health"],
     "hub.py": ["sqlite3"],
@@ -20,7 +21,7 @@ PLANTED = {
     "doors/limits.py": ["h11", "grpc", "google.protobuf", "scopewatch.v1.monitor_pb2"],
     "pipeline/scoring.py": ["transformers", "scopewatch.pipeline.cache"],
     "pipeline/monitor.py": ["redis", "torch"],
-    "app/server.py": ["grpc", "h11", "prometheus_client"],
+    "app/server.py": ["grpc", "h11", "prometheus_client", "opentelemetry"],
     "engine/runner.py": ["safetensors", "yaml"],
     "cli/serve.py": ["grpc_status", "matplotlib", "scipy", "rich"],
     "cli/parser.py": ["rich_argparse"],

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.system
 WORD = "qvxkanarie"
 """Stands in every text."""
 NAME = "qvxlabel"
-"""Stands in the fields that the log may hold of a pair that did not pass: request id and labels."""
+"""Stands in what the log may hold of a pair: its request id; and in labels where the request is refused for them."""
 TEXT = f'{WORD} é {{"{WORD}": 1}}\nWARNING {WORD}\x1b[31m \u2028 may be'
 OWN = f'{NAME}é\n{{"event": "{NAME}"}}\x1b[31m'
 IDS = [41, 17, 53, 29, 61, 37, 43, 19]
@@ -76,6 +76,12 @@ def load(config):
     tokenisers.readings = failing("tokenise", tokenisers.readings)
     return loaded
 
+def leaves(code, leave=os._exit):
+    loaded = [name for name in sys.modules if name.startswith(("scopewatch.tracing", "opentelemetry."))]
+    Path(os.environ["LOADED"]).write_text("\\n".join(loaded))
+    leave(code)
+
+os._exit = leaves
 server.load = load
 monitor.judge = failing("judge", monitor.judge)
 shadows.judge = failing("shadow", shadows.judge)
@@ -110,7 +116,7 @@ def request(number: int, **changes: Any) -> pb.ScoreRequest:
         "prompt": f"{TEXT} {number}",
         "response": f"{TEXT} not sure {number}",
         "history": [pb.Turn(role="user", content=TEXT), pb.Turn(role="assistant", content=TEXT)],
-        "labels": {OWN: OWN},
+        "labels": {WORD: f"{WORD} é", f"{WORD}\n": TEXT[:200]},
         "include_evidence": True,
     }
     return pb.ScoreRequest(**(given | changes))
@@ -150,6 +156,8 @@ class Attacked:
     """What others can read, by where."""
     verdicts: list[str] = field(default_factory=list)
     """The lines of the log that say what became of pairs."""
+    loaded: list[str] = field(default_factory=list)
+    """Modules that trace, of those that the process had loaded when it ended."""
 
 
 class Attack:
@@ -361,7 +369,7 @@ def is_verdict(line: str) -> bool:
     """Whether a line of the log, of either format, says what became of a pair."""
     if line.startswith("{"):
         return bool(json.loads(line)["logger"] == "scopewatch.verdicts")
-    return bool(re.match("info +(flagged|passed|incomplete) request_id=", line))
+    return bool(re.match("info +(flagged|passed|incomplete|failed) request_id=", line))
 
 
 def write_watchlists(house: House) -> list[str]:
@@ -409,6 +417,7 @@ def attacked(request: pytest.FixtureRequest, house: House, tmp_path_factory: pyt
                 *arguments,
                 script=folder / "serve.py",
                 FAULT=str(folder / "fault"),
+                LOADED=str(folder / "loaded"),
                 QUOTED=TEXT,
                 GRPC_VERBOSITY="INFO",
             ) as process,
@@ -423,6 +432,7 @@ def attacked(request: pytest.FixtureRequest, house: House, tmp_path_factory: pyt
     finally:
         store.kill()
     found = attack.found
+    found.loaded = (folder / "loaded").read_text().split()
     found.verdicts = [line for line in lines if is_verdict(line)]
     found.places["log"] = "\n".join(line for line in lines if not is_verdict(line)).encode()
     found.places["verdicts in the log"] = "\n".join(found.verdicts).encode()
@@ -464,19 +474,26 @@ def test_no_text_is_where_others_read(attacked: Attacked, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["log", "metrics", "what other callers are told", "redis"])
-def test_request_ids_and_labels_are_where_the_log_says_verdicts(attacked: Attacked, place: str) -> None:
-    """Ids and labels are in those lines of the log, and in the audit log of evidence; nowhere else."""
+def test_request_ids_are_where_the_log_says_verdicts(attacked: Attacked, place: str) -> None:
+    """They are in those lines of the log, and in the audit log of evidence; nowhere else."""
     held = attacked.places[place].lower()
 
     assert {form: around(held, raw.lower()) for form, raw in OWN_FORMS.items() if raw.lower() in held} == {}
 
 
-def test_ids_and_labels_in_the_log_break_no_line(attacked: Attacked) -> None:
+def test_ids_in_the_log_break_no_line(attacked: Attacked) -> None:
     """Where they may stand they are escaped: each line is one of printable ASCII."""
     with_names = [line for line in attacked.verdicts if NAME in line]
 
     assert with_names
     assert [line for line in with_names if not re.fullmatch("[ -~]+", line)] == []
+
+
+def test_where_nothing_is_traced_what_traces_is_not_loaded(attacked: Attacked) -> None:
+    """Of OpenTelemetry a process holds at most what redis loads of it for a use of its own."""
+    ours = ("scopewatch.tracing", "opentelemetry.exporter", "opentelemetry.sdk.trace")
+
+    assert [name for name in attacked.loaded if name.startswith(ours)] == []
 
 
 async def test_an_exception_that_nobody_waits_for_is_logged_without_its_message(

@@ -1,4 +1,4 @@
-"""Addresses to listen on: `host:port`, or `unix:` and the absolute path of a socket."""
+"""Addresses to listen on, `host:port` or `unix:` and the absolute path of a socket; and URLs to send to."""
 
 import re
 from ipaddress import ip_address
@@ -39,6 +39,24 @@ def check_socket(address: str) -> None:
         raise ValueError(f"{address!r}: expected unix: and an absolute path without %, ? and #")
     if len(path.encode()) > _SOCKET_MAX_BYTES:
         raise ValueError(f"{address!r}: the path of a socket has at most {_SOCKET_MAX_BYTES} bytes; take a shorter one")
+
+
+def check_base_url(url: str) -> None:
+    """Checks the URL of a server, below which it has its paths.
+
+    Raises:
+        ValueError: It is none, or says more than where the server is.
+    """
+    like = "expected http:// or https://, a host and a port, for instance http://collector:4318"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, urlsplit("")
+    if parts.scheme not in {"http", "https"} or not host or re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise ValueError(f"{like}; this is no such URL")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"{like}; without a user, a query and a fragment")
 
 
 def is_loopback(address: str) -> bool:

@@ -238,6 +238,16 @@ class Caller:
     """Whether nobody waits for its verdicts: what is read for an explanation stands behind what is scored."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Where in a trace that is kept a call stands, as https://www.w3.org/TR/trace-context/ writes it."""
+
+    trace_id: str
+    """32 hexadecimal digits."""
+    span_id: str
+    """The id of the call's own span, 16 hexadecimal digits."""
+
+
 ANYONE = Caller()
 """Every caller of a service without a role file."""
 
@@ -255,3 +265,5 @@ class ScoreJob:
     deadline_s: float | None = None
     """When the caller stops waiting, on the clock of `time.monotonic`; None for never."""
     caller: Caller = ANYONE
+    trace: Trace | None = None
+    """The trace of its call; None where that is not traced."""

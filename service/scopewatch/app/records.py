@@ -5,8 +5,8 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scopewatch.audit.ledger import Audit
 from scopewatch.audit.recent_flags import RecentFlags
@@ -14,9 +14,12 @@ from scopewatch.audit.texts import Texts
 from scopewatch.config import Config
 from scopewatch.doors.auth import Roles
 from scopewatch.errors import NotKept
-from scopewatch.events import PairsScored
-from scopewatch.logs import log_verdicts
+from scopewatch.events import PairsFailed, PairsScored
+from scopewatch.logs.verdict_log import VerdictLog
 from scopewatch.types import Caller, ScoreJob
+
+if TYPE_CHECKING:
+    from scopewatch.tracing.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ class Records:
         audit: The audit log; None where there is none.
         texts: The texts that are kept; None where none are.
         flags: The pairs that were flagged lately; nobody tells it of them where nothing shows them.
+        failure_listeners: Are told of every pair that got an error.
     """
 
     def __init__(
@@ -37,8 +41,10 @@ class Records:
         audit: Audit | None,
         texts: Texts | None = None,
         flags: RecentFlags | None = None,
+        failure_listeners: Sequence[PairsFailed] = (),
     ) -> None:
         self.listeners = listeners
+        self.failure_listeners = failure_listeners
         self.flags = flags or RecentFlags(text_kept=False)
         self._audit = audit
         self._texts = texts
@@ -86,13 +92,23 @@ class Records:
 
 
 @asynccontextmanager
-async def records(config: Config) -> AsyncIterator[Records]:
+async def records(config: Config, tracing: "Tracing | None" = None) -> AsyncIterator[Records]:
     """Opens what settings ask for, and writes it to the end on leaving.
+
+    Args:
+        config: Settings.
+        tracing: Makes spans of pairs; None makes none.
 
     Raises:
         ConfigError: The folder cannot be written.
     """
-    listeners: list[PairsScored] = [partial(log_verdicts, pass_share=config.log_pass_share)]
+    secret = config.cache_secret.get_secret_value().encode()
+    verdicts = VerdictLog(pass_share=config.log_pass_share, secret=secret)
+    listeners: list[PairsScored] = [verdicts.scored]
+    failure_listeners: list[PairsFailed] = [verdicts.failed]
+    if tracing:
+        listeners.append(tracing.pairs_scored)
+        failure_listeners.append(tracing.pairs_failed)
     audit = texts = None
     flags = RecentFlags(text_kept=config.audit_text != "none")
     if config.watch_address:
@@ -107,4 +123,4 @@ async def records(config: Config) -> AsyncIterator[Records]:
                 texts = await asyncio.to_thread(Texts, folder, which=config.audit_text, days=config.text_days)
                 opened.push_async_callback(asyncio.to_thread, texts.close)
                 listeners.append(texts.keep)
-        yield Records(listeners, audit, texts, flags)
+        yield Records(listeners, audit, texts, flags, failure_listeners)

@@ -17,6 +17,7 @@ from scopewatch.app.load import Loaded, load
 from scopewatch.app.readiness import Readiness
 from scopewatch.app.records import records
 from scopewatch.app.spine import running_spine
+from scopewatch.app.tracing import tracing_of
 from scopewatch.config import Config
 from scopewatch.doors.auth import Roles
 from scopewatch.doors.door import Door
@@ -37,6 +38,9 @@ _DEAD_GRACE_S = 0.5
 """What running calls get when the engine is dead: time to be told so."""
 _CLOSING_S = 10.0
 """What the parts get to close after the last call; then the process ends, whatever still runs in it."""
+
+_LAST_SPANS_S = 3.0
+"""What the collector of traces has for the last spans."""
 
 
 def process_start_s() -> float:
@@ -65,7 +69,8 @@ class Server:
         leave: Ends the process at once with an exit code: at a second signal, and when stopping takes too long.
 
     Raises:
-        ConfigError: The files of a certificate, or the role file, are not in order.
+        ConfigError: The files of a certificate, or the role file, are not in order, or what makes traces is not
+            installed.
     """
 
     def __init__(
@@ -77,7 +82,8 @@ class Server:
         self._metrics = Metrics(max_feature_series=config.max_feature_series)
         self._certificates = Certificates.of(config, metrics=self._metrics)
         self._roles = Roles.load(Path(config.roles) if config.roles else None, round_scores=config.round_scores)
-        self._door: Door = GrpcDoor(config, self._metrics, self._roles, self._certificates)
+        self._tracing = tracing_of(config, self._metrics)
+        self._door: Door = GrpcDoor(config, self._metrics, self._roles, self._certificates, self._tracing)
         self._readiness = Readiness(self._door, self._metrics)
         self._metrics_port = MetricsPort(
             config.metrics_address,
@@ -111,14 +117,22 @@ class Server:
         self._loop.add_signal_handler(signal.SIGHUP, hung_up.set)
         async with AsyncExitStack() as started:
             started.callback(self._patience.cancel)
+            if self._tracing:
+                started.push_async_callback(asyncio.to_thread, self._tracing.close, _LAST_SPANS_S)
             started.push_async_callback(self._door.close, 0)
             started.push_async_callback(self._metrics_port.close)
-            written = await started.enter_async_context(records(self._config))
+            written = await started.enter_async_context(records(self._config, self._tracing))
             following = asyncio.create_task(written.follow_roles(self._roles, self._config.watch_files_s))
             started.callback(following.cancel)
             addresses = await self._door.listen()
             addresses["metrics_address"] = await self._metrics_port.listen()
-            watch = WatchPort(self._config.watch_address, flags=written.flags, roles=self._roles, pages=WatchPages())
+            watch = WatchPort(
+                self._config.watch_address,
+                flags=written.flags,
+                roles=self._roles,
+                pages=WatchPages(),
+                tracing=self._tracing,
+            )
             started.push_async_callback(watch.close)
             addresses |= await watch.listen()
             if self._config.in_the_clear:

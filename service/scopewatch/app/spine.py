@@ -23,6 +23,7 @@ from scopewatch.app.watchlists import describe, watchlist_set
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
 from scopewatch.errors import EngineDied, InvalidRequest, NotReady, ScopewatchError, WatchlistError
+from scopewatch.events import PairFailed
 from scopewatch.explain.turns import Turns
 from scopewatch.explanation import Explanation, Wants
 from scopewatch.files import expanded
@@ -112,6 +113,10 @@ class Spine:
         if self._follows_clock:
             jobs = [dated(job) for job in jobs]
         return await self._monitor.score(jobs)
+
+    def tell_failed(self, failed: Sequence[PairFailed]) -> None:
+        """Tells whoever listens that pairs got an error on their way to be scored."""
+        self._monitor.tell_failed(failed)
 
     async def read(self, job: ScoreJob) -> Judged:
         """Reads and judges one pair as `score` does, with all that it was judged by; nobody is told of it.
@@ -295,6 +300,7 @@ async def running_spine(
             judgements=Judgements(config.cache_bytes // 2) if config.cache_bytes else None,
             shadows=shadows,
             listeners=[metrics.pairs_scored, *records.listeners],
+            failure_listeners=records.failure_listeners,
         )
         turns = Turns(partial(worker.run, tokens=engine.max_tokens), lambda: batcher.quiet_s)
         canaries = Canaries(Hearing(engine, worker, tokenisers, turns))

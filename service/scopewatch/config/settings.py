@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from scopewatch.addresses import check_socket, host_and_port, is_loopback, socket_file
+from scopewatch.addresses import check_base_url, check_socket, host_and_port, is_loopback, socket_file
 from scopewatch.config.folders import BUNDLED_WATCHLIST, cache_folder
 from scopewatch.files import expanded
 
@@ -100,6 +100,18 @@ class Config(BaseModel):
     watch_address: str = Field(
         "",
         description="loopback host:port of a page that lists recent flags and opens their explanations; empty for none",
+    )
+    otlp_endpoint: str = Field(
+        "",
+        description="base URL of a collector that takes traces by OTLP over HTTP, such as http://collector:4318; "
+        "empty makes none",
+    )
+    trace_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of the calls that are traced of those whose callers send no trace context; others decide "
+        "themselves",
     )
     round_scores: float = Field(
         0.0, ge=0, description="scores in replies are rounded to multiples of this; 0 shows them as they are"
@@ -223,6 +235,13 @@ class Config(BaseModel):
         if info.field_name == "watch_address" and not is_loopback(address):
             raise ValueError(f"{address!r}: what it shows is for this machine alone; expected 127.0.0.1:port")
         return address
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _can_be_sent_to(cls, url: str) -> str:
+        if url:
+            check_base_url(url)
+        return url
 
     @model_validator(mode="after")
     def _others_reach_it_by_tls(self) -> "Config":

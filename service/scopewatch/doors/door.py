@@ -5,6 +5,7 @@ from typing import Protocol
 
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import ScopewatchError
+from scopewatch.events import PairFailed
 from scopewatch.explanation import Explanation, Wants
 from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.types import Caller, ScoreJob
@@ -20,6 +21,9 @@ class Spine(Protocol):
 
     async def score(self, jobs: Sequence[ScoreJob]) -> list[ScoredPair | ScopewatchError]:
         """Scores jobs; each succeeds or fails alone, in the order given."""
+
+    def tell_failed(self, failed: Sequence[PairFailed]) -> None:
+        """Tells whoever listens that pairs got an error on their way to be scored."""
 
     async def explain(self, job: ScoreJob, wants: Wants) -> Explanation:
         """Tells why a pair gets its verdict, when the engine has time for it.

@@ -1,49 +1,12 @@
 """The log of the process: one record a line, as JSON or as plain text; never request text."""
 
-import hashlib
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Mapping
+from typing import TextIO
 
 from scopewatch.logs.lines import JsonLines, TextLines
-
-if TYPE_CHECKING:
-    # `scopewatch --help` waits for no numpy.
-    from scopewatch.events import PairScored
-
-verdict_log = logging.getLogger("scopewatch.verdicts")
-_SAID = {"pass": "passed", "flag": "flagged", "incomplete": "incomplete"}
-
-
-def log_verdicts(scored: "Sequence[PairScored]", *, pass_share: float = 0.0) -> None:
-    """Logs a line for each pair that did not pass, and for a share of those that did: ids and names, never text.
-
-    Args:
-        scored: The pairs.
-        pass_share: The share of the pairs with verdict PASS that are logged. The request's id decides, so that replicas
-            and repeated requests agree.
-    """
-    for job, pair in scored:
-        if pair.verdict == "pass" and not _is_of_share(job.request_id, pass_share):
-            continue
-        line = {
-            "request_id": job.request_id,
-            "caller": job.caller.name,
-            "watchlist": pair.watchlist,
-            "verdict": str(pair.verdict),
-            "indicators": [score.name for score in pair.indicators if score.flagged and score.severity != "info"],
-            "labels": dict(job.labels),
-        }
-        if pair.verdict == "incomplete":
-            line["incomplete"] = list(pair.judgement.incomplete)
-        verdict_log.info(_SAID[pair.verdict], extra=line)
-
-
-def _is_of_share(request_id: str, share: float) -> bool:
-    digest = hashlib.sha256(request_id.encode(errors="replace")).digest()
-    return int.from_bytes(digest[:8]) < share * 2**64
 
 
 class Laps:

@@ -16,8 +16,10 @@ from scopewatch.metrics.explanation_counts import ExplanationCounts
 from scopewatch.metrics.funnel import Funnel
 from scopewatch.metrics.pair_counts import SECONDS, TOKENS, PairCounts
 from scopewatch.metrics.reload_counts import ReloadCounts
-from scopewatch.metrics.series import Bound
+from scopewatch.metrics.series import Bound, exemplar_of
 from scopewatch.metrics.shadow_counts import ShadowCounts
+from scopewatch.metrics.span_counts import SpanCounts
+from scopewatch.types import Trace
 from scopewatch.watch.watchlist import Watchlist
 
 _DROPPED = ("cancelled", "deadline", "displaced")
@@ -51,6 +53,7 @@ class Metrics:
         self.shadows = ShadowCounts(registry)
         self.reloads = ReloadCounts(registry)
         self.explanations = ExplanationCounts(registry)
+        self.spans = SpanCounts(registry)
         self.canaries = CanaryCounts(registry)
 
         def counter(name: str, text: str, label: str, *starts: str) -> Bound[Counter]:
@@ -201,8 +204,10 @@ class Metrics:
         self._rpc_started[kind, service, method].inc()
         self._rpc_received[kind, service, method].inc()
 
-    def rpc_handled(self, kind: str, service: str, method: str, code: str, seconds: float) -> None:
+    def rpc_handled(
+        self, kind: str, service: str, method: str, code: str, seconds: float, *, trace: Trace | None = None
+    ) -> None:
         self._rpc_handled[kind, service, method, code].inc()
-        self._rpc_seconds[kind, service, method].observe(seconds)
+        self._rpc_seconds[kind, service, method].observe(seconds, exemplar_of(trace))
         if code == "OK":
             self._rpc_sent[kind, service, method].inc()

@@ -13,7 +13,7 @@ from scopewatch.identity import HEAD, EngineIdentity, FeatureId, FeatureTable
 from scopewatch.metrics.drift import Drift
 from scopewatch.metrics.series import Bound, Counts, Histograms, Totals
 from scopewatch.scripts import SCRIPTS
-from scopewatch.types import Coverage
+from scopewatch.types import Coverage, Trace
 from scopewatch.verdicts import Judgement, Timings
 from scopewatch.watch.indicators import PROBE
 from scopewatch.watch.watchlist import Watchlist
@@ -116,7 +116,7 @@ class PairCounts:
         judgements = [event.pair.judgement for event in scored]
         self._counts.add(np.concatenate([self._moves(judgement) for judgement in judgements]))
         for timings, times in _tally([event.pair.timings for event in scored]).items():
-            self._count_stages(timings, times)
+            self._count_stages(timings, times, scored[0].job.trace)
         self._count_indicators(judgements)
         self._count_tokens([one.coverage for one in judgements])
 
@@ -153,10 +153,10 @@ class PairCounts:
             self._places[table] = places
         return places
 
-    def _count_stages(self, timings: Timings, times: int) -> None:
+    def _count_stages(self, timings: Timings, times: int, trace: Trace | None) -> None:
         for stage, name in _STAGES.items():
             if seconds := getattr(timings, name):
-                self._stages.observe(seconds, times, stage)
+                self._stages.observe(seconds, times, stage, trace=trace)
 
     def _count_indicators(self, judgements: Sequence[Judgement]) -> None:
         skipped: list[tuple[str, str, str]] = []

@@ -3,6 +3,7 @@
 Only the event loop fills them, so they need no lock.
 """
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+
+from scopewatch.types import Trace
 
 M = TypeVar("M", Counter, Histogram)
 
@@ -35,6 +39,11 @@ class Bound(dict[tuple[str, ...], M], Generic[M]):
         series: M = self._metric.labels(*values)
         self[values] = series
         return series
+
+
+def exemplar_of(trace: Trace | None) -> dict[str, str] | None:
+    """The labels by which a bucket names a trace; None for none."""
+    return {"trace_id": trace.trace_id} if trace else None
 
 
 class Named(Collector):
@@ -118,6 +127,8 @@ class Histograms(Named):
         self._counts = counts
         self._buckets: dict[tuple[str, ...], _Buckets] = {}
         self._sums: dict[tuple[str, ...], float] = {}
+        self._exemplars: dict[int, Exemplar] = {}
+        """The last value of a pair that is traced, by the index of its bucket."""
         registry.register(self)
 
     def start(self, *labels: str, bound: float | None = None) -> None:
@@ -135,15 +146,27 @@ class Histograms(Named):
         self._sums[labels] = 0.0
         if former:
             self._counts.release(former.begin, len(former.bounds) + 1)
+            for place in range(former.begin, former.begin + len(former.bounds) + 1):
+                self._exemplars.pop(place, None)
 
     def place(self, value: float, *labels: str) -> int:
         """The index, in the counts, of the bucket that a value falls into."""
         return self._buckets[labels].place(value)
 
-    def observe(self, value: float, times: int, *labels: str) -> None:
-        """Counts a value so many times. Whoever counts by `place` instead adds to the sum alone."""
-        self._counts.add_to(self.place(value, *labels), times)
+    def observe(self, value: float, times: int, *labels: str, trace: Trace | None = None) -> None:
+        """Counts a value so many times. Whoever counts by `place` instead adds to the sum alone.
+
+        Args:
+            value: The value.
+            times: How often it is counted.
+            labels: The values of the labels.
+            trace: A trace in which it was seen; pages in OpenMetrics name the last one of each bucket.
+        """
+        place = self.place(value, *labels)
+        self._counts.add_to(place, times)
         self.add_to_sum(value * times, *labels)
+        if exemplar := exemplar_of(trace):
+            self._exemplars[place] = Exemplar(exemplar, value, time.time())
 
     def add_to_sum(self, total: float, *labels: str) -> None:
         """Adds the sum of values whose buckets are counted by `place`."""
@@ -157,8 +180,9 @@ class Histograms(Named):
             bounds = [*(str(float(bound)) for bound in buckets.bounds), "+Inf"]
             labels = dict(zip(self._labels, values, strict=True))
             cumulated = np.cumsum(self._counts.of(buckets.begin, len(bounds))).tolist()
-            for bound, count in zip(bounds, cumulated, strict=True):
-                family.add_sample(f"{name}_bucket", labels | {"le": bound}, count)
+            for place, (bound, count) in enumerate(zip(bounds, cumulated, strict=True), buckets.begin):
+                exemplar = self._exemplars.get(place)
+                family.add_sample(f"{name}_bucket", labels | {"le": bound}, count, exemplar=exemplar)
             family.add_sample(f"{name}_count", labels, cumulated[-1])
             if self._bounds[0] >= 0:
                 family.add_sample(f"{name}_sum", labels, self._sums[values])

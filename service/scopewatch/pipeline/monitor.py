@@ -12,8 +12,8 @@ from dataclasses import replace
 from itertools import islice
 
 from scopewatch.errors import EngineError, InvalidRequest, ScopewatchError
-from scopewatch.events import PairScored, PairsScored
-from scopewatch.metrics import Metrics
+from scopewatch.events import PairFailed, PairScored, PairsFailed, PairsScored
+from scopewatch.metrics import Metrics, reason_of
 from scopewatch.pipeline.cache import Cache
 from scopewatch.pipeline.cached_value import CachedValues
 from scopewatch.pipeline.expected import Expected
@@ -48,6 +48,7 @@ class Monitor:
         judgements: Keeps the last judgements; without it none is kept.
         shadows: Has shadow watchlists judge beside; without it none does.
         listeners: Are told of every pair that is scored.
+        failure_listeners: Are told of every pair that got an error.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Monitor:
         judgements: Judgements | None = None,
         shadows: Shadows | None = None,
         listeners: Sequence[PairsScored] = (),
+        failure_listeners: Sequence[PairsFailed] = (),
     ) -> None:
         self._tokenise_pairs = tokenise
         self._reading = Reading(submit, cache, values, metrics)
@@ -76,6 +78,7 @@ class Monitor:
         self._judgements = judgements
         self._shadows = shadows
         self._listeners = listeners
+        self._failure_listeners = failure_listeners
         self._refusal: ScopewatchError | None = None
 
     @property
@@ -95,9 +98,17 @@ class Monitor:
     async def score(self, jobs: Sequence[ScoreJob]) -> list[Outcome]:
         """Scores jobs; each succeeds or fails alone, in the order given."""
         known_as = self.watchlists.known_as
-        with self._metrics.funnel.pairs([known_as(job.watchlist) for job in jobs]) as in_flight:
-            outcomes = await self._outcomes(jobs)
-            self._tell(jobs, outcomes)
+        names = [known_as(job.watchlist) for job in jobs]
+        started_s = time.monotonic()
+        with self._metrics.funnel.pairs(names) as in_flight:
+            try:
+                outcomes = await self._outcomes(jobs)
+            except BaseException as error:
+                took_s = time.monotonic() - started_s
+                rows = zip(jobs, names, strict=True)
+                self.tell_failed([PairFailed(job, reason_of(error), name, took_s) for job, name in rows])
+                raise
+            self._tell(jobs, names, outcomes, time.monotonic() - started_s)
             in_flight.leave(outcomes)
         return outcomes
 
@@ -252,9 +263,19 @@ class Monitor:
             self._judgements.put(asked.name, Remembered(read.tokenised.keys, read.values, judgement))
         return Judged(read, judgement, replace(read.timings, score_s=clock.lap()))
 
-    def _tell(self, jobs: Sequence[ScoreJob], outcomes: Sequence[Outcome]) -> None:
-        rows = zip(jobs, outcomes, strict=True)
-        scored = [PairScored(job, outcome) for job, outcome in rows if isinstance(outcome, ScoredPair)]
+    def tell_failed(self, failed: Sequence[PairFailed]) -> None:
+        """Tells whoever listens that pairs got an error: here, or on their way here."""
+        if failed:
+            for listener in self._failure_listeners:
+                listener(failed)
+
+    def _tell(self, jobs: Sequence[ScoreJob], names: Sequence[str], outcomes: Sequence[Outcome], took_s: float) -> None:
+        rows = list(zip(jobs, names, outcomes, strict=True))
+        failed = [
+            PairFailed(job, one.reason, name, took_s) for job, name, one in rows if isinstance(one, ScopewatchError)
+        ]
+        scored = [PairScored(job, one) for job, _, one in rows if isinstance(one, ScoredPair)]
+        self.tell_failed(failed)
         if scored:
             for listener in self._listeners:
                 listener(scored)

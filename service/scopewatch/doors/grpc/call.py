@@ -11,6 +11,7 @@ from scopewatch.doors.auth import Roles, needed
 from scopewatch.doors.quota import Quota
 from scopewatch.doors.role_file import Account
 from scopewatch.errors import Unauthenticated
+from scopewatch.types import Trace
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _IDENTITIES = {"peer_spiffe_id": "", "x509_dns": "DNS:", "x509_common_name": "CN="}
@@ -27,15 +28,18 @@ class Call:
     """What the caller has taken so far."""
     deadline_s: float | None
     """When the caller stops waiting, on the clock of `time.monotonic`; None for never."""
+    trace: Trace | None = None
+    """Where in its trace it stands; None where it is not traced."""
 
 
-def call_of(context: Context, path: str, roles: Roles) -> Call:
+def call_of(context: Context, path: str, roles: Roles, trace: Trace | None = None) -> Call:
     """Who makes a call, once it is known that they may.
 
     Args:
         context: The call.
         path: The path of its method, `/package.Service/Method`.
         roles: Who may ask for what.
+        trace: Where in its trace it stands; None where it is not traced.
 
     Raises:
         Unauthenticated: The caller is not known.
@@ -46,7 +50,7 @@ def call_of(context: Context, path: str, roles: Roles) -> Call:
     account.require(*needed(path))
     remaining_s = context.time_remaining()
     deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
-    return Call(account, roles.quota(account), deadline_s)
+    return Call(account, roles.quota(account), deadline_s, trace)
 
 
 def _authorization(context: Context) -> str | None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
@@ -18,6 +18,11 @@ from scopewatch.doors.grpc.receiving import Receiver
 from scopewatch.doors.grpc.service import METHODS, SERVICE_NAME, MonitorService
 from scopewatch.errors import Overloaded, ScopewatchError
 from scopewatch.metrics import UNKNOWN, Metrics
+from scopewatch.types import Trace
+
+if TYPE_CHECKING:
+    # Its library is not loaded where nothing is traced.
+    from scopewatch.tracing.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +48,25 @@ class Calls(grpc.aio.ServerInterceptor):
         receiver: Reads their requests.
         roles: Who may ask for what.
         metrics: Counts calls, under the names of go-grpc-prometheus; streams are counted as started.
+        tracing: Makes spans of calls of MonitorService; None makes none.
     """
 
     def __init__(
-        self, service: MonitorService, admission: Admission, receiver: Receiver, roles: Roles, metrics: Metrics
+        self,
+        service: MonitorService,
+        admission: Admission,
+        receiver: Receiver,
+        roles: Roles,
+        *,
+        metrics: Metrics,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._service = service
         self._admission = admission
         self._receiver = receiver
         self._roles = roles
         self._metrics = metrics
+        self._tracing = tracing
         self._served: dict[str, Handler] = {f"/{SERVICE_NAME}/{method}": self._own(method) for method in METHODS}
         """Handlers by path."""
         self._streams = 0
@@ -73,10 +87,10 @@ class Calls(grpc.aio.ServerInterceptor):
         path, request_type = f"/{SERVICE_NAME}/{method}", METHODS[method]
         respond = getattr(self._service, method)
 
-        async def answer(context: Context) -> bytes:
+        async def answer(context: Context, trace: Trace | None) -> bytes:
             received = False
             try:
-                call = call_of(context, path, self._roles)
+                call = call_of(context, path, self._roles, trace)
                 with self._admission.call() as holding, call.quota.call():
                     message = await self._receiver.receive(context, request_type, self._service.limits, holding)
                     received = True
@@ -89,14 +103,14 @@ class Calls(grpc.aio.ServerInterceptor):
             # Most of a reply is the same every time, and comes serialised.
             return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
-        return self._unary(path, answer)
+        return self._unary(path, answer, tracing=self._tracing)
 
     def _other(self, handler: Handler, path: str) -> Handler:
         """The handler of a service that is not ours; its request is read within bounds too."""
         decode: Any = handler.request_deserializer
         inner: Any = handler.unary_unary or handler.unary_stream
 
-        async def answer(context: Context) -> Any:
+        async def answer(context: Context, _trace: Trace | None = None) -> Any:
             self._check(context, path)
             return await inner(await self._receiver.receive_other(context, decode), context)
 
@@ -141,22 +155,31 @@ class Calls(grpc.aio.ServerInterceptor):
         if needed(path):
             call_of(context, path, self._roles)
 
-    def _unary(self, path: str, respond: Callable[[Context], Awaitable[Any]], encode: Any = None) -> Handler:
+    def _unary(
+        self,
+        path: str,
+        respond: Callable[[Context, Trace | None], Awaitable[Any]],
+        encode: Any = None,
+        tracing: "Tracing | None" = None,
+    ) -> Handler:
         """A handler of one request and one reply: failures become the status that the table of errors has for them.
 
         Args:
             path: The path of the method.
-            respond: Reads the request of a call and makes the reply.
+            respond: Reads the request of a call and makes the reply; it is told where the call stands in its trace.
             encode: Makes bytes of the reply; None where it is bytes.
+            tracing: Makes spans of the calls; None makes none.
         """
         service, method = _names(path)
 
         async def answer(_: object, context: Context) -> Any:
             self._metrics.rpc_started("unary", service, method)
             started_s = time.monotonic()
+            span = tracing.begin(path[1:], context.invocation_metadata() or ()) if tracing else None
+            trace = span.trace if span else None
             code = grpc.StatusCode.OK
             try:
-                return await respond(context)
+                return await respond(context, trace)
             except asyncio.CancelledError:
                 remaining_s = context.time_remaining()
                 expired = remaining_s is not None and remaining_s <= _ON_THE_WAY_S
@@ -172,7 +195,10 @@ class Calls(grpc.aio.ServerInterceptor):
                 code = code_of(error)
                 await abort(context, error)
             finally:
-                self._metrics.rpc_handled("unary", service, method, _go_name(code), time.monotonic() - started_s)
+                seconds = time.monotonic() - started_s
+                self._metrics.rpc_handled("unary", service, method, _go_name(code), seconds, trace=trace)
+                if tracing and span:
+                    tracing.end(span, code.name)
 
         handled: Any = answer
         return grpc.stream_unary_rpc_method_handler(handled, response_serializer=encode)

@@ -1,6 +1,6 @@
 """The gRPC door: one server with MonitorService, health and, if wanted, reflection."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -20,6 +20,9 @@ from scopewatch.doors.tls import Certificates
 from scopewatch.metrics import Metrics
 from scopewatch.v1 import monitor_pb2_grpc
 
+if TYPE_CHECKING:
+    from scopewatch.tracing.tracing import Tracing
+
 _TRANSPORT_BYTES = 16 << 20
 """The least that the transport takes, and twice what a request may take otherwise; see decision 0004."""
 _QUIET_S = 0.25
@@ -38,10 +41,16 @@ class GrpcDoor:
         metrics: Counts calls and refused pairs.
         roles: Who may ask for what.
         certificates: What is shown to callers and asked of them; None for plaintext.
+        tracing: Makes spans of calls; None makes none.
     """
 
     def __init__(
-        self, config: Config, metrics: Metrics, roles: Roles, certificates: Certificates | None = None
+        self,
+        config: Config,
+        metrics: Metrics,
+        roles: Roles,
+        certificates: Certificates | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._address = config.grpc_address
         self._certificates = certificates
@@ -50,7 +59,7 @@ class GrpcDoor:
         self._receiver = Receiver(config.call_read_s)
         self._health = Health()
         self._health_port = HealthPort(config.health_address, self._health) if config.health_address else None
-        calls = Calls(self._service, self._admission, self._receiver, roles, metrics)
+        calls = Calls(self._service, self._admission, self._receiver, roles, metrics=metrics, tracing=tracing)
         self._server = grpc.aio.server(interceptors=[calls], options=_options(config))
         # `Calls` answers its methods.
         stubs: Any = monitor_pb2_grpc

@@ -41,9 +41,17 @@ def to_job(request: pb.ScoreRequest, limits: Limits, watchlists: WatchlistSet, c
         labels=dict(request.labels),
         deadline_s=call.deadline_s,
         caller=call.account.caller,
+        trace=call.trace,
     )
     check_job(job, Sent(own_id, len(history), len(prompt_ids) + len(response_ids)), limits, watchlists)
     return job
+
+
+def to_refused(request: pb.ScoreRequest, limits: Limits, call: Call) -> ScoreJob:
+    """What may be told of a request that is refused: whose it is, and its id, unless that is what is wrong with it."""
+    own_id = request.request_id
+    request_id = own_id if len(own_id) <= limits.max_label_chars else ""
+    return ScoreJob(Pair("", ""), "", request_id, caller=call.account.caller, trace=call.trace)
 
 
 def _inputs(inputs: pb.TemplateInputs) -> TemplateInputs:

@@ -15,11 +15,12 @@ from scopewatch.doors.grpc.explaining import explanation_reply, job_of, to_wants
 from scopewatch.doors.grpc.info import info_response, reload_refusal, reload_response
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.grpc.reply_size import Result, fitting
-from scopewatch.doors.grpc.requests import to_job
+from scopewatch.doors.grpc.requests import to_job, to_refused
 from scopewatch.doors.limits import Limits, check_batch
 from scopewatch.doors.role_file import Account
 from scopewatch.errors import ScopewatchError, SetupError
-from scopewatch.metrics import Metrics
+from scopewatch.events import PairFailed
+from scopewatch.metrics import Metrics, reason_of
 from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.verdicts import ScoredPair
@@ -58,7 +59,7 @@ class MonitorService:
         self._info = 0, pb.GetInfoResponse()
 
     async def Score(self, request: pb.ScoreRequest, call: Call) -> bytes:
-        with self._counting_refused([request]):
+        with self._telling_refused([request], call):
             call.quota.take(1)
             job = to_job(request, self.limits, self._spine.watchlists, call)
         (outcome,) = await self._scored([job], call)
@@ -71,13 +72,13 @@ class MonitorService:
 
     async def BatchScore(self, request: pb.BatchScoreRequest, call: Call) -> bytes:
         items = request.requests
-        with self._counting_refused(items):
+        with self._telling_refused(items, call):
             check_batch(len(items), self.limits)
             call.quota.take(len(items))
             asked = [self._asked(item, call) for item in items]
         for item, one in zip(items, asked, strict=True):
             if isinstance(one, ScopewatchError):
-                self._count_refused([item], one)
+                self._tell_refused([item], call, one)
         jobs = [one for one in asked if isinstance(one, ScoreJob)]
         scored = iter(await self._scored(jobs, call) if jobs else [])
         results = [one if isinstance(one, ScopewatchError) else next(scored) for one in asked]
@@ -113,17 +114,20 @@ class MonitorService:
             return error
 
     @contextmanager
-    def _counting_refused(self, items: Sequence[pb.ScoreRequest]) -> Iterator[None]:
-        """Counts pairs that an error keeps from the spine, which counts those that it is asked for."""
+    def _telling_refused(self, items: Sequence[pb.ScoreRequest], call: Call) -> Iterator[None]:
+        """Tells of pairs that an error keeps from the spine, which tells of those that it is asked for."""
         try:
             yield
         except BaseException as error:
-            self._count_refused(items, error)
+            self._tell_refused(items, call, error)
             raise
 
-    def _count_refused(self, items: Sequence[pb.ScoreRequest], error: BaseException) -> None:
-        known_as = self._spine.watchlists.known_as
-        self._metrics.funnel.refused([known_as(item.watchlist) for item in items], error)
+    def _tell_refused(self, items: Sequence[pb.ScoreRequest], call: Call, error: BaseException) -> None:
+        known_as, reason = self._spine.watchlists.known_as, reason_of(error)
+        names = [known_as(item.watchlist) for item in items]
+        self._metrics.funnel.refused(names, error)
+        rows = zip(items, names, strict=True)
+        self._spine.tell_failed([PairFailed(to_refused(item, self.limits, call), reason, name) for item, name in rows])
 
     async def _scored(self, jobs: Sequence[ScoreJob], call: Call) -> list[ScoredPair | ScopewatchError]:
         outcomes = await self._spine.score(jobs)

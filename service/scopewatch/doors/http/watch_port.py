@@ -8,9 +8,10 @@ import asyncio
 import json
 from base64 import b64decode
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from http import HTTPStatus
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from scopewatch.audit.recent_flags import Flag, RecentFlags
 from scopewatch.config import is_loopback_host
@@ -31,6 +32,9 @@ from scopewatch.errors import (
     Unauthenticated,
 )
 from scopewatch.explanation import Explanation, Wants
+
+if TYPE_CHECKING:
+    from scopewatch.tracing.tracing import Tracing
 
 _CONNECTIONS = 16
 _EXPLAINED_AT_ONCE = 4
@@ -82,13 +86,23 @@ class WatchPort:
         flags: The flags that are listed.
         roles: Who may look: callers with the role `explain`, at the flags of their tenant.
         pages: Writes the pages; called from the thread of the port.
+        tracing: Makes spans of explanations; None makes none.
     """
 
-    def __init__(self, address: str, *, flags: RecentFlags, roles: Roles, pages: Pages) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        flags: RecentFlags,
+        roles: Roles,
+        pages: Pages,
+        tracing: "Tracing | None" = None,
+    ) -> None:
         self._address = address
         self._flags = flags
         self._roles = roles
         self._pages = pages
+        self._tracing = tracing
         self._spine: Spine | None = None
         self._explaining = 0
         answers = {"/": self._list, "/flags.json": self._json, "/explain": self._explain}
@@ -162,7 +176,7 @@ class WatchPort:
         """Explains a pair whose text is kept; counts as a call does."""
         check_sees_exact_scores(account)
         quota = self._roles.quota(account)
-        with quota.call():
+        with quota.call(), self._tracing.page("/explain") if self._tracing else nullcontext():
             quota.take(1)
             job = await asyncio.to_thread(spine.kept_pair, request_id, account.caller)
             explanation = await spine.explain(job, Wants())
