@@ -377,7 +377,7 @@ class TestInputMix:
             ("कल बारिश हो सकती है", "devanagari"),
             ("ᚠᚢᚦᚨᚱᚲ", "other"),
             ("\uff26\uff35\uff2c\uff2c", "latin"),
-            ("def f(x): # вернуть\n" + "Это длинный ответ. " * 20_000, "cyrillic"),
+            ("def calculate(value): return value\n" + "Это длинный ответ. " * 20_000, "cyrillic"),
         ],
     )
     def test_the_main_script(self, text: str, script: str) -> None:
