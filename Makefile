@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := protos/scopewatch/v1/monitor.proto
-PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos -I $(shell $(BIN)/python -c 'import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parents[1])')
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos
 
-.PHONY: demo test lint format stubs bench chaos requirements audit-dependencies system-deps clean
+.PHONY: demo test lint format stubs proto-breaking proto-release api-reference bench chaos requirements audit-dependencies system-deps clean
 
 # With a real reader where its package can be had, else with the bundled tiny one.
 demo: $(VENV)/demo.stamp
@@ -15,14 +15,13 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp system-deps
 	$(BIN)/pytest
 
-lint: $(VENV)/dev.stamp
+lint: $(VENV)/dev.stamp proto-breaking
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/buf lint
 	mkdir -p build/stubs
-	$(PROTOC) --include_imports --include_source_info --descriptor_set_out=build/protos.binpb $(PROTOS)
-	$(BIN)/buf lint build/protos.binpb --config buf.yaml
 	$(PROTOC) --python_out=build/stubs --pyi_out=build/stubs --grpc_python_out=build/stubs $(PROTOS)
 	for stub in build/stubs/scopewatch/v1/*; do cmp $$stub service/scopewatch/v1/$$(basename $$stub) || exit 1; done
 
@@ -32,6 +31,17 @@ format: $(VENV)/dev.stamp
 
 stubs: $(VENV)/dev.stamp
 	$(PROTOC) --python_out=service --pyi_out=service --grpc_python_out=service $(PROTOS)
+
+# What callers of the last release send and read still means the same.
+proto-breaking: $(VENV)/dev.stamp
+	$(BIN)/buf breaking --against protos/released.binpb
+
+# With each release: what later changes are held against.
+proto-release: $(VENV)/dev.stamp
+	$(BIN)/buf build --exclude-source-info --output protos/released.binpb
+
+api-reference: $(VENV)/dev.stamp
+	$(BIN)/python tools/api_reference.py
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python bench/run.py
@@ -65,12 +75,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 
-$(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[reader]'
+$(VENV)/demo.stamp: $(BIN)/python pyproject.toml client/pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ./client --editable '.[reader]'
 	touch $@
 
-$(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt requirements-nodeps.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[calibration,ray,reader,tracing,dev]'
+$(VENV)/dev.stamp: $(BIN)/python pyproject.toml client/pyproject.toml constraints.txt requirements-nodeps.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ./client \
+	  --editable '.[calibration,ray,reader,tracing,dev]'
 	$(BIN)/pip install --quiet --no-deps --requirement requirements-nodeps.txt
 	touch $@
 

@@ -11,10 +11,10 @@ import pytest
 
 from conftest import House
 from scopewatch.client import pb
+from scopewatch.contract.status import PUSHBACK
 from scopewatch.doors.admission import Admission, Readers
 from scopewatch.doors.grpc import receiving
 from scopewatch.doors.grpc.service import SERVICE_NAME
-from scopewatch.doors.grpc.status import PUSHBACK
 from scopewatch.doors.grpc.wire import Counted
 from scopewatch.errors import DeadlineExpired, NotReady, Overloaded
 from servers import Gate, ServerProcess, config, direct, eventually, health, serving

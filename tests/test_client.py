@@ -8,6 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.baggage import set_baggage
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
 from certificates import Authority, Files
 from conftest import House, free_port
@@ -90,6 +93,26 @@ async def test_a_token_goes_with_every_call(tmp_path: Path) -> None:
         assert fresh[0]["authorization"] != fresh[1]["authorization"]
         assert [seen["authorization"] for seen in fixed] == ["Bearer fixed"] * 2
         assert ["authorization" in seen for seen in none] == [False, False]
+
+
+async def test_a_call_names_the_span_it_is_made_in(tmp_path: Path) -> None:
+    """Both clients send W3C's trace context of the caller's span, and none where no span is open; never its baggage."""
+    recorder = Recorder()
+    span = SpanContext(
+        0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, is_remote=False, trace_flags=TraceFlags(1)
+    )
+    async with recording(recorder) as at:
+        await ask(at)
+        with use_span(NonRecordingSpan(span)):
+            left = attach(set_baggage("customer", "secret"))
+            await ask(at, token="t")
+            detach(left)
+    before, within = recorder.seen[:2], recorder.seen[2:]
+    assert [seen.keys() & {"traceparent", "tracestate", "baggage"} for seen in before] == [set(), set()]
+    expected = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert [seen["traceparent"] for seen in within] == [expected] * 2
+    assert [seen["authorization"] for seen in within] == ["Bearer t"] * 2
+    assert all("baggage" not in seen for seen in within)
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])

@@ -17,8 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from conftest import House
 from scopewatch.app.server import Server
 from scopewatch.client import AsyncClient, pb
+from scopewatch.contract.status import PUSHBACK
 from scopewatch.doors.grpc.service import SERVICE_NAME
-from scopewatch.doors.grpc.status import PUSHBACK
 from scopewatch.errors import ScopewatchError
 from scopewatch.v1 import monitor_pb2_grpc
 from servers import NO_RETRIES, ServerProcess, config, direct, eventually, serving

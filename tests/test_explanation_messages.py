@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from scopewatch.client.explanations import explain_request, explanation_of
 from scopewatch.client.requests import ScoreFields
+from scopewatch.contract.explanation_messages import from_message, to_message
 from scopewatch.doors.explaining import tokens_read
 from scopewatch.doors.grpc.explaining import explanation_reply
-from scopewatch.doors.grpc.explanation_messages import from_message, to_message
 from scopewatch.errors import InvalidRequest, ScopewatchError
 from scopewatch.explanation import (
     Ablation,

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from conftest import free_port, watchlist_of
 from scopewatch.client import AsyncClient, Client, pb, request
+from scopewatch.contract.status import from_status
 from scopewatch.doors.grpc.call import Call
 from scopewatch.doors.grpc.requests import to_job
-from scopewatch.doors.grpc.status import from_status
 from scopewatch.doors.limits import MAX_VIOLATIONS, Limits
 from scopewatch.doors.quota import Quota, QuotaLimits
 from scopewatch.doors.role_file import anyone_may

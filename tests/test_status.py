@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 from conftest import House
 from scopewatch import errors
 from scopewatch.client import AsyncClient, pb
+from scopewatch.contract.status import DOMAIN, PUSHBACK, code_of, from_status, to_status
 from scopewatch.doors.auth import Roles
 from scopewatch.doors.grpc.listener import GrpcDoor
 from scopewatch.doors.grpc.service import SERVICE_NAME
-from scopewatch.doors.grpc.status import DOMAIN, PUSHBACK, code_of, from_status, to_status
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import FieldViolation, InvalidRequest, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics

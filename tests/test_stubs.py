@@ -2,20 +2,19 @@
 
 from pathlib import Path
 
-import google.rpc
 import grpc_tools
 import pytest
 from grpc_tools import protoc
 
 ROOT = Path(__file__).parents[1]
-PROTOS = sorted(path.relative_to(ROOT / "protos").as_posix() for path in ROOT.glob("protos/**/*.proto"))
+PROTOS = sorted(path.relative_to(ROOT / "protos").as_posix() for path in ROOT.glob("protos/scopewatch/**/*.proto"))
 
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which every proto was compiled."""
     out = tmp_path_factory.mktemp("stubs")
-    includes = [ROOT / "protos", Path(grpc_tools.__path__[0]) / "_proto", Path(google.rpc.__path__[0]).parents[1]]
+    includes = [ROOT / "protos", Path(grpc_tools.__path__[0]) / "_proto"]
     flags = [f"-I{include}" for include in includes] + [
         f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python")
     ]

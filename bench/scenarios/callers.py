@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from scopewatch.doors.grpc.status import PUSHBACK
+from scopewatch.contract.status import PUSHBACK
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.v1 import monitor_pb2_grpc
 

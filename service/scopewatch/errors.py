@@ -2,7 +2,7 @@
 
     ScopewatchError
     ├── InvalidRequest        the caller's pair cannot be scored; names the field
-    │   └── UnknownWatchlist
+    │   └── UnknownWatchlist  the watchlist that it names is not loaded
     ├── Unauthenticated       the caller is not known
     ├── NotAllowed            the caller's roles do not hold what it asks for
     ├── Overloaded            no room for the pair now, or not before its deadline; says when to come back
@@ -24,7 +24,7 @@
             ├── TooLittleData   not enough of it for what is asked
             └── Unsupported     it does not support an indicator; says what was measured
 
-InvalidRequest is the caller's fault, SetupError the operator's, the others ours. `doors.grpc.status` maps each to a
+InvalidRequest is the caller's fault, SetupError the operator's, the others ours. `contract.status` maps each to a
 gRPC status; a test walks the tree through that table.
 """
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scopewatch.identity import FeatureTable
+from scopewatch.turn import Turn as Turn  # noqa: PLC0414  (to every room above it is one of these)
 
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
@@ -50,16 +51,6 @@ class Cleaning(StrEnum):
 
 ROLE = re.compile(r"[\w.-]([\w. -]*[\w.-])?")
 """What a role may be. A template writes roles as they are: with other characters one could begin a turn of another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of the conversation before the prompt."""
-
-    role: str
-    content: str
-    fields: str = ""
-    """The message's other fields, such as `tool_calls`, as a JSON object; empty where it has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def _run(args: argparse.Namespace) -> int:
     import webbrowser
 
     token = text_of(args.token_file).strip() if args.token_file else None
-    from scopewatch.client.recent_flags import recent_flags
+    from scopewatch.lifecycle.recent_flags import recent_flags
     from scopewatch.report.flags_text import flags_text
 
     print(flags_text(recent_flags(args.address, token)))

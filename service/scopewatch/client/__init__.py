@@ -21,6 +21,7 @@ back, DeadlineExpired, NotReady, EngineError.
 
 from scopewatch.client.clients import AsyncClient, Client, to_dict
 from scopewatch.client.requests import InputFields, ScoreFields, in_batches, request
+from scopewatch.turn import Turn
 from scopewatch.v1 import monitor_pb2 as pb
 
-__all__ = ["AsyncClient", "Client", "InputFields", "ScoreFields", "in_batches", "pb", "request", "to_dict"]
+__all__ = ["AsyncClient", "Client", "InputFields", "ScoreFields", "Turn", "in_batches", "pb", "request", "to_dict"]

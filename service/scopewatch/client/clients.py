@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 from urllib.parse import urlsplit
 
 import grpc
@@ -13,15 +13,18 @@ from google.protobuf import json_format
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from scopewatch.addresses import is_loopback
 from scopewatch.client.credentials import bearer, channel_credentials
-from scopewatch.client.explanations import explain_request, explanation_of
 from scopewatch.client.requests import ScoreFields, request
-from scopewatch.config import is_loopback
-from scopewatch.doors.grpc.status import from_status
+from scopewatch.client.trace_context import trace_context
+from scopewatch.contract.status import from_status
 from scopewatch.errors import ConfigError, ScopewatchError
-from scopewatch.explanation import Explanation
 from scopewatch.v1 import monitor_pb2 as pb
 from scopewatch.v1 import monitor_pb2_grpc
+
+if TYPE_CHECKING:
+    # The document's classes take half of the time that importing the client would; `explain` imports them.
+    from scopewatch.explanation import Explanation
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["MonitorService"].full_name
 _SERVICE_CONFIG = {
@@ -117,7 +120,8 @@ class _Connection:
     @property
     def _sent(self) -> dict[str, Any]:
         """What goes with every call beside its message."""
-        return {"timeout": self._timeout_s, "metadata": None if self._token is None else bearer(self._token)}
+        shown = () if self._token is None else bearer(self._token)
+        return {"timeout": self._timeout_s, "metadata": (*shown, *trace_context())}
 
 
 class Client(_Connection):
@@ -153,7 +157,7 @@ class Client(_Connection):
 
     def explain(
         self, *, kept: str = "", top: int = 0, ablate: bool = False, delete: bool = False, **fields: Unpack[ScoreFields]
-    ) -> Explanation:
+    ) -> "Explanation":
         """Tells why a pair gets its verdict; needs the role `explain`.
 
         It is made when no pair waits to be scored, and tried again as other calls are: give the client time for it.
@@ -165,6 +169,8 @@ class Client(_Connection):
             delete: Whether to look for the smallest deletion of words after which the verdict is another.
             fields: The pair, as `score` takes it.
         """
+        from scopewatch.client.explanations import explain_request, explanation_of
+
         asked = explain_request(kept=kept, top=top, ablate=ablate, delete=delete, fields=fields)
         return explanation_of(self._call(self._stub.Explain, asked))
 
@@ -210,8 +216,10 @@ class AsyncClient(_Connection):
 
     async def explain(
         self, *, kept: str = "", top: int = 0, ablate: bool = False, delete: bool = False, **fields: Unpack[ScoreFields]
-    ) -> Explanation:
+    ) -> "Explanation":
         """Tells why a pair gets its verdict; needs the role `explain`. The arguments are those of `Client.explain`."""
+        from scopewatch.client.explanations import explain_request, explanation_of
+
         asked = explain_request(kept=kept, top=top, ablate=ablate, delete=delete, fields=fields)
         return explanation_of(await self._call(self._stub.Explain, asked))
 

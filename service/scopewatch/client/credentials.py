@@ -7,8 +7,8 @@ from pathlib import Path
 
 import grpc
 
-from scopewatch.doors.pem import load_pair, load_signers, read
 from scopewatch.errors import ConfigError
+from scopewatch.pem import load_pair, load_signers, read
 
 
 def channel_credentials(

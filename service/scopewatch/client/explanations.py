@@ -2,7 +2,7 @@
 
 import scopewatch
 from scopewatch.client.requests import ScoreFields, request
-from scopewatch.doors.grpc.explanation_messages import from_message
+from scopewatch.contract.explanation_messages import from_message
 from scopewatch.errors import FieldViolation, InvalidRequest, ScopewatchError
 from scopewatch.explanation import Explanation
 from scopewatch.v1 import monitor_pb2 as pb

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 from scopewatch.errors import FieldViolation, InvalidRequest
-from scopewatch.types import Turn
+from scopewatch.turn import Turn
 from scopewatch.v1 import monitor_pb2 as pb
 
 

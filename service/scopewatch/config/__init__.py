@@ -3,7 +3,7 @@
 Only this room reads the environment.
 """
 
-from scopewatch.config.addresses import host_and_port, is_loopback, is_loopback_host, socket_file
+from scopewatch.addresses import host_and_port, is_loopback, is_loopback_host, socket_file
 from scopewatch.config.environment import ENV_PREFIX, load_config, server_environment
 from scopewatch.config.folders import BUNDLED_WATCHLIST, WATCHLISTS_BY_NAME, cache_folder, watchlist_file
 from scopewatch.config.settings import ENGINE_SETTINGS, FILE_LISTS, SECRET_FILES, Config

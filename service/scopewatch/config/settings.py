@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from scopewatch.config.addresses import check_socket, host_and_port, is_loopback, socket_file
+from scopewatch.addresses import check_socket, host_and_port, is_loopback, socket_file
 from scopewatch.config.folders import BUNDLED_WATCHLIST, cache_folder
 from scopewatch.files import expanded
 

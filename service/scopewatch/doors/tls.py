@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Self
 
 from scopewatch.config import Config
-from scopewatch.doors.pem import load_pair, load_signers, read, reason
 from scopewatch.errors import ConfigError
 from scopewatch.files import expanded
 from scopewatch.metrics import Metrics
+from scopewatch.pem import load_pair, load_signers, read, reason
 
 log = logging.getLogger(__name__)
 

@@ -69,39 +69,41 @@ class MonitorServiceServicer:
     def Score(self, request, context):
         """Scores one pair against one watchlist.
 
-        INVALID_ARGUMENT names the field (google.rpc.BadRequest). RESOURCE_EXHAUSTED carries retry push-back
-        (trailing metadata `grpc-retry-pushback-ms`). UNAVAILABLE while warming up or draining.
+        INVALID_ARGUMENT names the field that is wrong (`google.rpc.BadRequest`). RESOURCE_EXHAUSTED says when to come back
+        (`google.rpc.RetryInfo`, and the trailing metadata `grpc-retry-pushback-ms`, which gRPC's own retries obey).
+        UNAVAILABLE is answered while the server warms up or drains: another one may answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchScore(self, request, context):
-        """Scores many pairs. Each item succeeds or fails alone; results come in the order of the requests.
+        """Scores many pairs. Each item succeeds or fails alone, and the results come in the order of the requests. The call
+        itself fails where it could not be read or let in as a whole, as `Score` does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInfo(self, request, context):
-        """What this process reads with, watches and accepts.
+        """Tells what this process reads with, what it watches and what it accepts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Why a pair got its verdict: the sums behind the scores, what else was active, how unusual that is, and how far it can
-        be trusted. Made when no pair waits to be scored; needs the role `explain`.
+        """Tells why a pair got its verdict: the sums behind the scores, what else was active, how unusual that is, and how
+        far it can be trusted. It is made when no pair waits to be scored, and needs the role `explain`.
 
-        As `Score`, and NOT_FOUND for `kept` where the service keeps no texts of such a pair.
+        It fails as `Score` does, and with NOT_FOUND where `kept` names a pair whose texts the service does not keep.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReloadWatchlists(self, request, context):
-        """Reads the watchlist files again and judges by them from now on, without a restart.
+        """Reads the watchlist files again and judges by them from now on, without a restart; needs the role `admin`.
 
         FAILED_PRECONDITION names every mistake in them; then nothing has changed.
         """

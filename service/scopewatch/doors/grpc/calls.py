@@ -10,12 +10,12 @@ import grpc
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
+from scopewatch.contract.status import PUSHBACK, code_of, pushback_ms, to_status
 from scopewatch.doors.admission import Admission
 from scopewatch.doors.auth import Roles, needed
 from scopewatch.doors.grpc.call import Context, call_of
 from scopewatch.doors.grpc.receiving import Receiver
 from scopewatch.doors.grpc.service import METHODS, SERVICE_NAME, MonitorService
-from scopewatch.doors.grpc.status import PUSHBACK, code_of, pushback_ms, to_status
 from scopewatch.errors import Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
 

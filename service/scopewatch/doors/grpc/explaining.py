@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+from scopewatch.contract.explanation_messages import to_message
 from scopewatch.doors.door import Spine
 from scopewatch.doors.grpc.call import Call
-from scopewatch.doors.grpc.explanation_messages import to_message
 from scopewatch.doors.grpc.requests import to_job
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import FieldViolation, InvalidRequest

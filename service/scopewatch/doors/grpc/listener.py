@@ -4,7 +4,6 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from scopewatch.config import Config
 from scopewatch.doors.admission import Admission
@@ -14,6 +13,7 @@ from scopewatch.doors.grpc.calls import Calls
 from scopewatch.doors.grpc.health import NOT_SERVING, SERVING, Health
 from scopewatch.doors.grpc.ports import HealthPort, add_port
 from scopewatch.doors.grpc.receiving import Receiver
+from scopewatch.doors.grpc.reflection import add_reflection
 from scopewatch.doors.grpc.service import SERVICE_NAME, MonitorService
 from scopewatch.doors.limits import Limits
 from scopewatch.doors.tls import Certificates
@@ -57,8 +57,7 @@ class GrpcDoor:
         stubs.add_MonitorServiceServicer_to_server(monitor_pb2_grpc.MonitorServiceServicer(), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:
-            names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            add_reflection(self._server, (SERVICE_NAME, health.SERVICE_NAME))
 
     async def listen(self) -> dict[str, str]:
         self._health.set("", SERVING)

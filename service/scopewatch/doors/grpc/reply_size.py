@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from google.rpc import status_pb2
 
-from scopewatch.doors.grpc.status import to_status
+from scopewatch.contract.status import to_status
 from scopewatch.errors import FieldViolation, InvalidRequest
 
 Result: TypeAlias = bytes | status_pb2.Status

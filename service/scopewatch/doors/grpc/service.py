@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 import scopewatch
+from scopewatch.contract.status import from_status, to_status
 from scopewatch.doors.door import Spine
 from scopewatch.doors.explaining import check_sees_exact_scores, tokens_read
 from scopewatch.doors.grpc.call import Call
@@ -15,7 +16,6 @@ from scopewatch.doors.grpc.info import info_response, reload_refusal, reload_res
 from scopewatch.doors.grpc.replies import Replies, batch_reply
 from scopewatch.doors.grpc.reply_size import Result, fitting
 from scopewatch.doors.grpc.requests import to_job
-from scopewatch.doors.grpc.status import from_status, to_status
 from scopewatch.doors.limits import Limits, check_batch
 from scopewatch.doors.role_file import Account
 from scopewatch.errors import ScopewatchError, SetupError
