@@ -41,9 +41,12 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,t
     /opt/tools/bin/pip --python /opt/venv install --root /layers/torch --no-deps --constraint constraints.txt \
       ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} torch && \
     /opt/tools/bin/pip --python /opt/venv install --root /layers/torch --constraint constraints.txt torch
+# The program, and the client that it depends on: two distributions of one source tree, which client/ links to.
 COPY pyproject.toml README.md LICENSE ./
+COPY protos protos
+COPY client client
 COPY service service
-RUN /opt/tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . && \
+RUN /opt/tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist ./client . && \
     /opt/tools/bin/pip --python /opt/venv install --root /layers/program --no-deps dist/*.whl && \
     /opt/tools/bin/pip --python /opt/venv check
 # What is in the environment, for scanners: CycloneDX, checked against its schema when written.
@@ -100,7 +103,7 @@ LABEL org.opencontainers.image.revision="${REVISION}"
 
 FROM runtime AS cuda
 
-USER root
+USER 0:0
 # A C compiler: Triton builds its launcher with one when a kernel is first compiled.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*

@@ -1,13 +1,11 @@
-"""The image and the manifests, checked without a cluster and without building anything."""
+"""The manifests, checked without a cluster."""
 
-import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +23,6 @@ from conftest import free_port, need, wait_until
 from scopewatch.cli import _parser
 from scopewatch.config import ENV_PREFIX, Config, load_config
 from scopewatch.doors.grpc.service import SERVICE_NAME
-from scopewatch.errors import ConfigError
 from scopewatch.pipeline.cache import KEY_PREFIX
 from scopewatch.pipeline.redis_client import redis_client
 
@@ -512,97 +509,3 @@ def _listens(port: int) -> bool:
     except ConnectionRefusedError:
         return False
     return True
-
-
-def dockerfile() -> list[tuple[str, str]]:
-    """Instructions and their arguments, continuation lines joined, arguments of FROM filled in."""
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
-    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines if line.strip())]
-
-
-def last_stage() -> list[tuple[str, str]]:
-    instructions = dockerfile()
-    return instructions[max(i for i, (word, _) in enumerate(instructions) if word == "FROM") :]
-
-
-def image_environment() -> dict[str, str]:
-    pairs = (pair for word, rest in last_stage() if word == "ENV" for pair in rest.split())
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
-def copied() -> Iterator[str]:
-    """What the build takes from the checkout."""
-    for word, rest in dockerfile():
-        if word in {"COPY", "ADD"} and "--from=" not in rest:
-            yield from (part for part in rest.split()[:-1] if not part.startswith("--"))
-
-
-def test_image_starts_from_a_named_release() -> None:
-    """Both stages start from one Debian image of a Python that the program supports, never from `latest`."""
-    arguments = dict(rest.split("=", 1) for word, rest in dockerfile() if word == "ARG" and "=" in rest)
-    bases = [rest.split()[0] for word, rest in dockerfile() if word == "FROM"]
-    assert ["${PYTHON_IMAGE}", "${PYTHON_IMAGE}"] == bases
-    named = re.fullmatch(r"python:3\.(\d+)-slim-\w+", arguments["PYTHON_IMAGE"])
-    assert named is not None
-    assert int(named[1]) >= 11
-
-
-def test_image_does_not_run_as_root(base: Manifests) -> None:
-    """The image's user is a number other than 0, and the one the Deployment runs it as."""
-    (user,) = [rest for word, rest in last_stage() if word == "USER"]
-    context = base.server["securityContext"]
-    assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
-    assert not user.startswith("0")
-
-
-def test_image_starts_the_program_without_a_shell() -> None:
-    """Signals reach the program: entry point and command are in exec form, and together a `serve` it parses."""
-    entry, command = (json.loads(rest) for word, rest in last_stage() if word in {"ENTRYPOINT", "CMD"})
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    assert list(scripts) == entry
-    assert "scopewatch.cli.serve" == _parser().parse_args(command).run.__module__
-
-
-def test_image_listens_outside_the_container() -> None:
-    """The image's settings name every interface and the ports it exposes; plaintext there is for its user to choose."""
-    settings = {name: value for name, value in image_environment().items() if name.startswith(ENV_PREFIX)}
-    with pytest.raises(ConfigError, match="plaintext"):
-        load_config(environ=settings)
-    config = load_config({"insecure": True}, environ=settings)
-    (exposed,) = [rest.split() for word, rest in last_stage() if word == "EXPOSE"]
-    assert [f"0.0.0.0:{port}" for port in exposed] == [config.grpc_address, config.metrics_address]
-
-
-def test_image_stays_offline_and_writes_only_to_tmp() -> None:
-    """Nothing is fetched at run time, and what libraries cache goes where a read-only container can write."""
-    environment = image_environment()
-    assert ("1", "/tmp") == (environment["HF_HUB_OFFLINE"], environment["HOME"])
-
-
-def test_image_says_which_version_it_is() -> None:
-    """The image's label, the package and the changelog agree on the version."""
-    labels = " ".join(rest for word, rest in last_stage() if word == "LABEL")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert f'image.version="{project["version"]}"' in labels
-    assert f'image.licenses="{project["license"]}"' in labels
-    assert project["version"] == scopewatch.__version__
-    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-
-
-def test_build_context_holds_what_is_copied() -> None:
-    """Everything the build copies is in the checkout, and .dockerignore lets in exactly that."""
-    ignored = [
-        line
-        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-        if line and not line.startswith("#")
-    ]
-    assert "*" == ignored[0]
-    assert {line[1:] for line in ignored if line.startswith("!")} == set(copied())
-    assert [] == [source for source in copied() if not (ROOT / source).exists()]
-
-
-def test_constraints_leave_the_build_of_torch_open() -> None:
-    """One constraints file serves CPU and CUDA images: torch is pinned to a release, without a build suffix."""
-    (pin,) = re.findall(r"^torch==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert "" == pin.partition("+")[2]

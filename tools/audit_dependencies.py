@@ -19,7 +19,9 @@ ALL_LOOKED_UP, VULNERABLE, NOT_LOOKED_UP = 0, 1, 2
 
 def main() -> int:
     files = ("requirements-image.txt", "requirements-tools.txt")
-    pins = [pin for name in files for pin in re.findall(r"^[\w.-]+==\S+", (ROOT / name).read_text("utf-8"), re.MULTILINE)]
+    pins = [
+        pin for name in files for pin in re.findall(r"^[\w.-]+==\S+", (ROOT / name).read_text("utf-8"), re.MULTILINE)
+    ]
     pins += re.findall(r"^torch==\S+", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
     # Without their hashes: pip-audit wants one of torch too as soon as one release has some.
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:

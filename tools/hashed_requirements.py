@@ -44,11 +44,15 @@ def image_python() -> str:
 def wanted() -> dict[str, list[str]]:
     """What each file begins with: what the service needs, torch's needs with it; what offline commands need; what builds the
     image."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    project, client = (
+        tomllib.loads((ROOT / folder / "pyproject.toml").read_text("utf-8"))["project"] for folder in (".", "client")
+    )
     pinned = {canonicalize_name(line.partition("==")[0]) for line in CONSTRAINTS.read_text("utf-8").splitlines()}
     # What torch needs and constraints.txt does not pin are the libraries of its CUDA build, and come with that build.
     of_torch = [need for need in requires("torch") or () if canonicalize_name(Requirement(need).name) in pinned]
-    own = [need for need in project["dependencies"] if Requirement(need).name != "torch"]
+    # The client comes from the checkout, so what it needs stands for it.
+    apart = {"torch", client["name"]}
+    own = [need for need in project["dependencies"] + client["dependencies"] if Requirement(need).name not in apart]
     extras = project["optional-dependencies"]
     return {
         IMAGE: own + extras["tracing"] + [need for need in of_torch if "extra ==" not in need],
