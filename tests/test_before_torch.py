@@ -137,6 +137,12 @@ CASES = [
     ("bench --watchlist NO_SAE", NO_SAE),
     ("bench --watchlist LIST --out NOWHERE", "--out NOWHERE: expected a file in a folder that exists"),
     ("plan --pairs-per-s 1 --tokens 10 --measured NOWHERE", NOT_READ),
+    (
+        "calibrate DATA --indicator new --out OUT --watchlist LIST --features lat/1",
+        "'lat'; did you mean late/1?",
+    ),
+    ("settings --config NOWHERE", "--config: NOWHERE: cannot be read: No such file or directory"),
+    ("settings --cache-secret-file NOWHERE", NOT_READ),
     ("serve --watchlist NOWHERE", NOT_READ),
     ("serve --watchlist NO_READER", NO_READER),
     ("serve --watchlist NO_SAE", NO_SAE),
@@ -201,6 +207,6 @@ def test_what_is_missing_is_said_before_torch_is_imported(
 
 
 def test_every_command_that_takes_a_path_is_among_them() -> None:
-    """No command but the demo, which takes no path, may be left out above."""
+    """No command but those that take no path may be left out above."""
     commands = next(action for action in _parser()._actions if isinstance(action.choices, dict)).choices
-    assert {command.split()[0] for command, _ in CASES} == set(commands) - {"demo"}
+    assert {command.split()[0] for command, _ in CASES} == set(commands) - {"demo", "completion"}

@@ -15,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 from plain_words import WORDS
 from scopewatch.calibration.calibrate import calibrate
-from scopewatch.calibration.sparse_fit import fit_combination, platt
+from scopewatch.calibration.log_odds import platt
+from scopewatch.calibration.sparse_fit import fit_combination
 from scopewatch.calibration.split import split
 from scopewatch.calibration.thresholds import benign_threshold
 from scopewatch.calibration.wanted import Kind, Wanted, Weights

@@ -238,6 +238,37 @@ class TestPaths:
             "far": str(tmp_path / "y.npz"),
         }
 
+    @pytest.mark.parametrize("spelled", ["{}/reader", "{}/lists/../reader", "reader", "lists/../reader"])
+    def test_a_folder_can_be_moved(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelled: str) -> None:
+        """However its files are named, what is written finds them wherever the folder is moved to."""
+        folder, moved = tmp_path / "before", tmp_path / "elsewhere" / "after"
+        for name in ("lists", "reader", "saes/one"):
+            (folder / name).mkdir(parents=True)
+        monkeypatch.chdir(folder)
+        saes = {"res": SaeSource(path="lists/../saes/one")}
+        write_indicator(folder / "new.yaml", indicator(), ReaderSource(path=spelled.format(folder)), saes, "clinic")
+        moved.parent.mkdir()
+        monkeypatch.chdir(tmp_path)
+        folder.rename(moved)
+        read = load_watchlist(moved / "new.yaml")
+
+        assert (read.reader.path, read.saes["res"].path) == ("reader", "saes/one")
+        assert read.resolve(read.reader.path) == moved / "reader"
+        assert read.resolve(read.reader.path).is_dir()
+
+    def test_dots_behind_a_link_stay(self, tmp_path: Path) -> None:
+        """A path that leads elsewhere without its dots keeps them."""
+        (tmp_path / "there" / "deep").mkdir(parents=True)
+        (tmp_path / "there" / "reader").mkdir()
+        (tmp_path / "here" / "reader").mkdir(parents=True)
+        (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "deep")
+        reader = ReaderSource(path=str(tmp_path / "here" / "link" / ".." / "reader"))
+        file = tmp_path / "here" / "new.yaml"
+        write_indicator(file, indicator(), reader, {"res": SaeSource(id="a/b/c")}, "clinic")
+        read = load_watchlist(file)
+
+        assert read.resolve(read.reader.path).samefile(tmp_path / "there" / "reader")
+
     def test_links_are_named_as_they_are(self, tmp_path: Path) -> None:
         """A hub cache links to files without a name, and names say what an SAE is."""
         (tmp_path / "blob").write_text("x")

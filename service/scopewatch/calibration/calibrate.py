@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scopewatch.calibration.chosen_features import chosen_remarks, fitted
 from scopewatch.calibration.evidence import BAG_OF_WORDS, HeldOutEvidence, measure
 from scopewatch.calibration.simple_detectors import (
     Dense,
@@ -22,7 +23,6 @@ from scopewatch.calibration.sparse_fit import (
     Features,
     best_column,
     fit_chosen,
-    fit_combination,
     scores_of,
 )
 from scopewatch.calibration.split import Split, split
@@ -116,14 +116,7 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
     drawn = [pairs[row] for row in parts.fit[sides.drawn]]
     labels, groups, sources = labels_of(drawn), groups_of(drawn), [pair.source for pair in drawn]
     folds = source_folds(labels, sources, groups) if wanted.across_sources else grouped_folds(labels, groups)
-    combination = fit_combination(
-        sides.features,
-        labels,
-        folds,
-        terms=wanted.terms,
-        weights=wanted.weights,
-        share=float(sides.labels.mean()),
-    )
+    combination = fitted(sides.features, labels, folds, wanted, terms=wanted.terms, share=float(sides.labels.mean()))
     probe = dense_probe(sides.dense, sides.labels, [pairs[row].group for row in parts.fit])
     scores = {"sae_features": sides.scores_out([combination])[0], "dense_probe": probe.scores(sides.dense_out)}
     is_probe = wanted.kind == "probe"
@@ -132,8 +125,10 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
     def alternatives() -> dict[str, Scores]:
         return text_detectors(pairs, parts) | _simple_detectors(sides, len(combination.terms)) | scores
 
-    fitted = probe if is_probe else combination
+    detector = probe if is_probe else combination
     remarks = [f"The dense probe reads activations by the pooling {probe.pooling}, which cross-validation chose."]
+    if wanted.features:
+        remarks += chosen_remarks(combination, wanted.features, sides.features, labels)
     if wanted.across_sources:
         each = (
             f"{sources[out[0]]} {value:.3f}" for (_, out), value in zip(folds, combination.fold_aurocs, strict=True)
@@ -142,7 +137,7 @@ def calibrate(pairs: Sequence[LabelledPair], pooled: PooledPairs, wanted: Wanted
     fit_scores = probe.scores(sides.dense) if is_probe else combination.scores(sides.features)
     evidence = measure(
         *(pairs, parts, own),
-        fitted=fitted,
+        fitted=detector,
         alternatives=alternatives,
         wanted=wanted,
         remarks=tuple(remarks),

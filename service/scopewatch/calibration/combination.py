@@ -10,10 +10,10 @@ from scopewatch.calibration.calibrate import text_detectors
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
 from scopewatch.calibration.evidence import HeldOutEvidence, assert_enough, measure
 from scopewatch.calibration.fragility.table import Reread, table_of
+from scopewatch.calibration.log_odds import platt
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.reference import held_out_reference
 from scopewatch.calibration.request import Request, score_all, telling
-from scopewatch.calibration.sparse_fit import platt
 from scopewatch.calibration.split import Split, split
 from scopewatch.calibration.term_tables import combination_table
 from scopewatch.calibration.thresholds import Lengths

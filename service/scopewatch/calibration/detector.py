@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from scopewatch.calibration.calibrate import Found, calibrate
 from scopewatch.calibration.card_making import data_files, labelled_card, made_with
+from scopewatch.calibration.chosen_features import assert_in_range
 from scopewatch.calibration.evidence import assert_enough
 from scopewatch.calibration.fragility.of_features import FittedOnFeatures
 from scopewatch.calibration.fragility.table import table_of
@@ -77,6 +78,7 @@ def calibrate_detector(
     _rehearse(request, sources)
     assert_enough(pairs, wanted)
     dictionary = build_dictionary(sources.reader, sources.sae, config)
+    assert_in_range(wanted.features, dictionary.d_sae)
     pooled = encode_pairs(pairs, dictionary, segment=_segment(request), folder=work_dir, reading=request.reading)
     tally = read.tally.without(pooled.left_out).noting(*pooled.notes).need(request.indicator)
     # On matrices so small, threads that wait for each other cost more than they do.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scopewatch.calibration.log_odds import platt
 from scopewatch.calibration.logistic import cross_validated, logistic
-from scopewatch.calibration.sparse_fit import platt
 from scopewatch.errors import DataError, Unsupported
 from scopewatch.statistics.folds import folds_of
 from scopewatch.statistics.scores import Bool

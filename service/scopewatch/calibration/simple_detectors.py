@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scopewatch.calibration.log_odds import platt
 from scopewatch.calibration.logistic import cross_validated, logistic
-from scopewatch.calibration.sparse_fit import platt
 from scopewatch.errors import DataError
 from scopewatch.pairs.kept_poolings import DENSE_POOLINGS, MEAN
 from scopewatch.pairs.labelled import LabelledPair, groups_of, labels_of

@@ -14,6 +14,7 @@ from itertools import chain, product
 import numpy as np
 from numpy.typing import NDArray
 
+from scopewatch.calibration.log_odds import log_odds
 from scopewatch.calibration.wanted import Weights
 from scopewatch.errors import DataError, Unsupported
 from scopewatch.statistics.folds import Folds
@@ -23,9 +24,7 @@ from scopewatch.watch.indicators import Probability
 from scopewatch.watch.poolings import Pooling
 
 try:
-    from scipy.optimize import brentq
     from scipy.sparse import csr_array
-    from scipy.special import expit
     from sklearn.linear_model import LogisticRegression, Ridge
 except ImportError:
     raise DataError("calibration needs scikit-learn: pip install 'scopewatch[calibration]'") from None
@@ -33,10 +32,10 @@ except ImportError:
 Float32 = NDArray[np.float32]
 Features = Mapping[Pooling, csr_array]
 """The pooled features, shape (n_pairs, d_sae), by the pooling; each may be read from disk whenever it is asked for."""
+Column = tuple[Pooling, int]
+"""A pooling and a feature."""
 _Choice = tuple[int, float]
 """A number of terms and a strength."""
-_Held = Sequence[tuple[Rows, Scores]]
-"""For each fold, the rows that were left out and their scores by the fit on the others."""
 
 _TERMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _STRENGTHS = (0.0003, 0.003, 0.03, 0.3)
@@ -96,7 +95,7 @@ class _Columns:
     poolings: tuple[Pooling, ...]
     features: Rows
 
-    def names(self) -> list[tuple[Pooling, int]]:
+    def names(self) -> list[Column]:
         return list(zip(self.poolings, self.features.tolist(), strict=True))
 
 
@@ -125,24 +124,52 @@ def fit_combination(
     grid = (terms,) if terms else _TERMS
     parts = [fit for fit, _ in folds] + [np.arange(len(labels))]
     *in_folds, columns = (part.names() for part in _ranked_in(features, labels, parts, weights, max(grid)))
-    named = {name: place for place, name in enumerate(dict.fromkeys(chain(*in_folds, columns)))}
-    values = _dense(features, list(named))
+    places = {name: place for place, name in enumerate(dict.fromkeys(chain(*in_folds, columns)))}
+    ranked = [[places[name] for name in names] for names in (*in_folds, columns)]
+    values = values_of(features, list(places))
+    return fit_values(values, list(places), labels, folds, ranked=ranked, terms=grid, weights=weights, share=share)
+
+
+def fit_values(
+    values: Float32,
+    names: Sequence[Column],
+    labels: Bool,
+    folds: Folds,
+    *,
+    ranked: Sequence[Sequence[int]],
+    terms: Sequence[int],
+    weights: Weights = "free",
+    share: float | None = None,
+) -> Combination:
+    """Weighs columns of values; cross-validation chooses how many of them, and the penalty.
+
+    Args:
+        values: The values of the columns on the pairs to fit, shape (n_pairs, n_columns).
+        names: The pooling and the feature of each column.
+        labels: The label of each of these pairs; both must occur.
+        folds: The folds of the cross-validation.
+        ranked: For each fold, and then for all pairs, the numbers of columns, best first.
+        terms: The numbers of terms of which one is chosen.
+        weights: Whether weights may be negative.
+        share: As of `fit_combination`.
+    """
     held: dict[_Choice, list[tuple[Rows, Scores]]] = {}
-    for (fit, left_out), names in zip(folds, in_folds, strict=True):
-        x = values[:, [named[name] for name in names]]
-        for count, strength in product(grid, _STRENGTHS):
+    for (fit, left_out), columns in zip(folds, ranked[:-1], strict=True):
+        x = values[:, columns]
+        for count, strength in product(terms, _STRENGTHS):
             # The penalty of a pair is that of the fit on all pairs, or fewer pairs would give scores closer to 0.
             weight, bias = _weigh(x[fit, :count], labels[fit], strength * len(labels) / len(fit), weights)
             held.setdefault((count, strength), []).append((left_out, x[left_out, :count] @ weight + bias))
     aurocs = {choice: tuple(auroc(labels[rows], scores) for rows, scores in parts) for choice, parts in held.items()}
     count, strength = max(aurocs, key=lambda choice: float(np.mean(aurocs[choice])))
-    x = values[:, [named[name] for name in columns[:count]]]
+    columns = ranked[-1][:count]
+    x = values[:, columns]
     weight, bias = _weigh(x, labels, strength, weights)
-    slope, intercept = _log_odds(held[count, strength], x @ weight + bias, labels, share or float(labels.mean()))
+    slope, intercept = log_odds(held[count, strength], x @ weight + bias, labels, share or float(labels.mean()))
     weight, bias = weight * slope, bias * slope + intercept
     order = np.argsort(-np.abs(weight) * x.std(axis=0), kind="stable")
     return Combination(
-        terms=tuple(Term(columns[i][1], columns[i][0], float(f"{weight[i]:.6g}")) for i in order if weight[i]),
+        terms=tuple(_term(names[columns[i]], float(weight[i])) for i in order if weight[i]),
         bias=float(f"{bias:.6g}"),
         strength=strength,
         cv_auroc=float(np.mean(aurocs[count, strength])),
@@ -151,9 +178,14 @@ def fit_combination(
     )
 
 
-def fit_chosen(features: Features, columns: Sequence[tuple[Pooling, int]], labels: Bool) -> Combination:
+def _term(column: Column, weight: float) -> Term:
+    pooling, feature = column
+    return Term(feature, pooling, float(f"{weight:.6g}"))
+
+
+def fit_chosen(features: Features, columns: Sequence[Column], labels: Bool) -> Combination:
     """A combination of the given columns, without any choosing: a control for one whose columns were chosen."""
-    weight, bias = _weigh(_dense(features, columns), labels, 1.0, "free")
+    weight, bias = _weigh(values_of(features, columns), labels, 1.0, "free")
     found = zip(columns, weight, strict=True)
     return Combination(
         terms=tuple(Term(feature, pooling, float(value)) for (pooling, feature), value in found),
@@ -164,7 +196,7 @@ def fit_chosen(features: Features, columns: Sequence[tuple[Pooling, int]], label
     )
 
 
-def best_column(features: Features, labels: Bool) -> tuple[Pooling, int]:
+def best_column(features: Features, labels: Bool) -> Column:
     """The pooling and the feature with the AUROC furthest from one half.
 
     Raises:
@@ -226,7 +258,7 @@ def _gaps(matrix: csr_array, labels: Bool, least: int) -> tuple[Scores, Rows]:
     return column_aurocs(matrix[:, kept], labels) - 0.5, kept
 
 
-def _dense(features: Features, columns: Sequence[tuple[Pooling, int]]) -> Float32:
+def values_of(features: Features, columns: Sequence[Column]) -> Float32:
     """The values of columns, shape (n_pairs, n_columns). Each pooling is asked for once."""
     found: list[Float32] = []
     places: list[int] = []
@@ -235,38 +267,6 @@ def _dense(features: Features, columns: Sequence[tuple[Pooling, int]]) -> Float3
         found.append(matrix[:, [columns[place][1] for place in mine]].toarray())
         places += mine
     return np.concatenate(found, axis=1)[:, np.argsort(places)]
-
-
-def platt(scores: Scores, labels: Bool) -> Probability:
-    """The logistic map from scores to probabilities (Platt 1999; a slight penalty in place of his smoothed targets).
-
-    A score that runs the wrong way gets the flattest map there is.
-    """
-    spread = scores.std() or 1.0
-    fitted = LogisticRegression(C=1e3).fit(scores[:, None] / spread, labels)
-    slope = max(float(fitted.coef_[0, 0]) / spread, 1e-9)
-    return Probability(slope=float(f"{slope:.6g}"), intercept=float(f"{fitted.intercept_[0]:.6g}"))
-
-
-def _log_odds(held: _Held, scores: Scores, labels: Bool, share: float) -> tuple[float, float]:
-    """The slope and intercept that make log-odds of the scores by the fit on all pairs.
-
-    The slope is fitted on scores of pairs left out, with an intercept for each fold: where a fold is a source, the fit
-    without it expects the others' share of positives. The intercept then makes the probabilities of all pairs average
-    the share of positives among those that they were drawn from, whose positives and negatives they stand for.
-    """
-    rows, left_out = (np.concatenate(parts) for parts in zip(*held, strict=True))
-    fold = np.repeat(np.eye(len(held)), [len(part) for part, _ in held], axis=0)
-    spread = left_out.std() or 1.0
-    fitted = LogisticRegression(C=1e3).fit(np.column_stack([left_out / spread, fold]), labels[rows])
-    slope = max(float(fitted.coef_[0, 0]) / spread, 1e-9)
-    far = 50 + float(np.abs(slope * scores).max())
-    stand_for = np.where(labels, share / labels.mean(), (1 - share) / (1 - labels.mean()))
-
-    def excess(intercept: float) -> float:
-        return float(np.mean(stand_for * expit(slope * scores + intercept))) - share
-
-    return slope, float(brentq(excess, -far, far))
 
 
 def _weigh(x: Float32, labels: Bool, strength: float, weights: Weights) -> tuple[Scores, float]:

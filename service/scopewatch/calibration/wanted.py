@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from scopewatch.identity import FeatureKey
 from scopewatch.watch.poolings import Pooling
 
 Kind = Literal["features", "probe", "words", "combination"]
@@ -24,6 +25,8 @@ class Wanted:
     terms: int | None = None
     """The number of weighted features; None has cross-validation choose it."""
     weights: Weights = "free"
+    features: tuple[FeatureKey, ...] = ()
+    """The features that it is to be made of; none for those that the data choose."""
     poolings: tuple[Pooling, ...] = ()
     """The poolings of features that are considered; none for all that are kept of a pair."""
     across_sources: bool = False

@@ -11,10 +11,10 @@ from scopewatch.calibration.card_making import data_files, labelled_card, made_w
 from scopewatch.calibration.evidence import Fitted, assert_enough, measure
 from scopewatch.calibration.fragility.table import Reread, table_of
 from scopewatch.calibration.hashed_bag import HashedBag, hashed_bag
+from scopewatch.calibration.log_odds import platt
 from scopewatch.calibration.outcome import Outcome
 from scopewatch.calibration.reference import held_out_reference
 from scopewatch.calibration.request import Request, score_all
-from scopewatch.calibration.sparse_fit import platt
 from scopewatch.calibration.split import split
 from scopewatch.calibration.term_tables import words_table
 from scopewatch.calibration.thresholds import Lengths

@@ -5,8 +5,12 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scopewatch.errors import DataError
+
+if TYPE_CHECKING:
+    from scopewatch.identity import FeatureKey
 
 
 def check_written(*files: Path | None) -> None:
@@ -105,6 +109,27 @@ def indices(argument: str) -> list[int]:
     if min(found) < 0:
         raise argparse.ArgumentTypeError(f"{argument!r}: a feature index is not negative")
     return found
+
+
+def features(argument: str) -> "tuple[FeatureKey, ...]":
+    """Argument type: features, each with the name of its SAE, such as sae/1,sae/5."""
+    from scopewatch.identity import FeatureKey
+
+    found = []
+    for part in text(argument).split(","):
+        sae, _, index = part.strip().rpartition("/")
+        if not sae or not index.isdecimal():
+            raise argparse.ArgumentTypeError(
+                f"{part!r}: expected the SAE's name and a feature's index, such as sae/7957"
+            )
+        found.append(FeatureKey(sae, int(index)))
+    if twice := [str(key) for key in dict.fromkeys(found) if found.count(key) > 1]:
+        raise argparse.ArgumentTypeError(f"{', '.join(twice)}: is named twice")
+    if len({key.sae for key in found}) > 1:
+        raise argparse.ArgumentTypeError(
+            f"{argument!r}: names features of several SAEs; make an indicator of each one's, and --combine them"
+        )
+    return tuple(found)
 
 
 def valid_name(argument: str) -> str:

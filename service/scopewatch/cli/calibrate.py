@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scopewatch import logs
-from scopewatch.cli.argument_types import check_folder, check_written, share, text, valid_name
+from scopewatch.cli.argument_types import check_folder, check_written, features, share, text, valid_name
 from scopewatch.cli.data_files import DATA_HELP, add_reading, data_of, reading_of, tell
-from scopewatch.cli.reader_and_sae import add_reader_and_sae, add_work_dir, reader_of, sae_of
+from scopewatch.cli.reader_and_sae import add_reader_and_sae, add_work_dir, check_named, reader_of, sae_of
 from scopewatch.cli.settings import AddCommand, add_settings, settings
 from scopewatch.config import BUNDLED_WATCHLIST, ENGINE_SETTINGS, Config
 from scopewatch.errors import ConfigError
@@ -23,7 +23,7 @@ _MOST_TERMS = 512
 _FEATURES, _ACTIVATIONS = ("--kind features",), ("--kind features", "--kind probe")
 _MADE_OF = {
     "lexicon": ("--kind words",),
-    **dict.fromkeys(("terms", "poolings", "across_sources"), _FEATURES),
+    **dict.fromkeys(("features", "terms", "poolings", "across_sources"), _FEATURES),
     **dict.fromkeys(
         ("reader", "rendering", "sae", "revision", "hookpoint", "norm_factor", "k", "sae_name"), _ACTIVATIONS
     ),
@@ -68,6 +68,13 @@ def _add_detector(group: argparse._ArgumentGroup) -> None:
         type=_lexicon,
         metavar="NAME|WORD,...",
         help="with --kind words: the share of words in this list, in place of a bag",
+    )
+    group.add_argument(
+        "--features",
+        type=features,
+        default=(),
+        metavar="SAE/N,...",
+        help="make it of exactly these features of one SAE, by its name in the watchlist, such as sae/7957,sae/12",
     )
     group.add_argument(
         "--terms", type=_terms, default=None, metavar="auto|N", help="weighted features; auto by cross-validation"
@@ -171,6 +178,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ConfigError("--benign sets the threshold of an indicator that is there; leave --combine out")
     if (args.weights == "equal") != bool(args.combine) and args.weights != "free":
         raise ConfigError("--weights: equal is for --combine, nonnegative for features")
+    if args.features and args.terms:
+        raise ConfigError("--terms: is for features that the data choose; leave it out with --features")
     made = "--benign" if args.benign else "--combine" if args.combine else f"--kind {args.kind}"
     for option, kinds in _MADE_OF.items():
         if getattr(args, option) and made not in kinds:
@@ -184,6 +193,7 @@ def _request(args: argparse.Namespace, data: list[Path], base: "Watchlist", watc
     from scopewatch.pairs.kept_poolings import pooling_named
 
     options = (
+        "features",
         "max_fpr",
         "confidence",
         "held_out",
@@ -233,11 +243,13 @@ def _calibrate(args: argparse.Namespace, request: "Request", config: Config) -> 
 
         return calibrate_words(request, args.lexicon, config, describe=args.describe)
     reader = reader_of(args, request.base)
-    known_as, sae = sae_of(args, request.base)
+    known_as, sae = sae_of(args, request.base, args.features)
+    sae_name = args.sae_name or known_as or "sae"
+    check_named(args.features, sae_name)
     check_places(reader, [SaeChoice(known_as, sae)], config)
     from scopewatch.calibration.detector import Sources, calibrate_detector
 
-    sources = Sources(reader, sae, args.sae_name or known_as or "sae")
+    sources = Sources(reader, sae, sae_name)
     return calibrate_detector(request, sources, config, work_dir=expanded(args.work_dir), describe=args.describe)
 
 

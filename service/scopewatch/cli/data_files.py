@@ -1,12 +1,12 @@
 """Arguments that say which files hold the pairs and how they are read, and what a run says of rows it left out."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scopewatch.cli.argument_types import text
+from scopewatch.cli.terminal import remark
 
 if TYPE_CHECKING:
     from scopewatch.pairs.columns import Columns
@@ -74,7 +74,7 @@ def tell(tally: "Tally", *, did: str, whose: str = "") -> int:
     if not tally.left_out:
         return 0
     for line in tally.first_lines:
-        print(line, file=sys.stderr)
+        remark(line)
     counts = f"read {tally.read:,} rows, {did} {tally.used:,}, left out {tally.left_out:,}: {tally.by_reason}"
-    print(f"scopewatch: {whose}{counts}", file=sys.stderr)
+    remark(f"scopewatch: {whose}{counts}")
     return SOME_LEFT_OUT

@@ -1,7 +1,6 @@
 """`explain`: why pairs got their verdicts, by this process or by a running server."""
 
 import argparse
-import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,6 +13,7 @@ from scopewatch.cli.connecting import add_server, connect
 from scopewatch.cli.data_files import DATA_HELP, add_columns, columns_of, data_of
 from scopewatch.cli.explanation_output import Output, add_output
 from scopewatch.cli.settings import AddCommand, add_settings, settings
+from scopewatch.cli.terminal import remark
 from scopewatch.config import ENGINE_SETTINGS
 from scopewatch.errors import DataError, EngineDied, EngineError, InvalidRequest, NotKept
 from scopewatch.explanation import MOST_TOP, Wants
@@ -85,12 +85,12 @@ def _run(args: argparse.Namespace) -> int:
                 raise
             except (InvalidRequest, NotKept, EngineError) as error:
                 failed = True
-                print(f"failed: {pair.place}: {error}", file=sys.stderr)
+                remark(f"failed: {pair.place}: {error}")
                 continue
             out.write(number, explanation)
             if pair.scanned not in {"", explanation.verdict}:
                 by = f"by {explanation.provenance.watchlist} it is {explanation.verdict}"
-                print(f"{pair.place}: the scan said {pair.scanned}; {by}", file=sys.stderr)
+                remark(f"{pair.place}: the scan said {pair.scanned}; {by}")
     return 1 if failed else 0
 
 

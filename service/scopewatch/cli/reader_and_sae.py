@@ -2,15 +2,18 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scopewatch.cli.argument_types import text
+from scopewatch.cli.parser import meaning
 from scopewatch.config import cache_folder
 from scopewatch.errors import ConfigError, SaeError
 from scopewatch.files import expanded
 
 if TYPE_CHECKING:
+    from scopewatch.identity import FeatureKey
     from scopewatch.sources import ReaderSource, SaeSource
     from scopewatch.watch.watchlist import Watchlist
 
@@ -85,14 +88,21 @@ def reader_of(args: argparse.Namespace, base: "Watchlist") -> "ReaderSource":
     return named.model_copy(update={"path": str(Path(named.path).absolute())}) if named.path else named
 
 
-def sae_of(args: argparse.Namespace, base: "Watchlist") -> "tuple[str, SaeSource]":
-    """The SAE that the arguments name, else that of the watchlist.
+def sae_of(
+    args: argparse.Namespace, base: "Watchlist", features: "Sequence[FeatureKey]" = ()
+) -> "tuple[str, SaeSource]":
+    """The SAE that the arguments name, by itself or by its features, else that of the watchlist.
+
+    Args:
+        args: The arguments.
+        base: The watchlist.
+        features: The features that the arguments name, of one SAE.
 
     Returns:
         The SAE's name in the watchlist, empty where it has none, and the SAE.
 
     Raises:
-        ConfigError: The watchlist has several SAEs, or a reader was named without an SAE.
+        ConfigError: The watchlist has several SAEs, or not this one; or a reader was named without an SAE.
     """
     probes = {part.key.sae for entry in base.indicators if entry.kind == "probe" for part in entry.features}
     known = {name: source for name, source in base.saes.items() if name not in probes}
@@ -100,10 +110,27 @@ def sae_of(args: argparse.Namespace, base: "Watchlist") -> "tuple[str, SaeSource
         return "", sae_source(args)
     if args.reader and not args.sae:
         raise ConfigError("--reader: say with --sae which SAE was made for it")
-    if not args.sae and len(known) != 1:
+    name = args.sae or (features[0].sae if features and not args.sae_name else "")
+    if name and name not in known:
+        meant = meaning(name, known)
+        hint = f"did you mean {meant}/{features[0].index}?" if meant else f"there are: {', '.join(sorted(known))}"
+        raise ConfigError(f"--features: {base.file} has no SAE {name!r}; {hint}")
+    if not name and len(known) != 1:
         raise ConfigError(f"--sae: {base.file} has {len(known)} SAEs ({', '.join(sorted(known))}); say which")
-    name = args.sae or next(iter(known))
+    name = name or next(iter(known))
     return name, base.absolute(known[name])
+
+
+def check_named(features: "Sequence[FeatureKey]", sae_name: str) -> None:
+    """Refuses features of another SAE than the one that is read.
+
+    Raises:
+        ConfigError: Says what the SAE is called.
+    """
+    if features and features[0].sae != sae_name:
+        raise ConfigError(
+            f"--features: the SAE is called {sae_name} here; did you mean {sae_name}/{features[0].index}?"
+        )
 
 
 def add_sae(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from scopewatch.config import FILE_LISTS, SECRET_FILES, Config, load_config
+from scopewatch.config import CONFIG, FILE_LISTS, SECRET_FILES, Config, Effective, effective
 
 
 class AddCommand(Protocol):
@@ -16,6 +16,13 @@ class AddCommand(Protocol):
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
     """Adds a flag for each setting named; one that is not given leaves it to the environment and the defaults."""
     group = parser.add_argument_group("settings")
+    group.add_argument(
+        "--config",
+        help="file in TOML with settings, below the environment and the flags; `scopewatch settings` prints one",
+        default=argparse.SUPPRESS,
+        dest=f"setting_{CONFIG}",
+        metavar="FILE",
+    )
     for name in names:
         setting = Config.model_fields[name]
         default = setting.default
@@ -41,12 +48,17 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
 
 
 def settings(args: argparse.Namespace) -> Config:
-    """The configuration that flags and environment give.
+    """The configuration that flags, environment and config file give.
 
     Raises:
         ConfigError: Settings are wrong; every one of them is named.
     """
-    return load_config({k.removeprefix("setting_"): v for k, v in vars(args).items() if k.startswith("setting_")})
+    return effective_settings(args).config
+
+
+def effective_settings(args: argparse.Namespace) -> Effective:
+    """The configuration with the source of each setting; errors are those of `settings`."""
+    return effective({k.removeprefix("setting_"): v for k, v in vars(args).items() if k.startswith("setting_")})
 
 
 def _shown(default: Any) -> Any:

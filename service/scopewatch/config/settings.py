@@ -25,6 +25,8 @@ ENGINE_SETTINGS = (
 """Settings that decide what the engine computes and how fast; commands without a server have only these."""
 FILE_LISTS = ("watchlist", "shadow")
 """Settings that name several files: variables split them as PATH does, flags take several values."""
+FILES = ("labels", "tls_cert", "tls_key", "tls_client_ca", "roles", "audit_dir", "reader_dir", "pack_dir")
+"""Settings that name one file or folder; in a config file it counts from that file's folder."""
 
 
 class Config(BaseModel):

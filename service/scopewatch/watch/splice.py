@@ -5,6 +5,7 @@ Their lines are put into the text, of which nothing else changes. Where that can
 `[...]`, the file is written anew from what ruamel.yaml keeps of it: comments, quotes, anchors.
 """
 
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -63,7 +64,7 @@ def write_indicator(
             indicator does not fit into it.
         DataError: The file cannot be written.
     """
-    folder = file.absolute().parent
+    folder = _plain(file.absolute().parent)
     reader = _from(folder, reader)
     saes = {sae: _from(folder, source) for sae, source in saes.items()}
     there = load_watchlist(file) if file.exists() else None
@@ -281,9 +282,18 @@ def _assert_same(there: Watchlist, reader: ReaderSource, saes: Mapping[str, SaeS
 
 
 def _from(folder: Path, source: Any) -> Any:
-    """The source with its path counted from `folder`, if it lies below, else absolute."""
+    """The source with its path counted from `folder`, if it lies in there, else absolute: so a folder can be moved with
+    what is in it, to another system too.
+    """
     if not source.path:
         return source
     # Links are not followed: in a hub cache they lead to files without a name.
-    path = expanded(source.path).absolute()
-    return source.model_copy(update={"path": str(path.relative_to(folder) if path.is_relative_to(folder) else path)})
+    path = _plain(expanded(source.path).absolute())
+    inside = path.is_relative_to(folder)
+    return source.model_copy(update={"path": path.relative_to(folder).as_posix() if inside else str(path)})
+
+
+def _plain(path: Path) -> Path:
+    """A path without `..`, if it leads to the same place: behind a link it may not."""
+    plain = Path(os.path.normpath(path))
+    return plain if plain.exists() and plain.samefile(path) else path

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from scopewatch.calibration.calibrate import Found
+from scopewatch.calibration.chosen_features import fitted
 from scopewatch.calibration.fragility.table import Reread
 from scopewatch.calibration.simple_detectors import dense_probe, rows_of
-from scopewatch.calibration.sparse_fit import fit_combination
 from scopewatch.calibration.wanted import Wanted
 from scopewatch.engine.dictionary import DictionaryEngine
 from scopewatch.pairs.labelled import LabelledPair, labels_of
@@ -57,11 +57,5 @@ class FittedOnFeatures:
             probe = dense_probe(rows_of(self.pooled.dense, fit), labels, groups)
             return probe.scores(rows_of(self.pooled.dense, out))
         fit_features, out_features = (StoredFeatures(self.pooled, rows, self.wanted.poolings) for rows in (fit, out))
-        fitted = fit_combination(
-            fit_features,
-            labels,
-            grouped_folds(labels, groups),
-            terms=len(self.found.combination.terms),
-            weights=self.wanted.weights,
-        )
-        return fitted.scores(out_features)
+        folds, terms = grouped_folds(labels, groups), len(self.found.combination.terms)
+        return fitted(fit_features, labels, folds, self.wanted, terms=terms).scores(out_features)
