@@ -15,6 +15,7 @@ import yaml
 import scopewatch
 from dockerfile import ROOT, copied, dockerfile, environment, last, stages, whole
 from scopewatch.cli import _parser
+from scopewatch.cli.settings import settings
 from scopewatch.config import ENV_PREFIX, load_config
 from scopewatch.errors import ConfigError
 
@@ -172,3 +173,18 @@ def test_a_container_s_first_process_ends_on_sigterm() -> None:
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("utf-8").split()
         subprocess.run(["kill", "-TERM", child], check=True)
         assert 128 + signal.SIGTERM == process.wait(timeout=60)
+
+
+def test_offline_commands_are_not_held_to_the_addresses_of_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the image every command sees the addresses that `serve` listens on; those that listen on none run all the same."""
+    for name, value in environment("cpu").items():
+        if name.startswith(ENV_PREFIX):
+            monkeypatch.setenv(name, value)
+    for command in (
+        ["scan", "pairs.jsonl", "--out", "scored.jsonl"],
+        ["demo"],
+        ["evaluate", "x.jsonl", "--indicator", "x"],
+    ):
+        assert settings(_parser().parse_args(command)).in_the_clear == ()
+    with pytest.raises(ConfigError, match="plaintext"):
+        settings(_parser().parse_args(["serve"]), serves=True)
