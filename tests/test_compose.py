@@ -1,6 +1,5 @@
 """deploy/compose: what one `docker compose up` would start, checked without Docker; Redis and Prometheus are real."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -162,7 +161,10 @@ def test_grafana_finds_its_source_and_its_dashboards() -> None:
 def test_compose_reads_the_file(tmp_path: Path) -> None:
     """Docker Compose, where it is installed, finds nothing that its schema does not know."""
     docker = ["docker", "compose"]
-    if shutil.which("docker") and subprocess.run([*docker, "version"], capture_output=True, check=False).returncode == 0:
+    if (
+        shutil.which("docker")
+        and subprocess.run([*docker, "version"], capture_output=True, check=False).returncode == 0
+    ):
         command = docker
     elif shutil.which("docker-compose"):
         command = ["docker-compose"]

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Runs a command. A server that is being imported already ends on SIGTERM, with 0, and does not on SIGHUP.
 
-    The first process of a container, to which the kernel delivers no signal that it does not ask for, ends on SIGTERM too.
+    The first process of a container, which gets no signal that it does not ask for, ends on SIGTERM too.
     """
     if sys.argv[1:2] == ["serve"]:
         # It asks for watchlist files to be read again, and they are about to be read.
