@@ -167,12 +167,15 @@ def test_a_container_s_first_process_ends_on_sigterm() -> None:
     process = subprocess.Popen(
         [*namespace, sys.executable, "-c", script, "evaluate"], stdout=subprocess.PIPE, text=True
     )
-    with process:
+    try:
         assert process.stdout is not None
         assert "1\n" == process.stdout.readline()
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("utf-8").split()
         subprocess.run(["kill", "-TERM", child], check=True)
-        assert 128 + signal.SIGTERM == process.wait(timeout=60)
+        assert 128 + signal.SIGTERM == process.wait(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_offline_commands_are_not_held_to_the_addresses_of_serve(monkeypatch: pytest.MonkeyPatch) -> None:
