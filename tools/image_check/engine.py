@@ -91,10 +91,10 @@ class Engine:
         return self.podman("build", "--isolation", "chroot", "--layers", *options, "--tag", tag, str(context))
 
     def layers(self, tag: str) -> list[Layer]:
-        """An image's layers that are larger than 0.1 MB, the lowest first."""
+        """An image's layers that are larger than 1 MB, the lowest first."""
         history = json.loads(self.podman("history", "--format", "json", tag))
         found = [Layer(step["CreatedBy"], step["size"] / 1e6) for step in reversed(history)]
-        return [layer for layer in found if layer.megabytes > 0.1]
+        return [layer for layer in found if layer.megabytes > 1]
 
     def described(self, tag: str) -> dict[str, object]:
         """The image's configuration: User, Entrypoint, Env, Labels, ..."""
