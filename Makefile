@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROTOS := protos/scopewatch/v1/monitor.proto
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos
 
-.PHONY: demo test lint format stubs proto-breaking proto-release api-reference bench chaos deploy-check dashboards monitoring-demo requirements audit-dependencies system-deps clean
+.PHONY: demo test lint format stubs proto-breaking proto-release api-reference bench chaos deploy-check dashboards monitoring-demo requirements image-check audit-dependencies system-deps clean
 
 # With a real reader where its package can be had, else with the bundled tiny one.
 demo: $(VENV)/demo.stamp
@@ -66,6 +66,10 @@ monitoring-demo: $(VENV)/dev.stamp system-deps
 # What the image installs, with hashes: after a change of constraints.txt or of dependencies in pyproject.toml.
 requirements: $(VENV)/dev.stamp
 	$(BIN)/python tools/hashed_requirements.py
+
+# The images, built and tried in containers: root, Debian's podman, runc and debootstrap, and some ten minutes.
+image-check: $(VENV)/dev.stamp
+	$(BIN)/python tools/image_check
 
 # Known vulnerabilities of what the image installs. An environment of its own: nothing else needs pip-audit.
 audit-dependencies:

@@ -13,10 +13,16 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from test_deploy import dockerfile, last_stage
+from dockerfile import dockerfile, stages
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PROJECT, CLIENT = (
+    tomllib.loads((ROOT / folder / "pyproject.toml").read_text("utf-8"))["project"] for folder in (".", "client")
+)
+EXTRAS = PROJECT["optional-dependencies"]
+# The client comes from the checkout, so what it needs stands for it.
+SERVES = [need for need in PROJECT["dependencies"] + CLIENT["dependencies"] if Requirement(need).name != CLIENT["name"]]
+SERVES += EXTRAS["tracing"]
 IMAGE = {
     "python_version": "3.11",
     "python_full_version": "3.11.14",
@@ -44,10 +50,10 @@ def hashed(file: str) -> dict[str, str]:
     return dict(found)
 
 
-def needed() -> set[str]:
-    """What the program needs in an image, and what that needs in turn, by installed metadata and markers."""
+def needed(needs: list[str]) -> set[str]:
+    """What is needed in an image, and what that needs in turn, by installed metadata and markers."""
     found = set[tuple[str, str]]()
-    waiting = [("", need) for need in PROJECT["dependencies"]]
+    waiting = [("", need) for need in needs]
     while waiting:
         extra, line = waiting.pop()
         need = Requirement(line)
@@ -73,12 +79,18 @@ def run_lines() -> str:
 
 
 def test_every_dependency_of_the_program_has_its_hash() -> None:
-    """All that the program needs, needs of needs included, is in the hashed file once, and nothing else is. Torch has a
-    step of its own."""
-    assert needed() - {"torch"} == hashed("requirements-image.txt").keys()
+    """All that the program needs to serve, needs of needs included, is in the hashed file once, and nothing else is. Torch
+    has a step of its own."""
+    assert needed(SERVES) - {"torch"} == hashed("requirements-image.txt").keys()
 
 
-@pytest.mark.parametrize("file", ["requirements-image.txt", "requirements-build.txt"])
+def test_the_tools_add_what_offline_commands_need() -> None:
+    """The second file has what calibration, a reader's conversion and Ray need, and nothing that the first one has."""
+    offline = EXTRAS["calibration"] + EXTRAS["reader"] + EXTRAS["ray"]
+    assert needed(offline) - needed(SERVES) == hashed("requirements-tools.txt").keys()
+
+
+@pytest.mark.parametrize("file", ["requirements-image.txt", "requirements-tools.txt", "requirements-build.txt"])
 def test_hashed_releases_are_those_that_were_tested(file: str) -> None:
     """A hashed file names the releases of constraints.txt."""
     pins = pinned()
@@ -93,26 +105,31 @@ def test_tools_that_build_the_image_have_their_hashes() -> None:
 
 
 def test_image_installs_nothing_unhashed_but_torch_and_itself() -> None:
-    """Each `pip install` of the Dockerfile checks hashes, or installs torch, or the wheel that was built from the checkout."""
-    installs = re.findall(r"pip (?:--python \S+ )?install (.*?)(?: && |$)", run_lines(), flags=re.MULTILINE)
+    """Each `pip install` of the Dockerfile checks hashes, or installs torch, or the wheels that were built from the checkout."""
+    installs = re.findall(
+        r"pip (?:--python \S+ )?install (?:--root \S+ )?(.*?)(?: && |$)", run_lines(), flags=re.MULTILINE
+    )
     unhashed = [
         install
         for install in installs
         if not install.startswith("--require-hashes --no-deps --requirement requirements-")
     ]
     assert ["torch", "torch", "dist/*.whl"] == [install.split()[-1] for install in unhashed]
-    assert 5 == len(installs)
+    assert 6 == len(installs)
     assert "pip wheel --no-deps --no-build-isolation" in run_lines(), "a build in isolation installs unhashed tools"
 
 
-def test_image_holds_the_list_of_what_is_in_it() -> None:
+@pytest.mark.parametrize(
+    ("stage", "target"), [("build", "cpu"), ("build", "cuda"), ("build-tools", "tools"), ("build-tools", "tools-cuda")]
+)
+def test_image_holds_the_list_of_what_is_in_it(stage: str, target: str) -> None:
     """The list is checked against its schema, made after the last installation, and stands where the documentation says."""
-    steps = run_lines()
+    steps = "\n".join(stages()[stage].all("RUN"))
     made = re.search(r"cyclonedx-py environment --validate .*--output-file (\S+) /opt/venv$", steps, flags=re.MULTILINE)
     assert made is not None
     assert made.start() > steps.rindex("/opt/venv install ")
-    copies = [rest.split() for word, rest in last_stage() if word == "COPY"]
-    assert ["--from=build", f"/build/{made[1]}", "/usr/share/doc/scopewatch/sbom.cdx.json"] in copies
+    copies = [rest.split() for rest in stages()[target].all("COPY")]
+    assert [f"--from={stage}", f"/build/{made[1]}", "/usr/share/doc/scopewatch/sbom.cdx.json"] in copies
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Look up known vulnerabilities of what the image installs: `make audit-dependencies` runs it where pip-audit is installed.
+"""Look up known vulnerabilities of what the images install: `make audit-dependencies` runs it where pip-audit is installed.
 
 python tools/audit_dependencies.py [pip-audit's options, such as --vulnerability-service osv]
 
@@ -18,7 +18,10 @@ ALL_LOOKED_UP, VULNERABLE, NOT_LOOKED_UP = 0, 1, 2
 
 
 def main() -> int:
-    pins = re.findall(r"^[\w.-]+==\S+", (ROOT / "requirements-image.txt").read_text("utf-8"), re.MULTILINE)
+    files = ("requirements-image.txt", "requirements-tools.txt")
+    pins = [
+        pin for name in files for pin in re.findall(r"^[\w.-]+==\S+", (ROOT / name).read_text("utf-8"), re.MULTILINE)
+    ]
     pins += re.findall(r"^torch==\S+", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
     # Without their hashes: pip-audit wants one of torch too as soon as one release has some.
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:

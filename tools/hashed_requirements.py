@@ -1,4 +1,4 @@
-"""Write requirements-image.txt and requirements-build.txt: every wheel that an image build may install, with its SHA-256.
+"""Write requirements-{image,tools,build}.txt: every wheel that an image build may install, with its SHA-256.
 
 python tools/hashed_requirements.py [--check]
 
@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
+IMAGE, TOOLS, BUILD = (f"requirements-{name}.txt" for name in ("image", "tools", "build"))
 PROCESSORS = ("x86_64", "aarch64")
 OLDEST_GLIBC, IMAGE_GLIBC = 17, 41
 """Minor versions of glibc 2 that wheels are built against: from manylinux2014's to that of the image's Debian."""
@@ -41,15 +42,22 @@ def image_python() -> str:
 
 
 def wanted() -> dict[str, list[str]]:
-    """What each file begins with: the program's own needs and torch's, and what builds the image."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    """What each file begins with: what the service needs, torch's needs with it; what offline commands need; what builds the
+    image."""
+    project, client = (
+        tomllib.loads((ROOT / folder / "pyproject.toml").read_text("utf-8"))["project"] for folder in (".", "client")
+    )
     pinned = {canonicalize_name(line.partition("==")[0]) for line in CONSTRAINTS.read_text("utf-8").splitlines()}
     # What torch needs and constraints.txt does not pin are the libraries of its CUDA build, and come with that build.
     of_torch = [need for need in requires("torch") or () if canonicalize_name(Requirement(need).name) in pinned]
-    own = [need for need in project["dependencies"] if Requirement(need).name != "torch"]
+    # The client comes from the checkout, so what it needs stands for it.
+    apart = {"torch", client["name"]}
+    own = [need for need in project["dependencies"] + client["dependencies"] if Requirement(need).name not in apart]
+    extras = project["optional-dependencies"]
     return {
-        "requirements-image.txt": own + [need for need in of_torch if "extra ==" not in need],
-        "requirements-build.txt": project["optional-dependencies"]["build"],
+        IMAGE: own + extras["tracing"] + [need for need in of_torch if "extra ==" not in need],
+        TOOLS: extras["calibration"] + extras["reader"] + extras["ray"],
+        BUILD: extras["build"],
     }
 
 
@@ -71,8 +79,13 @@ def platforms(processor: str) -> list[str]:
     return [part for tag in [*tags, f"manylinux2014_{processor}"] for part in ("--platform", tag)]
 
 
-def hashed(needs: list[str]) -> str:
-    """The lines of a requirements file, from what pip would install for each processor."""
+def hashed(needs: list[str], there: str = "") -> str:
+    """The lines of a requirements file, from what pip would install for each processor.
+
+    Args:
+        needs: What the file begins with.
+        there: The lines of another file, which is installed before: what is in it is left out.
+    """
     hashes: dict[str, set[str]] = defaultdict(set)
     for processor in PROCESSORS:
         for wheel in pip(*platforms(processor), "--constraint", str(CONSTRAINTS), *needs)["install"]:
@@ -89,6 +102,7 @@ def hashed(needs: list[str]) -> str:
     lines += [
         " \\\n    ".join([pin, *(f"--hash=sha256:{value}" for value in sorted(hashes[pin]))])
         for pin in sorted(hashes, key=str.lower)
+        if f"\n{pin} " not in there
     ]
     return "\n".join(lines) + "\n"
 
@@ -97,8 +111,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file is out of date")
     check = parser.parse_args().check
-    for name, needs in wanted().items():
-        file, text = ROOT / name, hashed(needs)
+    texts = {name: hashed(needs) for name, needs in wanted().items() if name != TOOLS}
+    texts[TOOLS] = hashed(wanted()[TOOLS], texts[IMAGE])
+    for name, text in texts.items():
+        file = ROOT / name
         if not check:
             file.write_text(text, "utf-8")
         elif file.read_text("utf-8") != text:

@@ -18,7 +18,7 @@ def add(command: AddCommand) -> None:
 
 
 def _run(args: argparse.Namespace) -> NoReturn:
-    config = settings(args)
+    config = settings(args, serves=True)
     with closing(asyncio.new_event_loop()) as loop, sole_output(config.log_level, config.log_format):
         from scopewatch.app.server import Server, process_start_s
 

@@ -47,18 +47,28 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
         group.add_argument(flag, **options)
 
 
-def settings(args: argparse.Namespace) -> Config:
+def settings(args: argparse.Namespace, *, serves: bool = False) -> Config:
     """The configuration that flags, environment and config file give.
+
+    Args:
+        args: The command's arguments.
+        serves: Whether the command listens on the configured addresses. To another they mean nothing, and it is not
+            refused for them: a container's environment has those of `serve`.
 
     Raises:
         ConfigError: Settings are wrong; every one of them is named.
     """
-    return effective_settings(args).config
+    unused = {} if serves else {name: Config.model_fields[name].default for name in ("grpc_address", "metrics_address")}
+    return effective(unused | _flags(args)).config
 
 
 def effective_settings(args: argparse.Namespace) -> Effective:
     """The configuration with the source of each setting; errors are those of `settings`."""
-    return effective({k.removeprefix("setting_"): v for k, v in vars(args).items() if k.startswith("setting_")})
+    return effective(_flags(args))
+
+
+def _flags(args: argparse.Namespace) -> dict[str, Any]:
+    return {k.removeprefix("setting_"): v for k, v in vars(args).items() if k.startswith("setting_")}
 
 
 def _shown(default: Any) -> Any:
