@@ -18,7 +18,6 @@ FOLDER = ROOT / "deploy" / "compose"
 DEPLOY = ROOT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-NEEDS_RULES = pytest.mark.skipif(not (DEPLOY / "monitoring").exists(), reason="no rules and dashboards are here")
 
 
 def mounts(service: dict[str, Any]) -> dict[str, str]:
@@ -49,7 +48,6 @@ def test_what_is_mounted_is_in_the_checkout_and_read_only() -> None:
     assert [] == [here for here in files if not (FOLDER / here).is_file()]
 
 
-@NEEDS_RULES
 def test_rules_and_dashboards_are_where_they_are_mounted_from() -> None:
     """The folders of rules and dashboards have some in them."""
     folders = [here for service in SERVICES.values() for here in mounts(service).values() if "monitoring" in here]
@@ -131,7 +129,6 @@ def test_prometheus_scrapes_the_service() -> None:
 
 
 @pytest.mark.system
-@NEEDS_RULES
 def test_prometheus_accepts_its_configuration_and_every_rule(tmp_path: Path) -> None:
     """promtool reads the configuration with the rules that are mounted, and finds some."""
     need("promtool")
