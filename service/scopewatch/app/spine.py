@@ -15,14 +15,15 @@ from scopewatch.app.canaries.judging import Canaries, recorded_canaries
 from scopewatch.app.canaries.watching import CanaryWatch
 from scopewatch.app.dated import dated
 from scopewatch.app.explaining import Explanations, explanations
-from scopewatch.app.load import Loaded, check_watchlists, labels_of, load
+from scopewatch.app.load import Loaded, load
 from scopewatch.app.records import Records
 from scopewatch.app.reload import Reloader, WatchlistFiles
+from scopewatch.app.replacing import Replacing
 from scopewatch.app.warm_up import probe, warm_up
 from scopewatch.app.watchlists import describe, watchlist_set
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
-from scopewatch.errors import EngineDied, InvalidRequest, NotReady, ScopewatchError, WatchlistError
+from scopewatch.errors import EngineDied, InvalidRequest, NotReady, ScopewatchError
 from scopewatch.events import PairFailed
 from scopewatch.explain.turns import Turns
 from scopewatch.explanation import Explanation, Wants
@@ -45,7 +46,6 @@ from scopewatch.watch.watchlist import Watchlist
 
 if TYPE_CHECKING:
     from scopewatch.engine.build import Engine
-    from scopewatch.engine.watching import Watching
 
 log = logging.getLogger(__name__)
 
@@ -76,15 +76,14 @@ class Spine:
         records: Records,
     ) -> None:
         self._monitor = monitor
-        self._engine = engine
-        self._worker = worker
         self._canaries = canaries
         self._canary_watch = canary_watch
         self._explanations = explanations
         self._records = records
-        self._metrics = metrics
         self._config = config
-        self._replacing = asyncio.Lock()
+        self._replacing = Replacing(
+            monitor, engine, worker, canaries=canaries, canary_watch=canary_watch, metrics=metrics, config=config
+        )
         self._follows_clock = self.watchlists.sources[0].reader.date == TODAY
         canary_file = (expanded(config.canaries),) if config.canaries else ()
         files = WatchlistFiles(config.watchlist, config.shadow, canary_file)
@@ -180,60 +179,8 @@ class Spine:
     async def replace_watchlists(
         self, watchlists: Sequence[Watchlist], shadows: Sequence[Watchlist] = ()
     ) -> WatchlistSet:
-        """Takes other watchlists in place of all that are loaded, while calls run.
-
-        Calls that began before are judged by the watchlists they began with. Of features that are new only their own
-        columns are loaded; what the cache holds serves every watchlist whose features it covers. Before one set takes
-        the other's place, both judge the canary pairs.
-
-        Args:
-            watchlists: The watchlists from now on, at least one; they name the reader that runs.
-            shadows: The shadow watchlists from now on; none has the name of another or of a watchlist.
-
-        Returns:
-            The watchlists that the next call is judged by.
-
-        Raises:
-            SetupError: One of them cannot run here; nothing has changed.
-            EngineError: The engine fails on what was loaded; nothing has changed.
-        """
-        from scopewatch.engine.choices import choices, united
-
-        if not watchlists:
-            raise WatchlistError("a service needs at least one watchlist; name one")
-        together = [*watchlists, *shadows]
-        async with self._replacing:
-            before, watching = self.watchlists, self._engine.watching
-            reader, wanted = choices(together)
-            running, held = choices(before.all_sources)
-            if reader != running:
-                raise WatchlistError(
-                    f"{watchlists[0].where('reader')}: another reader runs; restart the service to change it"
-                )
-            head = any(watchlist.reads_head for watchlist in together)
-            # Until the calls that began before are answered, the engine computes what either set reads.
-            both = await asyncio.to_thread(self._engine.prepare, united(held, wanted), head=head or before.engine.head)
-            check_watchlists(together, both.identity, strict=self._config.strict_cards)
-            labels = await asyncio.to_thread(labels_of, self._config, both.identity)
-            recorded = await asyncio.to_thread(recorded_canaries, self._config, watchlists)
-            told = await self._canaries.of_running(before, watching, recorded)
-            try:
-                await self._install(both)
-                exact = await asyncio.to_thread(self._engine.prepare, wanted, head=head)
-                after = watchlist_set(watchlists, exact.identity, labels, shadows=shadows, version=before.version + 1)
-                await self._canaries.compare(told, after, exact, recorded)
-            except Exception:
-                await self._install(watching)
-                raise
-            describe(self._metrics, after)
-            await self._monitor.replace(after)
-            await self._install(exact)
-            self._canary_watch.take(recorded)
-            log.info("watchlists replaced", extra={"version": after.version, "watchlists": after.digests})
-            return after
-
-    async def _install(self, watching: "Watching") -> None:
-        await self._worker.run(lambda: self._engine.install(watching))
+        """Takes other watchlists in place of all that are loaded, as `Replacing.replace` says."""
+        return await self._replacing.replace(watchlists, shadows)
 
 
 @asynccontextmanager
