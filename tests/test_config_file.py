@@ -11,7 +11,15 @@ from scopewatch.cli import main
 from scopewatch.config import FILE_LISTS, FILES, SECRET_FILES, Config, effective, load_config
 from scopewatch.errors import ConfigError
 
-NO_FILES = {"grpc_address", "metrics_address", "health_address", "watch_address", "device", "redis_sentinel_service"}
+NO_FILES = {
+    "grpc_address",
+    "metrics_address",
+    "health_address",
+    "watch_address",
+    "device",
+    "redis_sentinel_service",
+    "otlp_endpoint",
+}
 SECRET = "hunter2"
 
 

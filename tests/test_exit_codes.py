@@ -32,6 +32,8 @@ CASES = {
     ("evaluate", 2): "evaluate NOWHERE --indicator alpha --watchlist LIST",
     ("explain", 2): "explain --row 1",
     ("features", 2): "features search word --labels NOWHERE",
+    ("models check", 2): "models check NOWHERE",
+    ("models fetch", 2): "models fetch NOWHERE",
     ("plan", 0): f"plan --pairs-per-s 1 --tokens 100 --device {shipped_curves()[0]}",
     ("plan", 2): "plan --pairs-per-s 1 --tokens 10 --measured NOWHERE",
     ("reader", 0): "reader list --reader-dir FOLDER",
@@ -80,6 +82,7 @@ ELSEWHERE = {
     ("bench", 0): "test_capacity.py",
     ("demo", 0): "test_bundled.py",
     ("features", 0): "test_labels.py",
+    **dict.fromkeys((("models check", 0), ("models fetch", 0)), "test_models.py"),
     ("score", 0): "test_cli.py",
     ("watch", 0): "test_watch_page.py",
 }
