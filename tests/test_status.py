@@ -20,6 +20,7 @@ from scopewatch.doors.grpc.listener import GrpcDoor
 from scopewatch.doors.grpc.service import SERVICE_NAME
 from scopewatch.doors.limits import Limits
 from scopewatch.errors import FieldViolation, InvalidRequest, Overloaded, ScopewatchError
+from scopewatch.events import PairFailed
 from scopewatch.metrics import Metrics
 from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2_grpc
@@ -156,6 +157,9 @@ class Spine:
         if jobs[0].pair.response == "wait":
             await asyncio.sleep(3600)
         raise RuntimeError(SECRET)
+
+    def tell_failed(self, failed: Sequence[PairFailed]) -> None:
+        """Nobody listens."""
 
 
 @asynccontextmanager

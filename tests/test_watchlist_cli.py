@@ -80,6 +80,7 @@ def test_check_prints_every_indicator_with_its_evidence(run: Terminal, tmp_path:
         f"{file}: valid, watchlist test",
         "  alpha: features (3), threshold 1, severity medium",
         f"    {EVIDENCE}",
+        "    no drift can be seen: the card keeps no bins; `scopewatch watchlist reference` adds them",
         "  beta: features (1), threshold 0.3, severity high",
         "    uncalibrated",
         "  gamma: features (1), threshold 0.1, severity medium",

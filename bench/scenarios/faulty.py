@@ -24,6 +24,8 @@ def load(config):
             encoded.activations[:] = [EngineError("no memory")] * len(batch)
         return encoded
 
+    # Canaries are read past it.
+    runner.alone = engine.alone
     loaded.engine.runner = runner
     return loaded
 
