@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 from scopewatch.app.caching import cache_of
 from scopewatch.app.canaries.comparing import check_covers
@@ -44,9 +43,6 @@ from scopewatch.types import Caller, Cleaning, Pair, ScoreJob, TokenisedPair
 from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.watchlist import Watchlist
 
-if TYPE_CHECKING:
-    from scopewatch.engine.build import Engine
-
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 1.0
@@ -65,9 +61,8 @@ class Spine:
     def __init__(
         self,
         monitor: Monitor,
-        engine: "Engine",
-        worker: Worker,
         *,
+        replacing: Replacing,
         canaries: Canaries,
         canary_watch: CanaryWatch,
         explanations: Explanations,
@@ -81,9 +76,7 @@ class Spine:
         self._explanations = explanations
         self._records = records
         self._config = config
-        self._replacing = Replacing(
-            monitor, engine, worker, canaries=canaries, canary_watch=canary_watch, metrics=metrics, config=config
-        )
+        self._replacing = replacing
         self._follows_clock = self.watchlists.sources[0].reader.date == TODAY
         canary_file = (expanded(config.canaries),) if config.canaries else ()
         files = WatchlistFiles(config.watchlist, config.shadow, canary_file)
@@ -256,17 +249,19 @@ async def running_spine(
             monitor.refuse(None if well else NotReady("the reader does not score canary pairs as recorded"))
             await on_health("canaries", well)
 
+        canary_watch = CanaryWatch(
+            lambda recorded: canaries.judge(recorded, lambda: monitor.watchlists),
+            canaries_judged,
+            metrics.canaries,
+            config.canary_s,
+        )
         spine = Spine(
             monitor,
-            engine,
-            worker,
-            canaries=canaries,
-            canary_watch=CanaryWatch(
-                lambda recorded: canaries.judge(recorded, lambda: monitor.watchlists),
-                canaries_judged,
-                metrics.canaries,
-                config.canary_s,
+            replacing=Replacing(
+                monitor, engine, worker, canaries=canaries, canary_watch=canary_watch, metrics=metrics, config=config
             ),
+            canaries=canaries,
+            canary_watch=canary_watch,
             explanations=explanations(
                 engine, worker, monitor, batcher, config=config, metrics=metrics, records=records
             ),
