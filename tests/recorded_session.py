@@ -199,8 +199,11 @@ class _Stage:
         return self.clean(found) if isinstance(found, str) else found
 
     def _tell_entry(self, key: str, value: Document) -> Document:
-        if key == "timings" and isinstance(value, Mapping):
+        if key in {"timings", "timings_ms"} and isinstance(value, Mapping):
             return sorted(value)
+        if key in {"prompt_digest", "response_digest"}:
+            # Keyed with a secret of the process's own.
+            return f"<{key}>"
         if key == "time" or (key == "logger" and value != "scopewatch.verdicts"):
             # Loggers are named for modules, which may move, but for the one that verdicts can be filtered by.
             return f"<{key}>"
