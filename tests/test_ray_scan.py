@@ -2,15 +2,27 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conftest import House, wait_until
-from scopewatch.cli import main
+from deploy_check.manifests import Manifests
+from deploy_check.rules.objects import fits_the_kubernetes_schema
+from deploy_check.rules.pods import (
+    environment_has_no_duplicates,
+    images_name_a_release,
+    memory_is_reserved_in_full,
+    mounts_have_their_volumes,
+    pods_are_restricted,
+    service_links_are_off,
+)
+from scopewatch.cli import _parser, main
 from scopewatch.lifecycle.out import Out
 
 pytestmark = [pytest.mark.usefixtures("logging_as_it_was"), pytest.mark.timeout(600)]
@@ -97,3 +109,27 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     run("scan", data, "--out", tmp_path / "out.jsonl", "--watchlist", house.watchlist, "--ray", code=2)
     assert "--ray: Ray is not installed; pip install 'scopewatch[ray]'" in capsys.readouterr().err
+
+
+def test_the_job_for_a_cluster_runs_a_scan_in_pods_as_restricted_as_the_others() -> None:
+    """What KubeRay starts is a command that the program has, in pods that fit Kubernetes' schema and our rules."""
+    job = yaml.safe_load((Path(__file__).parents[1] / "deploy/ray/rayjob.yaml").read_text("utf-8"))
+    cluster = job["spec"]["rayClusterSpec"]
+    program, *words = shlex.split(job["spec"]["entrypoint"])
+    asked = _parser().parse_args(words)
+    templates = [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
+    pods = [
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": f"pod-{number}", "namespace": "scopewatch"},
+        }
+        | {"spec": {"selector": {"matchLabels": template["metadata"]["labels"]}, "template": template}}
+        for number, template in enumerate(templates)
+    ]
+    manifests = Manifests("rayjob", pods)
+    rules = (fits_the_kubernetes_schema, pods_are_restricted, mounts_have_their_volumes, environment_has_no_duplicates)
+    rules += (memory_is_reserved_in_full, images_name_a_release, service_links_are_off)
+
+    assert ("scopewatch", "auto", len(templates) - 1) == (program, asked.ray, len(cluster["workerGroupSpecs"]))
+    assert [] == [str(found) for rule in rules for found in rule(manifests)]

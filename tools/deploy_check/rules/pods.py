@@ -101,7 +101,7 @@ def images_name_a_release(manifests: Manifests) -> Iterator[Mistake]:
             yield Mistake(workload.at(container), f"runs {image}", "name a release or a digest")
         elif image.rpartition("/")[2].partition(":")[0] == PROGRAM and "@" not in image:
             tag = image.rpartition(":")[2]
-            if tag.removesuffix("-cuda") != scopewatch.__version__:
+            if tag.removesuffix("-cuda").removesuffix("-tools") != scopewatch.__version__:
                 what = f"runs the version {tag}; this checkout is {scopewatch.__version__}"
                 yield Mistake(workload.at(container), what, "change newTag")
     for workload in manifests.workloads:
