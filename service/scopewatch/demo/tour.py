@@ -91,7 +91,7 @@ How to go on with a model that knows more than this demonstration reader:
 
   1. Get weights and check that they work together (the hub asks you to accept Gemma's terms first):
        scopewatch sae verify --allow-download --reader google/gemma-2-2b-it --sae gemma-2-2b/12-gemmascope-res-16k
-  2. Write a watchlist (README, "Writing a watchlist"; deploy/watchlists/ has some to start from):
+  2. Write a watchlist (docs/watchlists.md; deploy/watchlists/ has some to start from):
        reader: {id: google/gemma-2-2b-it, relation: same_model}
        ... features: [{feature: gemma-2-2b/12-gemmascope-res-16k/7957}]
   3. Look at what features do on your own text:
