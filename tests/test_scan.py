@@ -27,6 +27,7 @@ from scopewatch.errors import (
     EngineError,
     FieldViolation,
     InvalidRequest,
+    NothingUsable,
     NotReady,
     ScopewatchError,
 )
@@ -715,3 +716,15 @@ def test_parts_that_came_out_of_order_are_kept(tmp_path: Path) -> None:
     assert ["4", "5", "8", "9", "10"] == again.asked
     scan_now(data, tmp_path / "whole.jsonl", FakeScorer(), part_rows=2)
     assert (tmp_path / "whole.jsonl").read_text() == out.path.read_text()
+
+
+def test_a_file_without_rows_takes_nothing_from_those_that_were_scored_before(tmp_path: Path) -> None:
+    """In a folder, what is known of other files stays: their results are neither refused nor made again."""
+    data, empty, out = numbers(tmp_path / "data.jsonl", 3), numbers(tmp_path / "empty.jsonl", 0), tmp_path / "out"
+    scan_now(data, out, FakeScorer(), each="jsonl")
+    with pytest.raises(NothingUsable, match="holds no rows"):
+        scan_now(empty, out, FakeScorer(), each="jsonl")
+    again = FakeScorer()
+
+    assert Scanned(0, 0, Tally(3)) == scan_now(data, out, again, each="jsonl")
+    assert [] == again.asked

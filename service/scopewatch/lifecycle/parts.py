@@ -128,7 +128,8 @@ class Parts:
             NothingUsable: No data file holds a row.
         """
         if not self.rows_done:
-            shutil.rmtree(self._out.parts)
+            for shard in self._shards.values():
+                shard.forget()
             raise NothingUsable(f"{', '.join(map(str, self._shards))}: holds no rows")
         if self._out.each:
             for shard in self._shards.values():
