@@ -133,3 +133,18 @@ def test_the_job_for_a_cluster_runs_a_scan_in_pods_as_restricted_as_the_others()
 
     assert ("scopewatch", "auto", len(templates) - 1) == (program, asked.ray, len(cluster["workerGroupSpecs"]))
     assert [] == [str(found) for rule in rules for found in rule(manifests)]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [("127.0.0.1:1", "Connection refused"), ("nowhere", "expected host:port")]
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str, said: str
+) -> None:
+    """An address that nobody answers at, or that is none, is one line."""
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"response": "a"}\n')
+    run("scan", data, "--out", tmp_path / "out.jsonl", "--watchlist", house.watchlist, "--ray", address, code=2)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("scopewatch: ")]
+    assert line.startswith(f"scopewatch: --ray {address}: ")
+    assert said in line

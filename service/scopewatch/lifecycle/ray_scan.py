@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from scopewatch.addresses import host_and_port
 from scopewatch.app.load import Loaded, load
 from scopewatch.app.spine import offline
 from scopewatch.config import Config
@@ -29,6 +31,7 @@ from scopewatch.pairs.columns import Columns
 
 LOCAL = "local"
 """The address that stands for this machine alone."""
+_CONNECT_S = 5.0
 _Batch = dict[str, Any]
 """What Ray Data moves: a column of one value."""
 
@@ -153,8 +156,11 @@ def _ray(address: str, cpus: int) -> Iterator[Any]:
         if address == LOCAL:
             ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
         else:
+            if address != "auto":
+                # Ray itself asks a cluster that is not there for more than a minute.
+                socket.create_connection(host_and_port(address.removeprefix("ray://")), _CONNECT_S).close()
             ray.init(address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"--ray {address}: {str(error).splitlines()[0]}") from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
