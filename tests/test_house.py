@@ -22,7 +22,7 @@ PLANTED = {
     "pipeline/scoring.py": ["transformers", "scopewatch.pipeline.cache"],
     "pipeline/monitor.py": ["redis", "torch"],
     "app/server.py": ["grpc", "h11", "prometheus_client", "opentelemetry"],
-    "engine/runner.py": ["safetensors", "yaml"],
+    "engine/runner.py": ["safetensors", "yaml", "triton"],
     "cli/serve.py": ["grpc_status", "matplotlib", "scipy", "rich"],
     "cli/parser.py": ["rich_argparse"],
     "report/tables.py": ["rich", "shtab"],
