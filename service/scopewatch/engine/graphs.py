@@ -79,6 +79,16 @@ class Graphs:
         self.watch(Served({}))
 
     @property
+    def most_tokens(self) -> int:
+        """The length of the longest row that is replayed, once its graph is recorded; 0 where there is none."""
+        return max(self._buckets, default=0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all graphs are recorded that there can be."""
+        return not self._left
+
+    @property
     def lengths(self) -> tuple[int, ...]:
         """The lengths of the rows that have a graph, ascending."""
         return tuple(sorted(self._graphs))
@@ -109,13 +119,13 @@ class Graphs:
             self.record_next()
         if self._left:
             log.warning("there was no time for graphs of passes of %s tokens", ", ".join(map(str, self._left)))
-            self._left = []
+            self._buckets, self._left = list(self.lengths), []
 
     @torch.inference_mode()
     def record_next(self) -> bool:
-        """Records the graph of the longest rows that have none; one that does not give what its pass gives is left out.
+        """Records the graph of the longest rows that have none; the others run in their memory.
 
-        The longest come first, since the others run in their memory.
+        One that cannot be recorded, or does not give what its pass gives, is left out for good.
 
         Returns:
             Whether there is another one to record.
@@ -133,6 +143,7 @@ class Graphs:
             self._check_memory()
         except Exception as error:
             self._graphs.pop(length, None)
+            self._buckets.remove(length)
             log.warning("passes of %d tokens are not replayed: %s", length, on_one_line(error))
             assert_alive(self._reader.device)
         if not self._left:
@@ -224,7 +235,7 @@ def buckets(most_tokens: int, multiple: int) -> list[int]:
         most_tokens: The longest.
         multiple: Each is a multiple of this, except that the longest is filled up to one.
     """
-    steps = sorted(least << doubled for least in (2 * BLOCK, 3 * BLOCK) for doubled in range(-1, 16))
+    steps = sorted(least << doubled for least in (BLOCK, BLOCK * 3 // 2) for doubled in range(16))
     longest = -(-most_tokens // multiple) * multiple
     return [
         *(length for length in steps if length < longest and length % multiple == 0),

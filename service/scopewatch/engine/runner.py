@@ -137,6 +137,19 @@ class Runner:
             graph_tokens=tuple(self._replays),
         )
 
+    def plainly(self, batch: Sequence[TokenIds]) -> EncodedBatch:
+        """Encodes pairs as a call does, and replays nothing.
+
+        Args:
+            batch: As of a call.
+
+        Raises:
+            EngineDied: The device is lost.
+        """
+        other = copy(self)
+        other._graphs = None  # noqa: SLF001 - its own
+        return other(batch)
+
     @torch.inference_mode()
     def alone(self, ids: TokenIds, edits: Mapping[Hookpoint, Change] | None = None) -> Activations:
         """Encodes one text in a pass of its own.
