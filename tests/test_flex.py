@@ -13,10 +13,10 @@ from transformers import AttentionInterface
 
 from families import FAMILIES, save_weights
 from scopewatch.reader import loading as reader_module
-from scopewatch.reader.attention import packed
-from scopewatch.reader.flex import MULTIPLE, TILE, _mask, flex_with
+from scopewatch.reader.attention import Packed
+from scopewatch.reader.flex import MULTIPLE, TILE, PackedFlex, _mask
 from scopewatch.reader.hookpoints import Hookpoint, tap, width
-from scopewatch.reader.packing import Packing
+from scopewatch.reader.packing import AttentionKind, Packing
 from scopewatch.reader.prefixes import BLOCK, Block, Reading
 from scopewatch.types import Activations
 from test_prefixes import PLENTY, SYSTEM, a_reader, a_runner, assert_equal, row_lengths, text
@@ -42,9 +42,10 @@ def flex(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes readers that are loaded from now on run a FlexAttention kernel."""
 
     def use(kernel: Callable[..., Any]) -> None:
-        def register(_device: torch.device) -> str:
-            AttentionInterface.register("packed_flex", flex_with(kernel, otherwise=packed))
-            return "packed_flex"
+        def register(_device: torch.device) -> AttentionKind:
+            kind = PackedFlex(kernel, otherwise=Packed())
+            AttentionInterface.register(kind.name, kind)
+            return kind
 
         monkeypatch.setattr(reader_module, "register_attention", register)
 

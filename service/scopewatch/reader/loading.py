@@ -22,6 +22,7 @@ from scopewatch.reader.configuration import on_one_line, read_configuration, sho
 from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
 from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
+from scopewatch.reader.packing import AttentionKind
 from scopewatch.reader.rounding import rounded
 from scopewatch.reader.weight_files import OWN_HEAD, digests, text_weights
 from scopewatch.types import Rounding
@@ -45,6 +46,8 @@ class Reader:
     vocabulary: int
     """Number of tokens it has embeddings for."""
     device: torch.device
+    attention: AttentionKind
+    """The attention that its layers run."""
     head: Head | None = None
     """The output head, where it was asked for."""
     turn: threading.RLock = field(default_factory=threading.RLock)
@@ -121,8 +124,8 @@ def load_reader(
     _assert_shapes(weights, configuration.shapes, directory)
     weights_digests = digests(directory, weights)
     own_head = weights.pop(OWN_HEAD, None)
-    model: Any = _load_model(directory, config, rounded(weights, rounding), kind, attention)
-    _assert_attention(model, family, attention, directory)
+    model: Any = _load_model(directory, config, rounded(weights, rounding), kind, attention.name)
+    _assert_attention(model, family, attention.name, directory)
     _settle(model, family, place, directory, compiled=compiled)
     by_depth = weights_digests.result()
     identity = ReaderIdentity(
@@ -134,7 +137,7 @@ def load_reader(
         layers_total=layers_total,
         dtype=str(kind).removeprefix("torch."),
         device=place.type,
-        attention=attention,
+        attention=attention.name,
         chat_template=False,
         layer_digests=tuple(by_depth[: layers_run + 1]),
     )
@@ -146,6 +149,7 @@ def load_reader(
         config.max_position_embeddings,
         config.vocab_size,
         place,
+        attention,
         _head(directory, model, family, own_head) if head else None,
     )
 
