@@ -144,7 +144,8 @@ class Graphs:
         except Exception as error:
             self._graphs.pop(length, None)
             self._buckets.remove(length)
-            log.warning("passes of %d tokens are not replayed: %s", length, on_one_line(error))
+            why = str(error) if isinstance(error, EngineError) else on_one_line(error)
+            log.warning("passes of %d tokens are not replayed: %s", length, why)
             assert_alive(self._reader.device)
         if not self._left:
             log.info("graphs recorded", extra={"tokens": self.lengths, "idle_bytes": self.idle_bytes})
@@ -259,7 +260,7 @@ def assert_alive(device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     except torch.AcceleratorError as error:
-        raise EngineDied(f"the device failed: {on_one_line(error)}") from error
+        raise EngineDied(f"the device failed: {str(error).splitlines()[0]}") from error
 
 
 def _trial(tokens: int, vocabulary: int, seed: int = 0) -> Reading:
