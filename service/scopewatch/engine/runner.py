@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scopewatch.engine.break_even import BreakEven, measured
 from scopewatch.engine.device_clock import DeviceClock
 from scopewatch.engine.encoder import HookpointEncoder, median_norms
 from scopewatch.engine.passes import Passes, Row, Tap, halved
@@ -20,7 +21,7 @@ from scopewatch.reader.hookpoints import Change, Hookpoint
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.pages import PagePool
 from scopewatch.reader.prefixes import Prefixes, Reading, stretch
-from scopewatch.reader.sharing import shared_rows, side_by_side, with_beginnings
+from scopewatch.reader.sharing import distinct_tokens, known_tokens, shared_rows, side_by_side, with_beginnings
 from scopewatch.sae.encoder import Encoder
 from scopewatch.types import Activations, EncodedBatch, TokenIds, in_a_row
 
@@ -63,6 +64,7 @@ class Runner:
         self._prefix_bytes = prefix_bytes
         self._prefixes = Prefixes(None)
         self._reused_tokens = 0
+        self._break_even = BreakEven()
         self._row_tokens = row_tokens
         self._clock = DeviceClock(reader.device)
         self.watch(encoders, table, head=head)
@@ -179,6 +181,10 @@ class Runner:
         """One forward pass over neighbouring texts, on top of what is known of them; on failure several."""
         for reading in row:
             self._prefixes.recall(reading)
+        known = known_tokens(row)
+        if known and not self._break_even.pays(distinct_tokens(row), known):
+            for reading in row:
+                reading.known = []
         with self._prefixes.pinned(row):
             return halved(self._forward, row, failed, self._reader.device)
 
