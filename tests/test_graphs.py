@@ -269,11 +269,13 @@ def test_an_attention_without_room_has_no_graphs(tmp_path: Path) -> None:
     ids=["waits", "takes from the host"],
 )
 def test_what_a_gpu_could_not_record_is_left_out(
-    tiled: Reader, caplog: pytest.LogCaptureFixture, tap: Tap, said: str
+    tiled: Reader, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tap: Tap, said: str
 ) -> None:
     """A tap that asks for a number, or takes one of the host's, is told of in one warning, and rows run as they come."""
     graphs = Graphs(tiled, FrozenRecorder(), 64)
-    graphs.watch(Served({Hookpoint(0): tap}))
+    encoder = HookpointEncoder([an_encoder(1)])
+    monkeypatch.setattr(encoder, "forward", tap)
+    graphs.watch(Served({Hookpoint(0): encoder}))
     graphs.record_all()
 
     assert (0, ()) == (graphs.most_tokens, graphs.lengths)
