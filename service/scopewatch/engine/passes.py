@@ -1,6 +1,6 @@
 """Forward passes: texts packed into a row, read by the reader, and what its hookpoints gave meanwhile."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from scopewatch.errors import EngineDied
 from scopewatch.reader.hookpoints import EMBEDDING, Change, Hookpoint, edit, tap
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import Packing
+from scopewatch.reader.pages import PagePool
 from scopewatch.reader.prefixes import Reading
 
 T = TypeVar("T")
@@ -54,26 +55,25 @@ class Passes:
         self,
         readings: Sequence[Reading],
         taps: Mapping[Hookpoint, Tap],
-        wanted: Sequence[Sequence[int]] = (),
         *,
+        pool: PagePool | None = None,
         edits: Mapping[Hookpoint, Change] | None = None,
         whole: bool = False,
     ) -> Row:
         """Reads texts in one pass, down to the deepest tap.
 
         Args:
-            readings: The texts; at least one.
+            readings: The texts, each behind the beginnings that it goes on from; at least one.
             taps: By hookpoint, what is done with its activations.
-            wanted: The blocks of each text whose keys and values are kept; empty for none of any.
+            pool: Where known blocks of the texts lie, and where their wanted ones are kept.
             edits: By hookpoint, what flows on there in place of its activations; taps see what was changed.
             whole: Whether every layer that is loaded runs, however deep the taps are.
 
         Raises:
             SaeError: The reader has no such hookpoint, or nothing can be replaced there.
         """
-        layers = len(self._reader.layers)
-        depth = layers if whole else min(layers, 1 + max((hookpoint.layer for hookpoint in taps), default=EMBEDDING))
-        packing = Packing(readings, wanted or [()] * len(readings), multiple=self._reader.attention.multiple)
+        depth = len(self._reader.layers) if whole else self.depth(taps)
+        packing = Packing(readings, multiple=self._reader.attention.multiple, pool=pool)
         plan = self._reader.attention.plan(packing, None) or {}
         packing.inputs = {name: self.on_device(array) for name, array in plan.items()}
         ids, positions = (self.on_device(array)[None] for array in (packing.ids, packing.positions))
@@ -87,6 +87,10 @@ class Passes:
             attached.enter_context(self._reader.cut_to(depth))
             read: Any = self._reader.model(input_ids=ids, position_ids=positions, packing=packing, use_cache=False)
         return Row(packing, ids[0], read.last_hidden_state[0], tapped)
+
+    def depth(self, hookpoints: Iterable[Hookpoint]) -> int:
+        """The number of layers that run for these hookpoints."""
+        return min(len(self._reader.layers), 1 + max((hookpoint.layer for hookpoint in hookpoints), default=EMBEDDING))
 
     def on_device(self, array: NDArray[Any]) -> torch.Tensor:
         """A copy of an array on the reader's device, which a GPU makes without waiting."""
