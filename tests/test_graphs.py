@@ -51,7 +51,7 @@ def tiled_reader(
 ) -> Reader:
     """A reader on the CPU that runs the attention for GPUs."""
 
-    def register(_device: torch.device) -> AttentionKind:
+    def register(_device: torch.device, _shapes: object) -> AttentionKind:
         attention = kind(Form(2, 64, 4, 2), otherwise=Packed())
         AttentionInterface.register(attention.name, attention)
         return attention
