@@ -1,6 +1,5 @@
 """The attention for GPUs, run where there is none: unfused, and as one compiled kernel."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from families import FAMILIES, save_weights
 from scopewatch.reader import loading as reader_module
 from scopewatch.reader.attention import Packed
 from scopewatch.reader.flex import MULTIPLE, TILE, PackedFlex, _mask
-from scopewatch.reader.hookpoints import Hookpoint, tap, width
 from scopewatch.reader.packing import AttentionKind, Packing
 from scopewatch.reader.prefixes import BLOCK
 from test_attention import a_row
@@ -96,43 +94,6 @@ def test_lengths_and_windows_are_not_compiled_again(tmp_path: Path, flex: Callab
     assert len(compiled) <= 2
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("family", ["gemma2", "llama"])
-def test_compiled_regions_change_nothing(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With norms and MLPs compiled, and a hookpoint inside an MLP, rows of several lengths give what they gave."""
-    directory = save_weights(family, tmp_path)
-    plain = a_runner(directory, 0)
-    monkeypatch.setattr(reader_module, "pack_linears", lambda *_: None)
-    reader = a_reader(directory, compiled=True)
-    runner = a_runner(reader, PLENTY)
-    compiled = [name for name, module in reader.model.named_modules() if "forward" in vars(module)]
-
-    assert {"mlp", "norm"} <= {name.rpartition(".")[2] for name in compiled}
-    for batch in (BATCH, BATCH[:3], BATCH[3:]):
-        assert_equal(plain(batch), runner(batch))
-
-
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-def test_a_hookpoint_inside_a_compiled_mlp_is_heard_in_every_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A place inside an MLP gives its activations, also when others of the same kind ran compiled before."""
-    monkeypatch.setattr(reader_module, "pack_linears", lambda *_: None)
-    reader = a_reader(save_weights("llama", tmp_path), compiled=True)
-    ids = torch.arange(10, 40)[None]
-    reader.model(input_ids=ids, use_cache=False)
-    place = Hookpoint(2, "mlp.gate_proj.output")
-    heard: list[int] = []
-
-    assert reader.model.config.intermediate_size == width(reader, place)
-    tap(reader, place, lambda activation: heard.append(activation.shape[1]))
-    for _ in range(3):
-        reader.model(input_ids=ids, use_cache=False)
-    assert [30] * 3 == heard
-
-
 @pytest.mark.parametrize("window", [None, 16, 200])
 def test_tiles_are_listed_as_their_tokens_see_each_other(window: int | None) -> None:
     """A tile in which anybody sees anybody is listed, and as one where nothing is asked only if all see all."""
@@ -160,10 +121,10 @@ def test_tiles_are_listed_as_their_tokens_see_each_other(window: int | None) -> 
     on_pages = -(plan["pages"][:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
     where = np.concatenate([on_pages, np.arange(len(q))])
     sees = sees.reshape(len(q), len(k)).numpy()
-    for text in packing.texts:
-        tiles = np.array(text.tiles())[:, None]
+    for packed in packing.texts:
+        tiles = np.array(packed.tiles())[:, None]
         lies = np.where(tiles < 0, tiles * BLOCK - np.arange(BLOCK), tiles + np.arange(BLOCK)).reshape(-1)
-        for token in range(text.place.start, text.place.stop):
-            last = text.first + token - text.place.start + 1
+        for token in range(packed.place.start, packed.place.stop):
+            last = packed.first + token - packed.place.start + 1
             expected = lies[max(0, last - (window or last)) : last]
             np.testing.assert_array_equal(np.sort(expected), np.sort(where[sees[token]]))
