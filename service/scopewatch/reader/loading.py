@@ -18,7 +18,6 @@ from scopewatch.errors import ConfigError, ReaderError
 from scopewatch.identity import ReaderIdentity
 from scopewatch.reader.attention import register_attention
 from scopewatch.reader.attention_trials import AttentionShapes
-from scopewatch.reader.compiled_regions import compile_regions
 from scopewatch.reader.configuration import on_one_line, read_configuration, shorten
 from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
@@ -88,7 +87,7 @@ def load_reader(
     deepest_layer: int,
     device: str,
     dtype: str,
-    compiled: bool = False,
+    fused: bool = True,
     head: bool = False,
     rounding: Rounding = "none",
 ) -> Reader:
@@ -101,7 +100,7 @@ def load_reader(
         deepest_layer: Deepest watched layer, counted from 0; -1 where only the embedding is watched.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32` or `bfloat16`.
-        compiled: Whether torch compiles the norms and MLPs.
+        fused: Whether layers run in few kernels on a GPU, if these give what torch's own give.
         head: Whether to load the output head.
         rounding: The format that the weights, but those of the head, are rounded to; digests are of the files.
 
@@ -127,7 +126,8 @@ def load_reader(
     own_head = weights.pop(OWN_HEAD, None)
     model: Any = _load_model(directory, config, rounded(weights, rounding), kind, attention.name)
     _assert_attention(model, family, attention.name, directory)
-    _settle(model, family, place, directory, compiled=compiled)
+    _settle(model, family, place, directory)
+    kernels = _kernels(model, family, place, fused=fused)
     by_depth = weights_digests.result()
     identity = ReaderIdentity(
         name=name,
@@ -141,6 +141,7 @@ def load_reader(
         attention=attention.name,
         chat_template=False,
         layer_digests=tuple(by_depth[: layers_run + 1]),
+        kernels=kernels,
     )
     return Reader(
         model,
@@ -155,7 +156,7 @@ def load_reader(
     )
 
 
-def _settle(model: PreTrainedModel, family: Family, place: torch.device, directory: Path, *, compiled: bool) -> None:
+def _settle(model: PreTrainedModel, family: Family, place: torch.device, directory: Path) -> None:
     """Puts a model on its device, for reading only, in the form that is fastest there, once it has read two tokens."""
     try:
         torch.nn.Module.to(model, place).train(mode=False)
@@ -173,8 +174,15 @@ def _settle(model: PreTrainedModel, family: Family, place: torch.device, directo
             f"reader {directory}: reads numbers that are not finite; the weights, or rope_parameters or rms_norm_eps "
             "in config.json, are wrong"
         )
-    if compiled:
-        compile_regions(model)
+
+
+def _kernels(model: PreTrainedModel, family: Family, place: torch.device, *, fused: bool) -> str:
+    """Has a model run in few kernels where that is wanted and possible; gives `ReaderIdentity.kernels`."""
+    if place.type == "cpu" or not fused:
+        return "plain"
+    from scopewatch.reader.fused.fusing import fuse
+
+    return "fused" if fuse(model, family) else "plain"
 
 
 def _load_model(
