@@ -16,13 +16,15 @@ import torch
 
 from scopewatch.engine.cuda_graph import Recorded, Recorder
 from scopewatch.engine.device_clock import DeviceClock
+from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.engine.layout import Inputs, on_device
-from scopewatch.engine.passes import Passes, Row, Tap
+from scopewatch.engine.passes import Passes, Row, Tap, untouched
 from scopewatch.errors import EngineDied, EngineError
 from scopewatch.reader.configuration import on_one_line
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import Room
+from scopewatch.reader.pages import PagePool
 from scopewatch.reader.prefixes import BLOCK, Reading
 
 log = logging.getLogger(__name__)
@@ -43,9 +45,17 @@ _SHARE = 0.1
 class Served:
     """What a service wants of every pass."""
 
-    taps: Mapping[Hookpoint, Tap]
+    encoders: Mapping[Hookpoint, HookpointEncoder]
+    """What is made of activations, by hookpoint."""
     whole: bool = False
     """Whether every layer runs that is loaded."""
+    pool: PagePool | None = None
+    """Where known blocks of texts lie."""
+
+    @property
+    def taps(self) -> dict[Hookpoint, Tap]:
+        """What a graph holds: encoders as far as one can hold them, else the activations that they take."""
+        return {place: encoder if encoder.capturable else untouched for place, encoder in self.encoders.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,10 @@ class Graphs:
         """
         self._served = served
         self._graphs = {}
-        self._left = self._buckets[::-1] if served.taps or served.whole else []
+        self._left = self._buckets[::-1] if served.encoders or served.whole else []
+        if self._left and served.pool:
+            # A graph reads known blocks where they lie when it is recorded.
+            served.pool.allocate()
         self._before = self._recorder.memory()
 
     def record_all(self, within_s: float = RECORD_S, now_s: Callable[[], float] = time.monotonic) -> None:
@@ -144,17 +157,19 @@ class Graphs:
         except Exception as error:
             self._graphs.pop(length, None)
             self._buckets.remove(length)
-            log.warning("passes of %d tokens are not replayed: %s", length, on_one_line(error))
+            why = str(error) if isinstance(error, EngineError) else on_one_line(error)
+            log.warning("passes of %d tokens are not replayed: %s", length, why)
             assert_alive(self._reader.device)
         if not self._left:
             log.info("graphs recorded", extra={"tokens": self.lengths, "idle_bytes": self.idle_bytes})
         return bool(self._left)
 
-    def replay(self, readings: Sequence[Reading], clock: DeviceClock) -> Row | None:
-        """Reads texts in one pass, if there is a graph that fits them.
+    def replay(self, readings: Sequence[Reading], taps: Mapping[Hookpoint, Tap], clock: DeviceClock) -> Row | None:
+        """Reads texts in one pass, if there is a graph that fits them and nothing of them is to be kept.
 
         Args:
-            readings: The texts; at least one.
+            readings: As of `Passes.read`.
+            taps: By hookpoint, what is done with its activations where the graph cannot do it.
             clock: Is told the device time of the taps. Nothing inside a graph can be timed: it is the share of the
                 pass that they took before it was recorded.
 
@@ -163,9 +178,9 @@ class Graphs:
         """
         tokens = sum(len(reading.rest) for reading in readings)
         length = next((length for length in self.lengths if length >= tokens), None)
-        if length is None:
+        if length is None or any(reading.wanted for reading in readings):
             return None
-        packing = self._passes.pack(readings, filled=length)
+        packing = self._passes.pack(readings, self._served.pool, filled=length)
         arrays = self._passes.arrays(packing, room_of(length))
         if arrays is None:
             return None
@@ -173,7 +188,11 @@ class Graphs:
         graph.inputs.fill(arrays)
         with clock.lap(graph.encode_share):
             graph.recorded.replay()
-        return replace(graph.recorded.result, packing=packing)
+        tapped = dict(graph.recorded.result.tapped)
+        for place, encoder in self._served.encoders.items():
+            if not encoder.capturable:
+                tapped[place] = taps[place](tapped[place][None])[0]
+        return replace(graph.recorded.result, packing=packing, tapped=tapped)
 
     def _have_room(self) -> bool:
         """Whether the attention runs by its inputs alone."""
@@ -187,17 +206,18 @@ class Graphs:
             EngineError: It does not.
         """
         longest = min(length, self._reader.context)
+        pool, taps = self._served.pool, self._served.taps
         served = partial(self._passes.run, whole=self._served.whole)
-        row = self._passes.pack(self._trials(length, longest), filled=length)
+        row = self._passes.pack(self._trials(length, longest), pool, filled=length)
         arrays = self._passes.arrays(row, room_of(length))
         assert arrays is not None
         inputs = Inputs(arrays, self._reader.device)
         row.inputs = inputs.tensors
         # Kernels are compiled, and libraries loaded, by the first pass.
-        served(row, self._served.taps)
-        recorded = self._recorder.record(lambda: served(row, self._served.taps))
+        served(row, taps)
+        recorded = self._recorder.record(lambda: served(row, taps))
 
-        other = self._passes.pack(self._trials(length - length // 5, max(1, longest // 3)), filled=length)
+        other = self._passes.pack(self._trials(length - length // 5, max(1, longest // 3)), pool, filled=length)
         plan = self._passes.arrays(other)
         fitting = self._passes.arrays(other, room_of(length))
         assert plan is not None
@@ -205,7 +225,7 @@ class Graphs:
         other.inputs = on_device(plan, self._reader.device)
         encode, total = DeviceClock(self._reader.device), DeviceClock(self._reader.device)
         with total.lap():
-            expected = served(other, {place: encode.timing(make) for place, make in self._served.taps.items()})
+            expected = served(other, {place: encode.timing(make) for place, make in taps.items()})
         inputs.fill(fitting)
         recorded.replay()
         _assert_equal(expected, recorded.result)
@@ -259,7 +279,7 @@ def assert_alive(device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     except torch.AcceleratorError as error:
-        raise EngineDied(f"the device failed: {on_one_line(error)}") from error
+        raise EngineDied(f"the device failed: {str(error).splitlines()[0]}") from error
 
 
 def _trial(tokens: int, vocabulary: int, seed: int = 0) -> Reading:

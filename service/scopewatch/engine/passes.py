@@ -1,6 +1,6 @@
 """Forward passes: texts packed into a row, read by the reader, and what its hookpoints gave meanwhile."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from scopewatch.errors import EngineDied
 from scopewatch.reader.hookpoints import EMBEDDING, Change, Hookpoint, edit, tap
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import Packing, Room
+from scopewatch.reader.pages import PagePool
 from scopewatch.reader.prefixes import Reading
 
 T = TypeVar("T")
@@ -58,39 +59,36 @@ class Passes:
         self,
         readings: Sequence[Reading],
         taps: Mapping[Hookpoint, Tap],
-        wanted: Sequence[Sequence[int]] = (),
         *,
+        pool: PagePool | None = None,
         edits: Mapping[Hookpoint, Change] | None = None,
         whole: bool = False,
     ) -> Row:
         """Reads texts in one pass, down to the deepest tap.
 
         Args:
-            readings: The texts; at least one.
+            readings: The texts, each behind the beginnings that it goes on from; at least one.
             taps: By hookpoint, what is done with its activations.
-            wanted: The blocks of each text whose keys and values are kept; empty for none of any.
+            pool: Where known blocks of the texts lie, and where their wanted ones are kept.
             edits: By hookpoint, what flows on there in place of its activations; taps see what was changed.
             whole: Whether every layer that is loaded runs, however deep the taps are.
 
         Raises:
             SaeError: The reader has no such hookpoint, or nothing can be replaced there.
         """
-        packing = self.pack(readings, wanted)
+        packing = self.pack(readings, pool)
         packing.inputs = on_device(self.arrays(packing) or {}, self._reader.device)
         return self.run(packing, taps, edits=edits, whole=whole)
 
-    def pack(
-        self, readings: Sequence[Reading], wanted: Sequence[Sequence[int]] = (), *, filled: int | None = None
-    ) -> Packing:
+    def pack(self, readings: Sequence[Reading], pool: PagePool | None = None, *, filled: int | None = None) -> Packing:
         """Lays texts out in a row.
 
         Args:
-            readings: The texts; at least one.
-            wanted: The blocks of each text whose keys and values are kept; empty for none of any.
+            readings: As of `read`.
+            pool: As of `read`.
             filled: The row's length, if it has that many tokens at most; without it, as the attention likes it.
         """
-        multiple = filled or self._reader.attention.multiple
-        return Packing(readings, wanted or [()] * len(readings), multiple=multiple)
+        return Packing(readings, multiple=filled or self._reader.attention.multiple, pool=pool)
 
     def arrays(self, packing: Packing, room: Room | None = None) -> Arrays | None:
         """All that a pass over a row needs on the device, by the names that `run` knows.
@@ -124,8 +122,7 @@ class Passes:
         Raises:
             SaeError: The reader has no such hookpoint, or nothing can be replaced there.
         """
-        layers = len(self._reader.layers)
-        depth = layers if whole else min(layers, 1 + max((hookpoint.layer for hookpoint in taps), default=EMBEDDING))
+        depth = len(self._reader.layers) if whole else self.depth(taps)
         ids, positions = packing.inputs[_IDS], packing.inputs[_POSITIONS]
         tapped: dict[Hookpoint, torch.Tensor] = {}
         with self._reader.turn, ExitStack() as attached:
@@ -139,6 +136,10 @@ class Passes:
                 input_ids=ids[None], position_ids=positions[None], packing=packing, use_cache=False
             )
         return Row(packing, ids, read.last_hidden_state[0], tapped)
+
+    def depth(self, hookpoints: Iterable[Hookpoint]) -> int:
+        """The number of layers that run for these hookpoints."""
+        return min(len(self._reader.layers), 1 + max((hookpoint.layer for hookpoint in hookpoints), default=EMBEDDING))
 
     def on_device(self, array: NDArray[Any]) -> torch.Tensor:
         """A copy of an array on the reader's device, which a GPU makes without waiting."""

@@ -52,7 +52,7 @@ def fuse(model: Any, family: Family) -> bool:
     with _calls_of(parts) as calls:
         model(input_ids=ids, use_cache=False)
     try:
-        _install(model, family)
+        install(model, family)
         for name, part, call in zip([*map(str, range(len(model.layers))), "norm"], parts, calls, strict=True):
             _compare(part, call, name)
     # Compilers, drivers and what they are built on raise errors of many kinds.
@@ -106,7 +106,7 @@ def _compare(part: torch.nn.Module, call: _Call, name: str) -> None:
         raise _DeviationError(f"layer {name} is off by {float((off / size).max()):.1e} of its output")
 
 
-def _install(model: Any, family: Family) -> None:
+def install(model: Any, family: Family) -> None:
     norming = Norming(model.config.rms_norm_eps, family.gain_from_one)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
