@@ -453,7 +453,7 @@ def test_arrays_lie_side_by_side_in_one_buffer() -> None:
     for name, tensor in inputs.tensors.items():
         np.testing.assert_array_equal(other[name], tensor.numpy())
         assert 0 == (tensor.data_ptr() - inputs.tensors["a"].data_ptr()) % 64
-    for wrong in ({**other, "a": np.arange(4)}, {"a": other["a"]}, {**other, "b": np.zeros((3, 2))}):
+    for wrong in ({**other, "a": np.arange(4)}, {"a": other["a"]}, {**other, "b": np.zeros((3, 2), np.float32)}):
         with pytest.raises(ValueError, match="not those that the buffer was laid out for"):
             inputs.fill(wrong)
 
