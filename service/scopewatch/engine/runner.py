@@ -4,22 +4,23 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from scopewatch.engine.device_clock import DeviceClock
 from scopewatch.engine.encoder import HookpointEncoder, median_norms
-from scopewatch.engine.passes import Passes, Row, Tap, halved
+from scopewatch.engine.graphs import Graphs, Served
+from scopewatch.engine.passes import Passes, Row, Tap, halved, untouched
+from scopewatch.engine.reuse import Reuse
+from scopewatch.engine.slabs import what_fires
 from scopewatch.errors import EngineError
 from scopewatch.identity import FeatureTable
 from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Change, Hookpoint
 from scopewatch.reader.loading import Reader
-from scopewatch.reader.pages import PagePool
-from scopewatch.reader.prefixes import Prefixes, Reading, stretch
+from scopewatch.reader.prefixes import Reading, stretch
 from scopewatch.reader.sharing import shared_rows, side_by_side, with_beginnings
 from scopewatch.sae.encoder import Encoder
 from scopewatch.types import Activations, EncodedBatch, TokenIds, in_a_row
@@ -46,6 +47,7 @@ class Runner:
             read anew: what it says of a token comes from the token before, which might not be read again.
         table: See `watch`.
         head: See `watch`.
+        graphs: Where small passes are replayed from; None where all run as they come.
     """
 
     def __init__(
@@ -57,11 +59,12 @@ class Runner:
         prefix_bytes: int = 0,
         table: FeatureTable = FeatureTable(()),  # noqa: B008 - immutable
         head: bool = True,
+        graphs: Graphs | None = None,
     ) -> None:
         self._reader = reader
+        self._graphs = graphs
         self._passes = Passes(reader)
-        self._prefix_bytes = prefix_bytes
-        self._prefixes = Prefixes(None)
+        self._reuse = Reuse(reader, prefix_bytes)
         self._reused_tokens = 0
         self._row_tokens = row_tokens
         self._clock = DeviceClock(reader.device)
@@ -82,16 +85,26 @@ class Runner:
             here = [placed.encoder for placed in encoders if placed.hookpoint == hookpoint]
             self._encoders[hookpoint] = HookpointEncoder(here).to(self._reader.device)
         self._head = self._reader.head if head else None
-        self._order = _column_order(encoders, hookpoints, more=2)
+        self._order = _column_order(encoders, hookpoints, more=2).to(self._reader.device)
         self._table = table
         # Blocks of beginnings have no norms, and a text's median needs those of all its tokens.
         anew = bool(self._head) or any(encoder.bounded for encoder in self._encoders.values())
-        self._keep_beginnings(0 if anew else self._passes.depth(hookpoints))
+        self._reuse.restart(0 if anew else self._passes.depth(hookpoints))
+        if self._graphs:
+            recordable = {
+                place: encoder if encoder.capturable else untouched for place, encoder in self._encoders.items()
+            }
+            self._graphs.watch(Served(recordable, whole=bool(self._head), pool=self._reuse.prefixes.pool))
 
     @property
     def kept_bytes(self) -> int:
         """Size of what is kept of beginnings that texts share."""
-        return self._prefixes.kept_bytes
+        return self._reuse.prefixes.kept_bytes
+
+    @property
+    def pending_bytes(self) -> int:
+        """Memory that will be taken for beginnings once something is kept of them."""
+        return self._reuse.pending_bytes
 
     @torch.inference_mode()
     def __call__(self, batch: Sequence[TokenIds]) -> EncodedBatch:
@@ -108,8 +121,9 @@ class Runner:
             return EncodedBatch([_nothing(len(ids)) for ids in batch], 0.0, 0.0, table=self._table)
         started_s = time.perf_counter()
         self._clock.reset()
+        self._replays: list[int] = []
         self._reused_tokens = 0
-        readings = self._prefixes.open(batch)
+        readings = self._reuse.prefixes.open(batch)
         order = side_by_side(readings)
         rows = shared_rows([readings[number] for number in order], self._row_tokens)
         outcomes = dict(zip(order, (outcome for row in rows for outcome in self._encode(row)), strict=True))
@@ -120,7 +134,21 @@ class Runner:
             encode_s=encode_s,
             reused_tokens=self._reused_tokens,
             table=self._table,
+            graph_tokens=tuple(self._replays),
         )
+
+    def plainly(self, batch: Sequence[TokenIds]) -> EncodedBatch:
+        """Encodes pairs as a call does, and replays nothing.
+
+        Args:
+            batch: As of a call.
+
+        Raises:
+            EngineDied: The device is lost.
+        """
+        other = copy(self)
+        other._graphs = None  # noqa: SLF001 - its own
+        return other(batch)
 
     @torch.inference_mode()
     def alone(self, ids: TokenIds, edits: Mapping[Hookpoint, Change] | None = None) -> Activations:
@@ -141,6 +169,10 @@ class Runner:
             raise outcome
         return outcome
 
+    def weigh_reuse(self, *, max_tokens: int, most_tokens: int) -> None:
+        """Measures which passes are faster on top of what is known of beginnings; see `Reuse.weigh`."""
+        self._reuse.weigh(self, max_tokens=max_tokens, most_tokens=most_tokens)
+
     def aside(self, table: FeatureTable) -> "Runner":
         """A runner of the same encoders, beside what is served: its head runs if it is loaded, and nothing is kept.
 
@@ -152,34 +184,14 @@ class Runner:
         return other
 
     def _turn_aside(self, table: FeatureTable) -> None:
-        self._prefixes = Prefixes(None)
+        self._reuse = Reuse(self._reader, 0)
+        self._graphs = None
         self._head = self._reader.head
         self._table = table
 
-    def _keep_beginnings(self, layers: int) -> None:
-        """Keeps what so many layers make of beginnings, and nothing where that is 0; what was kept is forgotten."""
-        if (pool := self._prefixes.pool) and pool.layers == layers:
-            self._prefixes.clear()
-            return
-        config: Any = self._reader.model.config
-        self._prefixes = Prefixes(
-            PagePool(
-                self._prefix_bytes,
-                layers=layers,
-                kv_heads=config.num_key_value_heads,
-                head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-                dtype=self._reader.model.dtype,
-                device=self._reader.device,
-            )
-            if self._prefix_bytes and layers
-            else None
-        )
-
     def _encode(self, row: Sequence[Reading]) -> list[Activations | Exception]:
         """One forward pass over neighbouring texts, on top of what is known of them; on failure several."""
-        for reading in row:
-            self._prefixes.recall(reading)
-        with self._prefixes.pinned(row):
+        with self._reuse.on_top_of_known(row):
             return halved(self._forward, row, failed, self._reader.device)
 
     def _forward(
@@ -187,7 +199,7 @@ class Runner:
     ) -> list[Activations | Exception]:
         """One forward pass, with the outcome of each text; what is worth keeping of them is kept."""
         readings = with_beginnings(batch)
-        with self._prefixes.pages_for(readings):
+        with self._reuse.prefixes.pages_for(readings):
             row, fired = self._read(readings, edits)
             if not np.isfinite(fired.value).all():
                 if len(batch) > 1:
@@ -200,7 +212,7 @@ class Runner:
                 reading, own = text.reading, stretch(fired, text.place.start, text.place.stop)
                 before = [found[reading.parent]] if reading.parent else [block.activations for block in reading.known]
                 found[reading] = in_a_row([*before, own])
-                self._prefixes.keep(reading, found[reading])
+                self._reuse.prefixes.keep(reading, found[reading])
         self._reused_tokens += sum(len(reading.ids) for reading in batch) - row.packing.tokens
         return [found[reading] for reading in readings if not reading.shared]
 
@@ -208,21 +220,30 @@ class Runner:
         """A row, and what fired on it; its values may not be finite."""
         lengths = [len(reading.rest) for reading in readings]
         taps = {hookpoint: self._timed(encoder, lengths) for hookpoint, encoder in self._encoders.items()}
-        row = self._passes.read(readings, taps, pool=self._prefixes.pool, edits=edits, whole=bool(self._head))
+        pool = self._reuse.prefixes.pool
+        row = None if edits or any(reading.wanted for reading in readings) else self._replayed(readings, taps)
+        row = row or self._passes.read(readings, taps, pool=pool, edits=edits, whole=bool(self._head))
         columns = [row.tapped[hookpoint] for hookpoint in taps]
         if self._head:
             columns.append(self._predictions(self._head, row))
         acts = torch.cat(columns, dim=-1)[: row.packing.tokens]
         acts = acts[:, self._order[: acts.shape[1]]]
-        # What does not fire is exactly 0, and NaN is not.
-        fired = torch.nonzero(acts)
-        token, column = fired.to(torch.int32).T.cpu().numpy()
-        value = acts[tuple(fired.T)].cpu().numpy()
-        return row, Activations(row.packing.tokens, token, column, value)
+        return row, what_fires(acts)
+
+    def _replayed(self, readings: Sequence[Reading], taps: Mapping[Hookpoint, Tap]) -> Row | None:
+        """A pass from a graph, if one fits; what no graph can hold is done behind it."""
+        row = self._graphs.replay(readings, self._clock) if self._graphs else None
+        if row is None:
+            return None
+        self._replays.append(len(row.ids))
+        behind = [place for place, encoder in self._encoders.items() if not encoder.capturable]
+        return replace(
+            row, tapped={**row.tapped, **{place: taps[place](row.tapped[place][None])[0] for place in behind}}
+        )
 
     def _predictions(self, head: Head, row: Row) -> torch.Tensor:
         """Log-probability and entropy for every token of the row; 0 for those that nothing comes before."""
-        with self._clock:
+        with self._clock.lap():
             follows = self._passes.on_device(np.flatnonzero(row.packing.positions))
             told = row.states.new_zeros((len(row.ids), 2), dtype=torch.float32)
             told[follows] = head(row.states[follows - 1], row.ids[follows])
@@ -230,7 +251,7 @@ class Runner:
 
     def _timed(self, encoder: HookpointEncoder, lengths: Sequence[int]) -> Tap:
         def encode(activations: torch.Tensor) -> torch.Tensor:
-            with self._clock:
+            with self._clock.lap():
                 median = median_norms(activations[0], lengths) if encoder.bounded else None
                 encoded: torch.Tensor = encoder(activations, median)
                 return encoded
