@@ -1,8 +1,8 @@
 """Causal attention over packed texts, with what Gemma adds to it: soft-capped logits and sliding windows.
 
 A text sees its own earlier tokens, of which the first may be known from an earlier pass. Both kinds take the place of
-transformers' own and give what that gives for each text alone: `packed`, text by text, for CPUs, and `packed_flex`
-(`flex.py`), one kernel for the whole row, for GPUs.
+transformers' own and give what that gives for each text alone: `packed`, text by text, for CPUs; for GPUs one kernel
+for the whole row, `packed_tiles` (`packed_tiles.py`) or `packed_flex` (`flex.py`).
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from torch.nn.attention.flex_attention import flex_attention
 from transformers import AttentionInterface
 
-from scopewatch.reader.flex import PackedFlex
+from scopewatch.reader.attention_choice import candidates, choose
+from scopewatch.reader.attention_trials import AttentionShapes, Trials
 from scopewatch.reader.packing import AttentionKind, PackedText, Packing, Room
 from scopewatch.reader.pages import BLOCK
 
@@ -22,14 +22,21 @@ _QUERIES = 64
 """Queries at a time; the keys after the last of them are left out."""
 
 
-def register_attention(device: torch.device) -> AttentionKind:
+def register_attention(device: torch.device, shapes: AttentionShapes | None = None) -> AttentionKind:
     """Makes the attention for a device known to transformers, by its name.
+
+    Args:
+        device: Where the reader runs.
+        shapes: What its layers ask of attention. A GPU is asked which kind is right and fastest in these; without
+            them, and on a CPU, it is `packed`.
 
     Returns:
         That attention.
     """
     packed = Packed()
-    kind = packed if device.type == "cpu" else PackedFlex(torch.compile(flex_attention), otherwise=packed)
+    kind: AttentionKind = packed
+    if device.type != "cpu" and shapes:
+        kind = choose(candidates(shapes, packed), Trials(shapes, device, reference=packed), packed, shapes.dtype)
     AttentionInterface.register(kind.name, kind)
     return kind
 
@@ -48,6 +55,7 @@ class Packed:
 
     name = "packed"
     multiple = 1
+    invariant = True
 
     def plan(self, packing: Packing, room: Room | None) -> dict[str, NDArray[Any]] | None:  # noqa: ARG002
         """Nothing, and no row fits into a room: what it runs depends on the texts."""

@@ -30,6 +30,7 @@ class PackedFlex:
 
     name = "packed_flex"
     multiple = MULTIPLE
+    invariant = False
 
     def __init__(self, flex: Callable[..., Any], *, otherwise: AttentionKind) -> None:
         self._flex = flex

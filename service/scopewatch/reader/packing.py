@@ -134,6 +134,11 @@ class AttentionKind(Protocol):
         """Rows are filled up to a multiple of this number of tokens."""
         ...
 
+    @property
+    def invariant(self) -> bool:
+        """Whether a text's numbers are the same to the last bit whatever stands beside it and is known of it."""
+        ...
+
     def plan(self, packing: Packing, room: Room | None) -> dict[str, NDArray[Any]] | None:
         """What it wants on the device, under `packing.inputs`, when the layers run.
 

@@ -6,7 +6,7 @@ stands, on how long the row is, or on what lies in pages.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,7 +26,7 @@ class Form(NamedTuple):
     """Tiles of keys under way at a time."""
 
 
-def packed_tiles(
+def packed_tiles(  # noqa: PLR0917
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -65,42 +65,7 @@ def packed_tiles(
     )
 
 
-torch.library.define(
-    "scopewatch::packed_tiles",
-    "(Tensor query, Tensor key, Tensor value, Tensor? key_pages, Tensor? value_pages, Tensor queries, Tensor keys, "
-    "float scaling, int window, float softcap, int[] form) -> Tensor",
-)
-
-
-@torch.library.impl("scopewatch::packed_tiles", "CUDA")
-def _on_cuda(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    key_pages: torch.Tensor | None,
-    value_pages: torch.Tensor | None,
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    scaling: float,
-    window: int,
-    softcap: float,
-    form: Sequence[int],
-) -> torch.Tensor:
-    from scopewatch.reader.kernels.tiles import launch
-
-    out = query.new_empty(_gathered(query))
-    with torch.cuda.device_of(query):
-        launch(query, key, value, key_pages, value_pages, queries, keys, out, scaling, window, softcap, form)
-    return out
-
-
-@torch.library.register_fake("scopewatch::packed_tiles")
-def _shapes_only(query: torch.Tensor, *_: object) -> torch.Tensor:
-    return query.new_empty(_gathered(query))
-
-
-@torch.library.impl("scopewatch::packed_tiles", "CPU")
-def _plainly(
+def _plainly(  # noqa: PLR0917
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -114,7 +79,7 @@ def _plainly(
     _form: Sequence[int],
 ) -> torch.Tensor:
     """The same in plain torch, 64 queries at a time, so that products have the same shape whatever the company."""
-    out = query.new_zeros(_gathered(query))
+    out = _shapes_only(query).zero_()
     table = keys.tolist()
     for row, count, first, offset in queries.tolist():
         for start in range(0, count, TILE):
@@ -127,7 +92,7 @@ def _plainly(
             rows = slice(row + start, row + start + n)
             q = query.new_zeros(query.shape[1], TILE, query.shape[3], dtype=torch.float32)
             q[:, :n] = query[0, :, rows]
-            logits = q.unflatten(0, (len(k), -1)) @ k[:, None].transpose(-1, -2) * scaling
+            logits = q.view(len(k), -1, TILE, q.shape[2]) @ k[:, None].transpose(-1, -2) * scaling
             if softcap:
                 logits = softcap * torch.tanh(logits / softcap)
             ahead = torch.arange(TILE)[:, None] + position - (torch.arange(k.shape[1]) + TILE * from_tile)
@@ -138,10 +103,19 @@ def _plainly(
     return out
 
 
-def _gathered(query: torch.Tensor) -> tuple[int, int, int, int]:
-    """The shape of what each token gathers, for queries of shape (1, heads, tokens, head_dim)."""
+def _on_cuda(query: torch.Tensor, *others: Any) -> torch.Tensor:
+    from scopewatch.reader.kernels.tiles import launch
+
+    out = _shapes_only(query)
+    # Triton launches on the device that is current.
+    with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]
+        launch(out, query, *others)
+    return out
+
+
+def _shapes_only(query: torch.Tensor, *_: object) -> torch.Tensor:
     rows, heads, tokens, head_dim = query.shape
-    return rows, tokens, heads, head_dim
+    return query.new_empty(rows, tokens, heads, head_dim)
 
 
 def _read(row: torch.Tensor, pages: torch.Tensor | None, where: Sequence[int], length: int) -> torch.Tensor:
@@ -156,3 +130,12 @@ def _read(row: torch.Tensor, pages: torch.Tensor | None, where: Sequence[int], l
         else:
             tiles[:, start : start + n] = row[0, :, r : r + n]
     return tiles
+
+
+_LIBRARY: Any = torch.library.Library("scopewatch", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define(
+    "packed_tiles(Tensor query, Tensor key, Tensor value, Tensor? key_pages, Tensor? value_pages, Tensor queries, "
+    "Tensor keys, float scaling, int window, float softcap, int[] form) -> Tensor"
+)
+for _device, _function in {"CPU": _plainly, "CUDA": _on_cuda, "Meta": _shapes_only}.items():
+    _LIBRARY.impl("packed_tiles", _function, _device)

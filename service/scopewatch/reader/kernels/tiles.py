@@ -43,11 +43,8 @@ def _product(a, b, sums, INTERPRETED: tl.constexpr):
 @triton.jit
 def _tile(row, row_step, pages, page_step, line_step, r, dim, there):
     """A head's keys or values at the 64 positions of a table's entry r; zeros where nothing is there."""
-    start = row + r.to(tl.int64) * row_step
-    step = row_step
-    if pages is not None:
-        start = tl.where(r < 0, pages + (-r).to(tl.int64) * page_step, start)
-        step = tl.where(r < 0, line_step, step)
+    start = tl.where(r < 0, pages + (-r).to(tl.int64) * page_step, row + r.to(tl.int64) * row_step)
+    step = tl.where(r < 0, line_step, row_step)
     return tl.load(start + tl.arange(0, TILE)[:, None] * step + dim[None], mask=there, other=0.0)
 
 
@@ -104,8 +101,7 @@ def tiles_kernel(
     programs: tl.constexpr = (GROUP + HEADS - 1) // HEADS
     kv_head = tl.program_id(1) // programs
     key, value = key + kv_head * k_head, value + kv_head * v_head
-    if key_pages is not None:
-        key_pages, value_pages = key_pages + kv_head * kp_head, value_pages + kv_head * vp_head
+    key_pages, value_pages = key_pages + kv_head * kp_head, value_pages + kv_head * vp_head
 
     line = tl.arange(0, HEADS * QUERIES)
     in_group = tl.program_id(1) % programs * HEADS + line // QUERIES
@@ -150,6 +146,7 @@ def tiles_kernel(
 
 
 def launch(
+    out: torch.Tensor,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -157,18 +154,20 @@ def launch(
     value_pages: torch.Tensor | None,
     queries: torch.Tensor,
     keys: torch.Tensor,
-    out: torch.Tensor,
     scaling: float,
     window: int,
     softcap: float,
     form: Sequence[int],
 ) -> None:
-    """Runs the kernel on tensors as of the operator `scopewatch::packed_tiles` (reader/tiles.py)."""
+    """Runs the kernel: the operator `scopewatch::packed_tiles` (`reader/tiles.py`) into `out`."""
     heads, n_queries, warps, stages = form
     kv_heads, head_dim = key.shape[1], key.shape[3]
     group = query.shape[1] // kv_heads
     together = min(heads, group)
     k_steps, v_steps = ((0, 0, 0) if pages is None else pages.stride()[:3] for pages in (key_pages, value_pages))
+    # One compiled kernel for rows with and without pages: no first page is waited for, and no bit can differ.
+    key_pages = key if key_pages is None else key_pages
+    value_pages = value if value_pages is None else value_pages
     tiles_kernel[len(queries), kv_heads * -(-group // together)](
         query,
         key,
