@@ -90,7 +90,6 @@ def _encoders_are_alike(watching: Watching, reader: Reader) -> bool:
         return not any(placed.encoder.contest for placed in watching.encoders)
     if reader.row_counts is None:
         return False
-    place = reader.device
     hookpoints = {placed.hookpoint for placed in watching.encoders}
     here = [[placed.encoder for placed in watching.encoders if placed.hookpoint == one] for one in hookpoints]
     weights = [pair for encoders in here for pair in product_weights(HookpointEncoder(encoders))]
