@@ -16,6 +16,7 @@ ENGINE_SETTINGS = (
     "reader_dir",
     "pack_dir",
     "fused",
+    "same_numbers",
     "torch_threads",
     "graph_tokens",
     "max_tokens",
@@ -135,6 +136,11 @@ class Config(BaseModel):
         "auto",
         description="what a reader's layers do element by element: auto runs it in few kernels on a GPU where these "
         "give the same, off leaves it to torch",
+    )
+    same_numbers: Literal["auto", "off"] = Field(
+        "auto",
+        description="whether a pair's numbers depend on the pairs it is read with: auto multiplies on a GPU so that "
+        "they do not, where the GPU can; off leaves it to the GPU",
     )
     torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all cores but one")
     graph_tokens: int = Field(

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from scopewatch.reader.linear import PackedLinear, packed_linear
-from scopewatch.reader.products import product
+from scopewatch.reader.products import Weights, product
 
 
 class Columns(torch.nn.Module):
@@ -21,7 +21,7 @@ class Columns(torch.nn.Module):
         self._packed: PackedLinear | None = None
 
     @property
-    def product_weights(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    def product_weights(self) -> list[Weights]:
         """What `RowCounts.settle` takes."""
         return [(self.weight, self.bias)]
 

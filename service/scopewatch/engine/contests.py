@@ -2,23 +2,26 @@
 
 Every column of the dictionary is needed to decide a contest, but few contests are close. On a GPU most are therefore
 decided by products of numbers rounded to bfloat16, which its tensor cores multiply many times as fast, with a bound of
-their error; what the bound leaves in doubt is decided in float32.
+their error. Where that leaves doubt, columns that are near the edge are multiplied in float32, and all columns only
+where equals or nearly equals have to be told apart.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
 from scopewatch.engine.columns import Columns
+from scopewatch.engine.rounded import Rounded
 from scopewatch.sae.encoder import Contest
 
 _CHUNK_ELEMENTS = 1 << 24
 """Pre-activations of a contest that exist at once; 64 MiB."""
 _EXACT_ROWS = 256
 """Tokens that a GPU decides in float32 at once: always as many, since another number could be added up otherwise."""
-_TINY = 1e-15
-"""Below this norm the bound of the error would have to count numbers too small for float32."""
+_CANDIDATES = 2048
+"""Columns of one chunk that may be near the last place; where there are more, all are multiplied."""
 
 
 class Competition(torch.nn.Module):
@@ -126,22 +129,31 @@ class Competition(torch.nn.Module):
             x: Shape (tokens, d_in), float32.
             own: Pre-activations of the watched features, shape (tokens, n).
         """
-        wins, doubtful = self.surely(x, own)
-        for tokens in torch.split(torch.nonzero(doubtful)[:, 0], _EXACT_ROWS):
+        wins, doubtful, least = self.surely(x, own)
+        left = torch.nonzero(doubtful)[:, 0]
+        if not self._grouped and len(left):
+            parts = [
+                self._by_candidates(x[tokens], own[tokens], least[tokens]) for tokens in torch.split(left, _EXACT_ROWS)
+            ]
+            wins[left], doubtful = (torch.cat(both) for both in zip(*parts, strict=True))
+            left = left[doubtful]
+        for tokens in torch.split(left, _EXACT_ROWS) if len(left) else ():
             rows = functional.pad(x[tokens], (0, 0, 0, _EXACT_ROWS - len(tokens)))
             wins[tokens] = self.exactly(rows)[1][: len(tokens)]
         return wins & (own > self.threshold)
 
-    def surely(self, x: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which watched features surely win and fire, (tokens, n), and on which tokens others might, (tokens,)."""
+    def surely(self, x: torch.Tensor, own: torch.Tensor) -> "_Sure":
+        """Decides what rounded products are sure of; arguments as of `decide`."""
         if self._rounded is None or self._rounded.W_enc.device != x.device:
+            # Column by column, as single columns are read.
+            self.W_enc = torch.nn.Buffer(self.W_enc.T.contiguous().T)
             self._rounded = Rounded(self.W_enc, self.b_enc)
         slack = self._rounded.slack(x, self.watched)
         least, most = self._in_groups(x) if self._grouped else self._last_place(x)
         wins = (own - slack > most) & (own > self.threshold)
         # What is no number is in doubt, and what is not above its threshold never fires.
         doubtful = ~(own <= self.threshold) & ~wins & ~(own + slack < least)
-        return wins, doubtful.any(-1) | ~self._rounded.bounds(x)
+        return _Sure(wins, doubtful.any(-1) | ~self._rounded.bounds(x), least)
 
     def _last_place(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Between which numbers the last winner's pre-activation lies, each (tokens, 1)."""
@@ -150,6 +162,52 @@ class Competition(torch.nn.Module):
             best = pre.topk(min(self._contest.winners, pre.shape[1]), dim=-1).values
             least, most = self._best_of(least, best - error), self._best_of(most, best + error)
         return least[:, -1:], most[:, -1:]
+
+    def _by_candidates(
+        self, x: torch.Tensor, own: torch.Tensor, least: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `surely`, by float32 products with those columns alone that can be near the last place.
+
+        Returns:
+            Which features win, (tokens, n), and which tokens are still in doubt, (tokens,).
+        """
+        rounded = self._rounded
+        assert rounded
+        near = self._candidates(x, least)
+        slack, value = rounded.slack(x, self.watched), self._pre_of(x, near.token, near.column)
+        off = rounded.slack_of(x, near.token, near.column)[:, None]
+        other = near.column[:, None] != self.watched
+        above = other & (value[:, None] - off > (own + slack)[near.token])
+        perhaps = other & (value[:, None] + off >= (own - slack)[near.token])
+        counts = own.new_zeros((2, *own.shape), dtype=torch.int32)
+        for count, which in zip(counts, (above, perhaps), strict=True):
+            count.index_add_(0, near.token, which.int())
+        wins = counts[1] < self._contest.winners
+        doubtful = ~(own <= self.threshold) & ~wins & ~(counts[0] >= self._contest.winners)
+        return wins, doubtful.any(-1) | near.crowded | ~rounded.bounds(x)
+
+    def _candidates(self, x: torch.Tensor, least: torch.Tensor) -> "_Candidates":
+        """The columns that may win, as far as is known, or be as strong as a winner within float32's rounding."""
+        rounded = self._rounded
+        assert rounded
+        floor = least - 2 * rounded.slack(x, rounded.strongest).sum(-1, keepdim=True)
+        crowded = ~rounded.bounds(x)
+        found = []
+        first = 0
+        for pre, error, _ in self._bounded_chunks(x):
+            near = pre + error >= floor
+            crowded |= near.sum(-1) > _CANDIDATES
+            found.append(torch.nonzero(near & ~crowded[:, None]) + pre.new_tensor([0, first], dtype=torch.int64))
+            first += pre.shape[1]
+        token, column = torch.cat(found).T
+        return _Candidates(token, column, crowded)
+
+    def _pre_of(self, x: torch.Tensor, token: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+        """Pre-activations of single tokens and columns, in float32."""
+        at_once = max(1, _CHUNK_ELEMENTS // len(self.W_enc))
+        pairs = zip(torch.split(token, at_once), torch.split(column, at_once), strict=True)
+        sums = [torch.einsum("pd,pd->p", x[tokens], self.W_enc.T[columns]) for tokens, columns in pairs]
+        return torch.cat(sums) + self.b_enc[column]
 
     def _best_of(self, before: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
         """The greatest of two parts of a row, as many as win, the greatest first."""
@@ -181,50 +239,23 @@ class Competition(torch.nn.Module):
                 yield rounded.product(x, columns) + self.b_enc[columns], rounded.error(x, columns), here
 
 
-class Rounded:
-    """A dictionary rounded to bfloat16, and how far a product with it may be off.
+class _Sure(NamedTuple):
+    """What rounded products are sure of."""
 
-    With u = 2^-8, rounding both vectors changes x·w by at most (2u + u^2) |x||w|. Tensor cores add exact products up in
-    float32, but cut off where others round: each of d additions errs by at most 2^-22 of the sum of the magnitudes
-    (measured by Fasi, Higham, Mikaitis and Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ Computer Science
-    7, 2021). A float32 product errs by at most d 2^-24 of it, in any order of sums (Higham, Accuracy and Stability of
-    Numerical Algorithms, 3.1). The sum of magnitudes is at most |x||w|. All are taken a hundredth larger, for the
-    rounding of the norms and for higher powers.
-
-    Args:
-        W_enc: Shape (d_in, d_sae).
-        b_enc: Shape (d_sae,).
-    """
-
-    def __init__(self, W_enc: torch.Tensor, b_enc: torch.Tensor) -> None:
-        self.W_enc = W_enc.to(torch.bfloat16)
-        self._norms: torch.Tensor = torch.linalg.vector_norm(W_enc, dim=0).clamp(min=_TINY)
-        self._biases = b_enc.abs()
-        u, d_in = 2**-8, len(W_enc)
-        self._exact = 1.01 * (d_in + 1) * 2**-24
-        self._coefficient = 1.01 * (2 * u + u**2 + d_in * 2**-22) + 2 * self._exact
-
-    def product(self, x: torch.Tensor, columns: slice) -> torch.Tensor:
-        """The product of (tokens, d_in), rounded, with some columns, in float32."""
-        rounded, columns_of = x.to(torch.bfloat16), self.W_enc[:, columns]
-        if x.is_cuda:
-            return torch.mm(rounded, columns_of, out_dtype=torch.float32)
-        return rounded.float() @ columns_of.float()
-
-    def error(self, x: torch.Tensor, columns: slice) -> torch.Tensor:
-        """How far pre-activations of some columns may be from what float32 products give, (tokens, 1)."""
-        return self._coefficient * _norms(x) * self._norms[columns].max() + 2**-22 * self._biases[columns].max()
-
-    def slack(self, x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """How far two float32 products with given columns may be from each other, (tokens, n)."""
-        return 2 * self._exact * _norms(x) * self._norms[columns] + 2**-22 * self._biases[columns]
-
-    def bounds(self, x: torch.Tensor) -> torch.Tensor:
-        """On which tokens the bounds hold, (tokens,): not where squares are too large or too small for float32."""
-        norms = _norms(x)[:, 0]
-        return torch.isfinite(norms) & (norms > _TINY)
+    wins: torch.Tensor
+    """Which watched features surely win and fire, (tokens, n)."""
+    doubtful: torch.Tensor
+    """On which tokens others might, (tokens,)."""
+    least: torch.Tensor
+    """The least that the last winner, or a feature's strongest rival, may have; (tokens, 1 or n)."""
 
 
-def _norms(x: torch.Tensor) -> torch.Tensor:
-    norms: torch.Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norms
+class _Candidates(NamedTuple):
+    """Columns that may have won, of some tokens."""
+
+    token: torch.Tensor
+    """Shape (pairs,)."""
+    column: torch.Tensor
+    """Shape (pairs,)."""
+    crowded: torch.Tensor
+    """On which tokens they are too many, and not told; shape (tokens,)."""

@@ -21,6 +21,7 @@ from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Change, Hookpoint
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.prefixes import Reading, stretch
+from scopewatch.reader.products import product_weights
 from scopewatch.reader.sharing import shared_rows, side_by_side, with_beginnings
 from scopewatch.sae.encoder import Encoder
 from scopewatch.types import Activations, EncodedBatch, TokenIds, in_a_row
@@ -86,6 +87,8 @@ class Runner:
         for hookpoint in hookpoints:
             here = [placed.encoder for placed in encoders if placed.hookpoint == hookpoint]
             self._encoders[hookpoint] = HookpointEncoder(here).to(self._reader.device)
+            if self._reader.row_counts:
+                self._reader.row_counts.settle(product_weights(self._encoders[hookpoint]))
         self._head = self._reader.head if head else None
         self._order = _column_order(encoders, hookpoints, more=2).to(self._reader.device)
         self._table = table

@@ -80,6 +80,7 @@ class Packed:
             return _causal(query, key, value, rule).transpose(1, 2), None
         packing.keep(module.layer_idx, key, value)
         out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        out[:, packing.tokens :] = 0
         for text in packing.texts:
             keys, values = _keys_and_values(packing, text, module.layer_idx, (key, value), sliding_window)
             out[:, text.place] = _causal(query[:, :, text.place], keys, values, rule).transpose(1, 2)

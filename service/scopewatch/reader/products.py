@@ -30,6 +30,8 @@ _BUDGET_S = 30.0
 
 Multiply = Callable[..., torch.Tensor]
 """See `multiplied`."""
+Weights = tuple[torch.Tensor, torch.Tensor | None]
+"""A linear layer's weight, (out_features, in_features), and bias, (out_features,)."""
 Timer = Callable[[Callable[[], object]], float]
 """The seconds that a call takes on the device."""
 
@@ -133,17 +135,20 @@ class RowCounts:
         self._left_s = budget_s
         self._found: dict[tuple[object, ...], Slabs | None] = {}
 
-    def settle(self, weights: Iterable[tuple[torch.Tensor, torch.Tensor | None]]) -> bool:
+    def settle(self, weights: Iterable[Weights]) -> bool:
         """Gives weights their row counts, by which `product` goes from then on.
 
         Args:
-            weights: Weights, (out_features, in_features), with their biases.
+            weights: The weights and biases of all that is multiplied.
 
         Returns:
             Whether there are row counts for all of them.
         """
         began_s, known = time.monotonic(), len(self._found)
-        settled = [self._settle(weight, bias) for weight, bias in weights]
+        settled = []
+        for weight, bias in weights:
+            with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]
+                settled.append(self._settle(weight, bias))
         took_s = time.monotonic() - began_s
         self._left_s -= took_s
         if new := list(self._found.values())[known:]:
@@ -263,9 +268,9 @@ def through_product(model: torch.nn.Module) -> None:
             module.__class__ = RowwiseLinear
 
 
-def product_weights(model: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+def product_weights(model: torch.nn.Module) -> list[Weights]:
     """The weights that a model multiplies by, with their biases: of linear layers, and what else its modules tell."""
-    found: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+    found: list[Weights] = []
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             found.append((module.weight, module.bias))
