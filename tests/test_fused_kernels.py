@@ -126,18 +126,12 @@ def test_rotary_compiles_for_the_heads_of_released_readers(heads: int, head_dim:
     pointers = dict.fromkeys(("qkv", "cos", "sin", "q_gain", "k_gain", "out"), "*")
     sizes = dict.fromkeys(("qkv_stride", "period", "q_heads", "all_heads", "half"), "i32")
     tiling = dict(rotary.tiling(heads, head_dim))
-    warps = tiling.pop("num_warps")
+    options = {name: tiling.pop(name) for name in ("num_warps", "enable_fp_fusion")}
     constants = {"NORM": True, "FROM_ONE": head_dim == 256} | tiling
-    found = compiled(
-        rotary.rotary_kernel,
-        pointers | sizes | {"eps": "fp32"},
-        constants,
-        "bf16",
-        num_warps=warps,
-        enable_fp_fusion=False,
-    )
+    arguments = pointers | sizes | {"eps": "fp32"}
+    found = compiled(rotary.rotary_kernel, arguments, constants, "bf16", **options)
 
-    assert "fma" not in assert_fits(found, tmp_path, warps=warps)
+    assert "fma" not in assert_fits(found, tmp_path, warps=options["num_warps"])
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
