@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from scopewatch.reader.fused import operators
-from scopewatch.reader.kernels import gated, interpreted, norms, rotary
+from scopewatch.reader.kernels import interpreted
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 EPS = 1e-3
@@ -23,7 +23,16 @@ WIDTHS = ((3, 5, 200), (1, 1, 96))
 # Heads of queries, heads of keys, head_dim, tokens.
 HEADS = ((4, 2, 96, 3), (3, 1, 12, 1), (2, 2, 64, 5))
 
+# What an operator does on CUDA, of tensors that are not there, which the interpreter does not mind.
+ON_CUDA: Any = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 random = torch.Generator().manual_seed(0)
+
+
+def both_ways(name: str, *arguments: Any) -> tuple[Any, Any]:
+    """What an operator's kernel gives, and what its twin gives."""
+    operator = getattr(torch.ops.scopewatch, name).default
+    assert operator is getattr(operators, name)
+    return operator.redispatch(ON_CUDA, *arguments), operator(*arguments)
 
 
 def numbers(*shape: int, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
@@ -51,8 +60,7 @@ def of_norms(dtype: torch.dtype, from_one: bool) -> Iterator[tuple[str, Any, Any
             ("norm_add", (x, residual, first), [behind]),
             ("norm_add_norm", (x, residual, first, second), [behind, norm64(behind, second64, from_one)]),
         ):
-            arguments = (*given, EPS, from_one)
-            yield f"{name} {shape}", getattr(norms, name)(*arguments), getattr(operators, name)(*arguments), exact
+            yield f"{name} {shape}", *both_ways(name, *given, EPS, from_one), exact
 
 
 def of_rotary(dtype: torch.dtype, from_one: bool) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -63,7 +71,6 @@ def of_rotary(dtype: torch.dtype, from_one: bool) -> Iterator[tuple[str, Any, An
                 numbers(*s, dtype=dtype) for s in [(1, tokens, head_dim)] * 2 + [(head_dim,)] * 2
             )
             gains = (q_gain, k_gain) if normed else (None, None)
-            arguments = (qkv, cos, sin, q_heads, kv_heads, *gains, EPS, from_one)
             x = wide(qkv).reshape(rows, tokens, -1, head_dim)[:, :, : q_heads + kv_heads]
             if normed:
                 gain = np.concatenate([[wide(q_gain)] * q_heads, [wide(k_gain)] * kv_heads])
@@ -71,7 +78,7 @@ def of_rotary(dtype: torch.dtype, from_one: bool) -> Iterator[tuple[str, Any, An
             left, right = np.split(x, 2, axis=-1)
             exact = x * wide(cos)[:, :, None] + np.concatenate([-right, left], -1) * wide(sin)[:, :, None]
             name = f"rotary {q_heads} {kv_heads} {head_dim} {tokens}{' normed' * normed}"
-            yield name, rotary.rotary(*arguments), operators.rotary(*arguments), [exact]
+            yield name, *both_ways("rotary", qkv, cos, sin, q_heads, kv_heads, *gains, EPS, from_one), [exact]
 
 
 def of_gated(dtype: torch.dtype) -> Iterator[tuple[str, Any, Any, Any]]:
@@ -80,7 +87,7 @@ def of_gated(dtype: torch.dtype) -> Iterator[tuple[str, Any, Any, Any]]:
         gate, up = np.split(wide(both), 2, axis=-1)
         tanh = np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3))
         for name, active in (("gelu_pytorch_tanh", gate * (1 + tanh) / 2), ("silu", gate / (1 + np.exp(-gate)))):
-            yield f"gated {name} {shape}", gated.gated(both, name), operators.gated(both, name), [active * up]
+            yield f"gated {name} {shape}", *both_ways("gated", both, name), [active * up]
 
 
 def deviations(found: Any, twin: Any, exact: list[Any]) -> dict[str, float]:
