@@ -7,16 +7,22 @@ tests/fused_kernels.py`.
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from scopewatch.reader.fused import operators
+from families import save_weights
+from scopewatch.reader import loading
+from scopewatch.reader.fused import fusing, operators, parts
 from scopewatch.reader.kernels import interpreted
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+KERNELS = ("rms_norm", "add_norm", "norm_add", "norm_add_norm", "rotary", "gated")
 EPS = 1e-3
 # Vectors of a width that is no power of two, and one token alone.
 WIDTHS = ((3, 5, 200), (1, 1, 96))
@@ -90,6 +96,35 @@ def of_gated(dtype: torch.dtype) -> Iterator[tuple[str, Any, Any, Any]]:
             yield f"gated {name} {shape}", *both_ways("gated", both, name), [active * up]
 
 
+def of_readers() -> Iterator[tuple[str, Any, Any, Any]]:
+    """Whole readers, which decide with these kernels whether they run in them."""
+    loading.pack_linears = lambda *_: None
+    fusing._TOKENS = 2
+    ids = torch.randint(3, 450, (2, 3), generator=random)
+    for family in ("gemma3_text", "qwen2"):
+        with tempfile.TemporaryDirectory() as folder:
+            reader = loading.load_reader(
+                save_weights(family, Path(folder)),
+                name="r",
+                revision="",
+                deepest_layer=1,
+                device="cpu",
+                dtype="float32",
+            )
+        ways = []
+        for kernels in ("plain", "twins", "own"):
+            if kernels != "plain":
+                for name in KERNELS:
+                    operator = getattr(operators, name)
+                    setattr(parts, name, partial(operator.redispatch, ON_CUDA) if kernels == "own" else operator)
+                fusing._remove(reader.model)
+                assert fusing.fuse(reader.model, reader.family)
+            with torch.inference_mode():
+                ways.append(reader.model(input_ids=ids, use_cache=False).last_hidden_state)
+        plain, twins, own = ways
+        yield f"reader {family}", own, twins, [wide(plain)]
+
+
 def deviations(found: Any, twin: Any, exact: list[Any]) -> dict[str, float]:
     """The largest deviations, as shares of the largest number, and the share of numbers that differ from the twin's."""
     found, twin = ([each] if isinstance(each, torch.Tensor) else each for each in (found, twin))
@@ -107,7 +142,7 @@ def deviations(found: Any, twin: Any, exact: list[Any]) -> dict[str, float]:
 def main() -> None:
     assert interpreted.interpreted()
     for dtype in DTYPES:
-        cases = [*of_gated(dtype)]
+        cases = [*of_gated(dtype), *(of_readers() if dtype == torch.float32 else [])]
         for from_one in (False, True):
             cases += [*of_norms(dtype, from_one), *of_rotary(dtype, from_one)]
         for name, *three in cases:

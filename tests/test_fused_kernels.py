@@ -48,15 +48,20 @@ def interpreted() -> list[dict[str, Any]]:
 def of(found: list[dict[str, Any]], dtype: str) -> Iterator[dict[str, Any]]:
     those = [case for case in found if case["dtype"] == dtype]
     kernels = {"rms_norm", "add_norm", "norm_add", "norm_add_norm", "rotary", "gated"}
-    assert kernels == {case["case"].split()[0] for case in those}
+    assert kernels == {case["case"].split()[0] for case in those} - {"reader"}
     yield from those
 
 
 def test_in_float32_a_kernel_gives_what_float64_gives(interpreted: list[dict[str, Any]]) -> None:
-    """Within rounding, as its plain twin does, also for widths that are no power of two and for one token."""
+    """Within rounding, as its plain twin does, also for widths that are no power of two and for one token.
+
+    And so whole readers give with them, after their check, what they gave before.
+    """
     for case in of(interpreted, "float32"):
-        assert case["exact"] < 5e-7, case
-        assert case["twin"] < 5e-7, case
+        within = 2e-6 if case["case"].startswith("reader") else 5e-7
+        assert case["exact"] < within, case
+        assert case["twin"] < within, case
+    assert 2 == sum(case["case"].startswith("reader") for case in interpreted)
 
 
 def test_a_kernel_rounds_where_its_twin_rounds(interpreted: list[dict[str, Any]]) -> None:
