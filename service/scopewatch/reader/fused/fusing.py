@@ -127,6 +127,7 @@ def _compare(part: torch.nn.Module, call: _Call, exact: torch.Tensor, number: in
 
 
 def install(model: Any, family: Family) -> None:
+    """Has a model run in few kernels, unchecked; arguments are those of `fuse`."""
     norming = Norming(model.config.rms_norm_eps, family.gain_from_one)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
