@@ -139,6 +139,19 @@ def test_the_first_blocks_of_a_text_are_the_last_to_go() -> None:
     assert 2 == len(long.known)
 
 
+def test_a_block_that_two_texts_want_gets_one_page() -> None:
+    """Also where texts of one row that begin alike were not made neighbours, no page is lost."""
+    pool = a_pool(5)
+    prefixes = Prefixes(pool)
+    readings = prefixes.open([ids([0, 1]), ids([2]), ids([0, 1])])
+    with prefixes.pages_for(readings):
+        for reading in readings:
+            prefixes.keep(reading, fired(reading.ids))
+
+    assert 2 == len(prefixes._blocks)
+    assert {1, 2, 3, 4} == {*pool._free, *(block.page for block in prefixes._blocks.values())}
+
+
 def test_without_memory_nothing_is_kept_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

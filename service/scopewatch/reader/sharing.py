@@ -66,7 +66,7 @@ def _grown(readings: Sequence[Reading], parent: Reading | None) -> Iterator[Read
         reading = readings[start]
         depth = len(parent.keys) if parent else len(reading.known)
         stop = start + 1
-        while stop < len(readings) and _alike(reading, readings[stop], depth, known=parent is None):
+        while stop < len(readings) and reading.keys[depth : depth + 1] == readings[stop].keys[depth : depth + 1] != ():
             stop += 1
         known = [] if parent else reading.known
         if stop == start + 1:
@@ -78,13 +78,6 @@ def _grown(readings: Sequence[Reading], parent: Reading | None) -> Iterator[Read
             yield node
             yield from _grown(readings[start:stop], node)
         start = stop
-
-
-def _alike(one: Reading, other: Reading, depth: int, *, known: bool) -> bool:
-    """Whether two texts are equal up to the end of block `depth`, behind equally many known ones."""
-    if known and len(one.known) != len(other.known):
-        return False
-    return one.keys[depth : depth + 1] == other.keys[depth : depth + 1] != ()
 
 
 def _common(one: Reading, other: Reading) -> int:
