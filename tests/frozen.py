@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from scopewatch.engine.cuda_graph import DeviceMemory, Recorded
 
 T = TypeVar("T")
 
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "item")
+WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique", "item")
 """Operators that a graph cannot record, since the host waits for what they find."""
 FROM_HOST = ("lift_fresh",)
 """Operators that take numbers of the host's, which a graph would take from memory that is long gone."""
@@ -69,9 +69,13 @@ class FrozenRecorder:
     """Which of its recordings fail, counted from 0."""
     takes_bytes: int = 0
     """Memory that each recording takes."""
+    idles_bytes: int = 0
+    """Memory that each recording holds and no tensor uses."""
     free_bytes: int = 1 << 30
+    idle_bytes: int = 0
     recordings: int = 0
     replays: int = 0
+    restarts: int = 0
 
     def record(self, work: Callable[[], T]) -> Recorded[T]:
         number, self.recordings = self.recordings, self.recordings + 1
@@ -85,17 +89,22 @@ class FrozenRecorder:
             for output in step.outputs.values():
                 output.fill_(torch.nan if output.is_floating_point() else 0)
         self.free_bytes -= self.takes_bytes
+        self.idle_bytes += self.idles_bytes
         return Recorded(result, lambda: self._replay(steps))
 
     def _replay(self, steps: list[_Step]) -> None:
         self.replays += 1
-        for step in steps:
-            again = tree_leaves(step.run())
-            for place, output in step.outputs.items():
-                output.copy_(again[place])
+        with _disable_current_modes():
+            for step in steps:
+                again = tree_leaves(step.run())
+                for place, output in step.outputs.items():
+                    output.copy_(again[place])
+
+    def restart(self) -> None:
+        self.restarts += 1
 
     def memory(self) -> DeviceMemory:
-        return DeviceMemory(self.free_bytes, 0)
+        return DeviceMemory(self.free_bytes, self.idle_bytes)
 
 
 def _writes(func: Any, args: Any, kwargs: Any, out: Any) -> bool:

@@ -56,6 +56,7 @@ def test_every_setting_has_a_variable() -> None:
         allow_download=True,
         fused="off",
         attention="packed_flex",
+        same_numbers="off",
         torch_threads=3,
         graph_tokens=33,
         max_tokens=17,

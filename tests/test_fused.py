@@ -12,6 +12,8 @@ import torch
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
 from families import FAMILIES, LAYERS, TABLE, save_weights
+from scopewatch.config import Config
+from scopewatch.engine import build
 from scopewatch.engine.passes import Passes, untouched
 from scopewatch.reader import loading
 from scopewatch.reader.fused import fusing, parts
@@ -19,6 +21,7 @@ from scopewatch.reader.fused.fusing import fuse
 from scopewatch.reader.hookpoints import Change, Hookpoint
 from scopewatch.reader.loading import Reader, load_reader
 from scopewatch.reader.prefixes import Reading
+from scopewatch.sources import ReaderSource
 from test_families import NAMED, ON_GEMMA
 from test_flex import BATCH
 from test_prefixes import PLENTY, a_runner, assert_equal
@@ -89,6 +92,23 @@ def test_every_place_gives_what_it_gives_without(both: Both) -> None:
     for site in PLACES:
         of_site = {place: one for place, one in expected.items() if place.site == site or place.layer == LAYERS}
         assert_same(of_site, read(both.fused, site), within=TOLERANCE)
+
+
+def test_the_norms_of_heads_are_heard(both: Both) -> None:
+    """As often as without, and with the same numbers, where a family has them."""
+    heard: dict[str, list[torch.Tensor]] = {"plain": [], "fused": []}
+    for reader, into in ((both.plain, heard["plain"]), (both.fused, heard["fused"])):
+        attention: Any = reader.layers[1].self_attn
+        for norm in (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)):
+            if norm is not None:
+                norm.register_forward_hook(lambda _m, given, out, into=into: into.extend([given[0], out]))
+        read(reader)
+        for module in attention.modules():
+            module._forward_hooks.clear()
+
+    assert (4 if hasattr(both.plain.layers[1].self_attn, "q_norm") else 0) == len(heard["plain"]) == len(heard["fused"])
+    for one, other in zip(heard["plain"], heard["fused"], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_replaced_at_a_place_flows_on(both: Both) -> None:
@@ -183,12 +203,12 @@ def missing(*_: object) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("operator", "instead", "said"),
     [
-        ("rotary", lambda *given: torch.ops.scopewatch.rotary(*given) * 1.001, "_DeviationError: layer 0 is off by"),
-        ("gated", lambda both, _: torch.ops.scopewatch.gated(both, "silu"), "_DeviationError: layer 0 is off by"),
+        ("rotary", lambda *given: torch.ops.scopewatch.rotary(*given) * 1.001, "_DeviationError: part 0 is off by"),
+        ("gated", lambda both, _: torch.ops.scopewatch.gated(both, "silu"), "_DeviationError: part 0 is off by"),
         (
             "norm_add",
             lambda *given: torch.ops.scopewatch.norm_add(*given) * torch.nan,
-            "_DeviationError: layer 0 is off by nan",
+            "_DeviationError: part 0 is off by nan",
         ),
         ("norm_add_norm", missing, "ModuleNotFoundError: No module named 'triton'"),
     ],
@@ -223,6 +243,16 @@ def test_only_a_gpu_runs_them_and_only_if_it_may(reader: Reader) -> None:
     assert "plain" == loading._kernels(reader.model, reader.family, cpu, fused=True)
     assert "plain" == loading._kernels(reader.model, reader.family, gpu, fused=False)
     assert "fused" == loading._kernels(reader.model, reader.family, gpu, fused=True)
+
+
+@pytest.mark.parametrize(("setting", "asked"), [("auto", True), ("off", False)])
+def test_the_setting_decides(setting: Any, asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an operator sets is what a reader is loaded with."""
+    told: list[bool] = []
+    monkeypatch.setattr(build, "load_reader", lambda *_, fused, **__: told.append(fused))
+    build.load_found(tmp_path, ReaderSource(path=str(tmp_path)), Config(fused=setting), deepest_layer=0)
+
+    assert [asked] == told
 
 
 def test_another_activation_function_stays_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

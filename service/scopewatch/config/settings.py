@@ -17,6 +17,7 @@ ENGINE_SETTINGS = (
     "pack_dir",
     "fused",
     "attention",
+    "same_numbers",
     "torch_threads",
     "graph_tokens",
     "max_tokens",
@@ -141,6 +142,11 @@ class Config(BaseModel):
         "auto",
         description="the attention that a reader's layers run: auto is packed on a CPU, and on a GPU the fastest that "
         "the start shows to be right; a name takes only that kind",
+    )
+    same_numbers: Literal["auto", "off"] = Field(
+        "auto",
+        description="whether a pair's numbers depend on the pairs it is read with: auto multiplies on a GPU so that "
+        "they do not, where the GPU can; off leaves it to the GPU",
     )
     torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all cores but one")
     graph_tokens: int = Field(

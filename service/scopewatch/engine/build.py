@@ -10,9 +10,11 @@ from scopewatch.config import Config
 from scopewatch.engine.budget import batch_tokens
 from scopewatch.engine.choices import SaeChoice, asked_by
 from scopewatch.engine.cuda_graph import CudaRecorder
-from scopewatch.engine.graphs import MOST_TOKENS, Graphs
+from scopewatch.engine.graph_lengths import MOST_TOKENS
+from scopewatch.engine.graphs import Graphs
 from scopewatch.engine.passes import ROW_TOKENS
 from scopewatch.engine.runner import Runner
+from scopewatch.engine.same_numbers import as_settled, confirmed
 from scopewatch.engine.watching import LoadedSae, Watching, assert_bos, assert_excluded, load_sae, watching_of
 from scopewatch.errors import ConfigError, ReaderError, SaeError, WatchlistError
 from scopewatch.identity import EngineIdentity, ReaderIdentity
@@ -68,7 +70,8 @@ class Engine:
                 "the reader's own predictions are asked for and its head is not loaded; restart the service"
             )
         loaded = [self._load(choice) for choice in saes]
-        return _with_graphs(watching_of(identity_of(self.reader, self.tokeniser), loaded, head=head), self.graphs)
+        watching = watching_of(identity_of(self.reader, self.tokeniser), loaded, head=head)
+        return _with_graphs(as_settled(watching, self.reader), self.graphs)
 
     def install(self, watching: Watching) -> None:
         """Watches another set of features from now on; call it where batches run, between two of them.
@@ -143,7 +146,7 @@ def build_engine(
         with asked_by(choice):
             assert_trained_alike(sae.watched.training, tokeniser)
     laps.end("tokenizer")
-    watching = watching_of(identity_of(reader, tokeniser), saes, head=head)
+    watching = as_settled(watching_of(identity_of(reader, tokeniser), saes, head=head), reader)
     graphs = graphs_of(reader, config.graph_tokens)
     runner = Runner(
         reader,
@@ -208,7 +211,7 @@ def load_found(
         head: Whether to load all layers and the output head.
         rounding: The format that the weights are rounded to.
     """
-    return load_reader(
+    reader = load_reader(
         directory,
         name=source.name,
         revision=source.revision_in(directory),
@@ -217,9 +220,11 @@ def load_found(
         dtype=config.dtype,
         fused=config.fused == "auto",
         attention_kind=config.attention,
+        same_numbers=config.same_numbers == "auto",
         head=head,
         rounding=rounding,
     )
+    return confirmed(reader)
 
 
 def load_tokeniser(directory: Path, reader: Reader, config: Config, rendering: Rendering) -> tuple[Tokeniser, int]:

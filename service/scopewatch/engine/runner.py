@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from scopewatch.engine.device_clock import DeviceClock
 from scopewatch.engine.encoder import HookpointEncoder, median_norms
 from scopewatch.engine.graphs import Graphs, Served
-from scopewatch.engine.passes import Passes, Row, Tap, halved, untouched
+from scopewatch.engine.passes import Passes, Row, Tap, halved
 from scopewatch.engine.reuse import Reuse
 from scopewatch.engine.slabs import what_fires
 from scopewatch.errors import EngineError
@@ -21,6 +21,7 @@ from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Change, Hookpoint
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.prefixes import Reading, stretch
+from scopewatch.reader.products import product_weights
 from scopewatch.reader.sharing import shared_rows, side_by_side, with_beginnings
 from scopewatch.sae.encoder import Encoder
 from scopewatch.types import Activations, EncodedBatch, TokenIds, in_a_row
@@ -63,6 +64,8 @@ class Runner:
     ) -> None:
         self._reader = reader
         self._graphs = graphs
+        self._may_replay = True
+        self._replays: list[int] = []
         self._passes = Passes(reader)
         self._reuse = Reuse(reader, prefix_bytes)
         self._reused_tokens = 0
@@ -84,6 +87,8 @@ class Runner:
         for hookpoint in hookpoints:
             here = [placed.encoder for placed in encoders if placed.hookpoint == hookpoint]
             self._encoders[hookpoint] = HookpointEncoder(here).to(self._reader.device)
+            if self._reader.row_counts:
+                self._reader.row_counts.settle(product_weights(self._encoders[hookpoint]))
         self._head = self._reader.head if head else None
         self._order = _column_order(encoders, hookpoints, more=2).to(self._reader.device)
         self._table = table
@@ -91,10 +96,7 @@ class Runner:
         anew = bool(self._head) or any(encoder.bounded for encoder in self._encoders.values())
         self._reuse.restart(0 if anew else self._passes.depth(hookpoints))
         if self._graphs:
-            recordable = {
-                place: encoder if encoder.capturable else untouched for place, encoder in self._encoders.items()
-            }
-            self._graphs.watch(Served(recordable, whole=bool(self._head), pool=self._reuse.prefixes.pool))
+            self._graphs.watch(Served(self._encoders, whole=bool(self._head), pool=self._reuse.prefixes.pool))
 
     @property
     def kept_bytes(self) -> int:
@@ -121,7 +123,7 @@ class Runner:
             return EncodedBatch([_nothing(len(ids)) for ids in batch], 0.0, 0.0, table=self._table)
         started_s = time.perf_counter()
         self._clock.reset()
-        self._replays: list[int] = []
+        self._replays = []
         self._reused_tokens = 0
         readings = self._reuse.prefixes.open(batch)
         order = side_by_side(readings)
@@ -147,7 +149,7 @@ class Runner:
             EngineDied: The device is lost.
         """
         other = copy(self)
-        other._graphs = None  # noqa: SLF001 - its own
+        other._may_replay = False  # noqa: SLF001 - its own
         return other(batch)
 
     @torch.inference_mode()
@@ -185,7 +187,7 @@ class Runner:
 
     def _turn_aside(self, table: FeatureTable) -> None:
         self._reuse = Reuse(self._reader, 0)
-        self._graphs = None
+        self._may_replay = False
         self._head = self._reader.head
         self._table = table
 
@@ -220,26 +222,22 @@ class Runner:
         """A row, and what fired on it; its values may not be finite."""
         lengths = [len(reading.rest) for reading in readings]
         taps = {hookpoint: self._timed(encoder, lengths) for hookpoint, encoder in self._encoders.items()}
-        pool = self._reuse.prefixes.pool
-        row = None if edits or any(reading.wanted for reading in readings) else self._replayed(readings, taps)
-        row = row or self._passes.read(readings, taps, pool=pool, edits=edits, whole=bool(self._head))
+        graphs, row = self._graphs, None
+        if graphs and self._may_replay and not edits:
+            row = graphs.replay(readings, taps, self._clock)
+        if row:
+            self._replays.append(len(row.ids))
+        else:
+            # As long as it would be replayed, so that what is said of a pair aside is of the same numbers.
+            filled = graphs.length_of(readings) if graphs else None
+            pool, whole = self._reuse.prefixes.pool, bool(self._head)
+            row = self._passes.read(readings, taps, pool=pool, edits=edits, whole=whole, filled=filled)
         columns = [row.tapped[hookpoint] for hookpoint in taps]
         if self._head:
             columns.append(self._predictions(self._head, row))
         acts = torch.cat(columns, dim=-1)[: row.packing.tokens]
         acts = acts[:, self._order[: acts.shape[1]]]
         return row, what_fires(acts)
-
-    def _replayed(self, readings: Sequence[Reading], taps: Mapping[Hookpoint, Tap]) -> Row | None:
-        """A pass from a graph, if one fits; what no graph can hold is done behind it."""
-        row = self._graphs.replay(readings, self._clock) if self._graphs else None
-        if row is None:
-            return None
-        self._replays.append(len(row.ids))
-        behind = [place for place, encoder in self._encoders.items() if not encoder.capturable]
-        return replace(
-            row, tapped={**row.tapped, **{place: taps[place](row.tapped[place][None])[0] for place in behind}}
-        )
 
     def _predictions(self, head: Head, row: Row) -> torch.Tensor:
         """Log-probability and entropy for every token of the row; 0 for those that nothing comes before."""

@@ -1,6 +1,7 @@
 """What the reader itself expected: how likely it found each token, and how open the choice was."""
 
 import torch
+from torch.nn import functional
 
 _TOKENS = 64
 """Tokens whose logits exist at once: two arrays of 64 MiB with a vocabulary of 262,144."""
@@ -36,8 +37,11 @@ class Head:
         Returns:
             One row for each token, shape (n, 2), float32.
         """
+        # Always so many rows: products of another number add up otherwise, and a token would depend on its neighbours.
+        filling = -len(ids) % self._tokens
+        states, ids = functional.pad(states, (0, 0, 0, filling)), functional.pad(ids, (0, filling))
         chunks = zip(torch.split(states, self._tokens), torch.split(ids, self._tokens), strict=True)
-        return torch.cat([self._predictions(*chunk) for chunk in chunks])
+        return torch.cat([self._predictions(*chunk) for chunk in chunks])[: len(ids) - filling]
 
     def _predictions(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         logits = self._logits(states)

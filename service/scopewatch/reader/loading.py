@@ -22,6 +22,7 @@ from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
 from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
 from scopewatch.reader.packing import AttentionKind
+from scopewatch.reader.products import RowCounts, product_weights, through_product
 from scopewatch.reader.rounding import rounded
 from scopewatch.reader.weight_files import OWN_HEAD, digests, text_weights
 from scopewatch.types import Rounding
@@ -49,6 +50,8 @@ class Reader:
     """The attention that its layers run."""
     head: Head | None = None
     """The output head, where it was asked for."""
+    row_counts: RowCounts | None = None
+    """What finds the row counts of products on its device; None where they run over any number of rows."""
     turn: threading.RLock = field(default_factory=threading.RLock)
     """Held by the thread whose forward pass runs: taps of one pass must not see another's activations."""
 
@@ -88,6 +91,7 @@ def load_reader(
     dtype: str,
     fused: bool = True,
     attention_kind: str = "auto",
+    same_numbers: bool = True,
     head: bool = False,
     rounding: Rounding = "none",
 ) -> Reader:
@@ -102,6 +106,7 @@ def load_reader(
         dtype: `auto`, `float32` or `bfloat16`.
         fused: Whether layers run in few kernels on a GPU, if these give what torch's own give.
         attention_kind: The name of the attention that its layers run; auto for the fastest that is right.
+        same_numbers: Whether products on a GPU run over row counts that give a row the same numbers in any company.
         head: Whether to load the output head.
         rounding: The format that the weights, but those of the head, are rounded to; digests are of the files.
 
@@ -129,6 +134,8 @@ def load_reader(
     _assert_attention(model, family, attention.name, directory)
     _settle(model, family, place, directory)
     kernels = _kernels(model, family, place, fused=fused)
+    row_counts = RowCounts() if place.type == "cuda" and same_numbers else None
+    alike = place.type == "cpu" or (row_counts is not None and _settle_products(model, row_counts))
     by_depth = weights_digests.result()
     identity = ReaderIdentity(
         name=name,
@@ -143,6 +150,7 @@ def load_reader(
         chat_template=False,
         layer_digests=tuple(by_depth[: layers_run + 1]),
         kernels=kernels,
+        batch_invariant=alike and attention.invariant,
     )
     return Reader(
         model,
@@ -154,6 +162,7 @@ def load_reader(
         place,
         attention,
         _head(directory, model, family, own_head) if head else None,
+        row_counts,
     )
 
 
@@ -186,6 +195,12 @@ def _kernels(model: PreTrainedModel, family: Family, place: torch.device, *, fus
     from scopewatch.reader.fused.fusing import fuse
 
     return "fused" if fuse(model, family) else "plain"
+
+
+def _settle_products(model: PreTrainedModel, row_counts: RowCounts) -> bool:
+    """Has a model's products run over row counts that give a row the same numbers in any company, if there are such."""
+    through_product(model)
+    return row_counts.settle(product_weights(model))
 
 
 def _load_model(

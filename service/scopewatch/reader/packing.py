@@ -63,7 +63,8 @@ class Packing:
         self.texts = list(placed.values())
         """Those that others go on from stand before them, and all that go on from one stand together behind it."""
         self.tokens = stop
-        filled = -(-self.tokens // multiple) * multiple
+        # At least two: a product of a lone row adds up in another order than one of several.
+        filled = max(2, -(-self.tokens // multiple) * multiple)
         self.ids = np.zeros(filled, np.int64)
         # What fills up stands at 0: some readers scale their positions by the largest.
         self.positions = np.zeros(filled, np.int64)

@@ -1,5 +1,7 @@
 """Rotary positions of queries and keys, in one launch, straight from the joined product of q, k and v."""
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -101,14 +103,19 @@ def rotary(
         eps,
         NORM=q_gain is not None,
         FROM_ONE=from_one,
-        # A fused multiplication and addition would leave out the rounding between them.
-        enable_fp_fusion=False,
         **tiled,
     )
     return out
 
 
+@cache
 def tiling(heads: int, head_dim: int) -> dict[str, int]:
-    """How the heads of a token are shared out to programs."""
+    """How the heads of a token are shared out to programs, and how these are compiled."""
     block = triton.next_power_of_2(head_dim // 2)
-    return {"HEADS": min(triton.next_power_of_2(heads), max(1, _NUMBERS // block)), "BLOCK": block, "num_warps": 4}
+    return {
+        "HEADS": min(triton.next_power_of_2(heads), max(1, _NUMBERS // block)),
+        "BLOCK": block,
+        "num_warps": 4,
+        # A multiplication and addition in one would leave out the rounding between them.
+        "enable_fp_fusion": False,
+    }
