@@ -169,6 +169,14 @@ class BeforeItself(Packed):
         return super().__call__(module, query, key.roll(1, 2), value, mask, **named)
 
 
+class InTF32(Packed):
+    """Attention whose factors keep the ten bits that tensor cores keep of float32."""
+
+    def __call__(self, module: Any, query: Any, key: Any, *arguments: Any, **named: Any) -> Any:
+        query, key = ((numbers.view(torch.int32) & -(1 << 13)).view(torch.float32) for numbers in (query, key))
+        return super().__call__(module, query, key, *arguments, **named)
+
+
 class NoPages(Packed):
     """Attention that keeps nothing on its pages."""
 
@@ -194,6 +202,7 @@ def trials() -> Trials:
         (Without(scaling=0.26), False),
         (BeforeItself(), False),
         (NoPages(), False),
+        (InTF32(), False),
     ],
     ids=lambda value: str(value) if isinstance(value, bool) else type(value).__name__,
 )
