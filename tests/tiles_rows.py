@@ -116,7 +116,7 @@ CASES = {
     "window and cap, seven heads a group": Case(heads=7, window=16, softcap=3.0, head_dim=16),
     "window, one head a group": Case(heads=2, kv_heads=2, window=100, head_dim=40),
     "tree": Case(row=TREE),
-    "tree, window, cap": Case(row=TREE, window=100, softcap=3.0, kv_heads=2),
+    "tree, window, cap, three heads a group": Case(row=TREE, window=100, softcap=3.0, heads=6, kv_heads=2, head_dim=16),
     "tree, tiles of 128": Case(row=TREE, form=Form(heads=1, queries=128, warps=8, stages=2)),
     "bfloat16": Case(dtype=torch.bfloat16),
     "bfloat16, tree, window, cap": Case(row=TREE, dtype=torch.bfloat16, window=100, softcap=3.0),

@@ -219,6 +219,7 @@ def load_found(
         device=config.device,
         dtype=config.dtype,
         fused=config.fused == "auto",
+        attention_kind=config.attention,
         same_numbers=config.same_numbers == "auto",
         head=head,
         rounding=rounding,
