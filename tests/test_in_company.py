@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,12 +15,15 @@ import torch
 from families import FAMILIES, HIDDEN, save_weights
 from scopewatch.engine.columns import Columns
 from scopewatch.engine.runner import PlacedEncoder, Runner
-from scopewatch.engine.same_numbers import confirmed
+from scopewatch.engine.same_numbers import as_settled, confirmed
+from scopewatch.engine.watching import Watching
+from scopewatch.identity import EngineIdentity, FeatureTable
 from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.linear import packed_linear
 from scopewatch.reader.loading import Reader, load_reader
-from scopewatch.sae.encoder import Encoder
+from scopewatch.reader.products import RowCounts
+from scopewatch.sae.encoder import Contest, Encoder
 from scopewatch.types import Activations, Int32
 
 SHARED = 150
@@ -128,6 +134,34 @@ def test_it_is_confirmed_at_the_start(tmp_path: Path) -> None:
     def louder(_module: object, _arguments: object, output: torch.Tensor) -> torch.Tensor:
         return output * (1 + 1e-7 * output.shape[1])
 
-    reader.layers[0].mlp.register_forward_hook(louder)
+    reader.model.get_submodule("layers.0.mlp").register_forward_hook(louder)
 
     assert not confirmed(reader).identity.batch_invariant
+
+
+@dataclass
+class Asked:
+    """Row counts that are found for nothing wider than `most` outputs."""
+
+    most: int
+
+    def settle(self, weights: Iterable[tuple[torch.Tensor, torch.Tensor | None]]) -> bool:
+        return all(len(weight) <= self.most for weight, _ in weights)
+
+
+@pytest.mark.parametrize(
+    ("contest", "row_counts", "alike"),
+    [(None, None, True), (Contest(24, 3), None, False), (None, Asked(24), True), (None, Asked(23), False)],
+)
+def test_what_is_watched_counts_too(
+    tmp_path: Path, contest: Contest | None, row_counts: Asked | None, alike: bool
+) -> None:
+    """Replies say so where an encoder's numbers depend on the batch: a contest on a CPU, products of a GPU."""
+    reader = a_reader(save_weights("llama", tmp_path))
+    nothing = np.zeros(24, np.float32)
+    encoder = Encoder("none", np.ones((HIDDEN, 24), np.float32), nothing, nothing, np.arange(24), contest)
+    told = Watching(EngineIdentity(reader.identity, ()), FeatureTable(), (PlacedEncoder(Hookpoint(1), encoder),), ())
+    settled = as_settled(told, replace(reader, row_counts=cast("RowCounts", row_counts)))
+
+    assert settled.identity.reader.batch_invariant is alike
+    assert settled.identity.reader.decides == reader.identity.decides

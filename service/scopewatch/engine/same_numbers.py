@@ -85,11 +85,9 @@ def as_settled(watching: Watching, reader: Reader) -> Watching:
 
 def _encoders_are_alike(watching: Watching, reader: Reader) -> bool:
     """Whether encoders give an activation the same numbers in any company; a GPU looks for row counts that do."""
-    if reader.device.type == "cpu":
-        # There contests are decided by products that are added up otherwise for another number of rows.
-        return not any(placed.encoder.contest for placed in watching.encoders)
     if reader.row_counts is None:
-        return False
+        # On a CPU contests are decided by products that are added up otherwise for another number of rows.
+        return reader.device.type == "cpu" and not any(placed.encoder.contest for placed in watching.encoders)
     hookpoints = {placed.hookpoint for placed in watching.encoders}
     here = [[placed.encoder for placed in watching.encoders if placed.hookpoint == one] for one in hookpoints]
     weights = [pair for encoders in here for pair in product_weights(HookpointEncoder(encoders))]
