@@ -6,6 +6,7 @@ for the whole row, `packed_tiles` (`packed_tiles.py`) or `packed_flex` (`flex.py
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from scopewatch.reader.pages import BLOCK
 
 _QUERIES = 64
 """Queries at a time; the keys after the last of them are left out."""
+_WINDOWS = 1024
+"""Windows wider than a text are made this many tokens wide, or a multiple of it."""
 
 
 def register_attention(device: torch.device, shapes: AttentionShapes | None = None) -> AttentionKind:
@@ -144,9 +147,9 @@ def _in_strips(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule
     n, total = query.shape[2], key.shape[2]
     past = total - n
     rows = min(n, _QUERIES)
-    # For any strip of queries: from the farthest key that the first one sees to the last query's own.
-    ahead = torch.arange(rows + window - 1, device=query.device) - torch.arange(rows, device=query.device)[:, None]
-    bias = query.new_zeros(ahead.shape).masked_fill_((ahead < 0) | (ahead >= window), -torch.inf)
+    # A window that nobody's view ends at may be larger: few masks are made.
+    window = window if window < total else -(-window // _WINDOWS) * _WINDOWS
+    bias = _bias(rows, window, query.dtype, query.device)
     out = torch.empty_like(query)
     for start in range(0, n, rows):
         stop = min(n, start + rows)
@@ -163,6 +166,15 @@ def _in_strips(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule
     return out
 
 
+@lru_cache(maxsize=64)
+def _bias(rows: int, window: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """What is added to the logits of any strip of queries, from the farthest key that the first one sees to the last
+    query's own: 0, or -inf where a key is not seen. Shape (rows, rows + window - 1).
+    """
+    ahead = torch.arange(rows + window - 1, device=device) - torch.arange(rows, device=device)[:, None]
+    return torch.zeros(ahead.shape, dtype=dtype, device=device).masked_fill_((ahead < 0) | (ahead >= window), -torch.inf)
+
+
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, rule: _Rule
 ) -> torch.Tensor:
@@ -172,9 +184,10 @@ def _attend(
     """
     if not rule.softcap:
         return functional.scaled_dot_product_attention(query, key, value, bias, scale=rule.scaling, enable_gqa=True)
-    rows, heads, n, _ = query.shape
-    groups = key.shape[1]
-    grouped = (query * (rule.scaling / rule.softcap)).reshape(rows, groups, heads // groups, n, -1)
-    logits = (grouped @ key.unsqueeze(2).transpose(-1, -2)).tanh_().mul_(rule.softcap).add_(bias)
-    weights = torch.softmax(logits, dim=-1, dtype=torch.float32).to(value.dtype)
-    return (weights @ value.unsqueeze(2)).flatten(1, 2)
+    rows, heads, n, width = query.shape
+    groups, keys = key.shape[1:3]
+    # The heads of a group stand below each other: one product for all of them, without a copy of the keys for each.
+    grouped = (query * (rule.scaling / rule.softcap)).reshape(rows, groups, -1, width)
+    logits = (grouped @ key.transpose(-1, -2)).tanh_().view(rows, groups, -1, n, keys)
+    weights = torch.softmax(torch.add(bias, logits, alpha=rule.softcap), dim=-1, dtype=torch.float32).to(value.dtype)
+    return (weights.view(rows, groups, -1, keys) @ value).view(rows, heads, n, width)
