@@ -14,10 +14,12 @@ from pathlib import Path
 # Whatever the machine has and whoever runs the tests has set, for this process and those that tests start, and before
 # the libraries look. What readers compute is compared with formulas in float32 on a CPU, so a GPU is not used where
 # there is one. Threads of tiny products, where other work has the cores, would mostly wait for each other's turn.
+# The publishers' libraries have no kernels of theirs run.
 # Servers of tests are on this machine: no proxy leads to them, and the hub that they stand in for is in reach. Help is as wide as on a plain terminal.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = ""
+os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
 os.environ["no_proxy"] = "127.0.0.1,localhost"
 os.environ["COLUMNS"] = "80"
 

@@ -172,7 +172,8 @@ def _bias(rows: int, window: int, dtype: torch.dtype, device: torch.device) -> t
     query's own: 0, or -inf where a key is not seen. Shape (rows, rows + window - 1).
     """
     ahead = torch.arange(rows + window - 1, device=device) - torch.arange(rows, device=device)[:, None]
-    return torch.zeros(ahead.shape, dtype=dtype, device=device).masked_fill_((ahead < 0) | (ahead >= window), -torch.inf)
+    unseen = (ahead < 0) | (ahead >= window)
+    return torch.zeros(ahead.shape, dtype=dtype, device=device).masked_fill_(unseen, -torch.inf)
 
 
 def _attend(
