@@ -13,9 +13,9 @@ from pathlib import Path
 
 # Whatever the machine has and whoever runs the tests has set, for this process and those that tests start, and before
 # the libraries look. What readers compute is compared with formulas in float32 on a CPU, so a GPU is not used where
-# there is one. Threads of tiny products, where other work has the cores, would mostly wait for each other's turn.
-# The publishers' libraries have no kernels of theirs run.
-# Servers of tests are on this machine: no proxy leads to them, and the hub that they stand in for is in reach. Help is as wide as on a plain terminal.
+# there is one, nor are kernels of the publishers' libraries. Threads of tiny products, where other work has the cores,
+# would mostly wait for each other's turn. Servers of tests are on this machine: no proxy leads to them, and the hub that
+# they stand in for is in reach. Help is as wide as on a plain terminal.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = ""
@@ -40,6 +40,7 @@ from tokenizers import (
     trainers,
 )
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from scopewatch.config import ENV_PREFIX
 from scopewatch.identity import EngineIdentity, FeatureTable, ReaderIdentity, Relation, SaeIdentity
@@ -55,6 +56,9 @@ from servers import ServerProcess
 # Nor is a setting taken from whoever runs the tests.
 for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
     del os.environ[name]
+
+# What tests print is theirs.
+transformers_logging.disable_progress_bar()
 
 # No test depends on how busy the machine is.
 settings.register_profile("scopewatch", deadline=None, suppress_health_check=[HealthCheck.too_slow])
