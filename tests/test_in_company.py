@@ -22,6 +22,8 @@ from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.linear import packed_linear
 from scopewatch.reader.loading import Reader, load_reader
+from scopewatch.reader.packing import Packing
+from scopewatch.reader.prefixes import Reading
 from scopewatch.reader.products import RowCounts
 from scopewatch.sae.encoder import Contest, Encoder
 from scopewatch.types import Activations, Int32
@@ -165,3 +167,9 @@ def test_what_is_watched_counts_too(
 
     assert settled.identity.reader.batch_invariant is alike
     assert settled.identity.reader.decides == reader.identity.decides
+
+
+def test_no_row_is_multiplied_alone() -> None:
+    """A text of one token stands in a row of two: a product of a lone row would add up in another order."""
+    for tokens, filled in ((1, 2), (2, 2), (3, 3)):
+        assert len(Packing([Reading(np.arange(tokens, dtype=np.int32), ())]).ids) == filled
