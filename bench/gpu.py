@@ -1,0 +1,184 @@
+"""What a GPU shows, in one command of eight minutes: whether everything is right there, and how fast.
+
+    python bench/gpu.py                                        # on a GPU
+    python bench/gpu.py --only families,invariance             # some sections
+    python bench/gpu.py --trace                                # on any CPU: launches and bytes of one pass, counted
+    python bench/gpu.py --device cpu --tiny                    # a rehearsal of the script itself
+
+Sections run in processes of their own, each within its time: one that fails or takes too long is told and left, and the
+rest goes on; what would begin after `--minutes` is left out. Progress goes to standard output; results to `gpu.json`
+and `gpu.md` in the folder `--out`. Exits with 0 if everything that is compared is right, whatever the speed; with 1 if
+something is not, or a section that compares did not come to its end.
+
+Nothing is needed beside scopewatch's own requirements; SAELens is measured where it is there. See docs/gpu.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+# Or torch, asked whether there is a GPU, would make it unusable in the processes that are forked.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+import torch
+
+from contenders import scopewatch
+from on_gpu.beside import beside
+from on_gpu.contests import contests
+from on_gpu.families import family_sections
+from on_gpu.flips import flips
+from on_gpu.goals import GOALS, Goal
+from on_gpu.invariance import invariance
+from on_gpu.kernels import kernels
+from on_gpu.passes import lone, passes, peak, shared
+from on_gpu.sections import Outcome, Section, Told, run_sections
+from on_gpu.served import served
+from on_gpu.stage import FULL, TINY, Stage
+from on_gpu.table import as_markdown
+from run import set_thresholds
+
+COMPARING = ("families", "invariance", "beside", "contests", "flips")
+"""The sections that show whether something is right; a run without their ends has not shown it."""
+_LIBRARIES = ("torch", "triton", "transformers", "sae-lens", "grpcio", "numpy")
+
+
+def prepare(stage: Stage, told: Told) -> None:
+    """Writes the reader of random weights, and thresholds that about 5 % of the pairs pass."""
+    on_gpu = stage.device.type == "cuda"
+    told.figures(device=torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu")
+    told.say(f"on {torch.cuda.get_device_name() if on_gpu else 'a CPU'}")
+    subject, engine = stage.subject, stage.engine(prefix_cache_bytes=0)
+    set_thresholds(subject, engine, scopewatch(subject, engine, engine.max_batch_tokens))
+
+
+def sections(tiny: bool) -> list[list[Section]]:
+    """The lanes, after `prepare`: those of the families first, then those that are timed, each of which runs alone."""
+    return [
+        *([section] for section in family_sections(tiny)),
+        [
+            Section("peak", 30, peak),
+            Section("passes", 75, passes),
+            Section("lone", 30, lone),
+            Section("shared", 30, shared),
+            Section("invariance", 45, invariance),
+            Section("kernels", 45, kernels),
+        ],
+        [Section("served", 110, served)],
+        [Section("beside", 120, beside)],
+        [Section("contests", 40, contests)],
+        [Section("flips", 60, flips)],
+    ]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument(
+        "--tiny", action="store_true", help="sizes that a CPU takes in seconds; no figure means anything"
+    )
+    parser.add_argument("--only", metavar="NAME,...", help="run these sections")
+    parser.add_argument("--leave", metavar="NAME,...", default="", help="run all but these sections")
+    parser.add_argument("--minutes", type=float, default=8.0, help="what all sections may take together")
+    parser.add_argument("--at-once", type=int, default=4, help="families that are compared side by side")
+    parser.add_argument("--labelled", type=Path, nargs="+", default=[], help="JSONL of labelled pairs, for `flips`")
+    parser.add_argument("--threads", type=int, default=max(1, min(4, (os.cpu_count() or 2) - 1)), help="of an engine")
+    parser.add_argument("--scratch", type=Path, default=Path("build/bench"), help="random weights are kept here")
+    parser.add_argument("--out", type=Path, help="default: bench/results on a GPU, the scratch folder on a CPU")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    began_s = time.monotonic()
+    until_s = began_s + 60 * args.minutes
+    stage = Stage(
+        torch.device(args.device), TINY if args.tiny else FULL, args.scratch, args.threads, tuple(args.labelled)
+    )
+    lanes = chosen(sections(args.tiny), args.only, args.leave)
+
+    def heard(name: str, text: str) -> None:
+        print(f"{time.monotonic() - began_s:6.1f} s  {name}: {text}", flush=True)
+
+    def run(some: list[list[Section]], at_once: int, start: str) -> dict[str, Outcome]:
+        return run_sections(some, stage, at_once=at_once, until_s=until_s, heard=heard, start=start)
+
+    start, first = "fork", [[Section("prepare", 90, prepare)]]
+    outcomes = run(first, 1, start)
+    if "fork" in outcomes["prepare"].failure:
+        # Some library has touched the device while it was imported.
+        start = "spawn"
+        outcomes = run(first, 1, start)
+    families = [lane for lane in lanes if lane[0].name.startswith("families/")]
+    outcomes |= run(families, args.at_once, start) | run([lane for lane in lanes if lane not in families], 1, start)
+    out = args.out or (Path(__file__).parent / "results" if args.device == "cuda" else args.scratch)
+    goals = () if args.tiny else GOALS
+    write(out, machine(outcomes["prepare"].figures), outcomes, goals, seconds=time.monotonic() - began_s)
+    if wrong := [name for name, outcome in outcomes.items() if not right(name, outcome)]:
+        raise SystemExit(f"not right, or not shown to be: {', '.join(wrong)}")
+
+
+def chosen(lanes: list[list[Section]], only: str | None, leave: str) -> list[list[Section]]:
+    """The lanes without the sections that are not asked for; `families` stands for all seven."""
+    known = {name for lane in lanes for section in lane for name in (section.name, section.name.partition("/")[0])}
+    wanted, left = (set(filter(None, (names or "").split(","))) for names in (only, leave))
+    if unknown := (wanted | left) - known:
+        raise SystemExit(f"no section {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
+
+    def asked(section: Section) -> bool:
+        names = {section.name, section.name.partition("/")[0]}
+        return (not wanted or bool(names & wanted)) and not names & left
+
+    return [kept for lane in lanes if (kept := [section for section in lane if asked(section)])]
+
+
+def right(name: str, outcome: Outcome) -> bool:
+    """Whether what a section compares is right, and it came to its end if it compares anything."""
+    return not outcome.broken and not (outcome.failure and name.partition("/")[0] in COMPARING)
+
+
+def write(
+    folder: Path, facts: Mapping[str, Any], outcomes: Mapping[str, Outcome], goals: Sequence[Goal], *, seconds: float
+) -> None:
+    """Writes the results and shows the table."""
+    judged_goals = [goal.judged(outcomes) for goal in goals]
+    folder.mkdir(parents=True, exist_ok=True)
+    report = {
+        "machine": facts,
+        "seconds": round(seconds, 1),
+        "goals": {judged.goal.what: {"measured": judged.found, "said": judged.said} for judged in judged_goals},
+        "sections": {name: asdict(outcome) for name, outcome in outcomes.items()},
+    }
+    (folder / "gpu.json").write_text(json.dumps(report, indent=2) + "\n")
+    table = as_markdown(facts, outcomes, judged_goals)
+    (folder / "gpu.md").write_text(table + "\n")
+    print(f"\n{table}\n\n{seconds:.0f} s in all; {folder / 'gpu.json'} and {folder / 'gpu.md'} are written")
+
+
+def machine(prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts that the figures depend on."""
+    return {
+        "device": prepared.get("device", "unknown"),
+        "made": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "scopewatch": version("scopewatch"),
+    } | {name: installed for name in _LIBRARIES if (installed := _version(name))}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""What bfloat16 changes in verdicts: the same pairs by the bundled reader in both precisions."""
+
+import asyncio
+
+import precision
+from equality import RULES
+from on_gpu.sections import Told
+from on_gpu.stage import Stage
+from scopewatch.config import Config
+from scopewatch.pairs.data_files import read_pairs
+from scopewatch.reader.linear import multiplies_bfloat16
+from scopewatch.types import Pair
+from subjects import lengths, pairs
+
+
+def flips(stage: Stage, told: Told) -> None:
+    """Every file of labelled pairs; without one, made pairs, of which few are flagged."""
+    if stage.device.type == "cpu" and not multiplies_bfloat16():
+        told.say("left out: this CPU has no arithmetic for bfloat16")
+        return
+    sets: dict[str, list[Pair]] = {
+        file.stem: [labelled.pair for labelled in read_pairs(file).pairs] for file in stage.labelled
+    } or {"made of random words": pairs(lengths(stage.sizes.calls, 500), salt=5)}
+    for name, chosen in sets.items():
+        exact, rounded = (
+            asyncio.run(precision.read(chosen, Config(device=stage.device.type, dtype=dtype)))
+            for dtype in ("float32", "bfloat16")
+        )
+        found = precision.compare(exact, rounded)
+        told.figures(**{name: found})
+        told.say(f"{name}: {found['changed_verdicts']:.2%} of {found['pairs']} verdicts change")
+        if (changed := float(str(found["changed_verdicts"]))) > (most := RULES["bfloat16"].verdicts):
+            told.broken([f"{name}: {changed:.2%} of the verdicts change, at most {most:.0%}"])
