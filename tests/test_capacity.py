@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ import yaml
 from conftest import House
 from scopewatch.app.load import load
 from scopewatch.capacity.as_text import kustomization
+from scopewatch.capacity.benchmark import engine_rates
 from scopewatch.capacity.curve import Curve, read_curve, shipped_curve, shipped_curves
 from scopewatch.capacity.plan import Load, Plan, plan, queueing_p95_s
 from scopewatch.capacity.random_pairs import RandomPairs
+from scopewatch.capacity.time_budget import TimeBudget
 from scopewatch.cli import main
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, SetupError
@@ -399,6 +402,95 @@ def test_no_cache_helps_with_the_texts() -> None:
     assert [0, 0, 4 * 448] == [engine.runner(again).reused_tokens for _ in range(3)]
 
 
+class Clock:
+    """A clock that goes on when it is told to."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def engine(self, tokens_per_s: float, *, compiles_s: float = 0.0, device: str = "cpu") -> Any:
+        """An engine that takes its time by this clock, and more for the first batch of each length."""
+        met: set[int] = set()
+        self.batches: list[tuple[int, int]] = []
+        """Of each batch, the number of its pairs and their length."""
+
+        def runner(batch: list[np.ndarray]) -> Any:
+            size = len(batch[0])
+            self.batches.append((len(batch), size))
+            self.now_s += len(batch) * size / tokens_per_s + compiles_s * (size not in met)
+            met.add(size)
+            return SimpleNamespace(activations=[None] * len(batch))
+
+        identity = SimpleNamespace(reader=SimpleNamespace(device=device))
+        return SimpleNamespace(runner=runner, max_batch_tokens=16_384, identity=identity)
+
+    def pairs(self, per_s: float = 1e5) -> Any:
+        """Makes texts, of which so many tokens take a second."""
+
+        def token_ids(count: int, tokens: int) -> list[np.ndarray]:
+            self.now_s += count * tokens / per_s
+            return [np.zeros(tokens, np.int32)] * count
+
+        return SimpleNamespace(token_ids=token_ids)
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_s", "within_s", "rounds"),
+    [
+        pytest.param(100_000.0, 40.0, 3, id="a GPU reads everything as often as it was asked to"),
+        pytest.param(100_000.0, 10.0, 1, id="in less time, fewer rounds"),
+        pytest.param(1_000.0, 40.0, 1, id="a slow machine reads each length once, however long that takes"),
+    ],
+)
+def test_rounds_that_do_not_fit_are_left_out(tokens_per_s: float, within_s: float, rounds: int) -> None:
+    """Each length is read in full batches at least once; the rates are the engine's, with nothing of compiling in them."""
+    clock, sizes, said = Clock(), [16, 256, 2048], list[str]()
+    engine = clock.engine(tokens_per_s, compiles_s=2.0, device="cuda")
+    budget = TimeBudget(within_s, clock)
+
+    found = engine_rates(engine, clock.pairs(), sizes, 3, say=lambda part, _: said.append(part), budget=budget)
+
+    assert dict.fromkeys(sizes, rounds) == {size: len(rates.tokens_per_s) for size, rates in found.items()}
+    for size, rates in found.items():
+        assert rates.tokens_per_s == pytest.approx([tokens_per_s] * rounds)
+        assert rates.lone_ms == pytest.approx([1000 * size / tokens_per_s] * 3 * rounds)
+    assert ["engine, to warm up", *(f"engine, round {number} of 3" for number in range(1, rounds + 1))] == list(
+        dict.fromkeys(said)
+    )
+    if rounds == 3:
+        assert clock() < within_s
+
+
+def test_rounds_shrink_before_they_are_left_out() -> None:
+    """With less time there are fewer batches in a round, down to one of each length."""
+    counted = []
+    for within_s in (1000.0, 20.0, 5.0):
+        clock = Clock()
+        engine_rates(
+            clock.engine(50_000.0), clock.pairs(), [64, 512], 2, say=lambda *_: None, budget=TimeBudget(within_s, clock)
+        )
+        counted.append(sum(pairs > 3 for pairs, _ in clock.batches))
+
+    # To warm up, one of each length; then two rounds.
+    assert [2 + 2 * 2 * 2, 2 + 2 * 2 * 2, 2 + 2 * 2] == counted
+
+
+def test_a_share_of_the_time_leaves_the_rest() -> None:
+    """Shares are of what is left, without what is laid aside, and never less than nothing."""
+    clock = Clock()
+    budget = TimeBudget(100.0, clock)
+    clock.now_s = 20.0
+
+    assert 40.0 == budget.share(0.5).within_s
+    assert 30.0 == budget.share(0.5, without_s=20.0).within_s
+    assert 0.0 == budget.share(0.5, without_s=90.0).within_s
+    clock.now_s = 300.0
+    assert (0.0, 280.0) == (budget.left_s, budget.spent_s - 20.0)
+    assert [1] == list(budget.rounds(5))
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A file that `bench` wrote, and what it printed."""
@@ -407,6 +499,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     command += ["--max-batch-tokens", "256", "--torch-threads", "1", "--device", "cpu", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stderr
+    assert "engine, round 1 of 1" in done.stderr
+    assert "service, round 1 of 1" in done.stderr
     return out, done.stdout
 
 
