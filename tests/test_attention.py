@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from scopewatch.reader.attention import packed
+from scopewatch.reader.attention import Packed
 from scopewatch.reader.packing import Packing
 from scopewatch.reader.prefixes import BLOCK, Block, Reading
 from scopewatch.types import Activations
@@ -62,7 +62,7 @@ def test_each_text_attends_as_if_alone(
     ]
     packing = Packing(readings, [[]] * len(readings))
 
-    found, _ = packed(
+    found, _ = Packed()(
         SimpleNamespace(layer_idx=0),
         query,
         key,
@@ -91,7 +91,7 @@ def test_without_a_packing_every_row_is_a_text(window: int | None) -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 70, WIDTH)
 
-    found, _ = packed(None, query, key, value, None, scaling=SCALING, sliding_window=window)
+    found, _ = Packed()(None, query, key, value, None, scaling=SCALING, sliding_window=window)
 
     for row in range(2):
         expected = formula(query[row], key[row], value[row], window, None)

@@ -132,6 +132,9 @@ ACTIVATIONS = ("activations", "--reader", "r", "--sae", "s", "--response", "a")
         pytest.param([], "required: COMMAND", id="no command"),
         pytest.param(["fly"], "invalid choice: 'fly'", id="unknown command"),
         pytest.param(["serve", "--prot", "1"], "unrecognized arguments: --prot 1", id="unknown flag"),
+        pytest.param(
+            ["serve", "--torch-compile"], "--torch-compile: leave it out, the reader's layers", id="former flag"
+        ),
         pytest.param(["serve", "--max-tokens", "ten"], "--max-tokens: Input should be a valid integer", id="no number"),
         pytest.param(["serve", "--max-tokens", "4"], "--max-tokens: Input should be greater", id="too small"),
         pytest.param(["serve", "--max-tokens"], "expected one argument", id="no value"),

@@ -54,7 +54,7 @@ def test_every_setting_has_a_variable() -> None:
         device="cuda:1",
         dtype="bfloat16",
         allow_download=True,
-        torch_compile=True,
+        fused="off",
         torch_threads=3,
         max_tokens=17,
         max_batch_tokens=18,
@@ -141,6 +141,10 @@ def test_no_watchlist_at_all_is_refused() -> None:
     [
         ("SCOPEWATCH_MAX_TOKNES", "no such setting; did you mean SCOPEWATCH_MAX_TOKENS?"),
         ("SCOPEWATCH_REDIS_URI", "no such setting; did you mean SCOPEWATCH_REDIS_URL?"),
+        (
+            "SCOPEWATCH_TORCH_COMPILE",
+            "is no setting any more: leave it out, the reader's layers run in few kernels without it (setting fused)",
+        ),
         ("SCOPEWATCH_XYZZY", "no such setting"),
         ("SCOPEWATCH_", "no such setting"),
     ],

@@ -1,6 +1,5 @@
 """The attention for GPUs, run where there is none: unfused, and as one compiled kernel."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from transformers import AttentionInterface
 
 from families import FAMILIES, save_weights
 from scopewatch.reader import loading as reader_module
-from scopewatch.reader.attention import packed
-from scopewatch.reader.flex import MULTIPLE, TILE, _mask, flex_with
-from scopewatch.reader.hookpoints import Hookpoint, tap, width
-from scopewatch.reader.packing import Packing
+from scopewatch.reader.attention import Packed
+from scopewatch.reader.flex import MULTIPLE, TILE, PackedFlex, _mask
+from scopewatch.reader.packing import AttentionKind, Packing
 from scopewatch.reader.prefixes import BLOCK, Block, Reading
 from scopewatch.types import Activations
 from test_prefixes import PLENTY, SYSTEM, a_reader, a_runner, assert_equal, row_lengths, text
@@ -42,9 +40,10 @@ def flex(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes readers that are loaded from now on run a FlexAttention kernel."""
 
     def use(kernel: Callable[..., Any]) -> None:
-        def register(_device: torch.device) -> str:
-            AttentionInterface.register("packed_flex", flex_with(kernel, otherwise=packed))
-            return "packed_flex"
+        def register(_device: torch.device) -> AttentionKind:
+            kind = PackedFlex(kernel, otherwise=Packed())
+            AttentionInterface.register(kind.name, kind)
+            return kind
 
         monkeypatch.setattr(reader_module, "register_attention", register)
 
@@ -93,43 +92,6 @@ def test_lengths_and_windows_are_not_compiled_again(tmp_path: Path, flex: Callab
     for batch in batches:
         assert_equal(plain(batch), runner(batch))
     assert len(compiled) <= 2
-
-
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("family", ["gemma2", "llama"])
-def test_compiled_regions_change_nothing(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With norms and MLPs compiled, and a hookpoint inside an MLP, rows of several lengths give what they gave."""
-    directory = save_weights(family, tmp_path)
-    plain = a_runner(directory, 0)
-    monkeypatch.setattr(reader_module, "pack_linears", lambda *_: None)
-    reader = a_reader(directory, compiled=True)
-    runner = a_runner(reader, PLENTY)
-    compiled = [name for name, module in reader.model.named_modules() if "forward" in vars(module)]
-
-    assert {"mlp", "norm"} <= {name.rpartition(".")[2] for name in compiled}
-    for batch in (BATCH, BATCH[:3], BATCH[3:]):
-        assert_equal(plain(batch), runner(batch))
-
-
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-def test_a_hookpoint_inside_a_compiled_mlp_is_heard_in_every_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A place inside an MLP gives its activations, also when others of the same kind ran compiled before."""
-    monkeypatch.setattr(reader_module, "pack_linears", lambda *_: None)
-    reader = a_reader(save_weights("llama", tmp_path), compiled=True)
-    ids = torch.arange(10, 40)[None]
-    reader.model(input_ids=ids, use_cache=False)
-    place = Hookpoint(2, "mlp.gate_proj.output")
-    heard: list[int] = []
-
-    assert reader.model.config.intermediate_size == width(reader, place)
-    tap(reader, place, lambda activation: heard.append(activation.shape[1]))
-    for _ in range(3):
-        reader.model(input_ids=ids, use_cache=False)
-    assert [30] * 3 == heard
 
 
 @pytest.mark.parametrize("window", [None, 16, 200])

@@ -26,10 +26,8 @@ WIDTH = 24
 PLENTY = 1 << 26
 
 
-def a_reader(directory: Path, *, compiled: bool = False) -> Reader:
-    return load_reader(
-        directory, name="r", revision="", deepest_layer=2, device="cpu", dtype="float32", compiled=compiled
-    )
+def a_reader(directory: Path) -> Reader:
+    return load_reader(directory, name="r", revision="", deepest_layer=2, device="cpu", dtype="float32")
 
 
 def a_runner(reader: Path | Reader, prefix_bytes: int, *, row_tokens: int = 2048) -> Runner:

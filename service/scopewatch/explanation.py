@@ -394,6 +394,8 @@ class ProvenanceExplained(Part):
     """The version of the set of watchlists."""
     saes: dict[str, str] = Field(default_factory=dict)
     """The digest of each SAE, by its name."""
+    batch_invariant: bool = False
+    """Whether the pair's activations are the same whatever other pairs it was read with."""
 
 
 class Explanation(Part):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -74,6 +74,25 @@ class ReaderIdentity:
     """SHA-256 over all that decides what is read of a pair but its texts, where its caller gives nothing else."""
     layer_digests: tuple[str, ...] = ()
     """What `digest` would be with only the embedding loaded, then with layer 0, with layers 0 and 1, and so on."""
+    kernels: str = "plain"
+    """Whose kernels compute what its layers do element by element: `plain` for those of torch, `fused` for our own."""
+    graph_tokens: int = 0
+    """The number of tokens of the largest pass that is replayed as a recorded graph; 0 where none is."""
+    batch_invariant: bool = False
+    """Whether a text's activations are the same to the last bit whatever texts are read with it (decision 0053)."""
+
+    @property
+    def decides(self) -> dict[str, object]:
+        """By name, what decides the activations, for digests: equal readers of earlier versions have equal ones."""
+        told = asdict(self)
+        # A graph replays the same kernels.
+        del told["graph_tokens"]
+        if self.kernels == "plain":
+            del told["kernels"]
+        if self.device == "cpu":
+            # There the same products run either way.
+            del told["batch_invariant"]
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +123,11 @@ class EngineIdentity:
     saes: tuple[SaeIdentity, ...]
     head: bool = False
     """Whether the reader runs whole, with its head."""
+
+    @property
+    def decides(self) -> dict[str, object]:
+        """By name, what decides the activations, for digests."""
+        return asdict(self) | {"reader": self.reader.decides}
 
     @property
     def features(self) -> tuple[FeatureKey, ...]:

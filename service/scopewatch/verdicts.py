@@ -116,6 +116,8 @@ class Provenance:
     reader: str
     reader_revision: str
     reader_digest: str
+    batch_invariant: bool = False
+    """As in `ReaderIdentity`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

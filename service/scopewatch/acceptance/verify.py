@@ -30,7 +30,7 @@ def load_verifier(
     Args:
         reader: The reader as `ReaderSource.named` takes it.
         hookpoints: Where the SAEs that will be checked read and write.
-        config: Settings, of which device, dtype, `allow_download` and `reader_dir` count.
+        config: Settings, of which device, dtype, fused, `allow_download` and `reader_dir` count.
         text: The text file; None for the bundled text.
         max_tokens: The most tokens measured on.
 
@@ -50,6 +50,7 @@ def load_verifier(
         deepest_layer=_deepest(home, max(hookpoint.layer for hookpoint in hookpoints)),
         device=config.device,
         dtype=config.dtype,
+        fused=config.fused == "auto",
     )
     tokenizer = load_tokenizer(home, loaded)
     windows = windows_of(content, tokenizer, name=name, context=loaded.context, max_tokens=max_tokens)

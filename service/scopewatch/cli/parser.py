@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
 from scopewatch.cli.terminal import harmless, takes_looks
+from scopewatch.config import GONE
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,7 +73,7 @@ class Parser(argparse.ArgumentParser):
             yield from command.arguments
 
     def _meant(self) -> list[str]:
-        """What the flags that there are not were probably meant to be, in sentences."""
+        """What the flags that there are not were probably meant to be, or what became of them, in sentences."""
         known = self._option_string_actions
         told = []
         for given in self._given:
@@ -81,8 +82,10 @@ class Parser(argparse.ArgumentParser):
             flag = given.partition("=")[0]
             if not flag.startswith("--") or self._get_option_tuples(flag) or flag in known:
                 continue
-            meant = meaning(flag, known)
-            told += [f"{flag}: did you mean {meant}?"] if meant else []
+            if became := GONE.get(flag.removeprefix("--").removeprefix("no-").replace("-", "_")):
+                told.append(f"{flag}: {became}")
+            elif meant := meaning(flag, known):
+                told.append(f"{flag}: did you mean {meant}?")
         return told
 
 

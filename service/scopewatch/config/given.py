@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+GONE = {"torch_compile": "leave it out, the reader's layers run in few kernels without it (setting fused)"}
+"""Settings of earlier versions, and what to do about them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -36,6 +39,8 @@ def unknown(said: str, name: str, known: Iterable[str], written: Callable[[str],
         known: The names that there are.
         written: Makes of a name what the source writes for it.
     """
+    if name in GONE:
+        return f"{said}: is no setting any more: {GONE[name]}"
     close = difflib.get_close_matches(name, list(known), n=1)
     hint = f"; did you mean {written(close[0])}?" if close else ""
     return f"{said}: no such setting{hint}"

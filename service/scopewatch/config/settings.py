@@ -15,7 +15,7 @@ ENGINE_SETTINGS = (
     "allow_download",
     "reader_dir",
     "pack_dir",
-    "torch_compile",
+    "fused",
     "torch_threads",
     "max_tokens",
     "max_windows",
@@ -130,7 +130,11 @@ class Config(BaseModel):
         description="folder of watch packs, the watched parts of large SAEs; empty for none, "
         "auto is ~/.cache/scopewatch/packs for SAEs above 32 MiB",
     )
-    torch_compile: bool = Field(False, description="compile norms and MLPs of the reader; on a CPU it gains nothing")
+    fused: Literal["auto", "off"] = Field(
+        "auto",
+        description="what a reader's layers do element by element: auto runs it in few kernels on a GPU where these "
+        "give the same, off leaves it to torch",
+    )
     torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all cores but one")
 
     max_tokens: int = Field(1024, ge=16, description="tokens read of one pair in one pass")

@@ -182,7 +182,7 @@ def load_found(
         deepest_layer=deepest_layer,
         device=config.device,
         dtype=config.dtype,
-        compiled=config.torch_compile,
+        fused=config.fused == "auto",
         head=head,
         rounding=rounding,
     )

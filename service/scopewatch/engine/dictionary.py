@@ -6,7 +6,7 @@ Online, only watched columns are multiplied. Here the whole dictionary is, tile 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -137,7 +137,7 @@ class DictionaryEngine:
     @property
     def digest(self) -> str:
         """SHA-256, in hex, over everything that decides the numbers."""
-        decides = [_SCHEMA, asdict(self.identity), self._max_tokens, self._max_windows]
+        decides = [_SCHEMA, self.identity.decides, self._max_tokens, self._max_windows]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @torch.inference_mode()

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 
 from scopewatch.errors import EngineDied
-from scopewatch.reader.flex import MULTIPLE
 from scopewatch.reader.hookpoints import EMBEDDING, Change, Hookpoint, edit, tap
 from scopewatch.reader.loading import Reader
 from scopewatch.reader.packing import Packing
 from scopewatch.reader.prefixes import Reading
-from scopewatch.types import Int64
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -50,7 +49,6 @@ class Passes:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._multiple = MULTIPLE if reader.identity.attention == "packed_flex" else 1
 
     def read(
         self,
@@ -75,7 +73,9 @@ class Passes:
         """
         layers = len(self._reader.layers)
         depth = layers if whole else min(layers, 1 + max((hookpoint.layer for hookpoint in taps), default=EMBEDDING))
-        packing = Packing(readings, wanted or [()] * len(readings), multiple=self._multiple)
+        packing = Packing(readings, wanted or [()] * len(readings), multiple=self._reader.attention.multiple)
+        plan = self._reader.attention.plan(packing, None) or {}
+        packing.inputs = {name: self.on_device(array) for name, array in plan.items()}
         ids, positions = (self.on_device(array)[None] for array in (packing.ids, packing.positions))
         tapped: dict[Hookpoint, torch.Tensor] = {}
         with self._reader.turn, ExitStack() as attached:
@@ -88,7 +88,7 @@ class Passes:
             read: Any = self._reader.model(input_ids=ids, position_ids=positions, packing=packing, use_cache=False)
         return Row(packing, ids[0], read.last_hidden_state[0], tapped)
 
-    def on_device(self, array: Int64) -> torch.Tensor:
+    def on_device(self, array: NDArray[Any]) -> torch.Tensor:
         """A copy of an array on the reader's device, which a GPU makes without waiting."""
         host = torch.from_numpy(array)
         if self._reader.device.type == "cuda":

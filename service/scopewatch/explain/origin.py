@@ -36,4 +36,5 @@ def provenance_explained(
         rendering_digest=judgement.rendering_digest,
         watchlists_version=watchlists.version,
         saes={sae.name: sae.digest for sae in watchlists.engine.saes if sae.name in own},
+        batch_invariant=made_by.batch_invariant,
     )

@@ -15,7 +15,7 @@ Each row of the data files, which may hold all that `pairs.conversation` reads, 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import scopewatch
 from scopewatch.identity import EngineIdentity
@@ -41,7 +41,7 @@ class Origin:
     @classmethod
     def of(cls, watchlist: Watchlist, engine: EngineIdentity, max_tokens: int) -> "Origin":
         """The origin of what is scored with this watchlist on this engine."""
-        canonical = json.dumps([asdict(engine), max_tokens], sort_keys=True).encode()
+        canonical = json.dumps([engine.decides, max_tokens], sort_keys=True).encode()
         digest = hashlib.sha256(canonical).hexdigest()
         return cls(watchlist.name, watchlist.digest, engine.reader.digest, digest)
 

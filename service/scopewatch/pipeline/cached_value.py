@@ -15,7 +15,6 @@ import hashlib
 import hmac
 import json
 import struct
-from dataclasses import asdict
 from itertools import groupby
 
 import numpy as np
@@ -59,7 +58,7 @@ class CachedValues:
     """
 
     def __init__(self, reader: ReaderIdentity, secret: bytes) -> None:
-        decides = {name: value for name, value in asdict(reader).items() if name not in _DEPTH}
+        decides = {name: value for name, value in reader.decides.items() if name not in _DEPTH}
         decides["embedding"] = reader.layer_digests[0] if reader.layer_digests else reader.digest
         canonical = json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()
         self._producer = hashlib.sha256(SCHEMA + canonical).digest()

@@ -227,4 +227,5 @@ def _provenance(watchlist: Watchlist, engine: EngineIdentity) -> Provenance:
         reader=engine.reader.name,
         reader_revision=engine.reader.revision,
         reader_digest=engine.reader.digest,
+        batch_invariant=engine.reader.batch_invariant,
     )

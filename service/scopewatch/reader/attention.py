@@ -9,79 +9,75 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import AttentionInterface
 
-from scopewatch.reader.flex import flex_with
-from scopewatch.reader.packing import Packing
+from scopewatch.reader.flex import PackedFlex
+from scopewatch.reader.packing import AttentionKind, Packing, Room
 
 _QUERIES = 64
 """Queries at a time; the keys after the last of them are left out."""
 
 
-def register_attention(device: torch.device) -> str:
-    """Makes the attention for a device known to transformers.
+def register_attention(device: torch.device) -> AttentionKind:
+    """Makes the attention for a device known to transformers, by its name.
 
     Returns:
-        The name of that attention, for `attn_implementation`.
+        That attention.
     """
-    AttentionInterface.register("packed", packed)
-    if device.type == "cpu":
-        return "packed"
-    AttentionInterface.register("packed_flex", flex_with(torch.compile(flex_attention), otherwise=packed))
-    return "packed_flex"
+    packed = Packed()
+    kind = packed if device.type == "cpu" else PackedFlex(torch.compile(flex_attention), otherwise=packed)
+    AttentionInterface.register(kind.name, kind)
+    return kind
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How a layer attends; the arguments of `packed` by these names."""
+    """How a layer attends; the arguments of `AttentionKind` by these names."""
 
     scaling: float
     window: int | None
     softcap: float | None
 
 
-def packed(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    _mask: None,
-    *,
-    scaling: float,
-    packing: Packing | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **_: object,
-) -> tuple[torch.Tensor, None]:
-    """Attends text by text. Without a packing every row is one text.
+class Packed:
+    """Attends text by text. Without a packing every row is one text."""
 
-    Args:
-        module: The reader's attention module.
-        query: Shape (rows, heads, tokens, head_dim), one row if there is a packing.
-        key: Shape (rows, kv_heads, tokens, head_dim).
-        value: Shape as of `key`.
-        scaling: Factor of the logits.
-        packing: Which texts lie in the row.
-        sliding_window: Number of tokens a token sees, itself and those right before it; None for all before it.
-        softcap: c in c tanh(logit / c); None for plain logits.
+    name = "packed"
+    multiple = 1
 
-    Returns:
-        What each token gathers, shape (rows, tokens, heads, head_dim), and None in place of weights.
-    """
-    rule = _Rule(scaling, sliding_window, softcap)
-    if packing is None:
-        return _causal(query, key, value, rule).transpose(1, 2), None
-    out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-    for text in packing.texts:
-        text.keep(key, value)
-        keys, values = key[:, :, text.place], value[:, :, text.place]
-        if past := text.past(module.layer_idx):
-            keys = torch.cat([*(k[None] for k, _ in past), keys], dim=2)
-            values = torch.cat([*(v[None] for _, v in past), values], dim=2)
-        out[:, text.place] = _causal(query[:, :, text.place], keys, values, rule).transpose(1, 2)
-    return out, None
+    def plan(self, packing: Packing, room: Room | None) -> dict[str, NDArray[Any]] | None:  # noqa: ARG002
+        """Nothing, and no row fits into a room: what it runs depends on the texts."""
+        return None if room else {}
+
+    def __call__(
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: None,  # noqa: ARG002
+        *,
+        scaling: float,
+        packing: Packing | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **_: object,
+    ) -> tuple[torch.Tensor, None]:
+        rule = _Rule(scaling, sliding_window, softcap)
+        if packing is None:
+            return _causal(query, key, value, rule).transpose(1, 2), None
+        out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        for text in packing.texts:
+            text.keep(key, value)
+            keys, values = key[:, :, text.place], value[:, :, text.place]
+            if past := text.past(module.layer_idx):
+                keys = torch.cat([*(k[None] for k, _ in past), keys], dim=2)
+                values = torch.cat([*(v[None] for _, v in past), values], dim=2)
+            out[:, text.place] = _causal(query[:, :, text.place], keys, values, rule).transpose(1, 2)
+        return out, None
 
 
 def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule) -> torch.Tensor:

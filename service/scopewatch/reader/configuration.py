@@ -129,7 +129,7 @@ def _try(text: Any) -> dict[str, tuple[int, ...]]:
     first = copy.deepcopy(text)
     shorten(first, min(text.num_hidden_layers, _TRIED_LAYERS))
     with torch.device("meta"):
-        model = auto.from_config(first, attn_implementation=register_attention(torch.device("cpu")))
+        model = auto.from_config(first, attn_implementation=register_attention(torch.device("cpu")).name)
         # Those of the kind dynamic look at positions, which have no values here either.
         if "dynamic" not in _rope_kinds(text):
             model(input_ids=torch.zeros(1, 2, dtype=torch.int64), use_cache=False)

@@ -47,10 +47,21 @@ class Family:
     activations would be wrong, so a reader that has it unset is refused. Empty where the family has no such cap."""
     logit_softcap: str = ""
     """Field of the configuration that caps the output head's logits, if it is set; empty where there is none."""
+    gain_from_one: bool = False
+    """Whether an RMSNorm's gain is 1 + weight, multiplied before rounding to the reader's type; elsewhere it is the
+    weight, multiplied after that."""
+    one_window: bool = False
+    """Whether the window of every layer is the configuration's `sliding_window`; elsewhere each attention module says its
+    own."""
 
 
 _gemma = partial(
-    Family, sites=_GEMMA_SITES, activation="hidden_activation", epsilon="eps", logit_softcap="final_logit_softcapping"
+    Family,
+    sites=_GEMMA_SITES,
+    activation="hidden_activation",
+    epsilon="eps",
+    logit_softcap="final_logit_softcapping",
+    gain_from_one=True,
 )
 _llama = partial(Family, sites=_LLAMA_SITES, activation="hidden_act", epsilon="variance_epsilon")
 FAMILIES: Mapping[str, Family] = {
@@ -59,7 +70,7 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3": _gemma("Gemma 3"),
     "gemma3_text": _gemma("Gemma 3"),
     "llama": _llama("Llama"),
-    "mistral": _llama("Mistral"),
+    "mistral": _llama("Mistral", one_window=True),
     "qwen2": _llama("Qwen 2"),
     "qwen3": _llama("Qwen 3"),
 }

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.attention.flex_attention import BlockMask
 
-from scopewatch.reader.packing import Packing
+from scopewatch.reader.packing import AttentionKind, Packing, Room
 from scopewatch.reader.prefixes import BLOCK
 from scopewatch.types import Bools, Int64
 
@@ -17,18 +18,28 @@ MULTIPLE = 2 * TILE
 """Rows are filled up to a multiple of this. A row of one tile would be compiled once more: torch takes a size of 1 for
 a constant."""
 
-Attend = Callable[..., tuple[torch.Tensor, None]]
 
-
-def flex_with(flex: Callable[..., Any], *, otherwise: Attend) -> Attend:
-    """Makes attention by a FlexAttention kernel, with the arguments of `attention.packed`.
+class PackedFlex:
+    """Attends by one FlexAttention kernel for the whole row.
 
     Args:
         flex: torch's `flex_attention`, compiled or not.
         otherwise: The attention for rows without a packing.
     """
 
-    def attend(
+    name = "packed_flex"
+    multiple = MULTIPLE
+
+    def __init__(self, flex: Callable[..., Any], *, otherwise: AttentionKind) -> None:
+        self._flex = flex
+        self._otherwise = otherwise
+
+    def plan(self, packing: Packing, room: Room | None) -> dict[str, NDArray[Any]] | None:  # noqa: ARG002
+        """Nothing, and no row fits into a room: the mask's tiles depend on the texts."""
+        return None if room else {}
+
+    def __call__(
+        self,
         module: Any,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -42,14 +53,14 @@ def flex_with(flex: Callable[..., Any], *, otherwise: Attend) -> Attend:
         **_: object,
     ) -> tuple[torch.Tensor, None]:
         if packing is None:
-            return otherwise(
+            return self._otherwise(
                 module, query, key, value, mask, scaling=scaling, sliding_window=sliding_window, softcap=softcap
             )
         for text in packing.texts:
             text.keep(key, value)
         if sliding_window not in packing.masks:
             packing.masks[sliding_window] = _mask(packing, sliding_window, query.device)
-        seen = flex(
+        seen = self._flex(
             query,
             *_behind_known(packing, module.layer_idx, key, value),
             score_mod=_capped(softcap) if softcap else None,
@@ -58,8 +69,6 @@ def flex_with(flex: Callable[..., Any], *, otherwise: Attend) -> Attend:
             enable_gqa=True,
         )
         return seen.transpose(1, 2), None
-
-    return attend
 
 
 def _capped(softcap: float) -> Callable[..., torch.Tensor]:

@@ -17,11 +17,11 @@ from transformers.utils import logging as transformers_logging
 from scopewatch.errors import ConfigError, ReaderError
 from scopewatch.identity import ReaderIdentity
 from scopewatch.reader.attention import register_attention
-from scopewatch.reader.compiled_regions import compile_regions
 from scopewatch.reader.configuration import on_one_line, read_configuration, shorten
 from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
 from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
+from scopewatch.reader.packing import AttentionKind
 from scopewatch.reader.rounding import rounded
 from scopewatch.reader.weight_files import OWN_HEAD, digests, text_weights
 from scopewatch.types import Rounding
@@ -45,6 +45,8 @@ class Reader:
     vocabulary: int
     """Number of tokens it has embeddings for."""
     device: torch.device
+    attention: AttentionKind
+    """The attention that its layers run."""
     head: Head | None = None
     """The output head, where it was asked for."""
     turn: threading.RLock = field(default_factory=threading.RLock)
@@ -84,7 +86,7 @@ def load_reader(
     deepest_layer: int,
     device: str,
     dtype: str,
-    compiled: bool = False,
+    fused: bool = True,
     head: bool = False,
     rounding: Rounding = "none",
 ) -> Reader:
@@ -97,7 +99,7 @@ def load_reader(
         deepest_layer: Deepest watched layer, counted from 0; -1 where only the embedding is watched.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32` or `bfloat16`.
-        compiled: Whether torch compiles the norms and MLPs.
+        fused: Whether layers run in few kernels on a GPU, if these give what torch's own give.
         head: Whether to load the output head.
         rounding: The format that the weights, but those of the head, are rounded to; digests are of the files.
 
@@ -121,9 +123,10 @@ def load_reader(
     _assert_shapes(weights, configuration.shapes, directory)
     weights_digests = digests(directory, weights)
     own_head = weights.pop(OWN_HEAD, None)
-    model: Any = _load_model(directory, config, rounded(weights, rounding), kind, attention)
-    _assert_attention(model, family, attention, directory)
-    _settle(model, family, place, directory, compiled=compiled)
+    model: Any = _load_model(directory, config, rounded(weights, rounding), kind, attention.name)
+    _assert_attention(model, family, attention.name, directory)
+    _settle(model, family, place, directory)
+    kernels = _kernels(model, family, place, fused=fused)
     by_depth = weights_digests.result()
     identity = ReaderIdentity(
         name=name,
@@ -134,9 +137,10 @@ def load_reader(
         layers_total=layers_total,
         dtype=str(kind).removeprefix("torch."),
         device=place.type,
-        attention=attention,
+        attention=attention.name,
         chat_template=False,
         layer_digests=tuple(by_depth[: layers_run + 1]),
+        kernels=kernels,
     )
     return Reader(
         model,
@@ -146,11 +150,12 @@ def load_reader(
         config.max_position_embeddings,
         config.vocab_size,
         place,
+        attention,
         _head(directory, model, family, own_head) if head else None,
     )
 
 
-def _settle(model: PreTrainedModel, family: Family, place: torch.device, directory: Path, *, compiled: bool) -> None:
+def _settle(model: PreTrainedModel, family: Family, place: torch.device, directory: Path) -> None:
     """Puts a model on its device, for reading only, in the form that is fastest there, once it has read two tokens."""
     try:
         torch.nn.Module.to(model, place).train(mode=False)
@@ -168,8 +173,15 @@ def _settle(model: PreTrainedModel, family: Family, place: torch.device, directo
             f"reader {directory}: reads numbers that are not finite; the weights, or rope_parameters or rms_norm_eps "
             "in config.json, are wrong"
         )
-    if compiled:
-        compile_regions(model)
+
+
+def _kernels(model: PreTrainedModel, family: Family, place: torch.device, *, fused: bool) -> str:
+    """Has a model run in few kernels where that is wanted and possible; gives `ReaderIdentity.kernels`."""
+    if place.type == "cpu" or not fused:
+        return "plain"
+    from scopewatch.reader.fused.fusing import fuse
+
+    return "fused" if fuse(model, family) else "plain"
 
 
 def _load_model(

@@ -54,6 +54,8 @@ class Reading:
     """Digests of its whole blocks, in order, without the last block if nothing follows that."""
     known: list[Block] = field(default_factory=list)
     """The leading blocks, which need not be read."""
+    pages: list[int] = field(default_factory=list)
+    """On which pages of the pool their keys and values lie."""
 
     @property
     def past(self) -> int:

@@ -233,7 +233,7 @@ class Coverage(_message.Message):
     def __init__(self, tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., history_tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., prompt_tokens_dropped: _Optional[int] = ..., response_tokens_dropped: _Optional[int] = ..., history_tokens_dropped: _Optional[int] = ..., windows: _Optional[int] = ..., unlocated: _Optional[_Iterable[str]] = ..., shortened: _Optional[_Iterable[str]] = ..., folded: _Optional[bool] = ..., invisible_chars: _Optional[int] = ..., lookalike_chars: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("reader", "reader_revision", "reader_digest", "watchlist", "watchlist_digest", "relation", "version", "rendering_digest", "watchlists_version")
+    __slots__ = ("reader", "reader_revision", "reader_digest", "watchlist", "watchlist_digest", "relation", "version", "rendering_digest", "watchlists_version", "batch_invariant")
     READER_FIELD_NUMBER: _ClassVar[int]
     READER_REVISION_FIELD_NUMBER: _ClassVar[int]
     READER_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -243,6 +243,7 @@ class Provenance(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RENDERING_DIGEST_FIELD_NUMBER: _ClassVar[int]
     WATCHLISTS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BATCH_INVARIANT_FIELD_NUMBER: _ClassVar[int]
     reader: str
     reader_revision: str
     reader_digest: str
@@ -252,7 +253,8 @@ class Provenance(_message.Message):
     version: str
     rendering_digest: str
     watchlists_version: int
-    def __init__(self, reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., watchlist: _Optional[str] = ..., watchlist_digest: _Optional[str] = ..., relation: _Optional[_Union[Relation, str]] = ..., version: _Optional[str] = ..., rendering_digest: _Optional[str] = ..., watchlists_version: _Optional[int] = ...) -> None: ...
+    batch_invariant: bool
+    def __init__(self, reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., watchlist: _Optional[str] = ..., watchlist_digest: _Optional[str] = ..., relation: _Optional[_Union[Relation, str]] = ..., version: _Optional[str] = ..., rendering_digest: _Optional[str] = ..., watchlists_version: _Optional[int] = ..., batch_invariant: _Optional[bool] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("tokenise_s", "cache_s", "queue_s", "forward_s", "encode_s", "score_s", "total_s")
@@ -321,7 +323,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ReaderInfo(_message.Message):
-    __slots__ = ("name", "revision", "model_type", "digest", "layers_run", "layers_total", "dtype", "device", "attention", "chat_template", "template_digest", "rendering_digest")
+    __slots__ = ("name", "revision", "model_type", "digest", "layers_run", "layers_total", "dtype", "device", "attention", "chat_template", "template_digest", "rendering_digest", "kernels", "graph_tokens", "batch_invariant")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -334,6 +336,9 @@ class ReaderInfo(_message.Message):
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     RENDERING_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    KERNELS_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_INVARIANT_FIELD_NUMBER: _ClassVar[int]
     name: str
     revision: str
     model_type: str
@@ -346,7 +351,10 @@ class ReaderInfo(_message.Message):
     chat_template: bool
     template_digest: str
     rendering_digest: str
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., model_type: _Optional[str] = ..., digest: _Optional[str] = ..., layers_run: _Optional[int] = ..., layers_total: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention: _Optional[str] = ..., chat_template: _Optional[bool] = ..., template_digest: _Optional[str] = ..., rendering_digest: _Optional[str] = ...) -> None: ...
+    kernels: str
+    graph_tokens: int
+    batch_invariant: bool
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[str] = ..., model_type: _Optional[str] = ..., digest: _Optional[str] = ..., layers_run: _Optional[int] = ..., layers_total: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., attention: _Optional[str] = ..., chat_template: _Optional[bool] = ..., template_digest: _Optional[str] = ..., rendering_digest: _Optional[str] = ..., kernels: _Optional[str] = ..., graph_tokens: _Optional[int] = ..., batch_invariant: _Optional[bool] = ...) -> None: ...
 
 class SaeInfo(_message.Message):
     __slots__ = ("name", "format", "architecture", "hookpoint", "d_in", "d_sae", "digest", "watched_features", "neuronpedia", "repo", "revision")
@@ -956,7 +964,7 @@ class ExplainedCoverage(_message.Message):
     def __init__(self, tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., history_tokens: _Optional[int] = ..., truncated: _Optional[bool] = ..., windows: _Optional[int] = ...) -> None: ...
 
 class ExplainedProvenance(_message.Message):
-    __slots__ = ("reader", "reader_revision", "reader_digest", "watchlist", "watchlist_digest", "relation", "version", "rendering_digest", "watchlists_version", "saes")
+    __slots__ = ("reader", "reader_revision", "reader_digest", "watchlist", "watchlist_digest", "relation", "version", "rendering_digest", "watchlists_version", "saes", "batch_invariant")
     class SaesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -974,6 +982,7 @@ class ExplainedProvenance(_message.Message):
     RENDERING_DIGEST_FIELD_NUMBER: _ClassVar[int]
     WATCHLISTS_VERSION_FIELD_NUMBER: _ClassVar[int]
     SAES_FIELD_NUMBER: _ClassVar[int]
+    BATCH_INVARIANT_FIELD_NUMBER: _ClassVar[int]
     reader: str
     reader_revision: str
     reader_digest: str
@@ -984,7 +993,8 @@ class ExplainedProvenance(_message.Message):
     rendering_digest: str
     watchlists_version: int
     saes: _containers.ScalarMap[str, str]
-    def __init__(self, reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., watchlist: _Optional[str] = ..., watchlist_digest: _Optional[str] = ..., relation: _Optional[_Union[Relation, str]] = ..., version: _Optional[str] = ..., rendering_digest: _Optional[str] = ..., watchlists_version: _Optional[int] = ..., saes: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    batch_invariant: bool
+    def __init__(self, reader: _Optional[str] = ..., reader_revision: _Optional[str] = ..., reader_digest: _Optional[str] = ..., watchlist: _Optional[str] = ..., watchlist_digest: _Optional[str] = ..., relation: _Optional[_Union[Relation, str]] = ..., version: _Optional[str] = ..., rendering_digest: _Optional[str] = ..., watchlists_version: _Optional[int] = ..., saes: _Optional[_Mapping[str, str]] = ..., batch_invariant: _Optional[bool] = ...) -> None: ...
 
 class Explanation(_message.Message):
     __slots__ = ("request_id", "verdict", "incomplete", "summary", "trust", "texts", "tokens", "indicators", "features", "groups", "saes", "hedging_by", "sentences", "sentences_note", "ablations", "deletion", "coverage", "provenance", "label_note")

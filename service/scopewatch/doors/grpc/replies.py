@@ -156,6 +156,7 @@ def _provenance(judgement: Judgement, version: str) -> pb.Provenance:
         relation=_RELATIONS[made_by.relation],
         version=version,
         rendering_digest=judgement.rendering_digest,
+        batch_invariant=made_by.batch_invariant,
     )
 
 
