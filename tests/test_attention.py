@@ -1,5 +1,6 @@
 """Attention text by text: what the formula gives, whatever the lengths, windows, caps and beginnings."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from scopewatch.reader.attention import Packed
-from scopewatch.reader.packing import Packing
+from scopewatch.reader.packing import PackedText, Packing
+from scopewatch.reader.pages import PagePool
 from scopewatch.reader.prefixes import BLOCK, Block, Reading
 from scopewatch.types import Activations
 
@@ -35,32 +37,62 @@ def formula(
     return (weights @ v).transpose(0, 1).numpy()
 
 
+def a_pool(pages: int, kv_heads: int) -> PagePool:
+    """Pages of one layer with random keys and values; page 0 holds zeros."""
+    shape = {"kv_heads": kv_heads, "head_dim": WIDTH, "layers": 1}
+    page_bytes = 2 * 4 * BLOCK * kv_heads * WIDTH
+    pool = PagePool(pages * page_bytes, **shape, dtype=torch.float32, device=torch.device("cpu"))
+    assert pool.allocate()
+    for held in (*pool.keys, *pool.values):
+        held[1:] = 2 * torch.randn_like(held[1:])
+    return pool
+
+
+def a_row(texts: Sequence[tuple[int, int, int | None]]) -> list[Reading]:
+    """Texts of (known blocks, own tokens, index of the text they go on from)."""
+    readings: list[Reading] = []
+    for blocks, tokens, parent in texts:
+        before = readings[parent] if parent is not None else None
+        known = [] if before else [Block(number, NOTHING) for number in range(1, blocks + 1)]
+        length = (len(before.ids) if before else BLOCK * blocks) + tokens
+        shared = any(index == len(readings) for *_, index in texts)
+        readings.append(Reading(np.zeros(length, np.int32), (), known=known, parent=before, shared=shared))
+    return readings
+
+
+TREES = [
+    [(0, 128, None), (0, 5, 0), (0, 64, 0), (0, 1, 2), (0, 70, 2), (0, 200, 0), (3, 30, None)],
+    [(2, 64, None), (0, 64, 0), (0, 64, 1), (0, 130, 2), (0, 3, 2), (0, 9, 1), (0, 65, 0)],
+    [(1, 63, None), (0, 64, None), (0, 64, 1), (0, 1, 2), (0, 2, 2)],
+]
+
+
 @settings(max_examples=150, deadline=None)
 @given(
-    texts=st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 63, 64, 65, 130, 200])), min_size=1, max_size=4),
+    texts=st.sampled_from(TREES)
+    | st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 63, 64, 65, 130, 200]), st.none()), min_size=1, max_size=4
+    ),
     window=st.sampled_from([None, 1, 2, 16, 64, 65, 100, 300]),
     softcap=st.sampled_from([None, 3.0]),
     heads=st.sampled_from([(4, 1), (4, 2), (3, 3)]),
     seed=st.integers(0, 1000),
 )
 def test_each_text_attends_as_if_alone(
-    texts: list[tuple[int, int]], window: int | None, softcap: float | None, heads: tuple[int, int], seed: int
+    texts: list[tuple[int, int, int | None]],
+    window: int | None,
+    softcap: float | None,
+    heads: tuple[int, int],
+    seed: int,
 ) -> None:
-    """In a row of texts of any lengths, with any number of known blocks, each gets what the formula gives it alone."""
+    """In a row of texts of any lengths, with any number of known blocks, and with beginnings in the row that they go on
+    from, each gets what the formula gives it alone.
+    """
     torch.manual_seed(seed)
-    own = sum(tokens for _, tokens in texts)
+    own = sum(tokens for _, tokens, _ in texts)
     query = 2 * torch.randn(1, heads[0], own, WIDTH)
     key, value = 2 * torch.randn(2, 1, heads[1], own, WIDTH)
-    readings = [
-        Reading(
-            np.zeros(blocks * BLOCK + tokens, np.int32),
-            (b"",) * blocks,
-            [Block(((2 * torch.randn(heads[1], BLOCK, WIDTH), torch.randn(heads[1], BLOCK, WIDTH)),), NOTHING)]
-            * blocks,
-        )
-        for blocks, tokens in texts
-    ]
-    packing = Packing(readings, [[]] * len(readings))
+    packing = Packing(a_row(texts), pool=a_pool(4, heads[1]))
 
     found, _ = Packed()(
         SimpleNamespace(layer_idx=0),
@@ -76,13 +108,44 @@ def test_each_text_attends_as_if_alone(
 
     assert (1, own, heads[0], WIDTH) == found.shape
     for text in packing.texts:
-        past = text.past(0)
-        keys, values = (
-            torch.cat([*(known[part] for known in past), whole[0, :, text.place]], dim=1)
-            for part, whole in enumerate((key, value))
-        )
+        keys, values = everything(packing, text, key, value)
         expected = formula(query[0, :, text.place], keys, values, window, softcap)
         np.testing.assert_allclose(found[0, text.place].numpy(), expected, rtol=0, atol=2e-5)
+
+
+def everything(
+    packing: Packing, text: PackedText, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """All keys and values of a text from its first token on, (kv_heads, n, width), by its tiles."""
+    assert packing.pool
+    length = len(text.reading.ids)
+    parts: list[list[torch.Tensor]] = [[], []]
+    for number, tile in enumerate(text.tiles()):
+        size = min(BLOCK, length - BLOCK * number)
+        for part, kept, row in zip(parts, (packing.pool.keys, packing.pool.values), (key, value), strict=True):
+            part.append(kept[0][-tile].transpose(0, 1) if tile < 0 else row[0, :, tile : tile + size])
+    keys, values = (torch.cat(part, dim=1) for part in parts)
+    assert length == keys.shape[1]
+    return keys, values
+
+
+def test_blocks_are_kept_on_their_pages() -> None:
+    """Of the row's keys and values those of the wanted blocks lie on their pages, and no other page is changed."""
+    readings = a_row([(0, 192, None), (1, 130, None)])
+    readings[0].wanted, readings[1].wanted = {0: 5, 2: 2}, {1: 3}
+    pool = a_pool(7, 2)
+    before = pool.keys[0].clone()
+    packing = Packing(readings, pool=pool)
+    key, value = torch.randn(2, 1, 2, packing.tokens, WIDTH)
+
+    packing.keep(0, key, value)
+
+    rows = {5: slice(0, 64), 2: slice(128, 192), 3: slice(192, 256)}
+    for page in range(7):
+        expected = key[0, :, rows[page]].transpose(0, 1) if page in rows else before[page]
+        np.testing.assert_array_equal(expected, pool.keys[0][page])
+    for page, place in rows.items():
+        np.testing.assert_array_equal(value[0, :, place].transpose(0, 1), pool.values[0][page])
 
 
 @pytest.mark.parametrize("window", [None, 5])

@@ -76,7 +76,7 @@ def test_a_gpu_s_budget_is_what_its_memory_holds(monkeypatch: pytest.MonkeyPatch
     """The largest number of longest pairs in nine tenths of the free memory, and no more than pays; at least one."""
     gpu = FakeGpu(monkeypatch, free=free_mib * MIB, per_token=10 * 1024)
 
-    found = batch_tokens(gpu.run, torch.device("cuda"), max_tokens=1024, kept_bytes=0)
+    found = batch_tokens(gpu.run, torch.device("cuda"), max_tokens=1024, held_bytes=0)
 
     assert expected == found
     assert max(gpu.batches) <= 2 * 1024
@@ -86,7 +86,7 @@ def test_what_is_kept_is_left_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for kept beginnings is not given to batches."""
     gpu = FakeGpu(monkeypatch, free=100 * MIB, per_token=10 * 1024)
 
-    assert 4 * 1024 == batch_tokens(gpu.run, torch.device("cuda"), max_tokens=1024, kept_bytes=50 * MIB)
+    assert 4 * 1024 == batch_tokens(gpu.run, torch.device("cuda"), max_tokens=1024, held_bytes=50 * MIB)
 
 
 def test_a_pair_that_never_fits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_a_pair_that_never_fits_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     gpu = FakeGpu(monkeypatch, free=MIB, per_token=10 * 1024)
 
     with pytest.raises(ConfigError, match="max_tokens 1024: the device cannot read so long a pair"):
-        batch_tokens(gpu.run, torch.device("cuda"), max_tokens=1024, kept_bytes=0)
+        batch_tokens(gpu.run, torch.device("cuda"), max_tokens=1024, held_bytes=0)
 
 
 @pytest.mark.parametrize("max_tokens", [512, 8192])
@@ -104,14 +104,14 @@ def test_a_cpu_runs_nothing(max_tokens: int) -> None:
     def run(_: object) -> EncodedBatch:
         raise AssertionError
 
-    assert max(max_tokens, 4096) == batch_tokens(run, torch.device("cpu"), max_tokens=max_tokens, kept_bytes=0)
+    assert max(max_tokens, 4096) == batch_tokens(run, torch.device("cpu"), max_tokens=max_tokens, held_bytes=0)
 
 
 def test_what_measures_memory_shares_no_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over all its batches no two texts begin alike, so none is read from what is kept of another."""
     gpu = FakeGpu(monkeypatch, free=100 * MIB, per_token=10 * 1024)
 
-    batch_tokens(gpu.run, torch.device("cuda"), max_tokens=1024, kept_bytes=0)
+    batch_tokens(gpu.run, torch.device("cuda"), max_tokens=1024, held_bytes=0)
 
     assert [1, 1, 2] == [tokens // 1024 for tokens in gpu.batches]
     assert 4 == len(set(gpu.first_tokens))

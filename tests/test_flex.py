@@ -15,8 +15,8 @@ from scopewatch.reader import loading as reader_module
 from scopewatch.reader.attention import Packed
 from scopewatch.reader.flex import MULTIPLE, TILE, PackedFlex, _mask
 from scopewatch.reader.packing import AttentionKind, Packing
-from scopewatch.reader.prefixes import BLOCK, Block, Reading
-from scopewatch.types import Activations
+from scopewatch.reader.prefixes import BLOCK
+from test_attention import a_row
 from test_prefixes import PLENTY, SYSTEM, a_reader, a_runner, assert_equal, row_lengths, text
 
 # Of lengths around the tile, with and without a beginning in common, and longer than every family's window.
@@ -97,10 +97,13 @@ def test_lengths_and_windows_are_not_compiled_again(tmp_path: Path, flex: Callab
 @pytest.mark.parametrize("window", [None, 16, 200])
 def test_tiles_are_listed_as_their_tokens_see_each_other(window: int | None) -> None:
     """A tile in which anybody sees anybody is listed, and as one where nothing is asked only if all see all."""
-    known = Block((), Activations(BLOCK, *[np.zeros(0, np.int32)] * 2, np.zeros(0, np.float32)))
-    texts = [(0, 256), (3, 300), (0, 40), (2, 256), (0, 256)]
-    readings = [Reading(np.zeros(n * BLOCK + own, np.int32), (b"",) * n, [known] * n) for n, own in texts]
-    mask = _mask(Packing(readings, [[]] * len(texts), multiple=MULTIPLE), window, torch.device("cpu"))
+    # Known blocks, own tokens, and which text of these one goes on from.
+    texts = [(0, 256, None), (3, 320, None), (0, 256, 1), (0, 64, 2), (0, 300, 1), (0, 40, None), (2, 256, None)]
+    packing = Packing(a_row([*texts, (2, 130, None), (0, 256, None)]), multiple=MULTIPLE)
+    plan = PackedFlex(flex_attention, otherwise=Packed()).plan(packing, None)
+    assert plan
+    packing.inputs = {name: torch.from_numpy(array) for name, array in plan.items()}
+    mask = _mask(packing, window)
     q, k = (torch.arange(length) for length in mask.seq_lengths)
     sees = mask.mask_mod(None, None, q[:, None], k[None]).reshape(len(q) // TILE, TILE, len(k) // TILE, TILE)
     listed = {name: np.zeros((len(q) // TILE, len(k) // TILE), bool) for name in ("asked", "full")}
@@ -114,3 +117,14 @@ def test_tiles_are_listed_as_their_tokens_see_each_other(window: int | None) -> 
     assert not (listed["asked"] & listed["full"]).any()
     assert not (sees.any(3).any(1).numpy() & ~(listed["asked"] | listed["full"])).any()
     np.testing.assert_array_equal(sees.all(3).all(1).numpy(), listed["full"])
+    # Keys by where they lie: r for row r, and numbers below 0 for places on pages.
+    on_pages = -(plan["pages"][:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+    where = np.concatenate([on_pages, np.arange(len(q))])
+    sees = sees.reshape(len(q), len(k)).numpy()
+    for text in packing.texts:
+        tiles = np.array(text.tiles())[:, None]
+        lies = np.where(tiles < 0, tiles * BLOCK - np.arange(BLOCK), tiles + np.arange(BLOCK)).reshape(-1)
+        for token in range(text.place.start, text.place.stop):
+            last = text.first + token - text.place.start + 1
+            expected = lies[max(0, last - (window or last)) : last]
+            np.testing.assert_array_equal(np.sort(expected), np.sort(where[sees[token]]))

@@ -16,7 +16,7 @@ from scopewatch.engine.runner import PlacedEncoder, Runner
 from scopewatch.errors import EngineError
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader, load_reader
-from scopewatch.reader.prefixes import BLOCK, Block, Prefixes, Reading
+from scopewatch.reader.prefixes import BLOCK
 from scopewatch.sae.encoder import Encoder
 from scopewatch.sae.open import open_sae
 from scopewatch.types import Activations, EncodedBatch
@@ -130,14 +130,14 @@ def test_what_nobody_repeats_is_not_kept(gemma: Path) -> None:
 
 
 def test_a_beginning_that_several_texts_share_is_read_once(gemma: Path) -> None:
-    """Of a batch under one system prompt the prompt's blocks are computed once, also the first time."""
+    """Of a batch under one system prompt the prompt's blocks are computed once, also the first time, and in its row."""
     batch = [text(SYSTEM, (seed, 40)) for seed in range(2, 10)]
     reader = a_reader(gemma)
     runner, read = a_runner(reader, PLENTY), row_lengths(reader)
     found = runner(batch)
 
     assert 7 * 2 * BLOCK == found.reused_tokens
-    assert [2 * BLOCK, 8 * (20 + 40)] == read
+    assert [2 * BLOCK + 8 * (20 + 40)] == read
 
 
 def test_what_is_known_counts_in_a_row(gemma: Path) -> None:
@@ -150,7 +150,7 @@ def test_what_is_known_counts_in_a_row(gemma: Path) -> None:
     found = runner(batch)
 
     assert 8 * 2 * BLOCK == found.reused_tokens
-    assert [2 * (20 + 40)] * 4 == read
+    assert [4 * (20 + 40)] * 2 == read
 
 
 @pytest.mark.parametrize("blocks", [0.5, 1, 2.5])
@@ -191,39 +191,6 @@ def test_any_history_of_batches_gives_the_same(
         batch = [text(*part) for part in parts]
         assert_equal(plain(batch), reusing(batch))
         assert reusing.kept_bytes <= bound
-
-
-def a_block(tokens: int) -> Block:
-    """A block whose size depends on how many tokens fired on it, as that of a real one does."""
-    keys_values = tuple((torch.zeros(2, BLOCK, 4), torch.zeros(2, BLOCK, 4)) for _ in range(2))
-    place = np.arange(tokens, dtype=np.int32)
-    return Block(keys_values, Activations(BLOCK, place, place, np.ones(tokens, np.float32)))
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, BLOCK)), max_size=40), st.integers(0, 6))
-def test_the_bound_counts_what_is_there(kept: Sequence[tuple[int, int]], blocks: int) -> None:
-    """Whatever is kept, in place of itself too, the size told is that of the blocks that are known, and in bounds."""
-    bound = blocks * a_block(BLOCK // 2).nbytes
-    prefixes = Prefixes(bound)
-    texts = [Reading(text((seed, BLOCK + 1)), (bytes([seed]),)) for seed in range(6)]
-    for seed, fired in kept:
-        prefixes.keep(texts[seed], 0, a_block(fired))
-        for one in texts:
-            prefixes.recall(one)
-        assert sum(block.nbytes for one in texts for block in one.known) == prefixes.kept_bytes <= bound
-
-
-def test_a_block_that_two_texts_wanted_counts_once() -> None:
-    """Keeping a block again, as the texts of one row do that share it, leaves the room there was for others."""
-    prefixes = Prefixes(2 * a_block(10).nbytes)
-    texts = [prefixes.open(text((seed, BLOCK + 1))) for seed in (1, 2)]
-    for _ in range(3):
-        prefixes.keep(texts[0], 0, a_block(10))
-    prefixes.keep(texts[1], 0, a_block(10))
-    for one in texts:
-        prefixes.recall(one)
-
-    assert [BLOCK, BLOCK] == [one.past for one in texts]
 
 
 def test_one_token_apart_is_apart(gemma: Path) -> None:

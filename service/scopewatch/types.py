@@ -218,10 +218,14 @@ class EncodedBatch:
     """The activations of each pair, in the order of the input; an exception where the reader failed on that pair."""
     forward_s: float
     encode_s: float
+    """The time of the SAEs' encoders. Inside a graph nothing is timed: of a pass that was replayed it is the share that
+    they took of the pass before it was recorded."""
     reused_tokens: int = 0
     """The number of tokens that were not computed, since the same beginning had been read before."""
     table: FeatureTable = field(default_factory=FeatureTable)
     """The features that the columns of these activations belong to."""
+    graph_tokens: tuple[int, ...] = ()
+    """The length of each pass that was replayed from a graph."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from scopewatch.app.canaries.judging import Canaries, recorded_canaries
@@ -80,7 +81,7 @@ class Replacing:
         if not watchlists:
             raise WatchlistError("a service needs at least one watchlist; name one")
         together = [*watchlists, *shadows]
-        async with self._one_at_a_time:
+        async with self._one_at_a_time, self._graphs_again():
             before, watching = self._monitor.watchlists, self._engine.watching
             reader, wanted = choices(together)
             running, held = choices(before.all_sources)
@@ -109,6 +110,16 @@ class Replacing:
             self._canary_watch.take(recorded)
             log.info("watchlists replaced", extra={"version": after.version, "watchlists": after.digests})
             return after
+
+    @asynccontextmanager
+    async def _graphs_again(self) -> AsyncIterator[None]:
+        """Records small passes as they are afterwards, one at a time: a batch waits for one recording at most."""
+        try:
+            yield
+        finally:
+            graphs = self._engine.graphs
+            while graphs and not graphs.complete:
+                await self._worker.run(graphs.record_next)
 
     async def _install(self, watching: "Watching") -> None:
         await self._worker.run(lambda: self._engine.install(watching))

@@ -17,6 +17,7 @@ ENGINE_SETTINGS = (
     "pack_dir",
     "fused",
     "torch_threads",
+    "graph_tokens",
     "max_tokens",
     "max_windows",
     "max_batch_tokens",
@@ -136,6 +137,12 @@ class Config(BaseModel):
         "give the same, off leaves it to torch",
     )
     torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all cores but one")
+    graph_tokens: int = Field(
+        -1,
+        ge=-1,
+        le=65_536,
+        description="tokens of the longest pass that a GPU replays as a CUDA graph; 0 for none, -1 for 2,048",
+    )
 
     max_tokens: int = Field(1024, ge=16, description="tokens read of one pair in one pass")
     max_windows: int = Field(

@@ -21,15 +21,16 @@ def batch_tokens(
     device: torch.device,
     *,
     max_tokens: int,
-    kept_bytes: int,
+    held_bytes: int,
 ) -> int:
     """A token budget for this device.
 
     Args:
-        run: The engine; on a GPU it runs three batches.
+        run: The engine, without graphs, whose batches take no memory but theirs; on a GPU it runs three batches.
         device: The device the engine runs on.
         max_tokens: Tokens of the longest pair.
-        kept_bytes: Size of what will be kept of beginnings, beside the batches.
+        held_bytes: Memory that batches cannot have, though it counts as free: what will be kept of beginnings, and what
+            belongs to graphs.
 
     Raises:
         ConfigError: There is no memory for the longest pair.
@@ -43,7 +44,7 @@ def batch_tokens(
     peak_bytes(1)
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    fitting = fitting_pairs(peak_bytes, int(_SHARE * (free - kept_bytes)))
+    fitting = fitting_pairs(peak_bytes, int(_SHARE * (free - held_bytes)))
     return min(most, max(1, fitting) * max_tokens)
 
 

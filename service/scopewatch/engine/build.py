@@ -9,10 +9,12 @@ import torch
 from scopewatch.config import Config
 from scopewatch.engine.budget import batch_tokens
 from scopewatch.engine.choices import SaeChoice, asked_by
+from scopewatch.engine.cuda_graph import CudaRecorder
+from scopewatch.engine.graphs import MOST_TOKENS, Graphs
 from scopewatch.engine.passes import ROW_TOKENS
 from scopewatch.engine.runner import Runner
 from scopewatch.engine.watching import LoadedSae, Watching, assert_bos, assert_excluded, load_sae, watching_of
-from scopewatch.errors import ReaderError, SaeError, WatchlistError
+from scopewatch.errors import ConfigError, ReaderError, SaeError, WatchlistError
 from scopewatch.identity import EngineIdentity, ReaderIdentity
 from scopewatch.logs import Laps
 from scopewatch.reader.find import find_reader
@@ -42,6 +44,8 @@ class Engine:
     """The most tokens of one pass over a pair: the setting, or the reader's context if that is shorter."""
     max_batch_tokens: int
     """Tokens to compute at once: the setting, or what the device's memory holds."""
+    graphs: Graphs | None = None
+    """The graphs that small passes are replayed from; `install` forgets them. None where there are none."""
 
     @property
     def identity(self) -> EngineIdentity:
@@ -64,7 +68,7 @@ class Engine:
                 "the reader's own predictions are asked for and its head is not loaded; restart the service"
             )
         loaded = [self._load(choice) for choice in saes]
-        return watching_of(identity_of(self.reader, self.tokeniser), loaded, head=head)
+        return _with_graphs(watching_of(identity_of(self.reader, self.tokeniser), loaded, head=head), self.graphs)
 
     def install(self, watching: Watching) -> None:
         """Watches another set of features from now on; call it where batches run, between two of them.
@@ -112,8 +116,8 @@ def build_engine(
         source: Where the reader is; a path counts from the working directory.
         sae_choices: The SAEs, in the order of the columns; at least one, unless the head runs.
         config: Settings.
-        laps: Is told what took how long: `saes`, `reader` (with the digest of its weights), `tokenizer`, `memory` (how
-            large a batch it holds).
+        laps: Is told what took how long: `saes`, `reader` (with the digest of its weights), `tokenizer`, `graphs` (of
+            small passes, on a GPU), `memory` (how large a batch it holds).
         head: Whether the reader runs whole, with its head, for the features LOGPROB and ENTROPY. Beginnings that texts
             share are then read anew for each, whatever `prefix_cache_bytes` says. Where `explain_whole` is set and this
             is not, the reader is loaded whole and runs no deeper for that.
@@ -141,6 +145,7 @@ def build_engine(
     laps.end("tokenizer")
     watching = watching_of(identity_of(reader, tokeniser), saes, head=head)
     kept_bytes = 0 if head else config.prefix_cache_bytes
+    graphs = graphs_of(reader, config.graph_tokens)
     runner = Runner(
         reader,
         watching.encoders,
@@ -148,12 +153,41 @@ def build_engine(
         prefix_bytes=kept_bytes,
         table=watching.table,
         head=head,
+        graphs=graphs,
     )
+    if graphs:
+        graphs.record_all()
+        laps.end("graphs")
+    held_bytes = kept_bytes + (graphs.idle_bytes if graphs else 0)
     budget = config.max_batch_tokens or batch_tokens(
-        runner, reader.device, max_tokens=max_tokens, kept_bytes=kept_bytes
+        runner.plainly, reader.device, max_tokens=max_tokens, held_bytes=held_bytes
     )
     laps.end("memory")
-    return Engine(reader, tokeniser, runner, watching, config, max_tokens, budget)
+    watching = _with_graphs(watching, graphs)
+    return Engine(reader, tokeniser, runner, watching, config, max_tokens, budget, graphs)
+
+
+def graphs_of(reader: Reader, most_tokens: int) -> Graphs | None:
+    """The graphs of a reader's small passes, of which none is recorded yet; None where there shall be none.
+
+    Args:
+        reader: The reader.
+        most_tokens: The setting `graph_tokens`.
+
+    Raises:
+        ConfigError: There can be none on this device.
+    """
+    kind = reader.device.type
+    if kind != "cuda" and most_tokens > 0:
+        raise ConfigError(f"graph_tokens {most_tokens}: only a GPU replays passes, and the reader runs on a {kind}")
+    tokens = MOST_TOKENS[kind] if most_tokens < 0 else most_tokens
+    return Graphs(reader, CudaRecorder(reader.device), tokens) if tokens else None
+
+
+def _with_graphs(watching: Watching, graphs: Graphs | None) -> Watching:
+    """The same, told of with the length of the longest pass that is replayed."""
+    told = replace(watching.identity.reader, graph_tokens=graphs.most_tokens if graphs else 0)
+    return replace(watching, identity=replace(watching.identity, reader=told))
 
 
 def load_found(

@@ -34,6 +34,8 @@ class HookpointEncoder(torch.nn.Module):
         self._parts = torch.nn.ModuleList(_Part(list(members)) for _, members in groups)
         self.bounded = any(encoder.max_norm_multiple is not None for encoder in encoders)
         """Whether some encoder asks how large an activation is beside others of its text."""
+        self.capturable = not self.bounded and not any(encoder.contest for encoder in encoders)
+        """Whether what it runs depends on shapes alone, so that a graph can hold it."""
 
     def forward(self, activation: torch.Tensor, median: torch.Tensor | None = None) -> torch.Tensor:
         """Encodes activations.

@@ -1,6 +1,6 @@
 """Forward passes: texts packed into a row, read by the reader, and what its hookpoints gave meanwhile."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 import torch
 from numpy.typing import NDArray
 
+from scopewatch.engine.layout import Arrays, on_device
 from scopewatch.errors import EngineDied
 from scopewatch.reader.hookpoints import EMBEDDING, Change, Hookpoint, edit, tap
 from scopewatch.reader.loading import Reader
-from scopewatch.reader.packing import Packing
+from scopewatch.reader.packing import Packing, Room
+from scopewatch.reader.pages import PagePool
 from scopewatch.reader.prefixes import Reading
 
 T = TypeVar("T")
@@ -19,6 +21,9 @@ R = TypeVar("R")
 
 Tap = Callable[[torch.Tensor], torch.Tensor]
 """What becomes of a hookpoint's activations, shape (1, tokens, width), while the pass still runs."""
+
+_IDS = "ids of the row"
+_POSITIONS = "positions of the row"
 
 ROW_TOKENS = {"cpu": 1024, "cuda": 65_536}
 """Most tokens of one forward pass: on a CPU, as many as its caches hold the activations of."""
@@ -54,29 +59,71 @@ class Passes:
         self,
         readings: Sequence[Reading],
         taps: Mapping[Hookpoint, Tap],
-        wanted: Sequence[Sequence[int]] = (),
         *,
+        pool: PagePool | None = None,
         edits: Mapping[Hookpoint, Change] | None = None,
         whole: bool = False,
     ) -> Row:
         """Reads texts in one pass, down to the deepest tap.
 
         Args:
-            readings: The texts; at least one.
+            readings: The texts, each behind the beginnings that it goes on from; at least one.
             taps: By hookpoint, what is done with its activations.
-            wanted: The blocks of each text whose keys and values are kept; empty for none of any.
+            pool: Where known blocks of the texts lie, and where their wanted ones are kept.
             edits: By hookpoint, what flows on there in place of its activations; taps see what was changed.
             whole: Whether every layer that is loaded runs, however deep the taps are.
 
         Raises:
             SaeError: The reader has no such hookpoint, or nothing can be replaced there.
         """
-        layers = len(self._reader.layers)
-        depth = layers if whole else min(layers, 1 + max((hookpoint.layer for hookpoint in taps), default=EMBEDDING))
-        packing = Packing(readings, wanted or [()] * len(readings), multiple=self._reader.attention.multiple)
-        plan = self._reader.attention.plan(packing, None) or {}
-        packing.inputs = {name: self.on_device(array) for name, array in plan.items()}
-        ids, positions = (self.on_device(array)[None] for array in (packing.ids, packing.positions))
+        packing = self.pack(readings, pool)
+        packing.inputs = on_device(self.arrays(packing) or {}, self._reader.device)
+        return self.run(packing, taps, edits=edits, whole=whole)
+
+    def pack(self, readings: Sequence[Reading], pool: PagePool | None = None, *, filled: int | None = None) -> Packing:
+        """Lays texts out in a row.
+
+        Args:
+            readings: As of `read`.
+            pool: As of `read`.
+            filled: The row's length, if it has that many tokens at most; without it, as the attention likes it.
+        """
+        return Packing(readings, multiple=filled or self._reader.attention.multiple, pool=pool)
+
+    def arrays(self, packing: Packing, room: Room | None = None) -> Arrays | None:
+        """All that a pass over a row needs on the device, by the names that `run` knows.
+
+        Args:
+            packing: The row.
+            room: Where it is given, the arrays' shapes depend on it and on the row's length alone.
+
+        Returns:
+            The arrays; None where the row does not fit into the room.
+        """
+        plan = self._reader.attention.plan(packing, room)
+        return None if plan is None else {_IDS: packing.ids, _POSITIONS: packing.positions} | plan
+
+    def run(
+        self,
+        packing: Packing,
+        taps: Mapping[Hookpoint, Tap],
+        *,
+        edits: Mapping[Hookpoint, Change] | None = None,
+        whole: bool = False,
+    ) -> Row:
+        """The device's part of `read`: what it does depends on the length of the row, and else on the inputs alone.
+
+        Args:
+            packing: The row, with all of `arrays` among its inputs.
+            taps: As of `read`, like all that follows.
+            edits: By hookpoint, what flows on there.
+            whole: Whether every layer runs.
+
+        Raises:
+            SaeError: The reader has no such hookpoint, or nothing can be replaced there.
+        """
+        depth = len(self._reader.layers) if whole else self.depth(taps)
+        ids, positions = packing.inputs[_IDS], packing.inputs[_POSITIONS]
         tapped: dict[Hookpoint, torch.Tensor] = {}
         with self._reader.turn, ExitStack() as attached:
             for hookpoint, change in (edits or {}).items():
@@ -85,15 +132,18 @@ class Passes:
                 handle = tap(self._reader, hookpoint, _keep(tapped, hookpoint, make))
                 attached.callback(handle.remove)
             attached.enter_context(self._reader.cut_to(depth))
-            read: Any = self._reader.model(input_ids=ids, position_ids=positions, packing=packing, use_cache=False)
-        return Row(packing, ids[0], read.last_hidden_state[0], tapped)
+            read: Any = self._reader.model(
+                input_ids=ids[None], position_ids=positions[None], packing=packing, use_cache=False
+            )
+        return Row(packing, ids, read.last_hidden_state[0], tapped)
+
+    def depth(self, hookpoints: Iterable[Hookpoint]) -> int:
+        """The number of layers that run for these hookpoints."""
+        return min(len(self._reader.layers), 1 + max((hookpoint.layer for hookpoint in hookpoints), default=EMBEDDING))
 
     def on_device(self, array: NDArray[Any]) -> torch.Tensor:
         """A copy of an array on the reader's device, which a GPU makes without waiting."""
-        host = torch.from_numpy(array)
-        if self._reader.device.type == "cuda":
-            return host.pin_memory().to(self._reader.device, non_blocking=True)
-        return host
+        return on_device({"": array}, self._reader.device)[""]
 
 
 def untouched(activations: torch.Tensor) -> torch.Tensor:

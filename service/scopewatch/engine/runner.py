@@ -10,17 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from scopewatch.engine.break_even import BreakEven
+from scopewatch.engine.device_clock import DeviceClock
 from scopewatch.engine.encoder import HookpointEncoder, median_norms
-from scopewatch.engine.passes import Passes, Row, Tap, halved, in_rows
+from scopewatch.engine.graphs import Graphs, Served
+from scopewatch.engine.passes import Passes, Row, Tap, halved
+from scopewatch.engine.slabs import what_fires
 from scopewatch.errors import EngineError
 from scopewatch.identity import FeatureTable
 from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Change, Hookpoint
 from scopewatch.reader.loading import Reader
-from scopewatch.reader.packing import PackedText
-from scopewatch.reader.prefixes import Block, Prefixes, Reading, joined
+from scopewatch.reader.pages import PagePool
+from scopewatch.reader.prefixes import Prefixes, Reading, stretch
+from scopewatch.reader.sharing import distinct_tokens, known_tokens, shared_rows, side_by_side, with_beginnings
 from scopewatch.sae.encoder import Encoder
-from scopewatch.types import Activations, EncodedBatch, Float32, Int32, TokenIds
+from scopewatch.types import Activations, EncodedBatch, TokenIds, in_a_row
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,7 @@ class Runner:
             read anew: what it says of a token comes from the token before, which might not be read again.
         table: See `watch`.
         head: See `watch`.
+        graphs: Where small passes are replayed from; None where all run as they come.
     """
 
     def __init__(
@@ -55,12 +61,18 @@ class Runner:
         prefix_bytes: int = 0,
         table: FeatureTable = FeatureTable(()),  # noqa: B008 - immutable
         head: bool = True,
+        graphs: Graphs | None = None,
     ) -> None:
         self._reader = reader
+        self._graphs = graphs
+        self._replays: list[int] = []
         self._passes = Passes(reader)
-        self._prefixes = Prefixes(prefix_bytes)
+        self._prefix_bytes = prefix_bytes
+        self._prefixes = Prefixes(None)
+        self._reused_tokens = 0
+        self._break_even = BreakEven()
         self._row_tokens = row_tokens
-        self._clock = _DeviceClock(reader.device)
+        self._clock = DeviceClock(reader.device)
         self.watch(encoders, table, head=head)
 
     def watch(self, encoders: Sequence[PlacedEncoder], table: FeatureTable, *, head: bool = True) -> None:
@@ -78,11 +90,13 @@ class Runner:
             here = [placed.encoder for placed in encoders if placed.hookpoint == hookpoint]
             self._encoders[hookpoint] = HookpointEncoder(here).to(self._reader.device)
         self._head = self._reader.head if head else None
-        self._order = _column_order(encoders, hookpoints, more=2)
-        # Blocks of beginnings have no norms, and a text's median needs those of all its tokens.
-        self._anew = bool(self._head) or any(encoder.bounded for encoder in self._encoders.values())
+        self._order = _column_order(encoders, hookpoints, more=2).to(self._reader.device)
         self._table = table
-        self._prefixes.clear()
+        # Blocks of beginnings have no norms, and a text's median needs those of all its tokens.
+        anew = bool(self._head) or any(encoder.bounded for encoder in self._encoders.values())
+        self._keep_beginnings(0 if anew else self._passes.depth(hookpoints))
+        if self._graphs:
+            self._graphs.watch(Served(self._encoders, whole=bool(self._head), pool=self._prefixes.pool))
 
     @property
     def kept_bytes(self) -> int:
@@ -104,26 +118,34 @@ class Runner:
             return EncodedBatch([_nothing(len(ids)) for ids in batch], 0.0, 0.0, table=self._table)
         started_s = time.perf_counter()
         self._clock.reset()
-        readings = [Reading(ids, ()) if self._anew else self._prefixes.open(ids) for ids in batch]
-        beginnings = self._prefixes.shared(readings)
-        for beginning in beginnings:
-            self._prefixes.recall(beginning)
-            self._encode([beginning])
-        ahead_tokens = sum(len(beginning.rest) for beginning in beginnings)
-        for reading in readings:
-            self._prefixes.recall(reading)
-        # What is known takes no computing, but memory, and so counts.
-        rows = in_rows(readings, lambda reading: len(reading.ids), self._row_tokens)
-        activations = [outcome for row in rows for outcome in self._encode(row)]
+        self._reused_tokens = 0
+        self._replays = []
+        readings = self._prefixes.open(batch)
+        order = side_by_side(readings)
+        rows = shared_rows([readings[number] for number in order], self._row_tokens)
+        outcomes = dict(zip(order, (outcome for row in rows for outcome in self._encode(row)), strict=True))
         encode_s = self._clock.total_s()
         return EncodedBatch(
-            activations,
+            [outcomes[number] for number in range(len(batch))],
             forward_s=time.perf_counter() - started_s - encode_s,
             encode_s=encode_s,
-            # What was read ahead may have failed, or been dropped again.
-            reused_tokens=max(0, sum(reading.past for reading in readings) - ahead_tokens),
+            reused_tokens=self._reused_tokens,
             table=self._table,
+            graph_tokens=tuple(self._replays),
         )
+
+    def plainly(self, batch: Sequence[TokenIds]) -> EncodedBatch:
+        """Encodes pairs as a call does, and replays nothing.
+
+        Args:
+            batch: As of a call.
+
+        Raises:
+            EngineDied: The device is lost.
+        """
+        other = copy(self)
+        other._graphs = None  # noqa: SLF001 - its own
+        return other(batch)
 
     @torch.inference_mode()
     def alone(self, ids: TokenIds, edits: Mapping[Hookpoint, Change] | None = None) -> Activations:
@@ -155,52 +177,82 @@ class Runner:
         return other
 
     def _turn_aside(self, table: FeatureTable) -> None:
-        self._prefixes = Prefixes(0)
+        self._prefixes = Prefixes(None)
+        self._graphs = None
         self._head = self._reader.head
         self._table = table
 
-    def _encode(self, batch: Sequence[Reading]) -> list[Activations | Exception]:
-        """One forward pass, or on failure several."""
-        return halved(self._forward, batch, failed, self._reader.device)
+    def _keep_beginnings(self, layers: int) -> None:
+        """Keeps what so many layers make of beginnings, and nothing where that is 0; what was kept is forgotten."""
+        if (pool := self._prefixes.pool) and pool.layers == layers:
+            self._prefixes.clear()
+            return
+        config: Any = self._reader.model.config
+        self._prefixes = Prefixes(
+            PagePool(
+                self._prefix_bytes,
+                layers=layers,
+                kv_heads=config.num_key_value_heads,
+                head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+                dtype=self._reader.model.dtype,
+                device=self._reader.device,
+            )
+            if self._prefix_bytes and layers
+            else None
+        )
+
+    def _encode(self, row: Sequence[Reading]) -> list[Activations | Exception]:
+        """One forward pass over neighbouring texts, on top of what is known of them; on failure several."""
+        for reading in row:
+            self._prefixes.recall(reading)
+        known = known_tokens(row)
+        if known and not self._break_even.pays(distinct_tokens(row), known):
+            for reading in row:
+                reading.known = []
+        with self._prefixes.pinned(row):
+            return halved(self._forward, row, failed, self._reader.device)
 
     def _forward(
         self, batch: Sequence[Reading], edits: Mapping[Hookpoint, Change] | None = None
     ) -> list[Activations | Exception]:
-        lengths = [len(reading.rest) for reading in batch]
+        """One forward pass, with the outcome of each text; what is worth keeping of them is kept."""
+        readings = with_beginnings(batch)
+        with self._prefixes.pages_for(readings):
+            row, fired = self._read(readings, edits)
+            if not np.isfinite(fired.value).all():
+                if len(batch) > 1:
+                    # A kernel that reads several texts at once may have carried it from one to another.
+                    raise EngineError("one of several pairs overflowed")
+                told = "the reader's activations overflowed or are NaN on this pair; its weights may be damaged"
+                return [EngineError(told)]
+            found: dict[Reading, Activations] = {}
+            for text in row.packing.texts:
+                reading, own = text.reading, stretch(fired, text.place.start, text.place.stop)
+                before = [found[reading.parent]] if reading.parent else [block.activations for block in reading.known]
+                found[reading] = in_a_row([*before, own])
+                self._prefixes.keep(reading, found[reading])
+        self._reused_tokens += sum(len(reading.ids) for reading in batch) - row.packing.tokens
+        return [found[reading] for reading in readings if not reading.shared]
+
+    def _read(self, readings: Sequence[Reading], edits: Mapping[Hookpoint, Change] | None) -> tuple[Row, Activations]:
+        """A row, and what fired on it; its values may not be finite."""
+        lengths = [len(reading.rest) for reading in readings]
         taps = {hookpoint: self._timed(encoder, lengths) for hookpoint, encoder in self._encoders.items()}
-        wanted = [self._prefixes.wanted(reading) for reading in batch]
-        row = self._passes.read(batch, taps, wanted, edits=edits, whole=bool(self._head))
+        row = self._graphs.replay(readings, taps, self._clock) if self._graphs and not edits else None
+        if row:
+            self._replays.append(len(row.ids))
+        else:
+            row = self._passes.read(readings, taps, pool=self._prefixes.pool, edits=edits, whole=bool(self._head))
         columns = [row.tapped[hookpoint] for hookpoint in taps]
         if self._head:
             columns.append(self._predictions(self._head, row))
         acts = torch.cat(columns, dim=-1)[: row.packing.tokens]
         acts = acts[:, self._order[: acts.shape[1]]]
-        # What does not fire is exactly 0, and NaN is not.
-        fired = torch.nonzero(acts)
-        token, column = fired.to(torch.int32).T.cpu().numpy()
-        value = acts[tuple(fired.T)].cpu().numpy()
-        if len(batch) > 1 and not np.isfinite(value).all():
-            # A kernel that reads several texts at once may have carried it from one to another.
-            raise EngineError("one of several pairs overflowed")
-        return [self._outcome(text, token, column, value) for text in row.packing.texts]
-
-    def _outcome(self, text: PackedText, token: Int32, column: Int32, value: Float32) -> Activations | Exception:
-        """A text's part of what fired in its row; what is to be kept of it is kept."""
-        start, stop = text.place.start, text.place.stop
-        mine = slice(*np.searchsorted(token, (start, stop)))
-        if not np.isfinite(value[mine]).all():
-            return EngineError(
-                "the reader's activations overflowed or are NaN on this pair; its weights may be damaged"
-            )
-        read = Activations(stop - start, token[mine] - np.int32(start), column[mine], value[mine])
-        whole = joined(text.reading.known, read)
-        for number, keys_values in text.kept.items():
-            self._prefixes.keep(text.reading, number, Block.of(keys_values, number, whole))
-        return whole
+        return row, what_fires(acts)
 
     def _predictions(self, head: Head, row: Row) -> torch.Tensor:
         """Log-probability and entropy for every token of the row; 0 for those that nothing comes before."""
-        with self._clock:
+        with self._clock.lap():
             follows = self._passes.on_device(np.flatnonzero(row.packing.positions))
             told = row.states.new_zeros((len(row.ids), 2), dtype=torch.float32)
             told[follows] = head(row.states[follows - 1], row.ids[follows])
@@ -208,7 +260,7 @@ class Runner:
 
     def _timed(self, encoder: HookpointEncoder, lengths: Sequence[int]) -> Tap:
         def encode(activations: torch.Tensor) -> torch.Tensor:
-            with self._clock:
+            with self._clock.lap():
                 median = median_norms(activations[0], lengths) if encoder.bounded else None
                 encoded: torch.Tensor = encoder(activations, median)
                 return encoded
@@ -236,37 +288,6 @@ def _column_order(encoders: Sequence[PlacedEncoder], hookpoints: Sequence[Hookpo
                 position += len(placed.encoder.watched)
     own = [torch.arange(len(placed.encoder.watched)) + first[number] for number, placed in enumerate(encoders)]
     return torch.cat([*own, torch.arange(position, position + more)])
-
-
-class _DeviceClock:
-    """Adds up the device time spent inside `with` blocks."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._on_gpu = device.type == "cuda"
-        self.reset()
-
-    def reset(self) -> None:
-        self._laps: list[tuple[Any, Any]] = []
-
-    def __enter__(self) -> None:
-        self._start = self._mark()
-
-    def __exit__(self, *_: object) -> None:
-        self._laps.append((self._start, self._mark()))
-
-    def total_s(self) -> float:
-        if not self._on_gpu:
-            return float(sum(end - start for start, end in self._laps))
-        torch.cuda.synchronize(self._device)
-        return float(sum(start.elapsed_time(end) for start, end in self._laps)) / 1000
-
-    def _mark(self) -> Any:
-        if not self._on_gpu:
-            return time.perf_counter()
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self._device))
-        return event
 
 
 def _nothing(n_tokens: int) -> Activations:

@@ -16,10 +16,13 @@ import torch
 
 from scopewatch.engine.encoder import HookpointEncoder
 from scopewatch.sae.weights import Sae
-from scopewatch.types import Activations, Float32, Int32
+from scopewatch.types import Activations
 
 _TILE_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 25}
 """The size of a tile by device; on a CPU, what its caches hold."""
+
+_FEW_ELEMENTS = 1 << 17
+"""A tile of up to this size is copied from a GPU as it is, and searched here: that waits once, not three times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,8 @@ class Dictionary:
             for first in range(0, len(residual), step):
                 tile = slice(first, first + step)
                 encoded = encoder(residual[tile], None if median is None else median[tile])
-                fires = _nonzero(encoded, first, feature)
-                for kept, part in zip(found, fires, strict=True):
+                fires = what_fires(encoded, first, feature)
+                for kept, part in zip(found, (fires.token, fires.column, fires.value), strict=True):
                     kept.extend(part.tobytes())
         token, column = (np.frombuffer(array, np.int32) for array in found[:2])
         # Stable: a token's features are ascending already.
@@ -97,11 +100,21 @@ class Dictionary:
             yield start, HookpointEncoder([encoder]).to(self._device)
 
 
-def _nonzero(tile: torch.Tensor, first_token: int, first_feature: int) -> tuple[Int32, Int32, Float32]:
-    """Token, feature and value of what fires in a tile of shape (tokens, features), token by token."""
+def what_fires(tile: torch.Tensor, first_token: int = 0, first_feature: int = 0) -> Activations:
+    """What fires in a tile of shape (tokens, features), token by token; what is NaN fires.
+
+    Args:
+        tile: Activations; what does not fire is exactly 0.
+        first_token: The number of the tile's first token.
+        first_feature: The number of its first feature.
+    """
+    if tile.is_cuda and tile.numel() <= _FEW_ELEMENTS:
+        tile = tile.cpu()
     fires = (tile != 0).reshape(-1)
     # On a CPU torch.nonzero takes twice as long.
     place = torch.nonzero(fires)[:, 0] if fires.is_cuda else torch.from_numpy(np.flatnonzero(fires.numpy()))
     token, feature = np.divmod(place.cpu().numpy(), tile.shape[1])
     value = tile.reshape(-1)[place].cpu().numpy()
-    return (token + first_token).astype(np.int32), (feature + first_feature).astype(np.int32), value
+    return Activations(
+        len(tile), (token + first_token).astype(np.int32), (feature + first_feature).astype(np.int32), value
+    )

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -192,4 +193,4 @@ def _encode(run: Run, batch: Batch, wanted: Wanted) -> EncodedBatch:
     encoded = run([batch[place] for place in places])
     for place, outcome in zip(places, encoded.activations, strict=True):
         outcomes[place] = outcome
-    return EncodedBatch(outcomes, encoded.forward_s, encoded.encode_s, encoded.reused_tokens, encoded.table)
+    return replace(encoded, activations=outcomes)

@@ -75,6 +75,7 @@ class Metrics:
             "Tokens of batches that were known and not computed again.",
             registry=registry,
         )
+        self._graph_passes = counter("graph_passes_total", "Passes that were replayed from a graph.", "bucket")
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for the engine.")
         self._dropped = counter(
             "queue_dropped_pairs_total", "Pairs dropped before they cost device time.", "reason", *_DROPPED
@@ -179,7 +180,17 @@ class Metrics:
         """Files of a certificate were looked at and are not in order; counted at every look while they are not."""
         self._certificate_reads["refused",].inc()
 
-    def batch_encoded(self, pairs: int, tokens: int, reused_tokens: int) -> None:
+    def batch_encoded(self, pairs: int, tokens: int, reused_tokens: int, graph_tokens: Sequence[int] = ()) -> None:
+        """Counts a batch that was read.
+
+        Args:
+            pairs: The number of its pairs.
+            tokens: The number of their tokens.
+            reused_tokens: The number of these that were not computed again.
+            graph_tokens: The length of each of its passes that was replayed from a graph.
+        """
+        for length in graph_tokens:
+            self._graph_passes[str(length),].inc()
         self._batch_pairs.observe(pairs)
         self._batch_tokens.observe(tokens)
         self._reused_tokens.inc(reused_tokens)

@@ -275,7 +275,7 @@ class Batcher:
             for reason in departed.values():
                 self._metrics.queue_dropped(reason)
             if read:
-                self._metrics.batch_encoded(len(read), read_tokens, reused_tokens)
+                self._metrics.batch_encoded(len(read), read_tokens, reused_tokens, encoded.graph_tokens)
                 self._metrics.unwanted_pairs(sum(bool(self._departed(entry)) for entry in read))
                 self._batch_ended(all(isinstance(outcome, Exception) for outcome in encoded.activations))
             self._answer_each(batch, encoded, run.handed_s)

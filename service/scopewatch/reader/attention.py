@@ -1,8 +1,8 @@
 """Causal attention over packed texts, with what Gemma adds to it: soft-capped logits and sliding windows.
 
 A text sees its own earlier tokens, of which the first may be known from an earlier pass. Both kinds take the place of
-transformers' own and give what that gives for each text alone: `packed`, text by text, for CPUs, and `packed_flex`
-(`flex.py`), one kernel for the whole row, for GPUs.
+transformers' own and give what that gives for each text alone: `packed`, text by text, for CPUs; for GPUs one kernel
+for the whole row, `packed_tiles` (`packed_tiles.py`) or `packed_flex` (`flex.py`).
 """
 
 from dataclasses import dataclass
@@ -11,24 +11,32 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from torch.nn.attention.flex_attention import flex_attention
 from transformers import AttentionInterface
 
-from scopewatch.reader.flex import PackedFlex
-from scopewatch.reader.packing import AttentionKind, Packing, Room
+from scopewatch.reader.attention_choice import candidates, choose
+from scopewatch.reader.attention_trials import AttentionShapes, Trials
+from scopewatch.reader.packing import AttentionKind, PackedText, Packing, Room
+from scopewatch.reader.pages import BLOCK
 
 _QUERIES = 64
 """Queries at a time; the keys after the last of them are left out."""
 
 
-def register_attention(device: torch.device) -> AttentionKind:
+def register_attention(device: torch.device, shapes: AttentionShapes | None = None) -> AttentionKind:
     """Makes the attention for a device known to transformers, by its name.
+
+    Args:
+        device: Where the reader runs.
+        shapes: What its layers ask of attention. A GPU is asked which kind is right and fastest in these; without
+            them, and on a CPU, it is `packed`.
 
     Returns:
         That attention.
     """
     packed = Packed()
-    kind = packed if device.type == "cpu" else PackedFlex(torch.compile(flex_attention), otherwise=packed)
+    kind: AttentionKind = packed
+    if device.type != "cpu" and shapes:
+        kind = choose(candidates(shapes, packed), Trials(shapes, device, reference=packed), packed, shapes.dtype)
     AttentionInterface.register(kind.name, kind)
     return kind
 
@@ -47,6 +55,7 @@ class Packed:
 
     name = "packed"
     multiple = 1
+    invariant = True
 
     def plan(self, packing: Packing, room: Room | None) -> dict[str, NDArray[Any]] | None:  # noqa: ARG002
         """Nothing, and no row fits into a room: what it runs depends on the texts."""
@@ -69,25 +78,60 @@ class Packed:
         rule = _Rule(scaling, sliding_window, softcap)
         if packing is None:
             return _causal(query, key, value, rule).transpose(1, 2), None
+        packing.keep(module.layer_idx, key, value)
         out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         for text in packing.texts:
-            text.keep(key, value)
-            keys, values = key[:, :, text.place], value[:, :, text.place]
-            if past := text.past(module.layer_idx):
-                keys = torch.cat([*(k[None] for k, _ in past), keys], dim=2)
-                values = torch.cat([*(v[None] for _, v in past), values], dim=2)
-            out[:, text.place] = _causal(query[:, :, text.place], keys, values, rule).transpose(1, 2)
+            keys, values = _keys_and_values(packing, text, module.layer_idx, (key, value), sliding_window)
+            own = query[:, :, text.place]
+            seen = _causal(own, keys, values, rule, whole=not text.reading.shared)
+            out[:, text.place] = seen.transpose(1, 2)
         return out, None
 
 
-def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule) -> torch.Tensor:
-    """Attention of the last tokens of a text to all of it: (rows, heads, n, head_dim) to the same shape."""
+def _keys_and_values(
+    packing: Packing, text: PackedText, layer: int, row: tuple[torch.Tensor, torch.Tensor], window: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """All keys and values of a row that a text sees, each (1, kv_heads, n, head_dim); the last of them are its own.
+
+    They are copied only where they do not lie together in the row.
+    """
+    unseen = max(0, text.first - window + 1) // BLOCK if window else 0
+    pages = text.pages[unseen:]
+    places = _places(text, BLOCK * unseen)
+    if len(places) == 1 and not pages:
+        key, value = (whole[:, :, places[0]] for whole in row)
+        return key, value
+    known = [[kept] for kept in packing.pool.read(layer, torch.tensor(pages))] if packing.pool and pages else [[], []]
+    key, value = (
+        torch.cat([*kept, *(whole[0, :, place].transpose(0, 1) for place in places)]).transpose(0, 1)[None]
+        for kept, whole in zip(known, row, strict=True)
+    )
+    return key, value
+
+
+def _places(text: PackedText, start: int) -> list[slice]:
+    """Where in the row a text lies with the beginnings it goes on from, from position `start` on."""
+    after = text.place.start + max(0, start - text.first)
+    place = slice(after, text.place.stop)
+    if text.parent is None or start >= text.first:
+        return [place]
+    *before, last = _places(text.parent, start)
+    return [*before, slice(last.start, place.stop)] if last.stop == after else [*before, last, place]
+
+
+def _causal(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule, *, whole: bool = True
+) -> torch.Tensor:
+    """Attention of the last tokens of a text to all of it: (rows, heads, n, head_dim) to the same shape.
+
+    Without `whole` the text is the beginning of others, and gets the very numbers that it gets inside of one.
+    """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         # As for linear layers, torch's own bfloat16 products are slow there.
-        return _causal(query.float(), key.float(), value.float(), rule).bfloat16()
+        return _causal(query.float(), key.float(), value.float(), rule, whole=whole).bfloat16()
     n, total = query.shape[2], key.shape[2]
     window = min(rule.window or total, total)
-    if total <= min(window, _QUERIES) and n == total and not rule.softcap:
+    if whole and total <= min(window, _QUERIES) and n == total and not rule.softcap:
         return functional.scaled_dot_product_attention(
             query, key, value, is_causal=n > 1, scale=rule.scaling, enable_gqa=True
         )

@@ -1,6 +1,7 @@
 """Attention over a whole row of packed texts in one kernel, FlexAttention (arXiv 2412.05496)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 from torch.nn.attention.flex_attention import BlockMask
 
 from scopewatch.reader.packing import AttentionKind, Packing, Room
-from scopewatch.reader.prefixes import BLOCK
-from scopewatch.types import Bools, Int64
+from scopewatch.reader.pages import BLOCK
+from scopewatch.types import Bools
 
 TILE = 128
 """Tokens along a side of a tile of the mask."""
@@ -29,14 +30,18 @@ class PackedFlex:
 
     name = "packed_flex"
     multiple = MULTIPLE
+    invariant = False
 
     def __init__(self, flex: Callable[..., Any], *, otherwise: AttentionKind) -> None:
         self._flex = flex
         self._otherwise = otherwise
 
-    def plan(self, packing: Packing, room: Room | None) -> dict[str, NDArray[Any]] | None:  # noqa: ARG002
-        """Nothing, and no row fits into a room: the mask's tiles depend on the texts."""
-        return None if room else {}
+    def plan(self, packing: Packing, room: Room | None) -> dict[str, NDArray[Any]] | None:
+        """Who sees whom, for queries and keys; no row fits into a room, since the mask's tiles depend on the texts."""
+        if room:
+            return None
+        packing.planned = _who_sees_whom(packing)
+        return packing.planned
 
     def __call__(
         self,
@@ -56,10 +61,9 @@ class PackedFlex:
             return self._otherwise(
                 module, query, key, value, mask, scaling=scaling, sliding_window=sliding_window, softcap=softcap
             )
-        for text in packing.texts:
-            text.keep(key, value)
+        packing.keep(module.layer_idx, key, value)
         if sliding_window not in packing.masks:
-            packing.masks[sliding_window] = _mask(packing, sliding_window, query.device)
+            packing.masks[sliding_window] = _mask(packing, sliding_window)
         seen = self._flex(
             query,
             *_behind_known(packing, module.layer_idx, key, value),
@@ -83,76 +87,122 @@ def _capped(softcap: float) -> Callable[..., torch.Tensor]:
 def _behind_known(
     packing: Packing, layer: int, key: torch.Tensor, value: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A row's keys and values behind those of all known blocks, which are filled up to whole tiles."""
-    past = [known for text in packing.texts for known in text.past(layer)]
-    if not past:
-        # Laid out as with a past, since another layout is compiled once more.
-        return torch.cat([key[0]], dim=1)[None], torch.cat([value[0]], dim=1)[None]
-    gap = [(torch.zeros_like(past[0][0]),) * 2] * (-len(past) % (TILE // BLOCK))
-    keys, values = zip(*past, *gap, strict=True)
-    return torch.cat([*keys, key[0]], dim=1)[None], torch.cat([*values, value[0]], dim=1)[None]
+    """A row's keys and values behind those of all known blocks.
+
+    Both always lie in memory token by token, since another layout is compiled once more.
+    """
+    parts = [key[0].transpose(0, 1), value[0].transpose(0, 1)]
+    if packing.pool and "pages" in packing.inputs:
+        known = packing.pool.read(layer, packing.inputs["pages"])
+        parts = [torch.cat(both) for both in zip(known, parts, strict=True)]
+    keys, values = (part.contiguous().transpose(0, 1)[None] for part in parts)
+    return keys, values
 
 
-def _mask(packing: Packing, window: int | None, device: torch.device) -> BlockMask:
-    """Which token sees which: those of its own text, no later ones, none further back than the window.
+@dataclass(slots=True)
+class _KnownBlock:
+    """A block on a page, and the texts that see it: from one number up to, and without, another."""
+
+    page: int
+    position: int
+    since: int
+    until: int
+
+
+def _known_blocks(packing: Packing) -> list[_KnownBlock]:
+    """The known blocks of a row, those that neighbours share once."""
+    blocks: list[_KnownBlock] = []
+    last: list[_KnownBlock] = []
+    for number, text in enumerate(packing.texts):
+        if text.parent:
+            continue
+        own = []
+        for depth, page in enumerate(text.pages):
+            if depth < len(last) and last[depth].page == page:
+                block = last[depth]
+            else:
+                block = _KnownBlock(page, BLOCK * depth, number, 0)
+                blocks.append(block)
+            block.until = text.until
+            own.append(block)
+        last = own
+    return blocks
+
+
+def _who_sees_whom(packing: Packing) -> dict[str, NDArray[Any]]:
+    """The text and position of each query, and of each key its position and the numbers of the texts that see it.
+
+    A key is seen by its own text and by those that go on from it, which stand right behind it. Keys are those of known
+    blocks, filled up to whole tiles with page 0, which nobody sees, and then those of the row.
+    """
+    known = _known_blocks(packing)
+    known += [_KnownBlock(0, 0, -1, -1)] * (-len(known) % (TILE // BLOCK))
+    own = np.append([text.until for text in packing.texts], len(packing.texts) + 1)
+    plan = {
+        "text": packing.owner,
+        "position": packing.positions,
+        "key_position": np.concatenate([*(np.arange(BLOCK) + block.position for block in known), packing.positions]),
+        "key_since": np.concatenate([np.repeat([block.since for block in known], BLOCK), packing.owner]),
+        "key_until": np.concatenate([np.repeat([block.until for block in known], BLOCK), own[packing.owner]]),
+    }
+    plan = {name: array.astype(np.int32) for name, array in plan.items()}
+    return plan | ({"pages": np.array([block.page for block in known])} if known else {})
+
+
+def _mask(packing: Packing, window: int | None) -> BlockMask:
+    """Which token sees which: of its own text and what that goes on from, those before it and within the window.
 
     Tiles in which nobody sees anybody are left out, and in those where everybody sees everybody nothing is asked;
     `create_block_mask` would find them by asking for every pair of tokens.
     """
-    owner, position = packing.owner, packing.positions
-    known = [len(text.reading.known) for text in packing.texts]
-    gap = BLOCK * (-sum(known) % (TILE // BLOCK))
-    seen_owner = np.concatenate([np.repeat(np.arange(len(known)), np.multiply(known, BLOCK)), np.full(gap, -1), owner])
-    seen_position = np.concatenate([*(np.arange(BLOCK * blocks) for blocks in known), np.zeros(gap, int), position])
     reach = window or np.iinfo(np.int32).max
-    some, every = _seen_tiles(_tiles(owner, seen_owner), _tiles(position, seen_position), reach)
+    device = packing.inputs["text"].device
+    some, every = _seen_tiles(packing.planned, reach)
     return BlockMask.from_kv_blocks(
         *_listed(some & ~every, device),
         *_listed(every, device),
         BLOCK_SIZE=TILE,
-        mask_mod=_visible((owner, position), (seen_owner, seen_position), reach, device),
-        seq_lengths=(len(owner), len(seen_owner)),
+        mask_mod=_visible(packing.inputs, reach),
+        seq_lengths=(len(packing.planned["text"]), len(packing.planned["key_since"])),
         compute_q_blocks=False,
     )
 
 
-def _seen_tiles(owners: "tuple[_Range, _Range]", positions: "tuple[_Range, _Range]", reach: int) -> tuple[Bools, Bools]:
+def _seen_tiles(plan: Mapping[str, NDArray[Any]], reach: int) -> tuple[Bools, Bools]:
     """Tiles in which some token may see another, and tiles in which every token sees every other."""
-    (q_owner, k_owner), (q_position, k_position) = owners, positions
-    some = (q_owner.least <= k_owner.most) & (k_owner.least <= q_owner.most)
-    some &= (k_position.least <= q_position.most) & (q_position.least - k_position.most < reach)
-    every = (q_owner.least == q_owner.most) & (k_owner.least == k_owner.most) & (q_owner.least == k_owner.least)
-    every &= (k_position.most <= q_position.least) & (q_position.most - k_position.least < reach)
+    text, position = _ranges(plan["text"], (-1, 1)), _ranges(plan["position"], (-1, 1))
+    since, until, key = (_ranges(plan[name], (1, -1)) for name in ("key_since", "key_until", "key_position"))
+    some = (since.least <= text.most) & (text.least < until.most)
+    some &= (key.least <= position.most) & (position.least - key.most < reach)
+    every = (since.most <= text.least) & (text.most < until.least)
+    every &= (key.most <= position.least) & (position.most - key.least < reach)
     return some, every
 
 
-def _visible(
-    queries: tuple[Int64, Int64], keys: tuple[Int64, Int64], reach: int, device: torch.device
-) -> Callable[..., torch.Tensor]:
-    """What the kernel asks of single tokens; queries and keys are given by their texts and positions."""
-    q_text, q_place, k_text, k_place = (
-        torch.from_numpy(array.astype(np.int32)).to(device) for array in (*queries, *keys)
-    )
+def _visible(plan: Mapping[str, torch.Tensor], reach: int) -> Callable[..., torch.Tensor]:
+    """What the kernel asks of single tokens."""
+    text, position = plan["text"], plan["position"]
+    since, until, key = plan["key_since"], plan["key_until"], plan["key_position"]
     # A tensor, since a number is compiled into the kernel.
-    most = torch.tensor(reach, device=device)
+    most = torch.tensor(reach, device=text.device)
 
     def visible(_row: torch.Tensor, _head: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        distance = q_place[q] - k_place[k]
-        return (q_text[q] == k_text[k]) & (distance >= 0) & (distance < most)
+        distance = position[q] - key[k]
+        return (since[k] <= text[q]) & (text[q] < until[k]) & (distance >= 0) & (distance < most)
 
     return visible
 
 
 class _Range(NamedTuple):
-    """The least and the greatest value in each tile, broadcastable to (query tiles, key tiles)."""
+    """The least and the greatest number of each tile."""
 
-    least: Int64
-    most: Int64
+    least: NDArray[Any]
+    most: NDArray[Any]
 
 
-def _tiles(queries: Int64, keys: Int64) -> tuple[_Range, _Range]:
-    q, k = queries.reshape(-1, 1, TILE), keys.reshape(1, -1, TILE)
-    return _Range(q.min(-1), q.max(-1)), _Range(k.min(-1), k.max(-1))
+def _ranges(numbers: NDArray[Any], shape: tuple[int, int]) -> _Range:
+    tiles = numbers.reshape(-1, TILE)
+    return _Range(tiles.min(axis=1).reshape(shape), tiles.max(axis=1).reshape(shape))
 
 
 def _listed(tiles: Bools, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

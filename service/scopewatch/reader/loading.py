@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from scopewatch.errors import ConfigError, ReaderError
 from scopewatch.identity import ReaderIdentity
 from scopewatch.reader.attention import register_attention
+from scopewatch.reader.attention_trials import AttentionShapes
 from scopewatch.reader.configuration import on_one_line, read_configuration, shorten
 from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
@@ -118,7 +119,7 @@ def load_reader(
         )
     layers_run = layers_total if head else deepest_layer + 1
     shorten(config, layers_run)
-    attention = register_attention(place)
+    attention = register_attention(place, AttentionShapes.of(config, kind))
     weights = text_weights(directory, layers_run, layers_total, head=head)
     _assert_shapes(weights, configuration.shapes, directory)
     weights_digests = digests(directory, weights)

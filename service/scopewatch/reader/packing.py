@@ -1,20 +1,18 @@
 """Texts side by side in one row: nothing is padded, and a beginning that was read before is not read again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scopewatch.reader.pages import PagePool
 from scopewatch.reader.prefixes import BLOCK, Reading
 
-KeysValues = tuple[torch.Tensor, torch.Tensor]
-"""Each of shape (kv_heads, tokens, head_dim)."""
 
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PackedText:
     """A text's place in the row, and what attention needs to know of the text besides."""
 
@@ -23,16 +21,18 @@ class PackedText:
     """Where its unread tokens lie in the row."""
     parent: "PackedText | None" = None
     """A beginning that stands in the same row, on which this text goes on."""
-    wanted: Sequence[int] = ()
-    """Blocks whose keys and values are to be kept."""
-    kept: dict[int, list[KeysValues]] = field(default_factory=dict)
-    """By block number, the keys and values of each layer that ran."""
+    until: int = 0
+    """One past the number of the last text in the row that goes on from this one, or its own number and one."""
 
     @property
     def first(self) -> int:
         """Position of its first unread token: as many are known, or stand in the row as its parent's."""
-        unread: int = self.place.stop - self.place.start
-        return len(self.reading.ids) - unread
+        return self.reading.first
+
+    @property
+    def pages(self) -> list[int]:
+        """The pages of the pool on which its known blocks lie."""
+        return self.parent.pages if self.parent else self.reading.pages
 
     def tiles(self) -> list[int]:
         """Where its keys lie, for each 64 positions from 0 to its last token.
@@ -43,34 +43,26 @@ class PackedText:
         before = self.parent.tiles() if self.parent else [-page for page in self.reading.pages]
         return [*before, *range(self.place.start, self.place.stop, BLOCK)]
 
-    def past(self, layer: int) -> list[KeysValues]:
-        """Keys and values of the text's known blocks at a layer."""
-        return [block.keys_values[layer] for block in self.reading.known]
-
-    def keep(self, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Copies the wanted blocks out of the next layer's keys and values, (1, kv_heads, row's tokens, head_dim)."""
-        for number in self.wanted:
-            start = self.place.start + number * BLOCK - self.reading.past
-            here = slice(start, start + BLOCK)
-            self.kept.setdefault(number, []).append((key[0, :, here].clone(), value[0, :, here].clone()))
-
 
 class Packing:
     """A row of texts.
 
     Args:
-        readings: The texts.
-        wanted: For each text, the numbers of the blocks to keep.
+        readings: The texts, each behind the beginnings in the row that it goes on from.
         multiple: The row's length is filled up to a multiple of this number of tokens.
+        pool: Where known blocks lie, and where blocks are kept.
     """
 
-    def __init__(self, readings: Sequence[Reading], wanted: Sequence[Sequence[int]], *, multiple: int = 1) -> None:
-        stops = np.cumsum([len(reading.rest) for reading in readings])
-        self.texts = [
-            PackedText(reading, slice(int(stop) - len(reading.rest), int(stop)), wanted=blocks)
-            for reading, stop, blocks in zip(readings, stops, wanted, strict=True)
-        ]
-        self.tokens = int(stops[-1])
+    def __init__(self, readings: Sequence[Reading], *, multiple: int = 1, pool: PagePool | None = None) -> None:
+        self.pool = pool
+        placed: dict[Reading | None, PackedText] = {}
+        stop = 0
+        for reading in readings:
+            start, stop = stop, stop + len(reading.rest)
+            placed[reading] = PackedText(reading, slice(start, stop), placed.get(reading.parent))
+        self.texts = list(placed.values())
+        """Those that others go on from stand before them, and all that go on from one stand together behind it."""
+        self.tokens = stop
         filled = -(-self.tokens // multiple) * multiple
         self.ids = np.zeros(filled, np.int64)
         # What fills up stands at 0: some readers scale their positions by the largest.
@@ -79,12 +71,46 @@ class Packing:
         """Which text each token belongs to; what fills up belongs to one more."""
         for number, text in enumerate(self.texts):
             self.ids[text.place] = text.reading.rest
-            self.positions[text.place] = np.arange(text.reading.past, len(text.reading.ids))
+            self.positions[text.place] = np.arange(text.first, len(text.reading.ids))
             self.owner[text.place] = number
+        for number, text in reversed(list(enumerate(self.texts))):
+            text.until = max(text.until, number + 1)
+            if text.parent:
+                text.parent.until = max(text.parent.until, text.until)
         # Made by the attention of the device, once for all layers with the same window.
         self.masks: dict[int | None, object] = {}
+        self.planned: dict[str, NDArray[Any]] = {}
+        """What the attention planned for this row, on the host, where it wants it there too."""
         self.inputs: dict[str, torch.Tensor] = {}
         """What the attention planned for this row, on the reader's device."""
+        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether blocks of the row are to be kept."""
+        return any(text.reading.wanted for text in self.texts)
+
+    def keep(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Writes the blocks that are to be kept on their pages; every attention calls it before it attends.
+
+        Args:
+            layer: The layer that attends.
+            key: Shape (1, kv_heads, row's tokens, head_dim).
+            value: As `key`.
+        """
+        if self.pool and self.keeps:
+            if self._kept is None:
+                self._kept = self._pages_and_rows(key.device)
+            self.pool.write(layer, *self._kept, key[0].transpose(0, 1), value[0].transpose(0, 1))
+
+    def _pages_and_rows(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        pages: list[int] = []
+        starts: list[int] = []
+        for text in self.texts:
+            pages += text.reading.wanted.values()
+            starts += [text.place.start + number * BLOCK - text.first for number in text.reading.wanted]
+        rows = np.add.outer(np.array(starts), np.arange(BLOCK)).reshape(-1)
+        return torch.tensor(pages, device=device), torch.from_numpy(rows).to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +132,11 @@ class AttentionKind(Protocol):
     @property
     def multiple(self) -> int:
         """Rows are filled up to a multiple of this number of tokens."""
+        ...
+
+    @property
+    def invariant(self) -> bool:
+        """Whether a text's numbers are the same to the last bit whatever stands beside it and is known of it."""
         ...
 
     def plan(self, packing: Packing, room: Room | None) -> dict[str, NDArray[Any]] | None:
