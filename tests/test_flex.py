@@ -40,7 +40,7 @@ def flex(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes readers that are loaded from now on run a FlexAttention kernel."""
 
     def use(kernel: Callable[..., Any]) -> None:
-        def register(_device: torch.device) -> AttentionKind:
+        def register(*_: object) -> AttentionKind:
             kind = PackedFlex(kernel, otherwise=Packed())
             AttentionInterface.register(kind.name, kind)
             return kind
