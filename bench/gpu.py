@@ -43,56 +43,71 @@ from on_gpu.sections import Outcome, Section, Told, run_sections
 from on_gpu.served import served
 from on_gpu.stage import FULL, TINY, Stage
 from on_gpu.table import as_markdown
+from on_gpu.trace import trace
 from run import set_thresholds
 
+_WITHOUT_READER = ("contests", "flips", "trace")
+"""The sections that are timed or counted without the reader that `prepare` writes."""
 COMPARING = ("families", "invariance", "beside", "contests", "flips")
 """The sections that show whether something is right; a run without their ends has not shown it."""
 _LIBRARIES = ("torch", "triton", "transformers", "sae-lens", "grpcio", "numpy")
 
 
+def device(stage: Stage, told: Told) -> None:
+    """Whether processes of this one can use the device."""
+    torch.zeros(1, device=stage.device)
+    told.figures(name=torch.cuda.get_device_name() if stage.device.type == "cuda" else platform.processor() or "cpu")
+
+
 def prepare(stage: Stage, told: Told) -> None:
     """Writes the reader of random weights, and thresholds that about 5 % of the pairs pass."""
-    on_gpu = stage.device.type == "cuda"
-    told.figures(device=torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu")
-    told.say(f"on {torch.cuda.get_device_name() if on_gpu else 'a CPU'}")
-    subject, engine = stage.subject, stage.engine(prefix_cache_bytes=0)
+    subject, engine = stage.subject, stage.engine(prefix_cache_bytes=0, graph_tokens=0)
+    told.say(f"the reader runs {engine.identity.reader.attention}")
     set_thresholds(subject, engine, scopewatch(subject, engine, engine.max_batch_tokens))
 
 
 def sections(tiny: bool) -> list[list[Section]]:
-    """The lanes, after `prepare`: those of the families first, then those that are timed, each of which runs alone."""
+    """The lanes: those of the families, which run side by side, and those that are timed, each of which runs alone."""
     return [
         *([section] for section in family_sections(tiny)),
         [
             Section("peak", 30, peak),
-            Section("passes", 75, passes),
+            Section("passes", 90, passes),
             Section("lone", 30, lone),
             Section("shared", 30, shared),
             Section("invariance", 45, invariance),
             Section("kernels", 45, kernels),
         ],
-        [Section("served", 110, served)],
+        [Section("served", 120, served)],
         [Section("beside", 120, beside)],
         [Section("contests", 40, contests)],
         [Section("flips", 60, flips)],
+        [Section("trace", 30, trace)],
     ]
 
 
 def arguments() -> argparse.Namespace:
+    cores = os.cpu_count() or 2
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument(
         "--tiny", action="store_true", help="sizes that a CPU takes in seconds; no figure means anything"
     )
     parser.add_argument("--only", metavar="NAME,...", help="run these sections")
+    parser.add_argument("--trace", action="store_true", help="the same as --device cpu --only trace")
     parser.add_argument("--leave", metavar="NAME,...", default="", help="run all but these sections")
     parser.add_argument("--minutes", type=float, default=8.0, help="what all sections may take together")
-    parser.add_argument("--at-once", type=int, default=4, help="families that are compared side by side")
+    parser.add_argument(
+        "--at-once", type=int, default=max(1, min(8, cores // 2)), help="families that are compared side by side"
+    )
     parser.add_argument("--labelled", type=Path, nargs="+", default=[], help="JSONL of labelled pairs, for `flips`")
-    parser.add_argument("--threads", type=int, default=max(1, min(4, (os.cpu_count() or 2) - 1)), help="of an engine")
+    parser.add_argument("--threads", type=int, default=max(1, min(4, cores - 1)), help="of an engine")
     parser.add_argument("--scratch", type=Path, default=Path("build/bench"), help="random weights are kept here")
     parser.add_argument("--out", type=Path, help="default: bench/results on a GPU, the scratch folder on a CPU")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.trace:
+        args.device, args.only = "cpu", "trace"
+    return args
 
 
 def main() -> None:
@@ -110,17 +125,23 @@ def main() -> None:
     def run(some: list[list[Section]], at_once: int, start: str) -> dict[str, Outcome]:
         return run_sections(some, stage, at_once=at_once, until_s=until_s, heard=heard, start=start)
 
-    start, first = "fork", [[Section("prepare", 90, prepare)]]
+    start, first = "fork", [[Section("device", 30, device)]]
     outcomes = run(first, 1, start)
-    if "fork" in outcomes["prepare"].failure:
+    if "fork" in outcomes["device"].failure:
         # Some library has touched the device while it was imported.
         start = "spawn"
         outcomes = run(first, 1, start)
+    if outcomes["device"].failure:
+        raise SystemExit(f"{args.device} cannot be used: {outcomes['device'].failure}")
     families = [lane for lane in lanes if lane[0].name.startswith("families/")]
-    outcomes |= run(families, args.at_once, start) | run([lane for lane in lanes if lane not in families], 1, start)
+    timed = [lane for lane in lanes if lane not in families]
+    # Whatever is not timed runs side by side.
+    needed = any(section.name not in _WITHOUT_READER for lane in timed for section in lane)
+    untimed = ([[Section("prepare", 150, prepare)]] if needed else []) + families
+    outcomes |= run(untimed, args.at_once, start) | run(timed, 1, start)
     out = args.out or (Path(__file__).parent / "results" if args.device == "cuda" else args.scratch)
-    goals = () if args.tiny else GOALS
-    write(out, machine(outcomes["prepare"].figures), outcomes, goals, seconds=time.monotonic() - began_s)
+    goals = GOALS if args.device == "cuda" and not args.tiny else ()
+    write(out, machine(outcomes["device"].figures["name"]), outcomes, goals, seconds=time.monotonic() - began_s)
     if wrong := [name for name, outcome in outcomes.items() if not right(name, outcome)]:
         raise SystemExit(f"not right, or not shown to be: {', '.join(wrong)}")
 
@@ -162,10 +183,10 @@ def write(
     print(f"\n{table}\n\n{seconds:.0f} s in all; {folder / 'gpu.json'} and {folder / 'gpu.md'} are written")
 
 
-def machine(prepared: Mapping[str, Any]) -> dict[str, Any]:
+def machine(device_name: str) -> dict[str, Any]:
     """Facts that the figures depend on."""
     return {
-        "device": prepared.get("device", "unknown"),
+        "device": device_name,
         "made": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),

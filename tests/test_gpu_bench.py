@@ -84,7 +84,7 @@ def test_what_would_begin_too_late_is_left_out(heard: dict[str, Any]) -> None:
 def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, str]:
     """What a run on the CPU with tiny sizes wrote, as JSON and as a table, and what it printed."""
     out = tmp_path_factory.mktemp("gpu")
-    some = "families/gemma2_96,passes,lone,shared,invariance,kernels,contests"
+    some = "families/gemma2_96,passes,lone,shared,invariance,kernels,contests,trace"
     command = [sys.executable, str(BENCH / "gpu.py"), "--device", "cpu", "--tiny", "--threads", "1", "--only", some]
     command += ["--scratch", str(out), "--at-once", "1"]
     done = subprocess.run(
@@ -114,12 +114,16 @@ def test_every_section_tells_what_it_is_for(rehearsal: tuple[dict[str, Any], str
     assert {"products", "element-wise", "copies"} <= set(taken_apart)
     assert taken_apart.get("other", 0) < sum(taken_apart.values()) / 2
     assert 0 == figures["contests"]["wrongly_decided"]
+    plain, fused = (figures["trace"][f"{way}, 16384 tokens"] for way in ("plain", "fused"))
+    assert fused["launches"] <= 250 < plain["launches"] / 4
+    assert fused["moved_GB"] < plain["moved_GB"] / 4
     assert "| passes | 256 tokens | ms " in table
     assert "Everything that was compared is right." in printed
 
 
 @pytest.mark.parametrize(
-    ("only", "said"), [("families,nothing", "no section nothing; there are: beside, "), ("trace", "no section trace")]
+    ("only", "said"),
+    [("families,nothing", "no section nothing; there are: beside, "), ("Lone,peak", "no section Lone")],
 )
 def test_an_unknown_section_is_refused(only: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCH))

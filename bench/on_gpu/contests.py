@@ -20,9 +20,12 @@ _CLOSE = 1e-5
 def contests(stage: Stage, told: Told) -> None:
     """Times the contest, and decides it once more in float64."""
     width, features, winners = stage.sizes.contest
-    draw = np.random.default_rng(6)
-    W_enc = draw.standard_normal((width, features), dtype=np.float32) / np.float32(width**0.5)
-    watched = np.sort(draw.choice(features, min(_WATCHED, features), replace=False)).astype(np.int64)
+    generator = torch.Generator(device=stage.device).manual_seed(6)
+    weights = torch.randn(width, features, device=stage.device, generator=generator) / width**0.5
+    W_enc = weights.cpu().numpy()
+    watched = np.sort(np.random.default_rng(6).choice(features, min(_WATCHED, features), replace=False)).astype(
+        np.int64
+    )
     encoder = HookpointEncoder(
         [
             Encoder(
@@ -35,7 +38,6 @@ def contests(stage: Stage, told: Told) -> None:
             )
         ]
     ).to(stage.device)
-    generator = torch.Generator(device=stage.device).manual_seed(7)
     with torch.inference_mode():
         for tokens in stage.sizes.contest_tokens:
             x = torch.randn(1, tokens, width, device=stage.device, generator=generator)
@@ -47,7 +49,7 @@ def contests(stage: Stage, told: Told) -> None:
             )
             told.say(f"{features} features, {tokens} tokens: {tokens / took_s:,.0f} tokens/s")
         x = x[:, :_CHECKED_TOKENS]
-        wrong, close = _wrong(encoder(x)[0], x[0], torch.from_numpy(W_enc).to(stage.device), watched, winners)
+        wrong, close = _wrong(encoder(x)[0], x[0], weights, watched, winners)
     told.figures(wrongly_decided=wrong, close_calls=close)
     if wrong:
         told.broken([f"{wrong} contests of watched features are decided otherwise than in float64"])

@@ -21,15 +21,17 @@ from transformers import (
     Qwen3Config,
 )
 
-from contenders import Contender, config_for, engine_of, scopewatch, transformers, watched_thresholds
+from contenders import Dense, config_for, engine_of, scopewatch, transformers, watched_thresholds
 from equality import RULES, Difference, compare
+from on_gpu.kinds import KINDS, only_kind
 from on_gpu.sections import Section, Told
 from on_gpu.stage import Stage, text_of
+from scopewatch.engine.build import Engine
 from scopewatch.reader.linear import multiplies_bfloat16
 from scopewatch.types import TokenIds
 from subjects import Subject, random_subject
 
-_WITHIN_S = 100.0
+_WITHIN_S = 150.0
 _AS_TRANSFORMERS = 1.5
 """How many times the spread of transformers' own bfloat16 the engine's may be."""
 _SLIDING = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
@@ -61,15 +63,31 @@ _LENGTHS = (1, 2, 7, 63, 64, 65, 127, 128, 129, 255, 300, 513, 700)
 _COMMON = (200, (5, 70, 130))
 """The tokens of a common beginning, and those of each text behind it."""
 _PLAIN = {"fused": "off", "graph_tokens": 0, "prefix_cache_bytes": 0}
-_NOTHING_KEPT = {"prefix_cache_bytes": 0}
-WAYS: Mapping[str, Mapping[str, object]] = {
-    "as served": {},
-    "nothing kept": _NOTHING_KEPT,
-    "layers plain": _NOTHING_KEPT | {"fused": "off"},
-    "no graphs": {"graph_tokens": 0},
-    "all plain": _PLAIN,
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way in which the engine runs.
+
+    Args:
+        changes: The settings that differ from the defaults.
+        kind: The attention on a GPU; the device's choice if it is empty.
+    """
+
+    changes: Mapping[str, object]
+    kind: str = "packed_tiles"
+
+
+WAYS = {
+    "as served": Way({}, kind=""),
+    "nothing kept": Way({"prefix_cache_bytes": 0}),
+    "layers plain": Way({"fused": "off"}),
+    "no graphs": Way({"graph_tokens": 0}),
+    "all plain": Way(_PLAIN),
+    **{f"all plain, {kind}": Way(_PLAIN, kind=kind) for kind in KINDS[1:]},
 }
-"""The ways in which the engine runs, by the settings that differ."""
+"""On a CPU there is one attention, and neither graphs nor fused layers."""
+_OF_A_GPU = [f"all plain, {kind}" for kind in KINDS[1:]]
 
 
 def family_sections(tiny: bool) -> list[Section]:
@@ -78,32 +96,47 @@ def family_sections(tiny: bool) -> list[Section]:
 
 
 def _family(name: str, tiny: bool, stage: Stage, told: Told) -> None:
-    subject = _subject(name, tiny, stage)
-    texts = _texts(tiny)
-    reference = _engine(subject, stage, torch.device("cpu"), "float32", _PLAIN)(texts)
+    subject, texts = _subject(name, tiny, stage), _texts(tiny)
+    plain = _engine(subject, stage, torch.device("cpu"), "float32", Way(_PLAIN))
+    reference = scopewatch(subject, plain, plain.max_batch_tokens)(texts)
     told.figures(fired=round(float(np.mean([(found > 0).mean() for found in reference])), 4))
-    thresholds = watched_thresholds(subject)
-    for dtype in ("float32", "bfloat16"):
-        if dtype == "bfloat16" and stage.device.type == "cpu" and not multiplies_bfloat16():
-            told.say("bfloat16 left out: this CPU has no arithmetic for it")
-            continue
-        found = {}
-        for way, changes in WAYS.items():
-            difference = found[way] = Difference()
-            run = _engine(subject, stage, stage.device, dtype, changes)
-            # Twice, since the second time beginnings are known.
-            for _ in range(2):
-                compare(difference, reference, run(texts), thresholds)
-            told.broken([f"{dtype}, {way}: {rule}" for rule in difference.broken(RULES[dtype])])
-        if dtype == "bfloat16" and stage.device.type == "cuda":
+    on_gpu = stage.device.type == "cuda"
+    for dtype in ("float32", "bfloat16") if on_gpu or multiplies_bfloat16() else ("float32",):
+        spread = _in_every_way(subject, dtype, (texts, reference), stage, told)
+        if dtype == "bfloat16" and on_gpu:
             own = Difference()
-            compare(own, reference, transformers(subject, stage.device)(texts), thresholds)
+            compare(own, reference, transformers(subject, stage.device)(texts), watched_thresholds(subject))
             told.figures(transformers_own_bfloat16=own.figures())
-            farther = [way for way, difference in found.items() if difference.spread > _AS_TRANSFORMERS * own.spread]
+            farther = [way for way, found in spread.items() if found > _AS_TRANSFORMERS * own.spread]
             told.broken([f"bfloat16, {way}: farther from float32 than transformers' own" for way in farther])
-        worst = max(found.values(), key=lambda difference: difference.spread)
-        told.figures(**{dtype: worst.figures(), f"{dtype}, by way": {way: one.figures() for way, one in found.items()}})
-        told.say(f"{dtype}: worst {worst.worst:.1e} of the largest, {worst.flips} of {worst.activations} flip")
+
+
+def _in_every_way(
+    subject: Subject, dtype: str, expected: tuple[list[TokenIds], list[Dense]], stage: Stage, told: Told
+) -> dict[str, float]:
+    """Compares texts and what is expected of them in every way; the spread in each."""
+    texts, reference = expected
+    found, figures = {}, {}
+    on_gpu = stage.device.type == "cuda"
+    for name, way in WAYS.items():
+        if not on_gpu and name in _OF_A_GPU:
+            continue
+        engine = _engine(subject, stage, stage.device, dtype, way)
+        reader = engine.identity.reader
+        if on_gpu and way.kind and reader.attention != way.kind and name != "as served":
+            told.say(f"{dtype}, {name}: {way.kind} is left out on this device, and {reader.attention} runs")
+        difference = found[name] = Difference()
+        run = scopewatch(subject, engine, engine.max_batch_tokens)
+        # Twice, since the second time beginnings are known.
+        for _ in range(2):
+            compare(difference, reference, run(texts), watched_thresholds(subject))
+        told.broken([f"{dtype}, {name}: {rule}" for rule in difference.broken(RULES[dtype])])
+        ran = {"attention": reader.attention, "kernels": reader.kernels, "graph_tokens": reader.graph_tokens}
+        figures[name] = ran | difference.figures()
+    worst = max(found.values(), key=lambda difference: difference.spread)
+    told.figures(**{dtype: worst.figures(), f"{dtype}, by way": figures})
+    told.say(f"{dtype}: worst {worst.worst:.1e} of the largest, {worst.flips} of {worst.activations} flip")
+    return {name: difference.spread for name, difference in found.items()}
 
 
 def _subject(name: str, tiny: bool, stage: Stage) -> Subject:
@@ -136,9 +169,7 @@ def _texts(tiny: bool) -> list[TokenIds]:
     return [text_of(n, draw) for n in lengths] + [np.concatenate([common, text_of(n, draw)]) for n in behind]
 
 
-def _engine(
-    subject: Subject, stage: Stage, device: torch.device, dtype: str, changes: Mapping[str, object]
-) -> Contender:
+def _engine(subject: Subject, stage: Stage, device: torch.device, dtype: str, way: Way) -> Engine:
     config = config_for(subject, threads=stage.threads, max_tokens=2048, max_batch_tokens=8192, device=device)
-    engine = engine_of(config.model_copy(update={"dtype": dtype, **changes}))
-    return scopewatch(subject, engine, engine.max_batch_tokens)
+    with only_kind(way.kind):
+        return engine_of(config.model_copy(update={"dtype": dtype, **way.changes}))

@@ -15,7 +15,7 @@ def invariance(stage: Stage, told: Told) -> None:
     common = text_of(stage.sizes.shared[1], draw)
     own = [text_of(n, draw) for n in (longest // 8 + 1, longest // 2 - 3, longest)]
     own += [np.concatenate([common, text_of(n, draw)]) for n in (9, 70)]
-    engine = stage.engine(prefix_cache_bytes=0)
+    engine = stage.engine(prefix_cache_bytes=0, graph_tokens=0)
     alone = [read(engine, [text])[0] for text in own]
     in_batches = _Same()
     for number in range(_COMPANIES):
@@ -36,7 +36,10 @@ def invariance(stage: Stage, told: Told) -> None:
     for name, same in (("in_batches", in_batches), ("after_reuse", reused)):
         told.figures(**{name: {"same": same.same, "of": same.of, "largest_difference": same.largest}})
         told.say(f"{name}: {same.same} of {same.of} are the same bits, at most {same.largest:.1e} of the largest apart")
-    told.figures(reused_tokens=reused_tokens)
+    claimed = keeping.identity.reader.batch_invariant
+    told.figures(reused_tokens=reused_tokens, provenance_says_so=claimed)
+    if claimed and (in_batches.same, reused.same) != (in_batches.of, reused.of):
+        told.broken(["the provenance says that numbers do not depend on the batch, and they do"])
     if not reused_tokens:
         told.say("no beginning was reused, so `after_reuse` shows nothing")
 

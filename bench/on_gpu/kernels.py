@@ -34,7 +34,7 @@ def kind_of(name: str) -> str:
 
 def kernels(stage: Stage, told: Told) -> None:
     """One pass of each size, taken apart."""
-    engine, draw = stage.engine(prefix_cache_bytes=0), np.random.default_rng(5)
+    engine, draw = stage.engine(), np.random.default_rng(5)
     on_gpu = stage.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     for total in stage.sizes.profiled:

@@ -8,7 +8,6 @@ from ceilings import copy_bytes_per_s, needed_flops
 from on_gpu.sections import Told
 from on_gpu.stage import Stage, new_texts, p_ms, read, text_of
 
-_NOTHING_KEPT = {"prefix_cache_bytes": 0}
 _ROUNDS = 5
 
 
@@ -21,9 +20,9 @@ def peak(stage: Stage, told: Told) -> None:
 
 def passes(stage: Stage, told: Told) -> None:
     """Tokens per second of passes of several sizes, and their share of the peak."""
-    engine, draw = stage.engine(**_NOTHING_KEPT), np.random.default_rng(1)
+    engine, draw = stage.engine(), np.random.default_rng(1)
     reader = engine.identity.reader
-    told.figures(dtype=reader.dtype, attention=reader.attention, layers_run=reader.layers_run)
+    told.figures(dtype=reader.dtype, attention=reader.attention, kernels=reader.kernels, layers_run=reader.layers_run)
     for total in stage.sizes.passes:
         longest = stage.sizes.max_tokens
         # Twice before, since what is compiled is compiled once more for lengths that vary.
@@ -61,7 +60,11 @@ def lone(stage: Stage, told: Told) -> None:
 def shared(stage: Stage, told: Told) -> None:
     """Eight pairs with a common beginning, beside an engine that reuses nothing: met in one batch, then known."""
     tokens, common = stage.sizes.shared
-    draw, keeping, forgetful = np.random.default_rng(3), stage.engine(), stage.engine(**_NOTHING_KEPT)
+    draw, keeping, forgetful = (
+        np.random.default_rng(3),
+        stage.engine(),
+        stage.engine(prefix_cache_bytes=0, graph_tokens=0),
+    )
     ratios: dict[str, list[float]] = {"in_one_batch": [], "known_before": []}
     # The first round warms up.
     for number in range(_ROUNDS + 1):
