@@ -59,7 +59,7 @@ def test_as_many_as_k_fire_and_the_first_of_equals(
     sae: Sae, x: torch.Tensor, elements: int, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many tokens are encoded together and however the dictionary is parted, it is the formula to the bit."""
-    monkeypatch.setattr("scopewatch.engine.encoder._CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr("scopewatch.engine.contests._CHUNK_ELEMENTS", elements)
     encoder = HookpointEncoder([sae.encoder(range(D_SAE))])
     found = torch.cat([encoder(part) for part in x.split(tokens)])
 
@@ -81,7 +81,7 @@ def test_watching_a_few_or_all_is_one(sae: Sae, x: torch.Tensor) -> None:
 @pytest.mark.parametrize("elements", [1, 1 << 24])
 def test_the_first_of_equals_wins_its_group(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groupmax fires one feature of a group, as `torch.max` chooses it."""
-    monkeypatch.setattr("scopewatch.engine.encoder._CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr("scopewatch.engine.contests._CHUNK_ELEMENTS", elements)
     encoder = Encoder(
         normalise="none",
         W_enc=np.array([[1, 2, 2, 1, 0, 0]], np.float32),

@@ -284,7 +284,7 @@ def test_a_contest_in_chunks_is_the_contest(
     theirs = RELEASES[name](tmp_path)
     sae = open_sae(theirs.found)
     x = activations(sae.d_in)
-    monkeypatch.setattr("scopewatch.engine.encoder._CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr("scopewatch.engine.contests._CHUNK_ELEMENTS", elements)
     expected, actual, firm = theirs.encode(x.double()), encode(sae, x), steady(theirs, x)
 
     assert torch.equal((expected > 0)[firm], (actual > 0)[firm])

@@ -183,12 +183,12 @@ def missing(*_: object) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("operator", "instead", "said"),
     [
-        ("rotary", lambda *given: torch.ops.scopewatch.rotary(*given) * 1.001, "_DeviationError: layer 0 is off by"),
-        ("gated", lambda both, _: torch.ops.scopewatch.gated(both, "silu"), "_DeviationError: layer 0 is off by"),
+        ("rotary", lambda *given: torch.ops.scopewatch.rotary(*given) * 1.001, "_DeviationError: part 0 is off by"),
+        ("gated", lambda both, _: torch.ops.scopewatch.gated(both, "silu"), "_DeviationError: part 0 is off by"),
         (
             "norm_add",
             lambda *given: torch.ops.scopewatch.norm_add(*given) * torch.nan,
-            "_DeviationError: layer 0 is off by nan",
+            "_DeviationError: part 0 is off by nan",
         ),
         ("norm_add_norm", missing, "ModuleNotFoundError: No module named 'triton'"),
     ],

@@ -27,7 +27,7 @@ HEADS = {
     "Gemma 2 2B": (12, 256),
     "Llama 70B": (72, 128),
     "Qwen 2 0.5B": (16, 64),
-    "Phi": (40, 96),
+    "head_dim 96": (40, 96),
 }
 
 
@@ -110,7 +110,7 @@ def test_norms_compile_for_the_widths_of_released_readers(width: int, tmp_path: 
     """Both norms and the sum in one kernel, 16 bytes at a time, within the registers of a multiprocessor."""
     pointers = ("x_in", "residual_in", "first_gain", "second_gain", "sum_out", "normed_out")
     arguments = dict.fromkeys(pointers, "*") | {"width": "i32", "eps": "fp32"}
-    tiling = norms.tiling(width)
+    tiling = dict(norms.tiling(width))
     warps = tiling.pop("num_warps")
     constants = {"FIRST": True, "ADD": True, "SECOND": True, "FROM_ONE": width < 4096} | tiling
     found = compiled(norms.norm_kernel, arguments, constants, "bf16", num_warps=warps)
@@ -125,7 +125,7 @@ def test_rotary_compiles_for_the_heads_of_released_readers(heads: int, head_dim:
     """With the norms of heads, and without a fused multiplication and addition, which would round once instead of twice."""
     pointers = dict.fromkeys(("qkv", "cos", "sin", "q_gain", "k_gain", "out"), "*")
     sizes = dict.fromkeys(("qkv_stride", "period", "q_heads", "all_heads", "half"), "i32")
-    tiling = rotary.tiling(heads, head_dim)
+    tiling = dict(rotary.tiling(heads, head_dim))
     warps = tiling.pop("num_warps")
     constants = {"NORM": True, "FROM_ONE": head_dim == 256} | tiling
     found = compiled(

@@ -1,17 +1,16 @@
 """SAE encoders on the device: from the activations at one hookpoint to those of the watched features, in float32."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 import torch
 
-from scopewatch.sae.encoder import Contest, Encoder, Normalise
+from scopewatch.engine.columns import Columns
+from scopewatch.engine.contests import Competition
+from scopewatch.sae.encoder import Encoder, Normalise
 from scopewatch.sae.weights import Sae
-
-_CHUNK_ELEMENTS = 1 << 24
-"""Pre-activations of a contest that exist at once; 64 MiB."""
 
 
 class HookpointEncoder(torch.nn.Module):
@@ -59,30 +58,32 @@ class _Part(torch.nn.Module):
     def __init__(self, encoders: Sequence[Encoder]) -> None:
         super().__init__()
         self._normalise = encoders[0].normalise
-        self._contest = encoders[0].contest
         self._max_norm_multiple = encoders[0].max_norm_multiple
 
-        def joined(arrays: Sequence[np.ndarray]) -> torch.nn.Buffer:
+        def joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
             alone = len(arrays) == 1 and arrays[0].flags.writeable and arrays[0].flags.forc
             # Not copied where it is alone: the encoder of a contest is a whole dictionary.
-            return torch.nn.Buffer(torch.from_numpy(arrays[0] if alone else np.concatenate(arrays, axis=-1)))
+            return torch.from_numpy(arrays[0] if alone else np.concatenate(arrays, axis=-1))
 
-        self.W_enc = joined([e.W_enc for e in encoders])
-        self.b_enc = joined([e.b_enc for e in encoders])
-        self.threshold = joined([e.threshold[e.watched] for e in encoders])
-        self.watched = joined([e.watched for e in encoders[:1]])
+        W_enc, b_enc = joined([e.W_enc for e in encoders]), joined([e.b_enc for e in encoders])
+        self.threshold = torch.nn.Buffer(joined([e.threshold[e.watched] for e in encoders]))
+        self._columns, self._contest = None, None
+        if contest := encoders[0].contest:
+            self._contest = Competition(W_enc, b_enc, joined([encoders[0].watched]), self.threshold, contest)
+        else:
+            self._columns = Columns(W_enc, b_enc)
         scales = [e.scale[e.watched] for e in encoders if e.scale is not None]
         offsets = [e.offset[e.watched] for e in encoders if e.offset is not None]
-        self.scale = joined(scales) if scales else None
-        self.offset = joined(offsets) if offsets else None
+        self.scale = torch.nn.Buffer(joined(scales)) if scales else None
+        self.offset = torch.nn.Buffer(joined(offsets)) if offsets else None
 
     def forward(self, x: torch.Tensor, median: torch.Tensor | None) -> torch.Tensor:
         raw, x = x, normalised(x, self._normalise)
-        if self._contest:
-            pre, wins = self._compete(x, self._contest)
+        if self._contest is not None:
+            pre, wins = self._contest(x)
             fires = wins & (pre > self.threshold)
-        else:
-            pre = x @ self.W_enc + self.b_enc
+        elif self._columns is not None:
+            pre = self._columns(x)
             fires = pre > self.threshold
         if self._max_norm_multiple is not None and median is not None:
             fires &= (raw.norm(dim=-1) <= self._max_norm_multiple * median)[..., None]
@@ -90,49 +91,6 @@ class _Part(torch.nn.Module):
         if self.scale is not None and self.offset is not None:
             value = torch.relu(pre * self.scale + self.offset)
         return torch.where(fires, value, pre * 0.0)
-
-    def _compete(self, x: torch.Tensor, contest: Contest) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pre-activations of the watched features, and which of them win their contest.
-
-        Of equal ones the first wins, whatever else is in the batch; `torch.topk` takes any of them. The dictionary is
-        multiplied in chunks; of a chunk only its watched columns and its greatest pre-activations are kept.
-        """
-        watched: list[torch.Tensor] = []
-        if contest.group < self.W_enc.shape[1]:
-            wins = []
-            for pre, here in self._chunks(x, contest.group):
-                watched.append(pre[..., here])
-                first = pre.reshape(*pre.shape[:-1], -1, contest.group).argmax(dim=-1)
-                wins.append(first[..., here // contest.group] == here % contest.group)
-            return torch.cat(watched, dim=-1), torch.cat(wins, dim=-1)
-        best = x.new_empty((*x.shape[:-1], 0))
-        for pre, here in self._chunks(x, 1):
-            watched.append(pre[..., here])
-            running = torch.cat([best, pre], dim=-1)
-            # One more than can win: whether it equals the last of the winners.
-            best = running.topk(min(contest.winners + 1, running.shape[-1]), dim=-1).values
-        of_watched, least = torch.cat(watched, dim=-1), best[..., contest.winners - 1 : contest.winners]
-        if not ((best[..., contest.winners :] == least) & (least > 0)).any():
-            return of_watched, of_watched >= least
-        return of_watched, self._first_of_equal(x, least, left=contest.winners - (best > least).sum(-1, keepdim=True))
-
-    def _first_of_equal(self, x: torch.Tensor, least: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-        """Which watched features are above the last place of a contest, or get one of the places that are left."""
-        wins: list[torch.Tensor] = []
-        before = torch.zeros_like(left)
-        for pre, here in self._chunks(x, 1):
-            equal = pre == least
-            place = before + equal.cumsum(dim=-1, dtype=torch.int32)
-            wins.append(((pre > least) | (equal & (place <= left)))[..., here])
-            before = place[..., -1:]
-        return torch.cat(wins, dim=-1)
-
-    def _chunks(self, x: torch.Tensor, group: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The dictionary's pre-activations by some columns at a time, and which of these columns are watched."""
-        step = max(1, _CHUNK_ELEMENTS // max(1, x[..., 0].numel()) // group) * group
-        for start in range(0, self.W_enc.shape[1], step):
-            pre = x @ self.W_enc[:, start : start + step] + self.b_enc[start : start + step]
-            yield pre, self.watched[(self.watched >= start) & (self.watched < start + step)] - start
 
 
 def median_norms(activation: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:

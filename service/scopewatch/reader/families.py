@@ -51,8 +51,7 @@ class Family:
     """Whether an RMSNorm's gain is 1 + weight, multiplied before rounding to the reader's type; elsewhere it is the
     weight, multiplied after that."""
     one_window: bool = False
-    """Whether the window of every layer is the configuration's `sliding_window`; elsewhere each attention module says its
-    own."""
+    """Whether all layers have the configuration's `sliding_window`; elsewhere attention modules say whether."""
 
 
 _gemma = partial(

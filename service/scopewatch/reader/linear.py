@@ -34,6 +34,21 @@ class PackedLinear(torch.nn.Module):
         return out
 
 
+def packed_linear(weight: torch.Tensor, bias: torch.Tensor) -> PackedLinear | None:
+    """A linear layer with weights laid out for oneDNN; None where this CPU and this torch cannot.
+
+    Args:
+        weight: Shape (out_features, in_features).
+        bias: Shape (out_features,).
+    """
+    if not _can_pack():
+        return None
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    linear.bias = torch.nn.Parameter(bias, requires_grad=False)
+    return PackedLinear(linear)
+
+
 class PackedMlp(torch.nn.Module):
     """A gated MLP, down(act(gate(x)) * up(x)), whose activation and product are made together with what they are of.
 

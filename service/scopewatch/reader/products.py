@@ -9,6 +9,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ COUNTS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 
 """Row counts that are tried, ascending multiples of `_UNIT`; beyond the last, products are no faster a row."""
 _UNIT = 64
 _PASSES = (256, 512, 1024, 2048, 4096, 8192, 16_384, 65_536)
-"""Lengths of passes over which one choice of row counts is compared with another, in tokens; the last is the longest."""
+"""Lengths of passes over which choices of row counts are compared, in tokens; the last is the longest."""
 _PROBES = 61
 """Rows that are followed from place to place: a prime, so that their copies stand at ever other places."""
 _SHIFTS = (0, 29)
@@ -163,19 +164,20 @@ class RowCounts:
             self._found[shape] = slabs
         found = self._found[shape]
         if found:
-            weight.slabs = found  # type: ignore[attr-defined] - it goes where the weight goes
+            # So that they go where the weight goes.
+            weight.slabs = found  # type: ignore[attr-defined]
         return found is not None
 
     def _find(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Slabs | None:
         """The fastest set of row counts that agree; None if there is none."""
-        probes = _probes(weight)
+        probes, multiply = _probes(weight), partial(self._multiply, weight=weight, bias=bias)
         alike: list[_Alike] = []
         every: dict[int, float] = {}
         for count in self._counts:
-            filled = probes[0][_places(count, 0, weight.device)]
             try:
-                every[count] = self._timer(lambda x=filled: self._multiply(x, weight, bias))
-                given = [_given(lambda x: self._multiply(x, weight, bias), probe, count) for probe in probes]
+                filled = probes[0][_places(count, 0, weight.device)]
+                every[count] = self._timer(partial(multiply, filled))
+                given = [_given(multiply, probe, count) for probe in probes]
             except torch.OutOfMemoryError:
                 break
             rows = [one for one in given if one is not None]
@@ -224,7 +226,7 @@ def _places(count: int, shift: int, device: torch.device) -> torch.Tensor:
 
 
 def _given(multiply: Callable[[torch.Tensor], torch.Tensor], probe: torch.Tensor, count: int) -> torch.Tensor | None:
-    """What a product of so many rows makes of the probes, (_PROBES, out_features); None if that varies with the place."""
+    """What a product of so many rows makes of each probe, (_PROBES, out_features); None if it varies with the place."""
     given = multiply(probe[_places(count, 0, probe.device)])[:_PROBES]
     for shift in _SHIFTS:
         places = _places(count, shift, probe.device)
@@ -238,9 +240,9 @@ def on_device(run: Callable[[], object]) -> float:
     laps = []
     for _ in range(4):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        begin.record()  # type: ignore[no-untyped-call]
+        begin.record()
         run()
-        end.record()  # type: ignore[no-untyped-call]
+        end.record()
         laps.append((begin, end))
     torch.cuda.synchronize()
     return min(float(begin.elapsed_time(end)) for begin, end in itertools.islice(laps, 1, None)) / 1000
@@ -262,7 +264,7 @@ def through_product(model: torch.nn.Module) -> None:
 
 
 def product_weights(model: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """The weights that a model multiplies by, with their biases: of its linear layers, and what else its modules tell."""
+    """The weights that a model multiplies by, with their biases: of linear layers, and what else its modules tell."""
     found: list[tuple[torch.Tensor, torch.Tensor | None]] = []
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):

@@ -86,6 +86,11 @@ class FusedNorm(torch.nn.Module):
 class FusedMlp(torch.nn.Module):
     """A gated MLP; `gating` says how."""
 
+    @property
+    def product_weights(self: Any) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Weights and biases of the products that no module of its own makes."""
+        return [(self.gating.joined.weight, self.gating.joined.bias)]
+
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         """The MLP's output, (..., d) to the same shape."""
         gating: Gating = self.gating
@@ -97,6 +102,11 @@ class FusedMlp(torch.nn.Module):
 
 class FusedAttention(torch.nn.Module):
     """An attention module; `attending` says how."""
+
+    @property
+    def product_weights(self: Any) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Weights and biases of the products that no module of its own makes."""
+        return [(self.attending.joined.weight, self.attending.joined.bias)]
 
     def forward(
         self: Any,

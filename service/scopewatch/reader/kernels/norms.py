@@ -3,6 +3,8 @@
 Sums are kept in float32; what the plain modules round to the reader's type is rounded at the same places.
 """
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -117,6 +119,7 @@ def _launch(
     )
 
 
+@cache
 def tiling(width: int) -> dict[str, int]:
     """How a row of so many numbers is shared out: at most 32 numbers of each array to a thread, up to 16,384."""
     block = triton.next_power_of_2(width)

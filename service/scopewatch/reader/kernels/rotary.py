@@ -1,5 +1,7 @@
 """Rotary positions of queries and keys, in one launch, straight from the joined product of q, k and v."""
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -108,6 +110,7 @@ def rotary(
     return out
 
 
+@cache
 def tiling(heads: int, head_dim: int) -> dict[str, int]:
     """How the heads of a token are shared out to programs."""
     block = triton.next_power_of_2(head_dim // 2)
