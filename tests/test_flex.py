@@ -121,10 +121,10 @@ def test_tiles_are_listed_as_their_tokens_see_each_other(window: int | None) -> 
     on_pages = -(plan["pages"][:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
     where = np.concatenate([on_pages, np.arange(len(q))])
     sees = sees.reshape(len(q), len(k)).numpy()
-    for text in packing.texts:
-        tiles = np.array(text.tiles())[:, None]
+    for packed in packing.texts:
+        tiles = np.array(packed.tiles())[:, None]
         lies = np.where(tiles < 0, tiles * BLOCK - np.arange(BLOCK), tiles + np.arange(BLOCK)).reshape(-1)
-        for token in range(text.place.start, text.place.stop):
-            last = text.first + token - text.place.start + 1
+        for token in range(packed.place.start, packed.place.stop):
+            last = packed.first + token - packed.place.start + 1
             expected = lies[max(0, last - (window or last)) : last]
             np.testing.assert_array_equal(np.sort(expected), np.sort(where[sees[token]]))

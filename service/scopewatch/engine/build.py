@@ -144,13 +144,12 @@ def build_engine(
             assert_trained_alike(sae.watched.training, tokeniser)
     laps.end("tokenizer")
     watching = watching_of(identity_of(reader, tokeniser), saes, head=head)
-    kept_bytes = 0 if head else config.prefix_cache_bytes
     graphs = graphs_of(reader, config.graph_tokens)
     runner = Runner(
         reader,
         watching.encoders,
         row_tokens=ROW_TOKENS[reader.device.type],
-        prefix_bytes=kept_bytes,
+        prefix_bytes=config.prefix_cache_bytes,
         table=watching.table,
         head=head,
         graphs=graphs,
@@ -158,7 +157,7 @@ def build_engine(
     if graphs:
         graphs.record_all()
         laps.end("graphs")
-    held_bytes = kept_bytes + (graphs.idle_bytes if graphs else 0)
+    held_bytes = runner.pending_bytes + (graphs.idle_bytes if graphs else 0)
     budget = config.max_batch_tokens or batch_tokens(
         runner.plainly, reader.device, max_tokens=max_tokens, held_bytes=held_bytes
     )

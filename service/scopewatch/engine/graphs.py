@@ -180,7 +180,7 @@ class Graphs:
         length = next((length for length in self.lengths if length >= tokens), None)
         if length is None or any(reading.wanted for reading in readings):
             return None
-        packing = self._passes.pack(readings, self._served.pool, filled=length)
+        packing = self._passes.pack(readings, pool=self._served.pool, filled=length)
         arrays = self._passes.arrays(packing, room_of(length))
         if arrays is None:
             return None
@@ -208,7 +208,7 @@ class Graphs:
         longest = min(length, self._reader.context)
         pool, taps = self._served.pool, self._served.taps
         served = partial(self._passes.run, whole=self._served.whole)
-        row = self._passes.pack(self._trials(length, longest), pool, filled=length)
+        row = self._passes.pack(self._trials(length, longest), pool=pool, filled=length)
         arrays = self._passes.arrays(row, room_of(length))
         assert arrays is not None
         inputs = Inputs(arrays, self._reader.device)
@@ -217,7 +217,7 @@ class Graphs:
         served(row, taps)
         recorded = self._recorder.record(lambda: served(row, taps))
 
-        other = self._passes.pack(self._trials(length - length // 5, max(1, longest // 3)), pool, filled=length)
+        other = self._passes.pack(self._trials(length - length // 5, max(1, longest // 3)), pool=pool, filled=length)
         plan = self._passes.arrays(other)
         fitting = self._passes.arrays(other, room_of(length))
         assert plan is not None

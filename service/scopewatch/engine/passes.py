@@ -76,16 +76,16 @@ class Passes:
         Raises:
             SaeError: The reader has no such hookpoint, or nothing can be replaced there.
         """
-        packing = self.pack(readings, pool)
+        packing = self.pack(readings, pool=pool)
         packing.inputs = on_device(self.arrays(packing) or {}, self._reader.device)
         return self.run(packing, taps, edits=edits, whole=whole)
 
-    def pack(self, readings: Sequence[Reading], pool: PagePool | None = None, *, filled: int | None = None) -> Packing:
+    def pack(self, readings: Sequence[Reading], *, pool: PagePool | None = None, filled: int | None = None) -> Packing:
         """Lays texts out in a row.
 
         Args:
-            readings: As of `read`.
-            pool: As of `read`.
+            readings: The texts, each behind the beginnings that it goes on from; at least one.
+            pool: Where known blocks of the texts lie, and where their wanted ones are kept.
             filled: The row's length, if it has that many tokens at most; without it, as the attention likes it.
         """
         return Packing(readings, multiple=filled or self._reader.attention.multiple, pool=pool)

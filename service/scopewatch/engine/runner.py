@@ -5,25 +5,23 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from scopewatch.engine.break_even import BreakEven
 from scopewatch.engine.device_clock import DeviceClock
 from scopewatch.engine.encoder import HookpointEncoder, median_norms
 from scopewatch.engine.graphs import Graphs, Served
 from scopewatch.engine.passes import Passes, Row, Tap, halved
+from scopewatch.engine.reuse import Reuse
 from scopewatch.engine.slabs import what_fires
 from scopewatch.errors import EngineError
 from scopewatch.identity import FeatureTable
 from scopewatch.reader.head import Head
 from scopewatch.reader.hookpoints import Change, Hookpoint
 from scopewatch.reader.loading import Reader
-from scopewatch.reader.pages import PagePool
-from scopewatch.reader.prefixes import Prefixes, Reading, stretch
-from scopewatch.reader.sharing import distinct_tokens, known_tokens, shared_rows, side_by_side, with_beginnings
+from scopewatch.reader.prefixes import Reading, stretch
+from scopewatch.reader.sharing import shared_rows, side_by_side, with_beginnings
 from scopewatch.sae.encoder import Encoder
 from scopewatch.types import Activations, EncodedBatch, TokenIds, in_a_row
 
@@ -67,10 +65,8 @@ class Runner:
         self._graphs = graphs
         self._replays: list[int] = []
         self._passes = Passes(reader)
-        self._prefix_bytes = prefix_bytes
-        self._prefixes = Prefixes(None)
+        self._reuse = Reuse(reader, prefix_bytes)
         self._reused_tokens = 0
-        self._break_even = BreakEven()
         self._row_tokens = row_tokens
         self._clock = DeviceClock(reader.device)
         self.watch(encoders, table, head=head)
@@ -94,14 +90,19 @@ class Runner:
         self._table = table
         # Blocks of beginnings have no norms, and a text's median needs those of all its tokens.
         anew = bool(self._head) or any(encoder.bounded for encoder in self._encoders.values())
-        self._keep_beginnings(0 if anew else self._passes.depth(hookpoints))
+        self._reuse.restart(0 if anew else self._passes.depth(hookpoints))
         if self._graphs:
-            self._graphs.watch(Served(self._encoders, whole=bool(self._head), pool=self._prefixes.pool))
+            self._graphs.watch(Served(self._encoders, whole=bool(self._head), pool=self._reuse.prefixes.pool))
 
     @property
     def kept_bytes(self) -> int:
         """Size of what is kept of beginnings that texts share."""
-        return self._prefixes.kept_bytes
+        return self._reuse.prefixes.kept_bytes
+
+    @property
+    def pending_bytes(self) -> int:
+        """Memory that will be taken for beginnings once something is kept of them."""
+        return self._reuse.pending_bytes
 
     @torch.inference_mode()
     def __call__(self, batch: Sequence[TokenIds]) -> EncodedBatch:
@@ -118,9 +119,9 @@ class Runner:
             return EncodedBatch([_nothing(len(ids)) for ids in batch], 0.0, 0.0, table=self._table)
         started_s = time.perf_counter()
         self._clock.reset()
-        self._reused_tokens = 0
         self._replays = []
-        readings = self._prefixes.open(batch)
+        self._reused_tokens = 0
+        readings = self._reuse.prefixes.open(batch)
         order = side_by_side(readings)
         rows = shared_rows([readings[number] for number in order], self._row_tokens)
         outcomes = dict(zip(order, (outcome for row in rows for outcome in self._encode(row)), strict=True))
@@ -166,6 +167,10 @@ class Runner:
             raise outcome
         return outcome
 
+    def weigh_reuse(self, *, max_tokens: int, most_tokens: int) -> None:
+        """Measures which passes are faster on top of what is known of beginnings; see `Reuse.weigh`."""
+        self._reuse.weigh(self, max_tokens=max_tokens, most_tokens=most_tokens)
+
     def aside(self, table: FeatureTable) -> "Runner":
         """A runner of the same encoders, beside what is served: its head runs if it is loaded, and nothing is kept.
 
@@ -177,39 +182,14 @@ class Runner:
         return other
 
     def _turn_aside(self, table: FeatureTable) -> None:
-        self._prefixes = Prefixes(None)
+        self._reuse = Reuse(self._reader, 0)
         self._graphs = None
         self._head = self._reader.head
         self._table = table
 
-    def _keep_beginnings(self, layers: int) -> None:
-        """Keeps what so many layers make of beginnings, and nothing where that is 0; what was kept is forgotten."""
-        if (pool := self._prefixes.pool) and pool.layers == layers:
-            self._prefixes.clear()
-            return
-        config: Any = self._reader.model.config
-        self._prefixes = Prefixes(
-            PagePool(
-                self._prefix_bytes,
-                layers=layers,
-                kv_heads=config.num_key_value_heads,
-                head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-                dtype=self._reader.model.dtype,
-                device=self._reader.device,
-            )
-            if self._prefix_bytes and layers
-            else None
-        )
-
     def _encode(self, row: Sequence[Reading]) -> list[Activations | Exception]:
         """One forward pass over neighbouring texts, on top of what is known of them; on failure several."""
-        for reading in row:
-            self._prefixes.recall(reading)
-        known = known_tokens(row)
-        if known and not self._break_even.pays(distinct_tokens(row), known):
-            for reading in row:
-                reading.known = []
-        with self._prefixes.pinned(row):
+        with self._reuse.on_top_of_known(row):
             return halved(self._forward, row, failed, self._reader.device)
 
     def _forward(
@@ -217,7 +197,7 @@ class Runner:
     ) -> list[Activations | Exception]:
         """One forward pass, with the outcome of each text; what is worth keeping of them is kept."""
         readings = with_beginnings(batch)
-        with self._prefixes.pages_for(readings):
+        with self._reuse.prefixes.pages_for(readings):
             row, fired = self._read(readings, edits)
             if not np.isfinite(fired.value).all():
                 if len(batch) > 1:
@@ -230,7 +210,7 @@ class Runner:
                 reading, own = text.reading, stretch(fired, text.place.start, text.place.stop)
                 before = [found[reading.parent]] if reading.parent else [block.activations for block in reading.known]
                 found[reading] = in_a_row([*before, own])
-                self._prefixes.keep(reading, found[reading])
+                self._reuse.prefixes.keep(reading, found[reading])
         self._reused_tokens += sum(len(reading.ids) for reading in batch) - row.packing.tokens
         return [found[reading] for reading in readings if not reading.shared]
 
@@ -242,7 +222,8 @@ class Runner:
         if row:
             self._replays.append(len(row.ids))
         else:
-            row = self._passes.read(readings, taps, pool=self._prefixes.pool, edits=edits, whole=bool(self._head))
+            pool = self._reuse.prefixes.pool
+            row = self._passes.read(readings, taps, pool=pool, edits=edits, whole=bool(self._head))
         columns = [row.tapped[hookpoint] for hookpoint in taps]
         if self._head:
             columns.append(self._predictions(self._head, row))

@@ -46,6 +46,15 @@ class PagePool:
         """Lets others have a page."""
         self._free.append(page)
 
+    @property
+    def pages(self) -> int:
+        """The number of pages, page 0 among them."""
+        return self._shape[0]
+
+    def close(self) -> None:
+        """Gives out no more pages; graphs may go on to read those that there are."""
+        self._free = []
+
     def allocate(self) -> bool:
         """Takes the memory of all pages, if that has not been done; where it cannot be had, there are no pages.
 
