@@ -15,7 +15,7 @@ def invariance(stage: Stage, told: Told) -> None:
     common = text_of(stage.sizes.shared[1], draw)
     own = [text_of(n, draw) for n in (longest // 8 + 1, longest // 2 - 3, longest)]
     own += [np.concatenate([common, text_of(n, draw)]) for n in (9, 70)]
-    engine = stage.engine(prefix_cache_bytes=0, graph_tokens=0)
+    engine = stage.engine(prefix_cache_bytes=0)
     alone = [read(engine, [text])[0] for text in own]
     in_batches = _Same()
     for number in range(_COMPANIES):

@@ -60,11 +60,9 @@ def lone(stage: Stage, told: Told) -> None:
 def shared(stage: Stage, told: Told) -> None:
     """Eight pairs with a common beginning, beside an engine that reuses nothing: met in one batch, then known."""
     tokens, common = stage.sizes.shared
-    draw, keeping, forgetful = (
-        np.random.default_rng(3),
-        stage.engine(),
-        stage.engine(prefix_cache_bytes=0, graph_tokens=0),
-    )
+    draw, keeping, forgetful = np.random.default_rng(3), stage.engine(), stage.engine(prefix_cache_bytes=0)
+    # As a service does before it is ready: where reuse does not pay, it stays out.
+    keeping.runner.weigh_reuse(max_tokens=keeping.max_tokens, most_tokens=keeping.max_batch_tokens)
     ratios: dict[str, list[float]] = {"in_one_batch": [], "known_before": []}
     # The first round warms up.
     for number in range(_ROUNDS + 1):
