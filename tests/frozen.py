@@ -75,6 +75,7 @@ class FrozenRecorder:
     idle_bytes: int = 0
     recordings: int = 0
     replays: int = 0
+    restarts: int = 0
 
     def record(self, work: Callable[[], T]) -> Recorded[T]:
         number, self.recordings = self.recordings, self.recordings + 1
@@ -98,6 +99,9 @@ class FrozenRecorder:
                 again = tree_leaves(step.run())
                 for place, output in step.outputs.items():
                     output.copy_(again[place])
+
+    def restart(self) -> None:
+        self.restarts += 1
 
     def memory(self) -> DeviceMemory:
         return DeviceMemory(self.free_bytes, self.idle_bytes)

@@ -1,5 +1,6 @@
 """Attention text by text: what the formula gives, whatever the lengths, windows, caps and beginnings."""
 
+from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -67,7 +68,7 @@ TREES = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     texts=st.sampled_from(TREES)
     | st.lists(
@@ -159,3 +160,79 @@ def test_without_a_packing_every_row_is_a_text(window: int | None) -> None:
     for row in range(2):
         expected = formula(query[row], key[row], value[row], window, None)
         np.testing.assert_allclose(found[row].numpy(), expected, rtol=0, atol=2e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    parts=st.lists(st.sampled_from([64, 128, 192]), min_size=1, max_size=3),
+    own=st.sampled_from([1, 30, 64, 100]),
+    on_pages=st.integers(0, 2),
+    window=st.sampled_from([None, 1, 16, 64, 100, 300]),
+    softcap=st.sampled_from([None, 3.0]),
+)
+def test_a_text_gathers_the_same_bits_wherever_its_beginning_stands(
+    parts: list[int], own: int, on_pages: int, window: int | None, softcap: float | None
+) -> None:
+    """Alone, behind beginnings elsewhere in the row, and behind pages, to the last bit."""
+    torch.manual_seed(0)
+    stops = np.cumsum([*parts, own])
+    total = int(stops[-1])
+    # In memory token by token, as a reader's projections are.
+    query = 2 * torch.randn(1, total, 4, WIDTH).transpose(1, 2)
+    key, value = 2 * torch.randn(2, 1, total, 2, WIDTH).transpose(2, 3)
+    blocks = min(on_pages, parts[0] // BLOCK - 1)
+    pool = a_pool(4, 2)
+    for block in range(blocks):
+        pool.keys[0][block + 1] = key[0, :, BLOCK * block : BLOCK * (block + 1)].transpose(0, 1)
+        pool.values[0][block + 1] = value[0, :, BLOCK * block : BLOCK * (block + 1)].transpose(0, 1)
+    # Behind each beginning stands another text that goes on from it, of one token.
+    tree: list[tuple[int, int, int | None]] = []
+    rows: list[int] = []
+    for number in range(len(stops)):
+        start = BLOCK * blocks if number == 0 else int(stops[number - 1])
+        parent = 2 * (number - 1) if number else None
+        tree.append((0 if number else blocks, int(stops[number]) - start, parent))
+        rows += range(start, int(stops[number]))
+        if number < len(parts):
+            tree.append((0, 1, 2 * number))
+            rows += [0]
+
+    def attend(readings: list[Reading], *row: torch.Tensor) -> tuple[Packing, torch.Tensor]:
+        packing = Packing(readings, pool=pool)
+        found, _ = Packed()(
+            SimpleNamespace(layer_idx=0),
+            *row,
+            None,
+            scaling=SCALING,
+            packing=packing,
+            sliding_window=window,
+            softcap=softcap,
+        )
+        return packing, found[0]
+
+    _, alone = attend(a_row([(0, total, None)]), query, key, value)
+    packing, found = attend(
+        a_row(tree), *(whole.transpose(1, 2)[:, rows].transpose(1, 2) for whole in (query, key, value))
+    )
+
+    for text in packing.texts[::2]:
+        assert torch.equal(alone[text.first : len(text.reading.ids)], found[text.place])
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_pages_cost_as_many_operations_however_many_there_are(blocks: int) -> None:
+    """For a layer, what is kept is gathered and scattered once, and what is known is gathered once, keys and values."""
+    pool = a_pool(4, 2)
+    (reading,) = readings = a_row([(0, 200, None)])
+    reading.wanted = {number: number + 1 for number in range(blocks)}
+    packing = Packing(readings, pool=pool)
+    key = torch.randn(1, 2, packing.tokens, WIDTH)
+    packing.keep(0, key, key)
+    pages = torch.arange(1, blocks + 1)
+
+    with torch.profiler.profile() as trace:
+        packing.keep(0, key, key)
+        pool.read(0, pages)
+
+    copies = [event.name for event in trace.events() if event.name.startswith("aten::index")]
+    assert {"aten::index_select": 4, "aten::index_copy_": 2} == Counter(copies)

@@ -641,12 +641,12 @@ def test_another_attention_than_asked_for_is_refused(
 ) -> None:
     """If transformers ran another attention than it was asked for, the reader would not start."""
     directory = save_weights(family, tmp_path)
-    original = PreTrainedModel.from_pretrained.__func__
+    original = PreTrainedModel._from_config.__func__
 
     def stubborn(cls: type, *arguments: object, **named: object) -> object:
         return original(cls, *arguments, **(named | {"attn_implementation": other}))
 
-    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(stubborn))
+    monkeypatch.setattr(PreTrainedModel, "_from_config", classmethod(stubborn))
 
     with pytest.raises(ReaderError, match=f"runs {other} attention"):
         load(directory)

@@ -16,7 +16,8 @@ from families import FAMILIES, HIDDEN, save_weights
 from frozen import FrozenRecorder, Launches
 from scopewatch.engine.build import graphs_of
 from scopewatch.engine.encoder import HookpointEncoder
-from scopewatch.engine.graphs import Graphs, Served, assert_alive, buckets
+from scopewatch.engine.graph_lengths import lengths_up_to
+from scopewatch.engine.graphs import Graphs, Served, assert_alive
 from scopewatch.engine.layout import Inputs
 from scopewatch.engine.passes import Tap
 from scopewatch.engine.runner import PlacedEncoder, Runner
@@ -33,7 +34,7 @@ from scopewatch.reader.packing import AttentionKind, Packing, Room
 from scopewatch.reader.tiles import Form
 from scopewatch.sae.encoder import Contest, Encoder
 from scopewatch.types import EncodedBatch
-from test_prefixes import a_reader, assert_equal, text
+from test_prefixes import a_reader, assert_equal, row_lengths, text
 
 WIDTH = 16
 MOST = 256
@@ -304,6 +305,8 @@ def test_a_recording_that_fails_leaves_the_others(tiled: Reader, caplog: pytest.
     plain, graphed = Runner(tiled, PLAIN, row_tokens=2048), a_graphed(tiled, PLAIN, recorder)
 
     assert ["passes of 192 tokens are not replayed: RuntimeError: out of memory and more"] == warnings_of(caplog)
+    # Once for each set of features, and where a pool may be left without a graph.
+    assert 3 == recorder.restarts
     found = graphed([text((1, 180))])
     assert (256,) == found.graph_tokens
     assert_equal(plain([text((1, 180))]), found)
@@ -371,6 +374,25 @@ def test_what_is_watched_anew_is_recorded_anew(tiled: Reader) -> None:
     assert graphs.complete
 
 
+def test_a_row_is_as_long_without_its_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a pass that is not replayed is filled up as its graph is, so that products have the same shapes either way:
+    what is scored before a reload and after it must be the same.
+    """
+    reader = tiled_reader(save_weights("llama", tmp_path), monkeypatch, PackedTiles)
+    graphed = a_graphed(reader, PLAIN, FrozenRecorder(), 128)
+    replayed = graphed(BATCHES[0])
+    graphed.watch(PLAIN, FeatureTable())
+    lengths = row_lengths(reader)
+    as_it_comes = graphed(BATCHES[0])
+
+    assert [(128,), ()] == [replayed.graph_tokens, as_it_comes.graph_tokens]
+    assert [128] == lengths
+    assert_same(replayed, as_it_comes)
+    graphed([text((1, 130))])
+    graphed.aside(FeatureTable()).alone(BATCHES[0][0])
+    assert [144, 112] == lengths[1:]
+
+
 def test_words_alone_record_nothing(tiled: Reader) -> None:
     """Where nothing of the reader is watched there are no graphs."""
     graphs = Graphs(tiled, recorder := FrozenRecorder(), 128)
@@ -392,7 +414,7 @@ def test_words_alone_record_nothing(tiled: Reader) -> None:
 )
 def test_lengths_of_rows_that_have_a_graph(most: int, multiple: int, lengths: list[int]) -> None:
     """Each is a multiple of what the attention takes, and at most half as long again as the one before."""
-    assert lengths == buckets(most, multiple)
+    assert lengths == lengths_up_to(most, multiple)
 
 
 def test_encode_time_is_a_share_of_the_replay(tiled: Reader) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import triton
 from numpy.typing import NDArray
+from packaging.version import Version
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from scopewatch.reader.attention import Packed
@@ -29,6 +30,8 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1.5e-2}
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """What the kernel gathered in the interpreter, for each case of `tiles_rows.py`."""
+    if Version(triton.__version__) < Version("3.7"):
+        pytest.skip("the interpreter of Triton 3.6 cannot count loops with numpy 2.4")
     file = tmp_path_factory.mktemp("tiles") / "gathered.pt"
     run = subprocess.run(
         [sys.executable, TESTS / "tiles_rows.py", file],

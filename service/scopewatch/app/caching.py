@@ -5,7 +5,6 @@ import logging
 from scopewatch.config import Config
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.cache import Cache, LocalCache, RedisCache
-from scopewatch.pipeline.redis_client import redis_client
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +24,9 @@ def cache_of(config: Config, metrics: Metrics) -> Cache:
             "cache_secret is empty: whoever reads this Redis can test which texts were scored, "
             "and whoever writes to it can forge values that clear a verdict"
         )
+    # Most servers that are tried out have no Redis, and redis-py takes a tenth of a second.
+    from scopewatch.pipeline.redis_client import redis_client
+
     client = redis_client(
         url,
         mode=config.redis_mode,

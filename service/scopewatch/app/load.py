@@ -39,7 +39,9 @@ class Loaded:
     """Watchlists that judge beside, for metrics alone."""
 
 
-def load(config: Config, watchlists: Sequence[Watchlist] = (), *, rounding: "Rounding" = "none") -> Loaded:
+def load(
+    config: Config, watchlists: Sequence[Watchlist] = (), *, rounding: "Rounding" = "none", lean: bool = False
+) -> Loaded:
     """Reads watchlists, reader, SAEs and labels.
 
     Torch and transformers, which take seconds, are imported here, after what may be wrong and costs nothing to read.
@@ -48,6 +50,8 @@ def load(config: Config, watchlists: Sequence[Watchlist] = (), *, rounding: "Rou
         config: Settings.
         watchlists: Watchlists to load in place of the files that the settings name; then no shadow is loaded.
         rounding: The format that the reader's weights are rounded to, for offline work.
+        lean: Whether the process is scopewatch's own, so that transformers may be imported without much of what nobody
+            here uses.
 
     Raises:
         SetupError: Something of it is wrong.
@@ -60,7 +64,7 @@ def load(config: Config, watchlists: Sequence[Watchlist] = (), *, rounding: "Rou
     with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
         reader, saes = choices(together)
         check_places(reader, saes, config)
-        with _imported_for_good():
+        with _imported_for_good(lean):
             from scopewatch.engine.build import build_engine
         laps.end("imports")
         head = any(watchlist.reads_head for watchlist in together)
@@ -107,7 +111,7 @@ def check_watchlists(watchlists: Sequence[Watchlist], identity: EngineIdentity, 
 
 
 @contextmanager
-def _imported_for_good() -> Iterator[None]:
+def _imported_for_good(lean: bool) -> Iterator[None]:
     """Keeps the garbage collector away from 660,000 objects that stay: from making them on, and ever after.
 
     Searching them takes a tenth of the imports, a third of what is built next, and 0.3 s now and then while serving.
@@ -118,7 +122,13 @@ def _imported_for_good() -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        yield
+        if lean:
+            from scopewatch.reader.lean import lean_imports
+
+            with lean_imports():
+                yield
+        else:
+            yield
     finally:
         gc.freeze()
         if collecting:

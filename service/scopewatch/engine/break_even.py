@@ -1,17 +1,19 @@
 """From when on it is faster to read on top of what is known of texts than to read that again."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
 from scopewatch.reader.pages import BLOCK
 
 _TIMES = 3
-"""How often each pass is run; the fastest counts."""
+"""How often each pass is run at most; the fastest counts."""
 _BUDGET_S = 1.0
-"""The time after which no larger passes are tried."""
+"""The time after which no pass is run again."""
 _MARGIN = 0.05
 """The share of a pass's time that has to be saved; less may be chance."""
 _SHARE = 0.8
@@ -67,31 +69,29 @@ def measured(
     known: tuple[int, int],
     clock: Callable[[], float] = time.monotonic,
 ) -> BreakEven:
-    """Measures a device by passes that run on it, in about a second.
+    """Measures a device by passes that run on it, each of them once at least.
 
     Args:
         read: Reads so many tokens in one pass, on top of so many known ones, and returns when the device is done.
-        sizes: Numbers of tokens to read, ascending; at least one. The smallest is read in any case.
+        sizes: Numbers of tokens to read, ascending; at least one.
         known: Two numbers of known tokens, ascending, on top of which the smallest number is read.
         clock: Tells the time in seconds.
     """
+    began_s = clock()
 
     def fastest(tokens: int, known: int) -> float:
-        def once() -> float:
+        best_s = math.inf
+        for number in range(_TIMES):
             started_s = clock()
+            if number and started_s - began_s > _BUDGET_S:
+                break
             read(tokens, known)
-            return clock() - started_s
+            best_s = min(best_s, clock() - started_s)
+        return best_s
 
-        return min(once() for _ in range(_TIMES))
-
-    began_s = clock()
     few_s, many_s = (fastest(sizes[0], number) for number in known)
-    seconds = [fastest(sizes[0], 0)]
-    for size in sizes[1:]:
-        if clock() - began_s > _BUDGET_S:
-            break
-        # A larger pass that is faster than a smaller one is chance.
-        seconds.append(max(seconds[-1], fastest(size, 0)))
+    # A larger pass that is faster than a smaller one is chance.
+    seconds = tuple(accumulate((fastest(size, 0) for size in sizes), max))
     token_s = max(0.0, (many_s - few_s) / (known[1] - known[0]))
     known_s = max(0.0, few_s - token_s * known[0] - seconds[0])
-    return BreakEven(tuple(sizes[: len(seconds)]), tuple(seconds), known_s, token_s)
+    return BreakEven(tuple(sizes), seconds, known_s, token_s)

@@ -10,7 +10,8 @@ from scopewatch.config import Config
 from scopewatch.engine.budget import batch_tokens
 from scopewatch.engine.choices import SaeChoice, asked_by
 from scopewatch.engine.cuda_graph import CudaRecorder
-from scopewatch.engine.graphs import MOST_TOKENS, Graphs
+from scopewatch.engine.graph_lengths import MOST_TOKENS
+from scopewatch.engine.graphs import Graphs
 from scopewatch.engine.passes import ROW_TOKENS
 from scopewatch.engine.runner import Runner
 from scopewatch.engine.watching import LoadedSae, Watching, assert_bos, assert_excluded, load_sae, watching_of

@@ -45,6 +45,10 @@ class Recorder(Protocol):
         """
         ...
 
+    def restart(self) -> None:
+        """What is recorded from now on shares no memory with what was recorded before, which may be gone."""
+        ...
+
     def memory(self) -> DeviceMemory:
         """The memory of the device, once all is given back that no graph needs."""
         ...
@@ -59,7 +63,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
+        self.restart()
         # One for all, without which they would not share the pool's memory.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
@@ -76,6 +80,11 @@ class CudaRecorder:
                 # Where the recording fails torch stays on its stream.
                 torch.cuda.set_stream(before)
         return Recorded(result, graph.replay)
+
+    def restart(self) -> None:
+        """See `Recorder`."""
+        # torch takes a pool whose graphs are gone for a mistake.
+        self._pool = torch.cuda.graph_pool_handle()
 
     def memory(self) -> DeviceMemory:
         """See `Recorder`."""

@@ -17,26 +17,20 @@ import torch
 from scopewatch.engine.cuda_graph import Recorded, Recorder
 from scopewatch.engine.device_clock import DeviceClock
 from scopewatch.engine.encoder import HookpointEncoder
+from scopewatch.engine.graph_lengths import lengths_up_to, room_of
 from scopewatch.engine.layout import Inputs, on_device
 from scopewatch.engine.passes import Passes, Row, Tap, untouched
 from scopewatch.errors import EngineDied, EngineError
 from scopewatch.reader.configuration import on_one_line
 from scopewatch.reader.hookpoints import Hookpoint
 from scopewatch.reader.loading import Reader
-from scopewatch.reader.packing import Room
 from scopewatch.reader.pages import PagePool
-from scopewatch.reader.prefixes import BLOCK, Reading
+from scopewatch.reader.prefixes import Reading
 
 log = logging.getLogger(__name__)
 
-MOST_TOKENS = {"cpu": 0, "cuda": 2048}
-"""The longest row that is replayed, by kind of device: a CPU does not wait for launches."""
 RECORD_S = 20.0
-"""How long a start may record; what is not recorded by then runs as longer rows do."""
-_TEXT_TOKENS = 16
-"""A row has room for as many texts as would be of this length."""
-_KNOWN_TILES = 1024
-"""A row has room for texts that go on behind so many known blocks."""
+"""How long a start may record; rows of a length that has no graph by then take the next longer one."""
 _SHARE = 0.1
 """The share of the free memory that graphs may take."""
 
@@ -81,7 +75,9 @@ class Graphs:
         self._reader = reader
         self._passes = Passes(reader)
         self._recorder = recorder
-        self._buckets = buckets(most_tokens, reader.attention.multiple) if self._have_room() else []
+        self._possible = lengths_up_to(most_tokens, reader.attention.multiple) if self._have_room() else []
+        if not self._possible:
+            log.info("small passes are not replayed: the plans of %s have no fixed shapes", reader.attention.name)
         self._graphs: dict[int, _Graph] = {}
         self._left: list[int] = []
         self.idle_bytes = 0
@@ -91,7 +87,7 @@ class Graphs:
     @property
     def most_tokens(self) -> int:
         """The length of the longest row that is replayed, once its graph is recorded; 0 where there is none."""
-        return max(self._buckets, default=0)
+        return max(self._possible, default=0)
 
     @property
     def complete(self) -> bool:
@@ -111,10 +107,11 @@ class Graphs:
         """
         self._served = served
         self._graphs = {}
-        self._left = self._buckets[::-1] if served.encoders or served.whole else []
+        self._left = self._possible[::-1] if served.encoders or served.whole else []
         if self._left and served.pool:
             # A graph reads known blocks where they lie when it is recorded.
             served.pool.allocate()
+        self._recorder.restart()
         self._before = self._recorder.memory()
 
     def record_all(self, within_s: float = RECORD_S, now_s: Callable[[], float] = time.monotonic) -> None:
@@ -132,7 +129,7 @@ class Graphs:
             self.record_next()
         if self._left:
             log.warning("there was no time for graphs of passes of %s tokens", ", ".join(map(str, self._left)))
-            self._buckets, self._left = list(self.lengths), []
+            self._possible, self._left = list(self.lengths), []
 
     @torch.inference_mode()
     def record_next(self) -> bool:
@@ -156,13 +153,19 @@ class Graphs:
             self._check_memory()
         except Exception as error:
             self._graphs.pop(length, None)
-            self._buckets.remove(length)
+            self._possible.remove(length)
             why = str(error) if isinstance(error, EngineError) else on_one_line(error)
             log.warning("passes of %d tokens are not replayed: %s", length, why)
             assert_alive(self._reader.device)
+            self._recorder.restart()
         if not self._left:
             log.info("graphs recorded", extra={"tokens": self.lengths, "idle_bytes": self.idle_bytes})
         return bool(self._left)
+
+    def length_of(self, readings: Sequence[Reading]) -> int | None:
+        """The length that a row of texts is filled up to, whether its graph is there or not; None for longer rows."""
+        tokens = sum(len(reading.rest) for reading in readings)
+        return next((length for length in self._possible if length >= tokens), None)
 
     def replay(self, readings: Sequence[Reading], taps: Mapping[Hookpoint, Tap], clock: DeviceClock) -> Row | None:
         """Reads texts in one pass, if there is a graph that fits them and nothing of them is to be kept.
@@ -176,15 +179,14 @@ class Graphs:
         Returns:
             What `Passes.read` gives, until the next replay; None where no graph fits.
         """
-        tokens = sum(len(reading.rest) for reading in readings)
-        length = next((length for length in self.lengths if length >= tokens), None)
-        if length is None or any(reading.wanted for reading in readings):
+        length = self.length_of(readings)
+        graph = self._graphs.get(length) if length else None
+        if not length or not graph or any(reading.wanted for reading in readings):
             return None
         packing = self._passes.pack(readings, pool=self._served.pool, filled=length)
         arrays = self._passes.arrays(packing, room_of(length))
         if arrays is None:
             return None
-        graph = self._graphs[length]
         graph.inputs.fill(arrays)
         with clock.lap(graph.encode_share):
             graph.recorded.replay()
@@ -246,27 +248,6 @@ class Graphs:
         if self._before.free_bytes - now.free_bytes > _SHARE * self._before.free_bytes:
             raise EngineError(f"graphs would take more than {_SHARE:.0%} of the free memory")
         self.idle_bytes = max(0, now.idle_bytes - self._before.idle_bytes)
-
-
-def buckets(most_tokens: int, multiple: int) -> list[int]:
-    """The lengths of rows that have a graph, ascending: each is at most half as long again as the one before.
-
-    Args:
-        most_tokens: The longest.
-        multiple: Each is a multiple of this, except that the longest is filled up to one.
-    """
-    steps = sorted(least << doubled for least in (BLOCK, BLOCK * 3 // 2) for doubled in range(16))
-    longest = -(-most_tokens // multiple) * multiple
-    return [
-        *(length for length in steps if length < longest and length % multiple == 0),
-        *([longest] if longest else []),
-    ]
-
-
-def room_of(length: int) -> Room:
-    """What a graph for rows of this length has room for."""
-    queries = length // BLOCK + length // _TEXT_TOKENS + 1
-    return Room(query_tiles=queries, key_tiles=queries + _KNOWN_TILES)
 
 
 def assert_alive(device: torch.device) -> None:

@@ -63,6 +63,7 @@ class Passes:
         pool: PagePool | None = None,
         edits: Mapping[Hookpoint, Change] | None = None,
         whole: bool = False,
+        filled: int | None = None,
     ) -> Row:
         """Reads texts in one pass, down to the deepest tap.
 
@@ -72,11 +73,12 @@ class Passes:
             pool: Where known blocks of the texts lie, and where their wanted ones are kept.
             edits: By hookpoint, what flows on there in place of its activations; taps see what was changed.
             whole: Whether every layer that is loaded runs, however deep the taps are.
+            filled: The row's length, if it has that many tokens at most; without it, as the attention likes it.
 
         Raises:
             SaeError: The reader has no such hookpoint, or nothing can be replaced there.
         """
-        packing = self.pack(readings, pool=pool)
+        packing = self.pack(readings, pool=pool, filled=filled)
         packing.inputs = on_device(self.arrays(packing) or {}, self._reader.device)
         return self.run(packing, taps, edits=edits, whole=whole)
 

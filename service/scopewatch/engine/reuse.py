@@ -17,7 +17,7 @@ from scopewatch.types import TokenIds
 log = logging.getLogger(__name__)
 
 _FEW_TOKENS = 256
-"""The smallest pass that is measured; the others have 4, 16 ... times as many tokens."""
+"""The smallest pass that is measured; each of the others has twice as many tokens as the one before."""
 _MANY_BLOCKS = 32
 """The most known blocks that a pass is measured with."""
 
@@ -33,6 +33,7 @@ class Reuse:
     def __init__(self, reader: Reader, max_bytes: int) -> None:
         self._reader = reader
         self._max_bytes = max_bytes
+        self._on_gpu = reader.device.type != "cpu"
         self._break_even = BreakEven()
         self.prefixes = Prefixes(None)
         """What is kept now."""
@@ -77,8 +78,8 @@ class Reuse:
             return
         few = min(_FEW_TOKENS, max_tokens // 2)
         many = min(_MANY_BLOCKS, (max_tokens - few) // BLOCK, pool.pages - 2)
-        if self._reader.device.type != "cpu" and many > 1:
-            sizes = [few << 2 * step for step in range(16) if few << 2 * step <= max(few, most_tokens)]
+        if self._on_gpu and many > 1:
+            sizes = [few << step for step in range(16) if few << step <= max(few, most_tokens)]
             read = self._trial(run, max_tokens, (BLOCK, BLOCK * many))
             self._break_even = measured(read, sizes, (BLOCK, BLOCK * many))
             self.prefixes.clear()

@@ -218,12 +218,14 @@ class Runner:
         """A row, and what fired on it; its values may not be finite."""
         lengths = [len(reading.rest) for reading in readings]
         taps = {hookpoint: self._timed(encoder, lengths) for hookpoint, encoder in self._encoders.items()}
-        row = self._graphs.replay(readings, taps, self._clock) if self._graphs and not edits else None
+        graphs = None if edits else self._graphs
+        row = graphs.replay(readings, taps, self._clock) if graphs else None
         if row:
             self._replays.append(len(row.ids))
         else:
-            pool = self._reuse.prefixes.pool
-            row = self._passes.read(readings, taps, pool=pool, edits=edits, whole=bool(self._head))
+            filled = graphs.length_of(readings) if graphs else None
+            pool, whole = self._reuse.prefixes.pool, bool(self._head)
+            row = self._passes.read(readings, taps, pool=pool, edits=edits, whole=whole, filled=filled)
         columns = [row.tapped[hookpoint] for hookpoint in taps]
         if self._head:
             columns.append(self._predictions(self._head, row))

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.breaker import Breaker
 from scopewatch.pipeline.lru import Lru
-from scopewatch.pipeline.redis_client import MAX_CONNECTIONS, RedisClient
+
+if TYPE_CHECKING:
+    from scopewatch.pipeline.redis_client import RedisClient
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class RedisCache:
 
     def __init__(
         self,
-        client: RedisClient,
+        client: "RedisClient",
         *,
         timeout_s: float,
         ttl_s: int,
@@ -83,7 +85,7 @@ class RedisCache:
         self._metrics = metrics
         self._breaker = breaker or Breaker()
         # One connection is the writer's.
-        self._readers = asyncio.Semaphore(MAX_CONNECTIONS - 1)
+        self._readers = asyncio.Semaphore(client.max_connections - 1)
         self._writes: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue(max_waiting_writes)
         self._writer = asyncio.create_task(self._write_behind(), name="redis-writer")
 

@@ -15,8 +15,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from scopewatch.errors import ConfigError
 
-MAX_CONNECTIONS = 32
-"""To one server; whoever uses a client holds to it, for cluster and sentinel clients fail beyond it."""
+_MAX_CONNECTIONS = 32
 _MAX_MESSAGE_CHARS = 200
 _EXAMPLES = {
     "standalone": "redis://user:password@host:6379/0",
@@ -32,6 +31,9 @@ class RedisClient:
         connection: A standalone, sentinel-made or cluster client of redis-py, without retries of its own.
         secrets: What no log may hold, the longest first.
     """
+
+    max_connections = _MAX_CONNECTIONS
+    """To one server; whoever uses a client holds to it, for cluster and sentinel clients fail beyond it."""
 
     def __init__(self, connection: "Redis | RedisCluster", secrets: Sequence[str] = ()) -> None:
         self._connection = connection
@@ -95,7 +97,7 @@ def redis_client(url: str, *, mode: str, sentinel_service: str, timeout_s: float
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
-        "max_connections": MAX_CONNECTIONS,
+        "max_connections": _MAX_CONNECTIONS,
     }
     credentials: dict[str, Any] = {"password": password} if password else {}
     try:

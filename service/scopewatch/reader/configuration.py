@@ -5,15 +5,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModel
+from transformers import PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from scopewatch.errors import ReaderError
 from scopewatch.reader.attention import register_attention
+from scopewatch.reader.bare_model import bare_model
 from scopewatch.reader.families import FAMILIES
+
+T = TypeVar("T")
 
 _ROPES = {"default", *ROPE_INIT_FUNCTIONS} - {"longrope"}
 """Kinds of rotary positions. The frequencies of longrope follow the longest pair of a batch: a pair's activations would
@@ -21,7 +25,7 @@ depend on its neighbours."""
 _MAX_LAYERS = 1000
 """The most layers that a configuration may have; readers have up to 126."""
 _TRIED_LAYERS = 8
-"""The most layers that are tried before weights are loaded; enough for one of each kind, as families mix them."""
+"""The most layers that are made before weights are loaded; enough for one of each kind, as families mix them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +41,23 @@ class Configuration:
 
 
 def read_configuration(directory: Path) -> Configuration:
-    """Reads a reader's configuration, and tries whether a text model can be made of it and run.
+    """Reads a reader's configuration, and tries whether a text model can be made of it.
 
     Raises:
         ReaderError: It cannot; names the field that is to blame, if one is.
     """
+    return _attempt(directory, _described)
+
+
+def _attempt(directory: Path, make: Callable[[Mapping[str, Any]], T]) -> T:
     settings = _settings(directory)
     try:
-        return _described(settings)
+        return make(settings)
     except _Unfit as error:
         raise ReaderError(f"reader {directory}: config.json: {error}") from None
     # Transformers and torch raise whatever the code happens to raise that a value leads to.
     except Exception as error:
-        field = _blamed(settings, _described)
+        field = _blamed(settings, make)
         raise ReaderError(f"reader {directory}: config.json: {field}{': ' * bool(field)}{on_one_line(error)}") from None
 
 
@@ -96,7 +104,8 @@ def _described(settings: Mapping[str, Any]) -> Configuration:
     _check(config, text)
     # Rows of padding are never read, and transformers wants theirs inside the vocabulary.
     text.pad_token_id = None
-    return Configuration(config.model_type, text, _try(text))
+    weights = _of_first_layers(text).state_dict()
+    return Configuration(config.model_type, text, {name: tuple(weight.shape) for name, weight in weights.items()})
 
 
 def _check(config: Any, text: Any) -> None:
@@ -123,17 +132,27 @@ def _rope_kinds(text: Any) -> list[Any]:
     return [one.get("rope_type", "default") for one in inner or [rotary]]
 
 
-def _try(text: Any) -> dict[str, tuple[int, ...]]:
-    """Runs the first layers of a model of this kind, with weights that have shapes only; the shapes."""
-    auto: Any = AutoModel
+def assert_runs(directory: Path) -> None:
+    """Runs the first layers of a model of this kind, with weights that have shapes only.
+
+    Raises:
+        ReaderError: It cannot be run; names the field of `config.json` that is to blame, if one is.
+    """
+    _attempt(directory, _run)
+
+
+def _run(settings: Mapping[str, Any]) -> None:
+    text = _described(settings).text
+    # Those of the kind dynamic look at positions, which have no values here either.
+    if "dynamic" not in _rope_kinds(text):
+        model = _of_first_layers(text).to("meta")  # type: ignore[arg-type]
+        model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device="meta"), use_cache=False)
+
+
+def _of_first_layers(text: Any) -> PreTrainedModel:
     first = copy.deepcopy(text)
     shorten(first, min(text.num_hidden_layers, _TRIED_LAYERS))
-    with torch.device("meta"):
-        model = auto.from_config(first, attn_implementation=register_attention(torch.device("cpu")).name)
-        # Those of the kind dynamic look at positions, which have no values here either.
-        if "dynamic" not in _rope_kinds(text):
-            model(input_ids=torch.zeros(1, 2, dtype=torch.int64), use_cache=False)
-    return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    return bare_model(first, register_attention(torch.device("cpu")).name)
 
 
 def shorten(text: Any, layers: int) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_MAPPING, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
 from scopewatch.errors import ConfigError, ReaderError
 from scopewatch.identity import ReaderIdentity
 from scopewatch.reader.attention import register_attention
 from scopewatch.reader.attention_trials import AttentionShapes
-from scopewatch.reader.configuration import on_one_line, read_configuration, shorten
+from scopewatch.reader.bare_model import bare_model, fill
+from scopewatch.reader.configuration import assert_runs, on_one_line, read_configuration, shorten
 from scopewatch.reader.families import FAMILIES, Family
 from scopewatch.reader.head import Head
 from scopewatch.reader.linear import multiplies_bfloat16, pack_linears
@@ -166,7 +165,9 @@ def _settle(model: PreTrainedModel, family: Family, place: torch.device, directo
         hidden = model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=place), use_cache=False, return_dict=True)[
             0
         ]
-    except RuntimeError as error:
+    # As with what is made of a configuration: whatever its values lead to.
+    except Exception as error:
+        assert_runs(directory)
         raise ReaderError(f"reader {directory}: cannot be run on {place}: {on_one_line(error)}") from None
     # Attention may hide what positions that are no numbers made of its logits.
     if not all(torch.isfinite(numbers).all() for numbers in [hidden, *model.buffers()]):
@@ -188,27 +189,17 @@ def _kernels(model: PreTrainedModel, family: Family, place: torch.device, *, fus
 def _load_model(
     directory: Path, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
-    quiet: Any = transformers_logging
-    # Its report names what is wrong with the weights, which is checked here.
-    quiet.set_verbosity_error()
-    if not sys.stderr.isatty():
-        quiet.disable_progress_bar()
-    family: Any = MODEL_MAPPING[type(config)]
     try:
-        model, info = family.from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=dtype,
-            attn_implementation=attention,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    # Transformers, torch and what they are built on raise errors of many kinds over weights that do not fit.
+        model = bare_model(config, attention, dtype)
+        lacking, needless = fill(model, weights)
+    # Transformers and torch raise errors of many kinds over weights that do not fit.
     except Exception as error:
         raise ReaderError(f"reader {directory}: cannot be loaded: {on_one_line(error)}") from None
-    _assert_complete(info, directory)
-    return model  # type: ignore[no-any-return]
+    if lacking:
+        raise ReaderError(f"reader {directory}: the weights lack {lacking[0]} and {len(lacking) - 1} more")
+    if needless:
+        raise ReaderError(f"reader {directory}: the weights hold {needless[0]}, which config.json has no place for")
+    return model
 
 
 def _assert_shapes(weights: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], directory: Path) -> None:
@@ -216,17 +207,6 @@ def _assert_shapes(weights: Mapping[str, torch.Tensor], wanted: Mapping[str, tup
     for name, weight in weights.items():
         if (there := tuple(weight.shape)) != (asked := wanted.get(name, there)):
             raise ReaderError(f"reader {directory}: {name} has shape {there}, config.json asks for {asked}")
-
-
-def _assert_complete(info: Mapping[str, Any], directory: Path) -> None:
-    """Refuses weights that do not fit the configuration, by what transformers tells of loading them."""
-    # Transformers fills what a file lacks, or holds in another shape, with random numbers and only warns.
-    for name, there, wanted in sorted(info["mismatched_keys"]):
-        raise ReaderError(f"reader {directory}: {name} has shape {tuple(there)}, config.json asks for {tuple(wanted)}")
-    if lacking := sorted(info["missing_keys"]):
-        raise ReaderError(f"reader {directory}: the weights lack {lacking[0]} and {len(lacking) - 1} more")
-    if needless := sorted(info["unexpected_keys"]):
-        raise ReaderError(f"reader {directory}: the weights hold {needless[0]}, which config.json has no place for")
 
 
 def _head(directory: Path, model: PreTrainedModel, family: Family, own: torch.Tensor | None) -> Head:

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 from tokenizers import AddedToken
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from scopewatch.errors import ReaderError
 from scopewatch.types import Bools, Int32, TokenIds
