@@ -234,3 +234,40 @@ def test_a_failing_text_leaves_no_block(house: House) -> None:
     assert {EngineError} == {type(one) for one in failed}
     assert 0 == found.reused_tokens
     assert {Activations} == {type(one) for one in mended.activations}
+
+
+def test_a_pass_that_fails_half_way_keeps_no_page(gemma: Path) -> None:
+    """When a row is too much for the device behind its first layer, its halves are read right, and every page is
+    either free or has a block that was read to the end.
+    """
+    batch = [text(SYSTEM, (seed, 40)) for seed in range(2, 6)]
+    reader = a_reader(gemma)
+    runner = a_runner(reader, PLENTY)
+
+    def refuse(_module: object, arguments: tuple[torch.Tensor, ...]) -> None:
+        if arguments[0].shape[1] > 2 * BLOCK + 3 * 60:
+            raise RuntimeError("out of memory")
+
+    handle = reader.layers[1].register_forward_pre_hook(refuse)
+    found = runner(batch)
+    handle.remove()
+    prefixes = runner._reuse.prefixes
+    assert prefixes.pool
+
+    # Of the two halves the first reads what they share, and the second each its own again if that was not kept.
+    assert found.reused_tokens in {2 * BLOCK * 2, 2 * BLOCK * 3}
+    pages = [block.page for block in prefixes._blocks.values()]
+    assert sorted([*pages, *prefixes.pool._free]) == list(range(1, prefixes.pool.pages))
+    plain = a_runner(gemma, 0)(batch)
+    for one in (found, runner(batch)):
+        assert_equal(plain, one)
+
+
+def test_memory_for_beginnings_is_told_until_it_is_taken(gemma: Path) -> None:
+    """What a device has to leave free for pages is all that may be kept, and nothing once they are there."""
+    runner = a_runner(gemma, PLENTY)
+    before = runner.pending_bytes
+    runner([text(SYSTEM, (seed, 9)) for seed in (2, 3)])
+
+    assert (PLENTY, 0) == (before, runner.pending_bytes)
+    assert 0 == a_runner(gemma, 0).pending_bytes

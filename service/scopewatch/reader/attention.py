@@ -82,9 +82,7 @@ class Packed:
         out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         for text in packing.texts:
             keys, values = _keys_and_values(packing, text, module.layer_idx, (key, value), sliding_window)
-            own = query[:, :, text.place]
-            seen = _causal(own, keys, values, rule, whole=not text.reading.shared)
-            out[:, text.place] = seen.transpose(1, 2)
+            out[:, text.place] = _causal(query[:, :, text.place], keys, values, rule).transpose(1, 2)
         return out, None
 
 
@@ -119,19 +117,14 @@ def _places(text: PackedText, start: int) -> list[slice]:
     return [*before, slice(last.start, place.stop)] if last.stop == after else [*before, last, place]
 
 
-def _causal(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule, *, whole: bool = True
-) -> torch.Tensor:
-    """Attention of the last tokens of a text to all of it: (rows, heads, n, head_dim) to the same shape.
-
-    Without `whole` the text is the beginning of others, and gets the very numbers that it gets inside of one.
-    """
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: _Rule) -> torch.Tensor:
+    """Attention of the last tokens of a text to all of it: (rows, heads, n, head_dim) to the same shape."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         # As for linear layers, torch's own bfloat16 products are slow there.
-        return _causal(query.float(), key.float(), value.float(), rule, whole=whole).bfloat16()
+        return _causal(query.float(), key.float(), value.float(), rule).bfloat16()
     n, total = query.shape[2], key.shape[2]
     window = min(rule.window or total, total)
-    if whole and total <= min(window, _QUERIES) and n == total and not rule.softcap:
+    if total <= min(window, _QUERIES) and n == total and not rule.softcap:
         return functional.scaled_dot_product_attention(
             query, key, value, is_causal=n > 1, scale=rule.scaling, enable_gqa=True
         )
