@@ -1,8 +1,10 @@
 """`bench` and `plan`: the arithmetic against numbers worked out by hand, and both commands on the bundled reader."""
 
+import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from scopewatch.capacity.curve import Curve, read_curve, shipped_curve, shipped_
 from scopewatch.capacity.plan import Load, Plan, plan, queueing_p95_s
 from scopewatch.capacity.random_pairs import RandomPairs
 from scopewatch.capacity.time_budget import TimeBudget
-from scopewatch.cli import main
+from scopewatch.cli import bench, main
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, SetupError
 from scopewatch.reader.text.tokeniser import Tokeniser
@@ -348,6 +350,8 @@ def test_a_curve_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> No
         ),
         pytest.param(["plan", "--pairs-per-s", "9", "--tokens", "1.5"], "--tokens: invalid int", id="part of a token"),
         pytest.param(["bench", "--rounds", "0"], "--rounds 0: expected at least 1", id="no rounds"),
+        pytest.param(["bench", "--within-s", "0"], "--within-s 0: expected a number of seconds", id="no time"),
+        pytest.param(["bench", "--within-s", "nan"], "--within-s nan: expected a number", id="no number of seconds"),
         pytest.param(
             ["bench", "--out", "absent/curve.json"], "--out absent/curve.json: expected a file", id="no folder"
         ),
@@ -475,6 +479,31 @@ def test_rounds_shrink_before_they_are_left_out() -> None:
 
     # To warm up, one of each length; then two rounds.
     assert [2 + 2 * 2 * 2, 2 + 2 * 2 * 2, 2 + 2 * 2] == counted
+
+
+class Terminal(io.StringIO):
+    """Standard error of somebody who looks at it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_line_for_each_part_or_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the seconds so far; a terminal shows each length too, and is left as it was."""
+    shown = []
+    for stream in (io.StringIO(), Terminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with bench._progress() as say:
+            for what in ("16 tokens", "64 tokens"):
+                say("engine, round 1 of 3", what)
+            say("service", "")
+        shown.append(stream.getvalue())
+
+    assert re.fullmatch(r" +0\.\d s  engine, round 1 of 3\n +0\.\d s  service\n", shown[0])
+    assert "\n" not in shown[1]
+    assert ["engine, round 1 of 3, 16 tokens", "engine, round 1 of 3, 64 tokens", "service"] == re.findall(
+        r"00:0\d  ([^\r ][^\r]*?) *(?=\r)", shown[1]
+    )
 
 
 def test_a_share_of_the_time_leaves_the_rest() -> None:

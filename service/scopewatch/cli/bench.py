@@ -1,6 +1,7 @@
 """`bench`: what this machine does."""
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,9 @@ def _run(args: argparse.Namespace) -> int:
 
     config = settings(args)
     logs.configure("warning", "text")
+    # Written so that what is no number is refused too.
+    if not 0 < args.within_s < math.inf:
+        raise SetupError(f"--within-s {args.within_s:g}: expected a number of seconds, more than 0")
     out: Path | None = args.out
     # Said before the minute of measuring, not after it.
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):
