@@ -29,6 +29,7 @@ from typing import Any
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from contenders import scopewatch
 from on_gpu.beside import beside
@@ -38,7 +39,7 @@ from on_gpu.flips import flips
 from on_gpu.goals import GOALS, Goal
 from on_gpu.invariance import invariance
 from on_gpu.kernels import kernels
-from on_gpu.passes import lone, passes, peak, shared
+from on_gpu.passes import engines, lone, passes, peak, shared
 from on_gpu.sections import Outcome, Section, Told, run_sections
 from on_gpu.served import served
 from on_gpu.stage import FULL, TINY, Stage
@@ -46,8 +47,6 @@ from on_gpu.table import as_markdown
 from on_gpu.trace import trace
 from run import set_thresholds
 
-_WITHOUT_READER = ("contests", "flips", "trace")
-"""The sections that are timed or counted without the reader that `prepare` writes."""
 COMPARING = ("families", "invariance", "beside", "contests", "flips")
 """The sections that show whether something is right; a run without their ends has not shown it."""
 _LIBRARIES = ("torch", "triton", "transformers", "sae-lens", "grpcio", "numpy")
@@ -66,23 +65,30 @@ def prepare(stage: Stage, told: Told) -> None:
     set_thresholds(subject, engine, scopewatch(subject, engine, engine.max_batch_tokens))
 
 
-def sections(tiny: bool) -> list[list[Section]]:
-    """The lanes: those of the families, which run side by side, and those that are timed, each of which runs alone."""
+def untimed(tiny: bool) -> list[list[Section]]:
+    """The lanes that run side by side: what they find does not depend on how long it takes."""
     return [
         *([section] for section in family_sections(tiny)),
+        [Section("flips", 120, flips)],
+        [Section("trace", 60, trace)],
+    ]
+
+
+def timed() -> list[list[Section]]:
+    """The lanes of which each runs alone, the most wanted first."""
+    return [
         [
             Section("peak", 30, peak),
-            Section("passes", 90, passes),
-            Section("lone", 30, lone),
-            Section("invariance", 60, invariance),
+            Section("engines", 120, engines),
+            Section("passes", 60, passes),
+            Section("lone", 20, lone),
+            Section("invariance", 45, invariance),
             Section("shared", 30, shared),
             Section("kernels", 45, kernels),
         ],
         [Section("served", 120, served)],
-        [Section("beside", 120, beside)],
         [Section("contests", 40, contests)],
-        [Section("flips", 60, flips)],
-        [Section("trace", 30, trace)],
+        [Section("beside", 120, beside)],
     ]
 
 
@@ -112,12 +118,13 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    disable_progress_bar()
     began_s = time.monotonic()
     until_s = began_s + 60 * args.minutes
     stage = Stage(
         torch.device(args.device), TINY if args.tiny else FULL, args.scratch, args.threads, tuple(args.labelled)
     )
-    lanes = chosen(sections(args.tiny), args.only, args.leave)
+    together, alone = (chosen(lanes, args.only, args.leave) for lanes in (untimed(args.tiny), timed()))
 
     def heard(name: str, text: str) -> None:
         print(f"{time.monotonic() - began_s:6.1f} s  {name}: {text}", flush=True)
@@ -133,12 +140,9 @@ def main() -> None:
         outcomes = run(first, 1, start)
     if outcomes["device"].failure:
         raise SystemExit(f"{args.device} cannot be used: {outcomes['device'].failure}")
-    families = [lane for lane in lanes if lane[0].name.startswith("families/")]
-    timed = [lane for lane in lanes if lane not in families]
-    # Whatever is not timed runs side by side.
-    needed = any(section.name not in _WITHOUT_READER for lane in timed for section in lane)
-    untimed = ([[Section("prepare", 150, prepare)]] if needed else []) + families
-    outcomes |= run(untimed, args.at_once, start) | run(timed, 1, start)
+    if any(section.name != "contests" for lane in alone for section in lane):
+        together.insert(0, [Section("prepare", 150, prepare)])
+    outcomes |= run(together, args.at_once, start) | run(alone, 1, start)
     out = args.out or (Path(__file__).parent / "results" if args.device == "cuda" else args.scratch)
     goals = GOALS if args.device == "cuda" and not args.tiny else ()
     write(out, machine(outcomes["device"].figures["name"]), outcomes, goals, seconds=time.monotonic() - began_s)
@@ -148,16 +152,20 @@ def main() -> None:
 
 def chosen(lanes: list[list[Section]], only: str | None, leave: str) -> list[list[Section]]:
     """The lanes without the sections that are not asked for; `families` stands for all seven."""
-    known = {name for lane in lanes for section in lane for name in (section.name, section.name.partition("/")[0])}
     wanted, left = (set(filter(None, (names or "").split(","))) for names in (only, leave))
+    known = {name for lane in (*untimed(tiny=False), *timed()) for section in lane for name in _names(section)}
     if unknown := (wanted | left) - known:
         raise SystemExit(f"no section {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
 
     def asked(section: Section) -> bool:
-        names = {section.name, section.name.partition("/")[0]}
-        return (not wanted or bool(names & wanted)) and not names & left
+        return bool(not wanted or _names(section) & wanted) and not _names(section) & left
 
     return [kept for lane in lanes if (kept := [section for section in lane if asked(section)])]
+
+
+def _names(section: Section) -> set[str]:
+    """What a section is asked for by: its name, and that of the sections that it belongs to."""
+    return {section.name, section.name.partition("/")[0]}
 
 
 def right(name: str, outcome: Outcome) -> bool:

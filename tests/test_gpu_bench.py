@@ -84,7 +84,7 @@ def test_what_would_begin_too_late_is_left_out(heard: dict[str, Any]) -> None:
 def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, str]:
     """What a run on the CPU with tiny sizes wrote, as JSON and as a table, and what it printed."""
     out = tmp_path_factory.mktemp("gpu")
-    some = "families/gemma2_96,passes,lone,shared,invariance,kernels,contests,trace"
+    some = "families/gemma2_96,engines,passes,lone,shared,invariance,kernels,contests,trace"
     command = [sys.executable, str(BENCH / "gpu.py"), "--device", "cpu", "--tiny", "--threads", "1", "--only", some]
     command += ["--scratch", str(out), "--at-once", "1"]
     done = subprocess.run(
@@ -130,7 +130,7 @@ def test_an_unknown_section_is_refused(only: str, said: str, monkeypatch: pytest
     import gpu
 
     with pytest.raises(SystemExit, match=said):
-        gpu.chosen(gpu.sections(tiny=True), only, "")
+        gpu.chosen(gpu.timed(), only, "")
 
 
 def test_what_is_wrong_or_not_shown_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from contenders import Contender, watched_thresholds
 from equality import RULES, Difference, compare
 from on_gpu.sections import Told
 from on_gpu.stage import Stage
+from scopewatch.engine.budget import MOST_TOKENS
 from scopewatch.types import TokenisedPair
 from subjects import lengths, pairs
 
@@ -45,9 +46,11 @@ def beside(stage: Stage, told: Told) -> None:
 def _contenders(stage: Stage, told: Told) -> dict[str, Contender]:
     """Those whose libraries are there."""
     subject, device, engine = stage.subject, stage.device, stage.engine()
+    # The batches that a service makes.
+    budget = min(engine.max_batch_tokens, MOST_TOKENS[device.type])
     makers: dict[str, Callable[[], Contender]] = {
         _REFERENCE: lambda: contenders.transformers(subject, device),
-        "engine": lambda: contenders.scopewatch(subject, engine, engine.max_batch_tokens),
+        "engine": lambda: contenders.scopewatch(subject, engine, budget),
         "expert": lambda: contenders.expert(subject, device),
         "expert_sorted": lambda: contenders.expert(subject, device, by_length=True),
         "saelens": lambda: contenders.saelens(subject, device),

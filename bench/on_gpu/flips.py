@@ -36,6 +36,8 @@ def flips(stage: Stage, told: Told) -> None:
         found = precision.compare(
             replace(exact, scored=exact.scored[here]), replace(rounded, scored=rounded.scored[here])
         )
+        # How long it takes is not the question here, and other things run beside it.
+        del found["speed"]
         told.figures(**{name: found})
         told.say(f"{name}: {found['changed_verdicts']:.2%} of {found['pairs']} verdicts change")
         if (changed := float(str(found["changed_verdicts"]))) > _MOST_CHANGED:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from on_gpu.passes import NOTHING_KEPT
 from on_gpu.sections import Told
 from on_gpu.stage import Stage, new_texts, read, text_of
 from scopewatch.types import Activations
@@ -15,7 +16,7 @@ def invariance(stage: Stage, told: Told) -> None:
     common = text_of(stage.sizes.shared[1], draw)
     own = [text_of(n, draw) for n in (longest // 8 + 1, longest // 2 - 3, longest)]
     own += [np.concatenate([common, text_of(n, draw)]) for n in (9, 70)]
-    engine = stage.engine(prefix_cache_bytes=0)
+    engine = stage.engine(**NOTHING_KEPT)
     alone = [read(engine, [text])[0] for text in own]
     in_batches = _Same()
     for number in range(_COMPANIES):

@@ -9,6 +9,8 @@ from on_gpu.sections import Told
 from on_gpu.stage import Stage, new_texts, p_ms, read, text_of
 
 _ROUNDS = 5
+NOTHING_KEPT: dict[str, object] = {"prefix_cache_bytes": 0}
+"""What differs for an engine that keeps nothing of beginnings."""
 
 
 def peak(stage: Stage, told: Told) -> None:
@@ -18,11 +20,19 @@ def peak(stage: Stage, told: Told) -> None:
     told.say(f"GEMM peak {stage.peak / 1e12:.1f} TFLOP/s")
 
 
+def engines(stage: Stage, told: Told) -> None:
+    """Loads the engines that the sections behind this one share."""
+    for name, changes in (("as_served", {}), ("nothing_kept", NOTHING_KEPT)):
+        seconds = stage.seconds(lambda: stage.engine(**changes))  # noqa: B023
+        reader = stage.engine(**changes).identity.reader
+        ran = {"attention": reader.attention, "kernels": reader.kernels, "graph_tokens": reader.graph_tokens}
+        told.figures(**{name: {"seconds": round(seconds, 1), "dtype": reader.dtype} | ran})
+        told.say(f"{name}: {seconds:.1f} s, {ran}")
+
+
 def passes(stage: Stage, told: Told) -> None:
     """Tokens per second of passes of several sizes, and their share of the peak."""
     engine, draw = stage.engine(), np.random.default_rng(1)
-    reader = engine.identity.reader
-    told.figures(dtype=reader.dtype, attention=reader.attention, kernels=reader.kernels, layers_run=reader.layers_run)
     for total in stage.sizes.passes:
         longest = stage.sizes.max_tokens
         # Twice before, since what is compiled is compiled once more for lengths that vary.
@@ -60,7 +70,7 @@ def lone(stage: Stage, told: Told) -> None:
 def shared(stage: Stage, told: Told) -> None:
     """Eight pairs with a common beginning, beside an engine that reuses nothing: met in one batch, then known."""
     tokens, common = stage.sizes.shared
-    draw, keeping, forgetful = np.random.default_rng(3), stage.engine(), stage.engine(prefix_cache_bytes=0)
+    draw, keeping, forgetful = np.random.default_rng(3), stage.engine(), stage.engine(**NOTHING_KEPT)
     # As a service does before it is ready: where reuse does not pay, it stays out.
     keeping.runner.weigh_reuse(max_tokens=keeping.max_tokens, most_tokens=keeping.max_batch_tokens)
     ratios: dict[str, list[float]] = {"in_one_batch": [], "known_before": []}

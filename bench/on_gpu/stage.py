@@ -135,7 +135,8 @@ class Stage:
     @cached_property
     def peak(self) -> float:
         """FLOP/s of the fastest matrix product, of the reader's shapes or square."""
-        return max(gemm_flops_per_s(self.subject.config, self.device).values())
+        repeats = 1 if self.sizes.shape else 5
+        return max(gemm_flops_per_s(self.subject.config, self.device, repeats).values())
 
     def config(self, **changes: object) -> Config:
         """Settings of the sections' engines, with these changes."""
