@@ -91,6 +91,23 @@ def test_every_place_gives_what_it_gives_without(both: Both) -> None:
         assert_same(of_site, read(both.fused, site), within=TOLERANCE)
 
 
+def test_the_norms_of_heads_are_heard(both: Both) -> None:
+    """As often as without, and with the same numbers, where a family has them."""
+    heard: dict[str, list[torch.Tensor]] = {"plain": [], "fused": []}
+    for reader, into in ((both.plain, heard["plain"]), (both.fused, heard["fused"])):
+        attention: Any = reader.layers[1].self_attn
+        for norm in (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)):
+            if norm is not None:
+                norm.register_forward_hook(lambda _m, given, out, into=into: into.extend([given[0], out]))
+        read(reader)
+        for module in attention.modules():
+            module._forward_hooks.clear()
+
+    assert (4 if hasattr(both.plain.layers[1].self_attn, "q_norm") else 0) == len(heard["plain"]) == len(heard["fused"])
+    for one, other in zip(heard["plain"], heard["fused"], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_what_is_replaced_at_a_place_flows_on(both: Both) -> None:
     """As in the reader without, at every site, also where the stream itself runs past the module."""
     for site in (*(site for site in PLACES if site != "mlp_in_unit"), "post_attention_layernorm.input"):

@@ -48,15 +48,20 @@ def interpreted() -> list[dict[str, Any]]:
 def of(found: list[dict[str, Any]], dtype: str) -> Iterator[dict[str, Any]]:
     those = [case for case in found if case["dtype"] == dtype]
     kernels = {"rms_norm", "add_norm", "norm_add", "norm_add_norm", "rotary", "gated"}
-    assert kernels == {case["case"].split()[0] for case in those}
+    assert kernels == {case["case"].split()[0] for case in those} - {"reader"}
     yield from those
 
 
 def test_in_float32_a_kernel_gives_what_float64_gives(interpreted: list[dict[str, Any]]) -> None:
-    """Within rounding, as its plain twin does, also for widths that are no power of two and for one token."""
+    """Within rounding, as its plain twin does, also for widths that are no power of two and for one token.
+
+    And so whole readers give with them, after their check, what they gave before.
+    """
     for case in of(interpreted, "float32"):
-        assert case["exact"] < 5e-7, case
-        assert case["twin"] < 5e-7, case
+        within = 2e-6 if case["case"].startswith("reader") else 5e-7
+        assert case["exact"] < within, case
+        assert case["twin"] < within, case
+    assert 2 == sum(case["case"].startswith("reader") for case in interpreted)
 
 
 def test_a_kernel_rounds_where_its_twin_rounds(interpreted: list[dict[str, Any]]) -> None:
@@ -126,18 +131,12 @@ def test_rotary_compiles_for_the_heads_of_released_readers(heads: int, head_dim:
     pointers = dict.fromkeys(("qkv", "cos", "sin", "q_gain", "k_gain", "out"), "*")
     sizes = dict.fromkeys(("qkv_stride", "period", "q_heads", "all_heads", "half"), "i32")
     tiling = dict(rotary.tiling(heads, head_dim))
-    warps = tiling.pop("num_warps")
+    options = {name: tiling.pop(name) for name in ("num_warps", "enable_fp_fusion")}
     constants = {"NORM": True, "FROM_ONE": head_dim == 256} | tiling
-    found = compiled(
-        rotary.rotary_kernel,
-        pointers | sizes | {"eps": "fp32"},
-        constants,
-        "bf16",
-        num_warps=warps,
-        enable_fp_fusion=False,
-    )
+    arguments = pointers | sizes | {"eps": "fp32"}
+    found = compiled(rotary.rotary_kernel, arguments, constants, "bf16", **options)
 
-    assert "fma" not in assert_fits(found, tmp_path, warps=warps)
+    assert "fma" not in assert_fits(found, tmp_path, warps=options["num_warps"])
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])

@@ -103,8 +103,6 @@ def rotary(
         eps,
         NORM=q_gain is not None,
         FROM_ONE=from_one,
-        # A fused multiplication and addition would leave out the rounding between them.
-        enable_fp_fusion=False,
         **tiled,
     )
     return out
@@ -112,6 +110,12 @@ def rotary(
 
 @cache
 def tiling(heads: int, head_dim: int) -> dict[str, int]:
-    """How the heads of a token are shared out to programs."""
+    """How the heads of a token are shared out to programs, and how these are compiled."""
     block = triton.next_power_of_2(head_dim // 2)
-    return {"HEADS": min(triton.next_power_of_2(heads), max(1, _NUMBERS // block)), "BLOCK": block, "num_warps": 4}
+    return {
+        "HEADS": min(triton.next_power_of_2(heads), max(1, _NUMBERS // block)),
+        "BLOCK": block,
+        "num_warps": 4,
+        # A multiplication and addition in one would leave out the rounding between them.
+        "enable_fp_fusion": False,
+    }
