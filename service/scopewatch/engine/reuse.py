@@ -66,8 +66,7 @@ class Reuse:
     def weigh(self, run: Callable[[Sequence[TokenIds]], object], *, max_tokens: int, most_tokens: int) -> None:
         """Measures on a GPU which passes reuse makes faster; it stays out of the others.
 
-        On a CPU it pays in all of them: a token's products take a thousand times as long as copying its keys and
-        values.
+        On a CPU it pays in all of them: a token's products take far longer than copying its keys and values.
 
         Args:
             run: The runner of these beginnings.
