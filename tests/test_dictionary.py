@@ -148,8 +148,8 @@ def test_the_residual_is_the_readers(house: House) -> None:
 def test_nothing_grows_with_tokens_and_width(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """No table that exists is larger than a tile, and together they are all tokens by all features."""
     sizes: list[int] = []
-    nonzero = slabs._nonzero
-    monkeypatch.setattr(slabs, "_nonzero", lambda tile, *place: (sizes.append(tile.numel()), nonzero(tile, *place))[1])
+    search = slabs.what_fires
+    monkeypatch.setattr(slabs, "what_fires", lambda tile, *place: (sizes.append(tile.numel()), search(tile, *place))[1])
     engine = build(house, house.saes["mid"], SMALL)
 
     found = list(engine.encode(tokens_of(engine, PAIRS), Segment.RESPONSE))

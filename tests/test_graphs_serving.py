@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,6 +15,7 @@ from scopewatch.app.spine import Spine
 from scopewatch.engine import build as build_module
 from scopewatch.engine.cuda_graph import CudaRecorder
 from scopewatch.engine.graphs import Graphs
+from scopewatch.engine.worker import Run
 from scopewatch.metrics import Metrics
 from scopewatch.reader import loading as reader_module
 from scopewatch.reader.attention import Packed
@@ -24,6 +26,7 @@ from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 from test_graphs import Stepping
 from test_spine import DELTA, jobs, spine
+from test_watching import asked, build
 
 
 class Device:
@@ -83,6 +86,24 @@ async def test_a_service_replays_before_and_after_a_reload(house: House, monkeyp
     assert [(2, 128), (4, 128)] == told
     assert [3, 6] == counts
     assert expected == found
+
+
+def test_memory_is_measured_without_graphs(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells how large a batch may be is run as it comes, and what graphs hold and do not use is no batch's."""
+    device = Device(monkeypatch)
+    device.recorder = FrozenRecorder(idles_bytes=7)
+    told: list[object] = []
+
+    def batch_tokens(run: Run, _device: torch.device, *, max_tokens: int, held_bytes: int) -> int:
+        told.append((run([np.full(100, 9, np.int32)]).graph_tokens, held_bytes))
+        return max_tokens
+
+    monkeypatch.setattr(build_module, "batch_tokens", batch_tokens)
+    engine = build(house, asked(house, {"mid": [3]}), prefix_cache_bytes=0)
+
+    assert [((), 14)] == told
+    assert (128,) == engine.runner([np.full(100, 9, np.int32)]).graph_tokens
+    assert 128 == engine.identity.reader.graph_tokens
 
 
 class FakeCuda:

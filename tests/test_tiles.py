@@ -12,7 +12,10 @@ import triton
 from numpy.typing import NDArray
 from packaging.version import Version
 from torch.fx.experimental.proxy_tensor import make_fx
+from transformers import AttentionInterface
 
+from families import FAMILIES, save_weights
+from scopewatch.reader import loading
 from scopewatch.reader.attention import Packed
 from scopewatch.reader.attention_choice import forms
 from scopewatch.reader.attention_trials import AttentionShapes
@@ -20,7 +23,9 @@ from scopewatch.reader.kernels.tiles import tiles_kernel
 from scopewatch.reader.packed_tiles import PackedTiles
 from scopewatch.reader.packing import AttentionKind, Room
 from scopewatch.reader.tiles import Form
+from test_flex import BATCH
 from test_fused_kernels import HOPPER, MOST_SHARED_BYTES, REGISTERS, compiled
+from test_prefixes import PLENTY, a_reader, a_runner, assert_equal
 from tiles_rows import CASES, KINDS, ROW, SCALING, SUBJECT, TAIL, TREE, Case, Text, placed
 
 TESTS = Path(__file__).parent
@@ -145,14 +150,17 @@ def test_a_plan_keeps_to_its_room() -> None:
 
 
 def test_a_plan_covers_each_row_once_and_begins_with_the_most_keys() -> None:
-    """Also those that fill up the row; tiles begin at a text's first unread token."""
-    packing = Case(row=TREE).packing()
+    """Also those that fill up the row; tiles begin at a text's first unread token, and short ones stay in order."""
+    packing = Case(row=(*TREE, Text(7, 1200), Text(8, 700))).packing()
     queries = twin(Form(heads=1, queries=64, warps=4, stages=1)).plan(packing, None)["tile_queries"]
     rows = np.concatenate([np.arange(row, row + count) for row, count, *_ in queries])
     ends = queries[:, 1] + queries[:, 2]
+    short = queries[ends < 512, 0]
 
     np.testing.assert_array_equal(np.sort(rows), np.arange(len(packing.ids)))
-    assert (ends[:-1] >= ends[1:]).all()
+    assert (ends[:-1] // 512 >= ends[1:] // 512).all()
+    assert ends[0] == 1024
+    assert (np.diff(short) > 0).all()
     assert (queries[:, 2] % 64 == 0).all()
 
 
@@ -179,6 +187,26 @@ def test_it_is_one_operator_in_a_trace_and_for_shapes_alone() -> None:
     assert [torch.ops.scopewatch.packed_tiles.default] == calls
     assert torch.equal(attended(other, kind), traced(*others)[0])
     assert attended(case, kind, meta=True).shape == (160, 2, 24)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_readers_give_what_they_give_with_attention_text_by_text(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every family, with windows, soft caps, beginnings in the row and on pages, and rows that are filled up."""
+    directory = save_weights(family, tmp_path)
+    expected = a_runner(directory, 0)(BATCH)
+    kind = twin(Form(heads=2, queries=64, warps=4, stages=1))
+    AttentionInterface.register(kind.name, kind)
+    monkeypatch.setattr(loading, "register_attention", lambda *_: kind)
+    reader = a_reader(directory)
+    runner = a_runner(reader, PLENTY)
+
+    for _ in range(3):
+        found = runner(BATCH)
+        assert_equal(expected, found)
+    assert found.reused_tokens > 0
+    assert reader.identity.attention == "packed_tiles"
 
 
 def shapes(head_dim: int, dtype: torch.dtype = torch.bfloat16, group: int = 2) -> AttentionShapes:

@@ -179,9 +179,9 @@ class Graphs:
         Returns:
             What `Passes.read` gives, until the next replay; None where no graph fits.
         """
-        length = self.length_of(readings)
-        graph = self._graphs.get(length) if length else None
-        if not length or not graph or any(reading.wanted for reading in readings):
+        length = self.length_of(readings) or 0
+        graph = self._graphs.get(length)
+        if not graph or any(reading.wanted for reading in readings):
             return None
         packing = self._passes.pack(readings, pool=self._served.pool, filled=length)
         arrays = self._passes.arrays(packing, room_of(length))

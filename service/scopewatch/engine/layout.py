@@ -12,12 +12,11 @@ _ALIGNED = 64
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
-class _Place(NamedTuple):
-    """Where an array lies, and what it is."""
+class _Form(NamedTuple):
+    """What an array is."""
 
-    inside: slice
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: np.dtype[Any]
 
 
 class Layout:
@@ -28,14 +27,15 @@ class Layout:
     """
 
     def __init__(self, arrays: Arrays) -> None:
-        self._places: dict[str, _Place] = {}
+        self._forms = _forms(arrays)
+        self._dtypes = {name: torch.from_numpy(array[:0]).dtype for name, array in arrays.items()}
+        self._inside: dict[str, slice] = {}
         self.nbytes = 0
         """The size of a buffer that holds them."""
         for name, array in arrays.items():
             start = -(-self.nbytes // _ALIGNED) * _ALIGNED
             self.nbytes = start + array.nbytes
-            inside = slice(start, self.nbytes)
-            self._places[name] = _Place(inside, array.shape, torch.from_numpy(array[:0]).dtype)
+            self._inside[name] = slice(start, self.nbytes)
 
     def fill(self, buffer: torch.Tensor, arrays: Arrays) -> None:
         """Writes arrays into a buffer of the host.
@@ -47,16 +47,21 @@ class Layout:
         Raises:
             ValueError: They are others.
         """
-        if {name: (array.shape, array.nbytes) for name, array in arrays.items()} != {
-            name: (place.shape, place.inside.stop - place.inside.start) for name, place in self._places.items()
-        }:
+        if _forms(arrays) != self._forms:
             raise ValueError("the arrays are not those that the buffer was laid out for")
         for name, view in self.views(buffer).items():
             view.numpy()[...] = arrays[name]
 
     def views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
         """The arrays as they lie in a buffer, on the host or the device: tensors by name, which share its memory."""
-        return {name: buffer[place.inside].view(place.dtype).view(place.shape) for name, place in self._places.items()}
+        return {
+            name: buffer[inside].view(self._dtypes[name]).view(self._forms[name].shape)
+            for name, inside in self._inside.items()
+        }
+
+
+def _forms(arrays: Arrays) -> dict[str, _Form]:
+    return {name: _Form(array.shape, array.dtype) for name, array in arrays.items()}
 
 
 class Inputs:

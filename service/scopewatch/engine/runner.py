@@ -63,6 +63,7 @@ class Runner:
     ) -> None:
         self._reader = reader
         self._graphs = graphs
+        self._may_replay = True
         self._replays: list[int] = []
         self._passes = Passes(reader)
         self._reuse = Reuse(reader, prefix_bytes)
@@ -145,7 +146,7 @@ class Runner:
             EngineDied: The device is lost.
         """
         other = copy(self)
-        other._graphs = None  # noqa: SLF001 - its own
+        other._may_replay = False  # noqa: SLF001 - its own
         return other(batch)
 
     @torch.inference_mode()
@@ -183,7 +184,7 @@ class Runner:
 
     def _turn_aside(self, table: FeatureTable) -> None:
         self._reuse = Reuse(self._reader, 0)
-        self._graphs = None
+        self._may_replay = False
         self._head = self._reader.head
         self._table = table
 
@@ -218,11 +219,13 @@ class Runner:
         """A row, and what fired on it; its values may not be finite."""
         lengths = [len(reading.rest) for reading in readings]
         taps = {hookpoint: self._timed(encoder, lengths) for hookpoint, encoder in self._encoders.items()}
-        graphs = None if edits else self._graphs
-        row = graphs.replay(readings, taps, self._clock) if graphs else None
+        graphs, row = self._graphs, None
+        if graphs and self._may_replay and not edits:
+            row = graphs.replay(readings, taps, self._clock)
         if row:
             self._replays.append(len(row.ids))
         else:
+            # As long as it would be replayed, so that what is said of a pair aside is of the same numbers.
             filled = graphs.length_of(readings) if graphs else None
             pool, whole = self._reuse.prefixes.pool, bool(self._head)
             row = self._passes.read(readings, taps, pool=pool, edits=edits, whole=whole, filled=filled)

@@ -22,7 +22,7 @@ _CLEARLY = 0.9
 """A rival takes less than this share of the time of the others."""
 _FLEX_OPTIONS: tuple[Mapping[str, int], ...] = ({}, {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2})
 """Settings of FlexAttention's kernel to try; without any, torch's own choice."""
-_BUDGET_S = 30.0
+_BUDGET_S = 20.0
 """Seconds after which no further candidate is tried; compiling takes most of them."""
 
 

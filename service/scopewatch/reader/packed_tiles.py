@@ -10,6 +10,9 @@ from scopewatch.reader.packing import AttentionKind, Packing, Room
 from scopewatch.reader.tiles import TILE, Form, packed_tiles
 from scopewatch.types import Int64
 
+_ALIKE = 512
+"""Tiles that differ by fewer keys keep their order, so that those of one text find its keys in the device's cache."""
+
 
 class PackedTiles:
     """Attends by one kernel of our own for the whole row.
@@ -28,7 +31,10 @@ class PackedTiles:
         self._otherwise = otherwise
 
     def plan(self, packing: Packing, room: Room | None) -> dict[str, NDArray[Any]] | None:
-        """The tables that the operator takes as `queries` and `keys` (`reader/tiles.py`), the longest work first."""
+        """The tables that the operator takes as `queries` and `keys` (`reader/tiles.py`), the longest work first.
+
+        What begins last ends last, and should then be short.
+        """
         texts = [(text.place.start, text.place.stop, text.first, text.tiles()) for text in packing.texts]
         # What fills up reads itself, in short texts of its own, so that its numbers are numbers.
         filling = range(packing.tokens, len(packing.ids), TILE)
@@ -46,13 +52,13 @@ class PackedTiles:
         return {"tile_queries": np.pad(queries, ((0, spare), (0, 0))), "tile_keys": np.pad(keys, (0, left))}
 
     def _tiles(self, starts: Int64, stops: Int64, firsts: Int64, offsets: Int64) -> NDArray[np.int32]:
-        """The tiles of queries of texts given by their rows, first positions and tables, those with most keys first."""
+        """The tiles of queries of texts given by their rows, first positions and tables, those with many keys first."""
         counts = -(-(stops - starts) // self.form.queries)
         text = np.repeat(np.arange(len(counts)), counts)
         within = self.form.queries * (np.arange(len(text)) - np.repeat(np.cumsum(counts) - counts, counts))
         row, position = starts[text] + within, firsts[text] + within
         count = np.minimum(stops[text] - row, self.form.queries)
-        order = np.argsort(-(position + count), kind="stable")
+        order = np.argsort(-((position + count) // _ALIKE), kind="stable")
         return np.stack([row, count, position, offsets[text]], axis=1)[order].astype(np.int32)
 
     def __call__(
