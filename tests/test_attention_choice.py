@@ -1,7 +1,7 @@
 """Which attention a GPU runs: right ones only, the fastest of them, told once."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import AttentionInterface
 
 from families import FAMILIES, save_weights
+from scopewatch.errors import ConfigError
 from scopewatch.reader import loading
 from scopewatch.reader.attention import Packed, register_attention
 from scopewatch.reader.attention_choice import Candidate, candidates, choose, forms
@@ -275,8 +276,20 @@ def test_what_is_measured_is_what_a_readers_layers_ask(family: str, tmp_path: Pa
 
 
 def test_a_cpu_is_asked_nothing() -> None:
-    """It runs `packed`, at once."""
-    assert type(register_attention(CPU, SHAPES)) is Packed
+    """It runs `packed`, at once, and nothing else by name."""
+    for wanted in ("auto", "packed"):
+        assert type(register_attention(CPU, replace(SHAPES, wanted=wanted))) is Packed
+    with pytest.raises(ConfigError, match="attention packed_tiles: runs on GPUs only; use auto"):
+        register_attention(CPU, replace(SHAPES, wanted="packed_tiles"))
+
+
+def test_a_name_takes_only_that_kind() -> None:
+    """Whatever its forms; `packed` asks a GPU nothing."""
+    for wanted in ("packed_tiles", "packed_flex"):
+        titles = [candidate.title for candidate in candidates(replace(SHAPES, wanted=wanted), Packed())]
+        assert titles
+        assert {wanted} == {title.partition(" ")[0] for title in titles}
+    assert type(register_attention(torch.device("cuda"), replace(SHAPES, wanted="packed"))) is Packed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -55,6 +55,7 @@ def test_every_setting_has_a_variable() -> None:
         dtype="bfloat16",
         allow_download=True,
         fused="off",
+        attention="packed_flex",
         torch_threads=3,
         graph_tokens=33,
         max_tokens=17,

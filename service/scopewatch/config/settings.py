@@ -16,6 +16,7 @@ ENGINE_SETTINGS = (
     "reader_dir",
     "pack_dir",
     "fused",
+    "attention",
     "torch_threads",
     "graph_tokens",
     "max_tokens",
@@ -135,6 +136,11 @@ class Config(BaseModel):
         "auto",
         description="what a reader's layers do element by element: auto runs it in few kernels on a GPU where these "
         "give the same, off leaves it to torch",
+    )
+    attention: Literal["auto", "packed", "packed_tiles", "packed_flex"] = Field(
+        "auto",
+        description="the attention that a reader's layers run: auto is packed on a CPU, and on a GPU the fastest that "
+        "the start shows to be right; a name takes only that kind",
     )
     torch_threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes all cores but one")
     graph_tokens: int = Field(

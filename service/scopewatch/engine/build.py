@@ -217,6 +217,7 @@ def load_found(
         device=config.device,
         dtype=config.dtype,
         fused=config.fused == "auto",
+        attention_kind=config.attention,
         head=head,
         rounding=rounding,
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from scopewatch.errors import ConfigError
 from scopewatch.reader.attention_choice import candidates, choose
 from scopewatch.reader.attention_trials import AttentionShapes, Trials
 from scopewatch.reader.packing import AttentionKind, PackedText, Packing, Room
@@ -32,10 +33,16 @@ def register_attention(device: torch.device, shapes: AttentionShapes | None = No
 
     Returns:
         That attention.
+
+    Raises:
+        ConfigError: A CPU is to run the attention of a GPU.
     """
     packed = Packed()
     kind: AttentionKind = packed
-    if device.type != "cpu" and shapes:
+    wanted = shapes.wanted if shapes else "packed"
+    if device.type == "cpu" and wanted not in {"auto", "packed"}:
+        raise ConfigError(f"attention {wanted}: runs on GPUs only; use auto")
+    if device.type != "cpu" and shapes and wanted != "packed":
         kind = choose(candidates(shapes, packed), Trials(shapes, device, reference=packed), packed, shapes.dtype)
     AttentionInterface.register(kind.name, kind)
     return kind

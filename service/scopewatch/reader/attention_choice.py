@@ -81,10 +81,10 @@ def candidates(shapes: AttentionShapes, otherwise: AttentionKind) -> Iterator[Ca
         shapes: What the reader's layers ask of attention.
         otherwise: The attention for rows without a packing.
     """
-    for form in forms(shapes):
+    for form in forms(shapes) if shapes.wanted in {"auto", "packed_tiles"} else ():
         title = f"packed_tiles ({form.heads} x {form.queries} queries, {form.warps} warps, {form.stages} stages)"
         yield Candidate(title, partial(PackedTiles, form, otherwise=otherwise))
-    for options in _FLEX_OPTIONS:
+    for options in _FLEX_OPTIONS if shapes.wanted in {"auto", "packed_flex"} else ():
         yield Candidate(f"packed_flex ({options or 'as it comes'})", partial(_flex, options, otherwise), rival=True)
 
 

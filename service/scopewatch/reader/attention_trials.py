@@ -41,9 +41,11 @@ class AttentionShapes:
     windows: Mapping[int | None, int]
     """How many layers have each window."""
     dtype: torch.dtype
+    wanted: str = "auto"
+    """The name of the attention that is to run; auto for the fastest."""
 
     @classmethod
-    def of(cls, config: Any, dtype: torch.dtype) -> Self:
+    def of(cls, config: Any, dtype: torch.dtype, wanted: str = "auto") -> Self:
         """The shapes of a text model, from its configuration (transformers')."""
         heads: int = config.num_attention_heads
         head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -58,6 +60,7 @@ class AttentionShapes:
             softcap=getattr(config, "attn_logit_softcapping", None),
             windows=dict(windows),
             dtype=dtype,
+            wanted=wanted,
         )
 
 

@@ -87,6 +87,7 @@ def load_reader(
     device: str,
     dtype: str,
     fused: bool = True,
+    attention_kind: str = "auto",
     head: bool = False,
     rounding: Rounding = "none",
 ) -> Reader:
@@ -100,12 +101,13 @@ def load_reader(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32` or `bfloat16`.
         fused: Whether layers run in few kernels on a GPU, if these give what torch's own give.
+        attention_kind: The name of the attention that its layers run; auto for the fastest that is right.
         head: Whether to load the output head.
         rounding: The format that the weights, but those of the head, are rounded to; digests are of the files.
 
     Raises:
         ReaderError: The reader is of an unsupported family, too shallow, incomplete, or without its soft-capping.
-        ConfigError: The device or dtype cannot be had here.
+        ConfigError: The device, dtype or attention cannot be had here.
     """
     place = _device(device)
     kind = _dtype(dtype, place)
@@ -118,7 +120,7 @@ def load_reader(
         )
     layers_run = layers_total if head else deepest_layer + 1
     shorten(config, layers_run)
-    attention = register_attention(place, AttentionShapes.of(config, kind))
+    attention = register_attention(place, AttentionShapes.of(config, kind, attention_kind))
     weights = text_weights(directory, layers_run, layers_total, head=head)
     _assert_shapes(weights, configuration.shapes, directory)
     weights_digests = digests(directory, weights)
