@@ -62,7 +62,7 @@ SHAPES = {
 _LENGTHS = (1, 2, 7, 63, 64, 65, 127, 128, 129, 255, 300, 513, 700)
 _COMMON = (200, (5, 70, 130))
 """The tokens of a common beginning, and those of each text behind it."""
-_PLAIN = {"fused": "off", "graph_tokens": 0, "prefix_cache_bytes": 0}
+_PLAIN = {"fused": "off", "same_numbers": "off", "graph_tokens": 0, "prefix_cache_bytes": 0}
 
 
 @dataclass(frozen=True, slots=True)
