@@ -14,12 +14,9 @@ Nothing is needed beside scopewatch's own requirements; SAELens is measured wher
 """
 
 import argparse
-import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,14 +33,14 @@ from on_gpu.beside import beside
 from on_gpu.contests import contests
 from on_gpu.families import family_sections
 from on_gpu.flips import flips
-from on_gpu.goals import GOALS, Goal
+from on_gpu.goals import GOALS
 from on_gpu.invariance import invariance
 from on_gpu.kernels import kernels
 from on_gpu.passes import engines, lone, passes, peak, shared
+from on_gpu.report import Report
 from on_gpu.sections import Outcome, Section, Told, run_sections
 from on_gpu.served import served
 from on_gpu.stage import FULL, TINY, Stage
-from on_gpu.table import as_markdown
 from on_gpu.trace import trace
 from run import set_thresholds
 
@@ -126,26 +123,40 @@ def main() -> None:
     )
     together, alone = (chosen(lanes, args.only, args.leave) for lanes in (untimed(args.tiny), timed()))
 
+    out = args.out or (Path(__file__).parent / "results" if args.device == "cuda" else args.scratch)
+    outcomes: dict[str, Outcome] = {}
+
+    def report() -> Report:
+        goals = [goal.judged(outcomes) for goal in GOALS] if args.device == "cuda" and not args.tiny else []
+        name = outcomes["device"].figures.get("name", args.device)
+        return Report(machine(name), outcomes, goals, round(time.monotonic() - began_s, 1))
+
     def heard(name: str, text: str) -> None:
         print(f"{time.monotonic() - began_s:6.1f} s  {name}: {text}", flush=True)
+        if text.startswith(("done", "FAILED")):
+            # So that a run that is ended from outside leaves what it has found.
+            report().write(out)
 
-    def run(some: list[list[Section]], at_once: int, start: str) -> dict[str, Outcome]:
-        return run_sections(some, stage, at_once=at_once, until_s=until_s, heard=heard, start=start)
+    def run(some: list[list[Section]], at_once: int, start: str) -> None:
+        run_sections(some, stage, at_once=at_once, until_s=until_s, heard=heard, start=start, outcomes=outcomes)
 
     start, first = "fork", [[Section("device", 30, device)]]
-    outcomes = run(first, 1, start)
+    run(first, 1, start)
     if "fork" in outcomes["device"].failure:
         # Some library has touched the device while it was imported.
         start = "spawn"
-        outcomes = run(first, 1, start)
+        run(first, 1, start)
     if outcomes["device"].failure:
         raise SystemExit(f"{args.device} cannot be used: {outcomes['device'].failure}")
     if any(section.name != "contests" for lane in alone for section in lane):
         together.insert(0, [Section("prepare", 150, prepare)])
-    outcomes |= run(together, args.at_once, start) | run(alone, 1, start)
-    out = args.out or (Path(__file__).parent / "results" if args.device == "cuda" else args.scratch)
-    goals = GOALS if args.device == "cuda" and not args.tiny else ()
-    write(out, machine(outcomes["device"].figures["name"]), outcomes, goals, seconds=time.monotonic() - began_s)
+    run(together, args.at_once, start)
+    run(alone, 1, start)
+    found = report()
+    found.write(out)
+    print(
+        f"\n{found.as_markdown()}\n\n{found.seconds:.0f} s in all; {out / 'gpu.json'} and {out / 'gpu.md'} are written"
+    )
     if wrong := [name for name, outcome in outcomes.items() if not right(name, outcome)]:
         raise SystemExit(f"not right, or not shown to be: {', '.join(wrong)}")
 
@@ -171,24 +182,6 @@ def _names(section: Section) -> set[str]:
 def right(name: str, outcome: Outcome) -> bool:
     """Whether what a section compares is right, and it came to its end if it compares anything."""
     return not outcome.broken and not (outcome.failure and name.partition("/")[0] in COMPARING)
-
-
-def write(
-    folder: Path, facts: Mapping[str, Any], outcomes: Mapping[str, Outcome], goals: Sequence[Goal], *, seconds: float
-) -> None:
-    """Writes the results and shows the table."""
-    judged_goals = [goal.judged(outcomes) for goal in goals]
-    folder.mkdir(parents=True, exist_ok=True)
-    report = {
-        "machine": facts,
-        "seconds": round(seconds, 1),
-        "goals": {judged.goal.what: {"measured": judged.found, "said": judged.said} for judged in judged_goals},
-        "sections": {name: asdict(outcome) for name, outcome in outcomes.items()},
-    }
-    (folder / "gpu.json").write_text(json.dumps(report, indent=2) + "\n")
-    table = as_markdown(facts, outcomes, judged_goals)
-    (folder / "gpu.md").write_text(table + "\n")
-    print(f"\n{table}\n\n{seconds:.0f} s in all; {folder / 'gpu.json'} and {folder / 'gpu.md'} are written")
 
 
 def machine(device_name: str) -> dict[str, Any]:

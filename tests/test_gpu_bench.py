@@ -118,7 +118,7 @@ def test_every_section_tells_what_it_is_for(rehearsal: tuple[dict[str, Any], str
     assert fused["launches"] <= 250 < plain["launches"] / 4
     assert fused["moved_GB"] < plain["moved_GB"] / 4
     assert "| passes | 256 tokens | ms " in table
-    assert "Everything that was compared is right." in printed
+    assert "All that was compared is right." in printed
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def run_sections(
     until_s: float,
     heard: Heard,
     start: str = "fork",
+    outcomes: dict[str, Outcome] | None = None,
 ) -> dict[str, Outcome]:
     """Runs lanes of sections; each lane is one process, that loads what its sections share once.
 
@@ -89,11 +90,13 @@ def run_sections(
         until_s: When all must have ended, on the monotonic clock; what has not begun by then is left out.
         heard: Is told what happens.
         start: How processes are started, as `multiprocessing` calls it: `spawn` imports everything in each.
+        outcomes: Where outcomes are kept, so that whoever is told what happens sees those so far.
 
     Returns:
         What came of each section, by name.
     """
-    outcomes = {section.name: Outcome(failure="not begun") for lane in lanes for section in lane}
+    outcomes = {} if outcomes is None else outcomes
+    outcomes |= {section.name: Outcome(failure="not begun") for lane in lanes for section in lane}
     waiting, running = deque(deque(lane) for lane in lanes), list[_Lane]()
     try:
         while running or (waiting and time.monotonic() < until_s):
