@@ -1,11 +1,10 @@
 """The figures of a run: worked out from the rounds, printed as a table, and drawn as a plot."""
 
 import statistics
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from equality import TOLERANCE
+from equality import RULES
 from rounds import Bench
 
 _TITLES = {
@@ -19,7 +18,7 @@ _FIGURES = (
     *("ratio_vs_saelens", "ratio_vs_transformers", "ratio_vs_expert", "ratio_vs_expert_sorted", "service_overhead"),
     *("flagged", "cache_hit_pairs_per_s", "unary_rps", "p50_ms", "p99_ms", "lone_512_p50_ms"),
     *("start_s", "rss_mib", "device_mib"),
-    *("prefix_speedup", "max_score_difference", "equal"),
+    *("prefix_speedup", "max_pooled_difference", "verdicts_changed", "equal"),
 )
 _BAR, _LEFT, _WIDTH = 22, 190, 720
 
@@ -41,6 +40,10 @@ def summary(bench: Bench, *, dtype: str) -> dict[str, Any]:
     gemm = {shape: statistics.median(rates) for shape, rates in measured.gemm.items()}
     peak = max(gemm.values())
     worst = {name: difference.worst for name, difference in measured.difference.items()}
+    rules = RULES[dtype]
+    broken = [f"{name} {said}" for name, found in measured.difference.items() for said in found.broken(rules)] + [
+        f"service {said}" for said in measured.judged.broken(rules)
+    ]
     tokens = sorted(measured.tokens)
     return {
         "reader": subject.config.model_type,
@@ -74,9 +77,12 @@ def summary(bench: Bench, *, dtype: str) -> dict[str, Any]:
         "device_mib": measured.device_mib and round(measured.device_mib),
         "prefix_speedup": round(measured.prefix_speedup, 2),
         "max_difference": worst,
-        "max_score_difference": measured.score_difference,
-        "at_threshold": {name: asdict(difference) for name, difference in measured.difference.items()},
-        "equal": max(*worst.values(), measured.score_difference) <= TOLERANCE[dtype],
+        "max_pooled_difference": measured.judged.peaks.worst,
+        "verdicts_changed": measured.judged.changed,
+        "differences": {name: difference.figures() for name, difference in measured.difference.items()}
+        | {"service": measured.judged.peaks.figures()},
+        "broken": broken,
+        "equal": not broken,
         "seconds": {name: [round(took, 3) for took in times] for name, times in measured.seconds.items()},
         "cpu_seconds": {name: [round(took, 3) for took in times] for name, times in measured.cpu_seconds.items()},
     }

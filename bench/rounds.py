@@ -11,7 +11,7 @@ import torch
 
 from ceilings import gemm_flops_per_s, needed_flops
 from contenders import Contender, Dense, watched_thresholds
-from equality import TOLERANCE, Difference, compare, worst_score
+from equality import Difference, Judged, compare, judge
 from scopewatch.client import pb
 from scopewatch.engine.build import Engine
 from scopewatch.server_process import RunningServer
@@ -41,8 +41,8 @@ class Measured:
     """What calls of the server took, by the way of calling."""
     difference: dict[str, Difference] = field(default_factory=dict)
     """How far each contender's activations are from the reference's."""
-    score_difference: float = 0.0
-    """The largest difference between a score of the service and the engine's, as a share of the largest score."""
+    judged: Judged = field(default_factory=Judged)
+    """How far the service's replies are from the engine's activations."""
     flagged: list[float] = field(default_factory=list)
     """The share of the pairs that the service flags."""
     found: list[Dense] = field(default_factory=list)
@@ -86,7 +86,6 @@ class Bench:
         measured.tokens = [len(own) for own in ids]
         measured.flops.append(needed_flops(self.subject, measured.tokens))
         thresholds = watched_thresholds(self.subject)
-        tolerance = TOLERANCE["bfloat16" if self.device.type == "cuda" else "float32"]
         found = {}
         for name, run in self.contenders.items():
             resting = allocated(self.device, forget_peak=True)
@@ -98,7 +97,7 @@ class Bench:
                 measured.device_mib += (torch.cuda.max_memory_allocated() - resting) / 2**20
         for name in self.contenders:
             difference = measured.difference.setdefault(name, Difference())
-            compare(difference, found[REFERENCE], found[name], thresholds, tolerance)
+            compare(difference, found[REFERENCE], found[name], thresholds)
         measured.found = found["engine"]
         for shape, rate in gemm_flops_per_s(self.subject.config, self.device, repeats=3).items():
             measured.gemm.setdefault(shape, []).append(rate)
@@ -116,8 +115,8 @@ class Bench:
         made = pairs(self.sizes * repeats, salt=number)
         replies = batches(served, made, calls("batch_computed"), cached=False)[: len(self.sizes)]
         made = made[: len(self.sizes)]
-        difference = worst_score(self._tokens(made), measured.found, replies)
-        measured.score_difference = max(measured.score_difference, difference)
+        answered = list(zip(self._tokens(made), measured.found, replies, strict=True))
+        judge(measured.judged, answered, self.subject.feature_keys, watched_thresholds(self.subject))
         measured.flagged.append(sum(reply.verdict == pb.VERDICT_FLAG for reply in replies) / len(replies))
         batches(served, _many(made, cached_pairs), calls("batch_cached"), cached=True)
         unary(served, pairs(self.sizes, salt=10_000 + number), calls("unary_64_computed"), cached=False)

@@ -133,7 +133,8 @@ def random_subject(
     }
     if not all(file.exists() for file in saes.values()):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).to(device)
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         # Released readers are bfloat16.
         model.save_pretrained(reader)
         for file in ("tokenizer.json", "tokenizer_config.json"):

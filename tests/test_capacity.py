@@ -1,14 +1,17 @@
 """`bench` and `plan`: the arithmetic against numbers worked out by hand, and both commands on the bundled reader."""
 
+import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +21,12 @@ import yaml
 from conftest import House
 from scopewatch.app.load import load
 from scopewatch.capacity.as_text import kustomization
+from scopewatch.capacity.benchmark import engine_rates
 from scopewatch.capacity.curve import Curve, read_curve, shipped_curve, shipped_curves
 from scopewatch.capacity.plan import Load, Plan, plan, queueing_p95_s
 from scopewatch.capacity.random_pairs import RandomPairs
-from scopewatch.cli import main
+from scopewatch.capacity.time_budget import TimeBudget
+from scopewatch.cli import bench, main
 from scopewatch.config import Config
 from scopewatch.errors import ConfigError, SetupError
 from scopewatch.reader.text.tokeniser import Tokeniser
@@ -345,6 +350,8 @@ def test_a_curve_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> No
         ),
         pytest.param(["plan", "--pairs-per-s", "9", "--tokens", "1.5"], "--tokens: invalid int", id="part of a token"),
         pytest.param(["bench", "--rounds", "0"], "--rounds 0: expected at least 1", id="no rounds"),
+        pytest.param(["bench", "--within-s", "0"], "--within-s 0: expected a number of seconds", id="no time"),
+        pytest.param(["bench", "--within-s", "nan"], "--within-s nan: expected a number", id="no number of seconds"),
         pytest.param(
             ["bench", "--out", "absent/curve.json"], "--out absent/curve.json: expected a file", id="no folder"
         ),
@@ -399,6 +406,121 @@ def test_no_cache_helps_with_the_texts() -> None:
     assert [0, 0, 4 * 448] == [engine.runner(again).reused_tokens for _ in range(3)]
 
 
+class Clock:
+    """A clock that goes on when it is told to."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def engine(self, tokens_per_s: float, *, compiles_s: float = 0.0, device: str = "cpu") -> Any:
+        """An engine that takes its time by this clock, and more for the first batch of each length."""
+        met: set[int] = set()
+        self.batches: list[tuple[int, int]] = []
+        """Of each batch, the number of its pairs and their length."""
+
+        def runner(batch: list[np.ndarray]) -> Any:
+            size = len(batch[0])
+            self.batches.append((len(batch), size))
+            self.now_s += len(batch) * size / tokens_per_s + compiles_s * (size not in met)
+            met.add(size)
+            return SimpleNamespace(activations=[None] * len(batch))
+
+        identity = SimpleNamespace(reader=SimpleNamespace(device=device))
+        return SimpleNamespace(runner=runner, max_batch_tokens=16_384, identity=identity)
+
+    def pairs(self, per_s: float = 1e5) -> Any:
+        """Makes texts, of which so many tokens take a second."""
+
+        def token_ids(count: int, tokens: int) -> list[np.ndarray]:
+            self.now_s += count * tokens / per_s
+            return [np.zeros(tokens, np.int32)] * count
+
+        return SimpleNamespace(token_ids=token_ids)
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_s", "within_s", "rounds"),
+    [
+        pytest.param(100_000.0, 40.0, 3, id="a GPU reads everything as often as it was asked to"),
+        pytest.param(100_000.0, 10.0, 1, id="in less time, fewer rounds"),
+        pytest.param(1_000.0, 40.0, 1, id="a slow machine reads each length once, however long that takes"),
+    ],
+)
+def test_rounds_that_do_not_fit_are_left_out(tokens_per_s: float, within_s: float, rounds: int) -> None:
+    """Each length is read in full batches at least once; the rates are the engine's, with nothing of compiling in them."""
+    clock, sizes, said = Clock(), [16, 256, 2048], list[str]()
+    engine = clock.engine(tokens_per_s, compiles_s=2.0, device="cuda")
+    budget = TimeBudget(within_s, clock)
+
+    found = engine_rates(engine, clock.pairs(), sizes, 3, say=lambda part, _: said.append(part), budget=budget)
+
+    assert dict.fromkeys(sizes, rounds) == {size: len(rates.tokens_per_s) for size, rates in found.items()}
+    for size, rates in found.items():
+        assert rates.tokens_per_s == pytest.approx([tokens_per_s] * rounds)
+        assert rates.lone_ms == pytest.approx([1000 * size / tokens_per_s] * 3 * rounds)
+    assert ["engine, to warm up", *(f"engine, round {number} of 3" for number in range(1, rounds + 1))] == list(
+        dict.fromkeys(said)
+    )
+    if rounds == 3:
+        assert clock() < within_s
+
+
+def test_rounds_shrink_before_they_are_left_out() -> None:
+    """With less time there are fewer batches in a round, and as many rounds."""
+    counted = []
+    for within_s in (1000.0, 1.0):
+        clock = Clock()
+        engine, budget = clock.engine(500_000.0), TimeBudget(within_s, clock)
+        found = engine_rates(engine, clock.pairs(per_s=1e6), [64, 512], 2, say=lambda *_: None, budget=budget)
+        counted.append(sum(pairs > 3 for pairs, _ in clock.batches))
+
+        assert [2, 2] == [len(rates.tokens_per_s) for rates in found.values()]
+
+    # One of each length to warm up; then, in each of two rounds, half a second of each length or what there is.
+    assert [2 + 2 * 2 * 16, 2 + 2 * 2 * 4] == counted
+
+
+class Terminal(io.StringIO):
+    """Standard error of somebody who looks at it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_line_for_each_part_or_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the seconds so far; a terminal shows each length too, and is left as it was."""
+    shown = []
+    for stream in (io.StringIO(), Terminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with bench._progress() as say:
+            for what in ("16 tokens", "64 tokens"):
+                say("engine, round 1 of 3", what)
+            say("service", "")
+        shown.append(stream.getvalue())
+
+    assert re.fullmatch(r" +0\.\d s  engine, round 1 of 3\n +0\.\d s  service\n", shown[0])
+    assert "\n" not in shown[1]
+    assert ["engine, round 1 of 3, 16 tokens", "engine, round 1 of 3, 64 tokens", "service"] == re.findall(
+        r"00:0\d  ([^\r ][^\r]*?) *(?=\r)", shown[1]
+    )
+
+
+def test_a_share_of_the_time_leaves_the_rest() -> None:
+    """Shares are of what is left, without what is laid aside, and never less than nothing."""
+    clock = Clock()
+    budget = TimeBudget(100.0, clock)
+    clock.now_s = 20.0
+
+    assert 40.0 == budget.share(0.5).within_s
+    assert 30.0 == budget.share(0.5, without_s=20.0).within_s
+    assert 0.0 == budget.share(0.5, without_s=90.0).within_s
+    clock.now_s = 300.0
+    assert (0.0, 280.0) == (budget.left_s, budget.spent_s - 20.0)
+    assert [1] == list(budget.rounds(5))
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A file that `bench` wrote, and what it printed."""
@@ -407,6 +529,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     command += ["--max-batch-tokens", "256", "--torch-threads", "1", "--device", "cpu", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stderr
+    assert "engine, round 1 of 1" in done.stderr
+    assert "service, round 1 of 1" in done.stderr
     return out, done.stdout
 
 

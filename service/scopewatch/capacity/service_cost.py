@@ -3,13 +3,14 @@
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from scopewatch.capacity.curve import ServerMemory
 from scopewatch.capacity.random_pairs import RandomPairs
+from scopewatch.capacity.time_budget import TimeBudget
 from scopewatch.client import AsyncClient, pb, request
 from scopewatch.config import ENGINE_SETTINGS, Config
 from scopewatch.errors import EngineError, ScopewatchError
@@ -22,8 +23,8 @@ _CACHED_AT_ONCE = 4
 """The number of such calls in flight when the cache answers."""
 _CACHED_PAIRS = 1024
 """The number of pairs in a round that the cache answers."""
-_ROUND_S = 2
-"""About how long the server computes in a round."""
+_ROUND_S = 2.0
+"""About how long the server computes in a round, unless its share of the time is less."""
 _LONE_PAIRS = 3
 """The number of pairs of each length in a round that are sent one by one."""
 _TIMEOUT_S = 900
@@ -62,6 +63,8 @@ def measure_service(
     pairs_per_s: float,
     rounds: int,
     device: torch.device,
+    say: Callable[[str, str], None],
+    budget: TimeBudget,
 ) -> ServerFigures:
     """Starts a server, calls it, and stops it.
 
@@ -72,16 +75,19 @@ def measure_service(
         sizes: The lengths of lone pairs, in tokens.
         tokens: The length of the pairs that are sent in batches.
         pairs_per_s: About the rate at which the engine reads these.
-        rounds: How often each figure is taken.
+        rounds: How often each figure is taken at most.
         device: The device on which the server's engine will be.
+        say: Is told of each round.
+        budget: The time for all rounds, without the server's start.
 
     Raises:
         SetupError: The server does not start.
         EngineError: The engine failed on a pair, or a reply was not from where it was meant to be.
     """
     batch_pairs = max(1, config.max_batch_tokens // tokens)
-    # Enough for about two seconds, and for a few full batches.
-    count = _BATCH * math.ceil(max(_ROUND_S * pairs_per_s, 4 * batch_pairs) / _BATCH)
+    # Enough for about two seconds, and for a few full batches; half of a round is for what else is measured in it.
+    round_s = min(_ROUND_S, budget.left_s / (2 * rounds))
+    count = _BATCH * math.ceil(max(round_s * pairs_per_s, 4 * batch_pairs) / _BATCH)
     # While one full batch runs, another waits.
     at_once = 2 + math.ceil(2 * batch_pairs / _BATCH)
     many = [random_pairs.pairs(count, tokens) for _ in range(rounds)]
@@ -89,7 +95,8 @@ def measure_service(
     before_mib = _device_used_mib(device)
     with running_server(_server_settings(config)) as server:
         rest_mib, device_rest_mib = server.resident_mib, _device_used_mib(device)
-        calls = asyncio.run(_call(server.address, many, lone, at_once))
+        calling = TimeBudget(budget.within_s, budget.clock)
+        calls = asyncio.run(_call(server.address, many, lone, at_once, say=say, budget=calling))
         memory = ServerMemory(
             rest_mib=rest_mib,
             peak_mib=server.peak_resident_mib,
@@ -99,21 +106,33 @@ def measure_service(
     return ServerFigures(server.ready["start_s"], memory, calls)
 
 
-async def _call(address: str, many: Sequence[list[Pair]], lone: Mapping[int, list[Pair]], at_once: int) -> CallTimes:
+async def _call(
+    address: str,
+    many: Sequence[list[Pair]],
+    lone: Mapping[int, list[Pair]],
+    at_once: int,
+    *,
+    say: Callable[[str, str], None],
+    budget: TimeBudget,
+) -> CallTimes:
     """Makes a round of calls for each list of pairs: these computed, then from the cache, then lone pairs."""
     calls = CallTimes(lone_ms={size: [] for size in lone})
     async with AsyncClient(address, timeout_s=_TIMEOUT_S) as client:
         # Connects.
         await client.info()
-        for number, pairs in enumerate(many):
+        for number in budget.rounds(len(many)):
+            part, pairs = f"service, round {number} of {len(many)}", many[number - 1]
+            say(part, f"{len(pairs)} pairs")
             seconds, replies = await _batches(client, pairs, at_once, cached=False)
             calls.tokens_per_s.append(sum(reply.coverage.tokens for reply in replies) / seconds)
             calls.engine_busy.append(min(1.0, _engine_s(replies) / seconds))
             known = (pairs * math.ceil(_CACHED_PAIRS / len(pairs)))[-_CACHED_PAIRS:]
+            say(part, "from the cache")
             seconds, replies = await _batches(client, known, _CACHED_AT_ONCE, cached=True)
             calls.cached_pairs_per_s.append(len(replies) / seconds)
             for size, found in lone.items():
-                calls.lone_ms[size] += [await _lone_ms(client, pair) for pair in found[number :: len(many)]]
+                say(part, f"a pair of {size} tokens")
+                calls.lone_ms[size] += [await _lone_ms(client, pair) for pair in found[number - 1 :: len(many)]]
     return calls
 
 
