@@ -159,28 +159,31 @@ class Batcher:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while self._may_start() and (batch := self._next_batch()):
-                run = self._timetable.begin(sum(entry.tokens for entry in batch))
-                task = asyncio.create_task(self._run_batch(batch, run), name="batch")
-                self._running.add(task)
-                task.add_done_callback(self._batch_done)
+            # Nobody is being answered, so that all who would keep the engine busy may be waiting here.
+            parts = not self._timetable.running and self._timetable.worth_parting(self._lanes.tokens)
+            self._start(most_tokens=self._lanes.tokens // 2 if parts else self._max_batch_tokens)
+
+    def _start(self, most_tokens: int) -> None:
+        """Hands the engine what it may have now, in batches of at most so many tokens."""
+        while self._may_start() and (batch := self._next_batch(most_tokens)):
+            run = self._timetable.begin(sum(entry.tokens for entry in batch))
+            task = asyncio.create_task(self._run_batch(batch, run), name="batch")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
 
     def _may_start(self) -> bool:
-        return not self._running or (len(self._running) == 1 and self._lanes.tokens >= self._max_batch_tokens)
+        running = self._timetable.running
+        return not running or (running == 1 and self._lanes.tokens >= self._max_batch_tokens)
 
-    def _batch_done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._changed.set()
-
-    def _next_batch(self) -> list[_Entry]:
-        """The next entries that fit the token budget, and that one batch reads before the deadlines of all of them.
+    def _next_batch(self, most_tokens: int) -> list[_Entry]:
+        """The next entries that fit a number of tokens, and that one batch reads before the deadlines of all of them.
 
         Those nobody waits for, and those that cannot be read in time, are dropped on the way.
         """
         batch: list[_Entry] = []
         tokens, earliest_s, waiting_tokens = 0, inf, self._lanes.tokens
         while entry := self._lanes.first():
-            full = bool(batch) and tokens + entry.tokens > self._max_batch_tokens
+            full = bool(batch) and tokens + entry.tokens > most_tokens
             # Where it does not fit, it has to wait for those that do.
             more = tokens if full else tokens + entry.tokens
             if entry.future.done() or self._hopeless(entry, more, waiting_tokens, alone=not batch):
@@ -254,33 +257,41 @@ class Batcher:
                 departed[place] = reason
             return not reason
 
-        read_tokens = reused_tokens = 0
         try:
             encoded = await self._encode([entry.ids for entry in batch], wanted)
             if len(encoded.activations) != len(batch):
                 raise EngineError(f"the engine answered {len(encoded.activations)} of {len(batch)} pairs")
-            read = [entry for place, entry in enumerate(batch) if place not in departed]
-            read_tokens, reused_tokens = sum(entry.tokens for entry in read), encoded.reused_tokens
-        except asyncio.CancelledError:
+        except BaseException as error:
+            self._failed(batch, run, error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        read = [entry for place, entry in enumerate(batch) if place not in departed]
+        read_tokens = sum(entry.tokens for entry in read)
+        self._timetable.end(run, read_tokens, encoded.reused_tokens)
+        # Before those of this batch are answered, which takes a while: the engine waits for nobody to be judged.
+        self._start(self._max_batch_tokens)
+        for reason in departed.values():
+            self._metrics.queue_dropped(reason)
+        if read:
+            self._metrics.batch_encoded(len(read), read_tokens, encoded.reused_tokens)
+            self._metrics.unwanted_pairs(sum(bool(self._departed(entry)) for entry in read))
+            self._batch_ended(all(isinstance(outcome, Exception) for outcome in encoded.activations))
+        self._answer_each(batch, encoded, run.handed_s)
+
+    def _failed(self, batch: list[_Entry], run: Run, error: BaseException) -> None:
+        """Answers a batch of which the engine gave nothing."""
+        self._timetable.end(run)
+        if isinstance(error, asyncio.CancelledError):
             self._answer(batch, NotReady("the service is shutting down"))
-            raise
-        except EngineDied as error:
+        elif isinstance(error, EngineDied):
             self._answer(batch, error)
             self._refuse(error)
-        except Exception as error:
-            log.exception("a batch failed")
+        else:
+            log.error("a batch failed", exc_info=error)
             self._answer(batch, error if isinstance(error, ScopewatchError) else EngineError("the reader failed"))
             self._batch_ended(True)
-        else:
-            for reason in departed.values():
-                self._metrics.queue_dropped(reason)
-            if read:
-                self._metrics.batch_encoded(len(read), read_tokens, reused_tokens)
-                self._metrics.unwanted_pairs(sum(bool(self._departed(entry)) for entry in read))
-                self._batch_ended(all(isinstance(outcome, Exception) for outcome in encoded.activations))
-            self._answer_each(batch, encoded, run.handed_s)
-        finally:
-            self._timetable.end(run, read_tokens, reused_tokens)
+        self._start(self._max_batch_tokens)
 
     def _answer_each(self, batch: list[_Entry], encoded: EncodedBatch, handed_s: float) -> None:
         for entry, outcome in zip(batch, encoded.activations, strict=True):
