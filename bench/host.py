@@ -120,7 +120,7 @@ def null_server(name: str, service: Path, *flags: str) -> Iterator[Served]:
 def echo_server(score_bytes: int, batch_bytes: int) -> Iterator[Served]:
     """A grpc.aio server that does nothing but answer."""
     command = [sys.executable, str(_HERE / "echo_server.py"), str(score_bytes), str(batch_bytes)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - ourselves
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
             yield Served(ECHO, process.pid, f"127.0.0.1:{int(process.stdout.readline())}")

@@ -1,8 +1,8 @@
 """A real server whose engine takes no time, or as long as it is told; run by `host.py`, in a process of its own.
 
-    python bench/null_server.py [--batch-ms MS --tokens-per-s N] [--profile FILE]        settings come from SCOPEWATCH_ variables
+    python bench/null_server.py [--batch-ms MS --tokens-per-s N] [--profile FILE]
 
-gRPC, tokenizer, cache, watchlist, metrics and log are the real ones. What a text fires is cut out of what the real
+Settings come from SCOPEWATCH_ variables. gRPC, tokenizer, cache, watchlist, metrics and log are the real ones. What a text fires is cut out of what the real
 reader made of one long text, so that there is as much to judge.
 """
 
@@ -81,9 +81,8 @@ def main() -> None:
         return await Server(config).run()
 
     profile = cProfile.Profile() if args.profile else None
-    with sole_output(config.log_level, config.log_format):
-        with profile or nullcontext():
-            code = asyncio.run(serve())
+    with sole_output(config.log_level, config.log_format), profile or nullcontext():
+        code = asyncio.run(serve())
     if profile:
         profile.dump_stats(args.profile)
     os._exit(code)

@@ -11,15 +11,12 @@ from math import inf
 from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.lanes import Lanes, Waiting
+from scopewatch.pipeline.lateness import Lateness, bounded
 from scopewatch.pipeline.pace import Pace
 from scopewatch.pipeline.timetable import Run, Timetable
 from scopewatch.types import ANYONE, Caller, CoveredActivations, EncodedBatch, TokenIds
 
 log = logging.getLogger(__name__)
-
-_LEAST_SPARE, _MOST_SPARE, _MORE_SPARE = 1.1, 2.0, 0.1
-"""How many times as long as foretold a pair that comes is taken to wait, so that few are let in only to be dropped:
-more by the last for each that is dropped, and less again by as much for two hundred that are read."""
 
 Wanted = Callable[[int], bool]
 """Whether somebody still waits for the text at this place of a batch."""
@@ -50,7 +47,9 @@ class Batcher:
     """Owns the queue between requests and the engine.
 
     A batch starts as soon as the engine is idle. While one runs, a second is handed over only if it is full: a
-    part-filled one gains more by waiting for company than by being early. Callers take turns by weight, see `Lanes`,
+    part-filled one gains more by waiting for company than by being early. It is begun before those of the last batch
+    are answered, and where all who wait stand before an idle engine, they are read in two halves, so that the engine
+    reads while others are answered. Callers take turns by weight, see `Lanes`,
     and the pairs of a caller by call, see `Waiting.turn`. What cannot be read before its deadline is not begun.
 
     Args:
@@ -85,7 +84,9 @@ class Batcher:
         self._arrivals = count()
         self._changed = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
-        self._spare = _LEAST_SPARE
+        self._lateness = Lateness(self._lanes, self._timetable, clock)
+        self.refuse_late = self._lateness.refuse
+        """Refuses a pair that would not be read before its deadline if it came now, see `Lateness.refuse`."""
         self._refusal: ScopewatchError | None = None
         self._scored, self._quiet_since_s = 0, -inf
         self._loop_task = asyncio.create_task(self._run(), name="batcher")
@@ -118,7 +119,10 @@ class Batcher:
         future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
         latest_s = inf if deadline_s is None else deadline_s
         entry = _Entry(turn, len(ids), caller, ids, latest_s, future, self._clock())
-        self._refuse_late(entry)
+        if latest_s <= self._clock():
+            self._metrics.queue_dropped("deadline")
+            raise _too_late()
+        self._lateness.refuse_coming(entry, latest_s)
         put_out = self._lanes.make_room(caller, entry.tokens)
         if put_out is None:
             raise self._full()
@@ -186,67 +190,23 @@ class Batcher:
             full = bool(batch) and tokens + entry.tokens > most_tokens
             # Where it does not fit, it has to wait for those that do.
             more = tokens if full else tokens + entry.tokens
-            if entry.future.done() or self._hopeless(entry, more, waiting_tokens, alone=not batch):
+            if entry.future.done() or self._lateness.hopeless(entry.deadline_s, more, waiting_tokens, alone=not batch):
                 self._lanes.remove(entry)
                 if entry.future.done():
                     self._metrics.queue_dropped("cancelled")
                 else:
                     self._metrics.queue_dropped("deadline")
                     self._answer([entry], _too_late())
-                    self._spare = min(self._spare + _MORE_SPARE, _MOST_SPARE)
+                    self._lateness.dropped()
             elif full or (batch and not self._timetable.in_time(more, earliest_s)):
                 break
             else:
                 self._lanes.take(entry)
-                self._spare = max(self._spare - _MORE_SPARE / 200, _LEAST_SPARE)
+                self._lateness.taken()
                 batch.append(entry)
                 tokens, earliest_s = more, min(earliest_s, entry.deadline_s)
         self._metrics.queue_tokens.set(self._lanes.tokens)
         return batch
-
-    def _hopeless(self, entry: _Entry, tokens: int, waiting_tokens: int, *, alone: bool) -> bool:
-        """Whether an entry would be late in a batch of so many tokens."""
-        if entry.deadline_s == inf:
-            return False
-        tried = alone and self._timetable.tries
-        ends_s = self._clock() if tried else self._timetable.ends_s(tokens, waiting_tokens=waiting_tokens)
-        return ends_s >= entry.deadline_s
-
-    def refuse_late(self, tokens: float, deadline_s: float, caller: Caller, ahead_tokens: float = 0.0) -> None:
-        """Refuses a pair that would not be read before its deadline if it came now.
-
-        Args:
-            tokens: The number of its tokens, which may be a guess.
-            deadline_s: When its caller stops waiting, on the batcher's clock.
-            caller: Whose pair it is.
-            ahead_tokens: The number of tokens that are on their way to the queue before it.
-
-        Raises:
-            Overloaded: It would be late.
-        """
-        if not ahead_tokens and not self._lanes.tokens and self._timetable.tries:
-            return
-        turn = (self._lanes.taken_tokens(caller) + round(ahead_tokens), 0)
-        self._check_time(round(tokens), deadline_s, caller, turn, ahead_tokens)
-
-    def _refuse_late(self, entry: _Entry) -> None:
-        """Refuses a pair at once that cannot be read before its deadline."""
-        if entry.deadline_s <= self._clock():
-            self._metrics.queue_dropped("deadline")
-            raise _too_late()
-        if entry.deadline_s == inf or (not self._lanes.tokens and self._timetable.tries):
-            return
-        self._check_time(entry.tokens, entry.deadline_s, entry.caller, entry.turn)
-
-    def _check_time(
-        self, tokens: int, deadline_s: float, caller: Caller, turn: tuple[int, int], ahead_tokens: float = 0.0
-    ) -> None:
-        now_s = self._clock()
-        ahead_tokens += self._lanes.tokens_before(caller, turn)
-        waiting_tokens = max(self._lanes.tokens, round(ahead_tokens))
-        ends_s = self._timetable.ends_s(tokens, waiting_tokens=waiting_tokens, ahead_tokens=ahead_tokens)
-        if (late_s := now_s + self._spare * (ends_s - now_s) - deadline_s) > 0:
-            raise Overloaded("there is no time to read it before its deadline", retry_after_s=_bounded(late_s))
 
     async def _run_batch(self, batch: list[_Entry], run: Run) -> None:
         departed: dict[int, str] = {}
@@ -322,12 +282,8 @@ class Batcher:
     def _full(self) -> Overloaded:
         """Names the time until about half the queue is gone; a guess of a quarter second before any batch ran."""
         wait_s = 0.5 * self._timetable.wait_s(self._lanes.tokens) or 0.25
-        return Overloaded("the queue is full; try again later", retry_after_s=_bounded(wait_s))
+        return Overloaded("the queue is full; try again later", retry_after_s=bounded(wait_s))
 
 
 def _too_late() -> DeadlineExpired:
     return DeadlineExpired("the deadline passed, or came too near, while the pair waited for the device")
-
-
-def _bounded(wait_s: float) -> float:
-    return min(max(wait_s, 0.05), 10.0)
