@@ -2,8 +2,8 @@
 
     python bench/null_server.py [--batch-ms MS --tokens-per-s N] [--profile FILE]
 
-Settings come from SCOPEWATCH_ variables. gRPC, tokenizer, cache, watchlist, metrics and log are the real ones. What a text fires is cut out of what the real
-reader made of one long text, so that there is as much to judge.
+Settings come from SCOPEWATCH_ variables. gRPC, tokenizer, cache, watchlist, metrics and log are the real ones. What a
+text fires is cut out of what the real reader made of one long text, so that there is as much to judge.
 """
 
 import argparse
