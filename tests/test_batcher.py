@@ -14,6 +14,7 @@ from conftest import activations
 from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.batcher import Batcher, Encoded, Wanted
+from scopewatch.pipeline.pace import Pace
 from scopewatch.types import ANYONE, Activations, Caller, EncodedBatch
 
 Build = Callable[..., Batcher]
@@ -167,6 +168,44 @@ class TestBatches:
         engine.calls[0].finish()
         encoded = await asyncio.gather(*tasks)
         assert [belongs(found, pair(name, 3)) for name, found in enumerate(encoded, 1)] == [True] * 3
+
+    @pytest.mark.parametrize(
+        ("batch_s", "token_s", "batches"),
+        [
+            pytest.param(0.0, 0.01, [[1, 2], [3, 4]], id="two halves of 40 ms"),
+            pytest.param(0.0, 0.001, [[1, 2, 3, 4]], id="4 ms are not worth it"),
+            pytest.param(0.5, 0.01, [[1, 2, 3, 4]], id="each batch costs much beside its tokens"),
+        ],
+    )
+    async def test_all_who_stand_before_an_idle_engine_are_read_in_two_halves_where_that_costs_little(
+        self, build: Build, engine: HeldEngine, batch_s: float, token_s: float, batches: list[list[int]]
+    ) -> None:
+        """One half is answered while the other is read: else all callers would wait for the engine, and it for them."""
+        pace = Pace()
+        for tokens in (2, 5, 10):
+            pace.learn(tokens, batch_s + tokens * token_s)
+        batcher = build(pace=pace)
+        tasks = [submit(batcher, name, 2) for name in (1, 2, 3, 4)]
+        await settle()
+        engine.calls[0].finish()
+        await settle()
+        engine.finish_all()
+        await asyncio.gather(*tasks)
+        assert engine.batches == batches
+
+    async def test_the_next_batch_is_with_the_engine_before_anybody_of_the_last_is_answered(
+        self, batcher: Batcher, engine: HeldEngine
+    ) -> None:
+        """To judge and to answer a batch takes the event loop a while, in which the engine shall not stand idle."""
+        first = submit(batcher, 1, 3)
+        await settle()
+        submit(batcher, 2, 3)
+        await settle()
+        seen: list[list[list[int]]] = []
+        first.add_done_callback(lambda _: seen.append(engine.batches))
+        engine.calls[0].finish()
+        await settle()
+        assert seen == [[[1], [2]]]
 
     async def test_what_waited_for_the_engine_goes_in_order_of_arrival(
         self, batcher: Batcher, engine: HeldEngine

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -65,6 +66,15 @@ def test_evidence_comes_with_its_text(scorer: scopewatch.embedded.Scorer) -> Non
         before = pair.history[evidence.turn].content if evidence.segment is Segment.HISTORY else pair.prompt
         whole = pair.response if evidence.segment is Segment.RESPONSE else before
         assert text == whole[evidence.start : evidence.end] != ""
+
+
+def test_a_program_can_take_a_result_apart(scorer: scopewatch.embedded.Scorer) -> None:
+    """All that is said of a pair are plain values, the terms of a score included."""
+    scores = [one for result in scorer.score(PAIRS) for one in result.indicators.values()]
+    for one in scores:
+        features = asdict(one)["features"]
+        assert [part["contribution"] for part in features] == [part.contribution for part in one.features]
+    assert any(one.features for one in scores)
 
 
 def test_what_limits_the_numbers_is_said(scorer: scopewatch.embedded.Scorer) -> None:

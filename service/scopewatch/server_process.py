@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from scopewatch.config import server_environment
 from scopewatch.errors import SetupError
 
+_SERVE = (sys.executable, "-m", "scopewatch", "serve")
 _START_S = 900
 """The longest that a server may take to be ready."""
 
@@ -53,12 +54,13 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(settings: Mapping[str, object]) -> Iterator[RunningServer]:
+def running_server(settings: Mapping[str, object], command: Sequence[str] = _SERVE) -> Iterator[RunningServer]:
     """Starts `scopewatch serve` on free ports, and stops it when the block is left.
 
     Args:
         settings: Settings of the server, by name; all others are at their defaults, whatever this process's environment
             says.
+        command: The program that serves; it reads its settings from the environment, as `scopewatch serve` does.
 
     Raises:
         SetupError: The server does not start; the message ends with what it logged.
@@ -66,7 +68,6 @@ def running_server(settings: Mapping[str, object]) -> Iterator[RunningServer]:
     fixed = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0", "log_format": "json"}
     environment = server_environment({**fixed, **settings})
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "scopewatch", "serve"]
         process = subprocess.Popen(command, stderr=log, env=environment)  # noqa: S603 - ourselves
         try:
             yield RunningServer(process, _ready(process, log.fileno()))

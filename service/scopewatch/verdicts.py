@@ -1,7 +1,9 @@
 """What is said of a pair: verdicts, scores, evidence and what produced them. Immutable, like all that crosses rooms."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +69,68 @@ class FeatureScore:
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """One feature of an indicator, with what a reply says of it."""
+
+    feature: FeatureKey
+    label: Label
+    pooling: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Terms:
+    """The terms of an indicator, in its order: one object for all pairs, so that others remember what they derive."""
+
+    terms: tuple[Term, ...]
+
+    def __iter__(self) -> Iterator[Term]:
+        return iter(self.terms)
+
+
+class FeatureScores(Sequence[FeatureScore]):
+    """What the terms of an indicator added to its score, those that added something, largest first.
+
+    A pair has a hundred of them, and who serialises or counts them needs no object for each: `rows` has the numbers.
+
+    Args:
+        of: The indicator's terms.
+        rows: For each that added something its place among the terms, the pooled value and what it added.
+    """
+
+    __slots__ = ("_made", "of", "rows")
+
+    def __init__(self, of: Terms, rows: Sequence[tuple[int, float, float]]) -> None:
+        self.of = of
+        self.rows = rows
+        self._made: tuple[FeatureScore, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, key: int) -> FeatureScore: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[FeatureScore, ...]: ...
+    def __getitem__(self, key: int | slice) -> FeatureScore | tuple[FeatureScore, ...]:
+        if self._made is None:
+            self._made = tuple(
+                FeatureScore(term.feature, term.label.text, term.pooling, pooled, added, term.label.source)
+                for place, pooled, added in self.rows
+                for term in (self.of.terms[place],)
+            )
+        return self._made[key]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """A span of the caller's own text, in Unicode code points: where a feature fired, a word counted, or the sentence
     stands that decided a signal.
@@ -97,7 +161,7 @@ class IndicatorScore:
     probability: float | None = None
     card_warning: str = ""
     """Why the indicator's card does not speak for what runs; empty if it does, or if there is no card."""
-    features: tuple[FeatureScore, ...] = ()
+    features: Sequence[FeatureScore] = ()
     evidence: tuple[Evidence, ...] = ()
     n_tokens: int = 0
     """How many tokens the segment has, by which the threshold may go."""

@@ -18,11 +18,12 @@ from scopewatch.app.load import Loaded, load
 from scopewatch.app.records import Records
 from scopewatch.app.reload import Reloader, WatchlistFiles
 from scopewatch.app.replacing import Replacing
+from scopewatch.app.tokenising import Tokenising
 from scopewatch.app.warm_up import probe, warm_up
 from scopewatch.app.watchlists import describe, watchlist_set
 from scopewatch.config import Config
 from scopewatch.engine.worker import Worker
-from scopewatch.errors import EngineDied, InvalidRequest, NotReady, ScopewatchError
+from scopewatch.errors import EngineDied, NotReady, ScopewatchError
 from scopewatch.events import PairFailed
 from scopewatch.explain.turns import Turns
 from scopewatch.explanation import Explanation, Wants
@@ -39,7 +40,7 @@ from scopewatch.pipeline.stages import Judged
 from scopewatch.pipeline.vitality import Vitality
 from scopewatch.pipeline.watchlist_set import Reloaded, WatchlistSet
 from scopewatch.sources import TODAY
-from scopewatch.types import Caller, Cleaning, Pair, ScoreJob, TokenisedPair
+from scopewatch.types import Caller, ScoreJob
 from scopewatch.verdicts import ScoredPair
 from scopewatch.watch.watchlist import Watchlist
 
@@ -207,13 +208,6 @@ async def running_spine(
     tokenisers = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
     secret = config.cache_secret.get_secret_value().encode()
     shadows = Shadows(config.shadow_share, secret, metrics.shadows)
-
-    async def tokenise(
-        pairs: Sequence[Pair], cleanings: Sequence[Cleaning]
-    ) -> list[tuple[TokenisedPair, ...] | InvalidRequest]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(tokenisers, engine.tokeniser.readings, pairs, cleanings)
-
     batcher = Batcher(
         worker.encode,
         max_batch_tokens=engine.max_batch_tokens,
@@ -229,7 +223,7 @@ async def running_spine(
         records.told("load_watchlists", "ok", caller="start", version=watchlists.version, watchlists=watchlists.digests)
         await warm_up(worker, engine, pace)
         monitor = Monitor(
-            tokenise=tokenise,
+            tokenise=Tokenising(engine.tokeniser.readings, tokenisers),
             submit=batcher.submit,
             expected=Expected(batcher.refuse_late),
             cache=cache,

@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -147,4 +148,6 @@ class Scorer:
 def _result(pair: Pair, outcome: ScoredPair | ScopewatchError) -> Result:
     if isinstance(outcome, ScopewatchError):
         return Result(pair, None, str(outcome))
-    return Result(pair, outcome)
+    # A program may take a result apart, by `asdict` say, which knows tuples and no other sequence.
+    indicators = tuple(replace(one, features=tuple(one.features)) for one in outcome.indicators)
+    return Result(pair, replace(outcome, judgement=replace(outcome.judgement, indicators=indicators)))

@@ -1,6 +1,6 @@
 """The sum that each indicator's score is: bias and summands, which add up to the scored number to the last digit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scopewatch.explain.unusual import benign_pairs, reference_of, share_below, term_share_below
@@ -108,7 +108,7 @@ def differing_parts(sums: Mapping[str, Summed]) -> dict[str, list[str]]:
     return {name: parts for name, parts in found.items() if parts}
 
 
-def _ordered(features: tuple[FeatureScore, ...]) -> tuple[FeatureScore, ...]:
+def _ordered(features: Sequence[FeatureScore]) -> tuple[FeatureScore, ...]:
     """Those that are not 0, the largest first; the words that are not named stay the last."""
     told = [part for part in features if part.contribution]
     others = [part for part in told[-1:] if part.feature == OTHER_WORDS]

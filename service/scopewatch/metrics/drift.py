@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from scopewatch.identity import FeatureKey
 from scopewatch.metrics.series import Counts, Named
-from scopewatch.verdicts import IndicatorScore, Judgement
+from scopewatch.verdicts import FeatureScore, FeatureScores, IndicatorScore, Judgement, Terms
 from scopewatch.watch.bins import Bins
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist
@@ -38,25 +39,42 @@ class _Binned:
         return self.begin + bisect_left(self.bins.edges, value)
 
 
-@dataclass(frozen=True, slots=True)
 class _BinnedIndicator:
-    """Where an indicator's scores and the values of its terms are counted."""
+    """Where an indicator's scores and the values of its terms are counted.
 
-    score: _Binned
-    terms: Mapping[TermKey, _Binned]
-    at_rest: Mapping[TermKey, int]
-    """The index of the count of each of these terms where its value is 0."""
+    Args:
+        score: Where its scores are counted.
+        terms: Where the values of its terms are counted, of those that are.
+    """
 
-    def places(self, score: IndicatorScore) -> Iterable[int]:
+    def __init__(self, score: _Binned, terms: Mapping[TermKey, _Binned]) -> None:
+        self._score = score
+        self._terms = list(terms.values())
+        self._at_rest = [binned.place(0.0) for binned in self._terms]
+        self._number_of = {key: number for number, key in enumerate(terms)}
+        self._numbers: WeakKeyDictionary[Terms, list[int]] = WeakKeyDictionary()
+        """The number of each term of an indicator as it is bound to an engine; -1 of those that are not counted."""
+
+    def places(self, score: IndicatorScore) -> list[int]:
         """The indices of all counts that a score moves."""
         # What contributed nothing is not among the features: its value is 0.
-        moved = dict(self.at_rest)
-        for feature in score.features if moved else ():
-            key = _key(feature.feature, feature.pooling)
-            if key in moved:
-                moved[key] = self.terms[key].place(feature.pooled)
-        yield self.score.place(score.score)
-        yield from moved.values()
+        moved = list(self._at_rest)
+        for number, pooled in self._values(score.features) if moved else ():
+            if number >= 0:
+                moved[number] = self._terms[number].place(pooled)
+        return [self._score.place(score.score), *moved]
+
+    def _values(self, features: Sequence[FeatureScore]) -> Iterable[tuple[int, float]]:
+        """The number and the value of each term that contributed."""
+        if not isinstance(features, FeatureScores):
+            return ((self._number(one.feature, one.pooling), one.pooled) for one in features)
+        numbers = self._numbers.get(features.of)
+        if numbers is None:
+            numbers = self._numbers[features.of] = [self._number(term.feature, term.pooling) for term in features.of]
+        return ((numbers[place], pooled) for place, pooled, _ in features.rows)
+
+    def _number(self, feature: FeatureKey | str, pooling: str) -> int:
+        return self._number_of.get(_key(feature, pooling), -1)
 
 
 @dataclass(slots=True)
@@ -130,7 +148,7 @@ class Drift(Named):
             if (watchlist, indicator.name, name) in self._chosen:
                 terms[key] = series(reference.term_bins[name], watchlist, indicator.name, name)
                 published.terms.append(terms[key])
-        return _BinnedIndicator(score, terms, {key: binned.place(0.0) for key, binned in terms.items()})
+        return _BinnedIndicator(score, terms)
 
     def _choice(self, watchlists: Sequence[Watchlist]) -> set[tuple[str, ...]]:
         """The terms that are counted, by their labels: of all indicators alike those that stand first."""

@@ -11,15 +11,12 @@ from math import inf
 from scopewatch.errors import DeadlineExpired, EngineDied, EngineError, NotReady, Overloaded, ScopewatchError
 from scopewatch.metrics import Metrics
 from scopewatch.pipeline.lanes import Lanes, Waiting
+from scopewatch.pipeline.lateness import Lateness, bounded
 from scopewatch.pipeline.pace import Pace
 from scopewatch.pipeline.timetable import Run, Timetable
 from scopewatch.types import ANYONE, Caller, CoveredActivations, EncodedBatch, TokenIds
 
 log = logging.getLogger(__name__)
-
-_LEAST_SPARE, _MOST_SPARE, _MORE_SPARE = 1.1, 2.0, 0.1
-"""How many times as long as foretold a pair that comes is taken to wait, so that few are let in only to be dropped:
-more by the last for each that is dropped, and less again by as much for two hundred that are read."""
 
 Wanted = Callable[[int], bool]
 """Whether somebody still waits for the text at this place of a batch."""
@@ -50,7 +47,9 @@ class Batcher:
     """Owns the queue between requests and the engine.
 
     A batch starts as soon as the engine is idle. While one runs, a second is handed over only if it is full: a
-    part-filled one gains more by waiting for company than by being early. Callers take turns by weight, see `Lanes`,
+    part-filled one gains more by waiting for company than by being early. It is begun before those of the last batch
+    are answered, and where all who wait stand before an idle engine, they are read in two halves, so that the engine
+    reads while others are answered. Callers take turns by weight, see `Lanes`,
     and the pairs of a caller by call, see `Waiting.turn`. What cannot be read before its deadline is not begun.
 
     Args:
@@ -85,7 +84,9 @@ class Batcher:
         self._arrivals = count()
         self._changed = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
-        self._spare = _LEAST_SPARE
+        self._lateness = Lateness(self._lanes, self._timetable, clock)
+        self.refuse_late = self._lateness.refuse
+        """Refuses a pair that would not be read before its deadline if it came now, see `Lateness.refuse`."""
         self._refusal: ScopewatchError | None = None
         self._scored, self._quiet_since_s = 0, -inf
         self._loop_task = asyncio.create_task(self._run(), name="batcher")
@@ -118,7 +119,10 @@ class Batcher:
         future: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
         latest_s = inf if deadline_s is None else deadline_s
         entry = _Entry(turn, len(ids), caller, ids, latest_s, future, self._clock())
-        self._refuse_late(entry)
+        if latest_s <= self._clock():
+            self._metrics.queue_dropped("deadline")
+            raise _too_late()
+        self._lateness.refuse_coming(entry, latest_s)
         put_out = self._lanes.make_room(caller, entry.tokens)
         if put_out is None:
             raise self._full()
@@ -159,91 +163,50 @@ class Batcher:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while self._may_start() and (batch := self._next_batch()):
-                run = self._timetable.begin(sum(entry.tokens for entry in batch))
-                task = asyncio.create_task(self._run_batch(batch, run), name="batch")
-                self._running.add(task)
-                task.add_done_callback(self._batch_done)
+            # Nobody is being answered, so that all who would keep the engine busy may be waiting here.
+            parts = not self._timetable.running and self._timetable.worth_parting(self._lanes.tokens)
+            self._start(most_tokens=self._lanes.tokens // 2 if parts else self._max_batch_tokens)
+
+    def _start(self, most_tokens: int) -> None:
+        """Hands the engine what it may have now, in batches of at most so many tokens."""
+        while self._may_start() and (batch := self._next_batch(most_tokens)):
+            run = self._timetable.begin(sum(entry.tokens for entry in batch))
+            task = asyncio.create_task(self._run_batch(batch, run), name="batch")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
 
     def _may_start(self) -> bool:
-        return not self._running or (len(self._running) == 1 and self._lanes.tokens >= self._max_batch_tokens)
+        running = self._timetable.running
+        return not running or (running == 1 and self._lanes.tokens >= self._max_batch_tokens)
 
-    def _batch_done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._changed.set()
-
-    def _next_batch(self) -> list[_Entry]:
-        """The next entries that fit the token budget, and that one batch reads before the deadlines of all of them.
+    def _next_batch(self, most_tokens: int) -> list[_Entry]:
+        """The next entries that fit a number of tokens, and that one batch reads before the deadlines of all of them.
 
         Those nobody waits for, and those that cannot be read in time, are dropped on the way.
         """
         batch: list[_Entry] = []
         tokens, earliest_s, waiting_tokens = 0, inf, self._lanes.tokens
         while entry := self._lanes.first():
-            full = bool(batch) and tokens + entry.tokens > self._max_batch_tokens
+            full = bool(batch) and tokens + entry.tokens > most_tokens
             # Where it does not fit, it has to wait for those that do.
             more = tokens if full else tokens + entry.tokens
-            if entry.future.done() or self._hopeless(entry, more, waiting_tokens, alone=not batch):
+            if entry.future.done() or self._lateness.hopeless(entry.deadline_s, more, waiting_tokens, alone=not batch):
                 self._lanes.remove(entry)
                 if entry.future.done():
                     self._metrics.queue_dropped("cancelled")
                 else:
                     self._metrics.queue_dropped("deadline")
                     self._answer([entry], _too_late())
-                    self._spare = min(self._spare + _MORE_SPARE, _MOST_SPARE)
+                    self._lateness.dropped()
             elif full or (batch and not self._timetable.in_time(more, earliest_s)):
                 break
             else:
                 self._lanes.take(entry)
-                self._spare = max(self._spare - _MORE_SPARE / 200, _LEAST_SPARE)
+                self._lateness.taken()
                 batch.append(entry)
                 tokens, earliest_s = more, min(earliest_s, entry.deadline_s)
         self._metrics.queue_tokens.set(self._lanes.tokens)
         return batch
-
-    def _hopeless(self, entry: _Entry, tokens: int, waiting_tokens: int, *, alone: bool) -> bool:
-        """Whether an entry would be late in a batch of so many tokens."""
-        if entry.deadline_s == inf:
-            return False
-        tried = alone and self._timetable.tries
-        ends_s = self._clock() if tried else self._timetable.ends_s(tokens, waiting_tokens=waiting_tokens)
-        return ends_s >= entry.deadline_s
-
-    def refuse_late(self, tokens: float, deadline_s: float, caller: Caller, ahead_tokens: float = 0.0) -> None:
-        """Refuses a pair that would not be read before its deadline if it came now.
-
-        Args:
-            tokens: The number of its tokens, which may be a guess.
-            deadline_s: When its caller stops waiting, on the batcher's clock.
-            caller: Whose pair it is.
-            ahead_tokens: The number of tokens that are on their way to the queue before it.
-
-        Raises:
-            Overloaded: It would be late.
-        """
-        if not ahead_tokens and not self._lanes.tokens and self._timetable.tries:
-            return
-        turn = (self._lanes.taken_tokens(caller) + round(ahead_tokens), 0)
-        self._check_time(round(tokens), deadline_s, caller, turn, ahead_tokens)
-
-    def _refuse_late(self, entry: _Entry) -> None:
-        """Refuses a pair at once that cannot be read before its deadline."""
-        if entry.deadline_s <= self._clock():
-            self._metrics.queue_dropped("deadline")
-            raise _too_late()
-        if entry.deadline_s == inf or (not self._lanes.tokens and self._timetable.tries):
-            return
-        self._check_time(entry.tokens, entry.deadline_s, entry.caller, entry.turn)
-
-    def _check_time(
-        self, tokens: int, deadline_s: float, caller: Caller, turn: tuple[int, int], ahead_tokens: float = 0.0
-    ) -> None:
-        now_s = self._clock()
-        ahead_tokens += self._lanes.tokens_before(caller, turn)
-        waiting_tokens = max(self._lanes.tokens, round(ahead_tokens))
-        ends_s = self._timetable.ends_s(tokens, waiting_tokens=waiting_tokens, ahead_tokens=ahead_tokens)
-        if (late_s := now_s + self._spare * (ends_s - now_s) - deadline_s) > 0:
-            raise Overloaded("there is no time to read it before its deadline", retry_after_s=_bounded(late_s))
 
     async def _run_batch(self, batch: list[_Entry], run: Run) -> None:
         departed: dict[int, str] = {}
@@ -254,33 +217,41 @@ class Batcher:
                 departed[place] = reason
             return not reason
 
-        read_tokens = reused_tokens = 0
         try:
             encoded = await self._encode([entry.ids for entry in batch], wanted)
             if len(encoded.activations) != len(batch):
                 raise EngineError(f"the engine answered {len(encoded.activations)} of {len(batch)} pairs")
-            read = [entry for place, entry in enumerate(batch) if place not in departed]
-            read_tokens, reused_tokens = sum(entry.tokens for entry in read), encoded.reused_tokens
-        except asyncio.CancelledError:
+        except BaseException as error:
+            self._failed(batch, run, error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        read = [entry for place, entry in enumerate(batch) if place not in departed]
+        read_tokens = sum(entry.tokens for entry in read)
+        self._timetable.end(run, read_tokens, encoded.reused_tokens)
+        # Before those of this batch are answered, which takes a while: the engine waits for nobody to be judged.
+        self._start(self._max_batch_tokens)
+        for reason in departed.values():
+            self._metrics.queue_dropped(reason)
+        if read:
+            self._metrics.batch_encoded(len(read), read_tokens, encoded.reused_tokens, encoded.graph_tokens)
+            self._metrics.unwanted_pairs(sum(bool(self._departed(entry)) for entry in read))
+            self._batch_ended(all(isinstance(outcome, Exception) for outcome in encoded.activations))
+        self._answer_each(batch, encoded, run.handed_s)
+
+    def _failed(self, batch: list[_Entry], run: Run, error: BaseException) -> None:
+        """Answers a batch of which the engine gave nothing."""
+        self._timetable.end(run)
+        if isinstance(error, asyncio.CancelledError):
             self._answer(batch, NotReady("the service is shutting down"))
-            raise
-        except EngineDied as error:
+        elif isinstance(error, EngineDied):
             self._answer(batch, error)
             self._refuse(error)
-        except Exception as error:
-            log.exception("a batch failed")
+        else:
+            log.error("a batch failed", exc_info=error)
             self._answer(batch, error if isinstance(error, ScopewatchError) else EngineError("the reader failed"))
             self._batch_ended(True)
-        else:
-            for reason in departed.values():
-                self._metrics.queue_dropped(reason)
-            if read:
-                self._metrics.batch_encoded(len(read), read_tokens, reused_tokens, encoded.graph_tokens)
-                self._metrics.unwanted_pairs(sum(bool(self._departed(entry)) for entry in read))
-                self._batch_ended(all(isinstance(outcome, Exception) for outcome in encoded.activations))
-            self._answer_each(batch, encoded, run.handed_s)
-        finally:
-            self._timetable.end(run, read_tokens, reused_tokens)
+        self._start(self._max_batch_tokens)
 
     def _answer_each(self, batch: list[_Entry], encoded: EncodedBatch, handed_s: float) -> None:
         for entry, outcome in zip(batch, encoded.activations, strict=True):
@@ -311,12 +282,8 @@ class Batcher:
     def _full(self) -> Overloaded:
         """Names the time until about half the queue is gone; a guess of a quarter second before any batch ran."""
         wait_s = 0.5 * self._timetable.wait_s(self._lanes.tokens) or 0.25
-        return Overloaded("the queue is full; try again later", retry_after_s=_bounded(wait_s))
+        return Overloaded("the queue is full; try again later", retry_after_s=bounded(wait_s))
 
 
 def _too_late() -> DeadlineExpired:
     return DeadlineExpired("the deadline passed, or came too near, while the pair waited for the device")
-
-
-def _bounded(wait_s: float) -> float:
-    return min(max(wait_s, 0.05), 10.0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scopewatch.identity import EngineIdentity, FeatureId, FeatureKey, FeatureTable
 from scopewatch.types import Segment
-from scopewatch.verdicts import Label, Provenance
+from scopewatch.verdicts import Label, Provenance, Term, Terms
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.poolings import Pooling
 from scopewatch.watch.terms import CombinedTerm, WatchedFeature
@@ -21,21 +21,12 @@ from scopewatch.words.lexicon import Lexicon
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
-    """One feature of an indicator, with what a reply says of it."""
-
-    feature: FeatureKey
-    label: Label
-    pooling: str
-
-
-@dataclass(frozen=True, slots=True)
 class PooledGroup:
-    """The terms of an indicator that one pooling serves."""
+    """The terms that one pooling serves, of an indicator or of all that read a segment."""
 
     pooling: Pooling
     terms: NDArray[np.intp]
-    """The places of these terms among the indicator's."""
+    """The places of these terms among the indicator's, or among those of the segment."""
     slots: NDArray[np.intp]
     """The slot of each of these terms' features."""
 
@@ -46,12 +37,14 @@ class CompiledIndicator:
 
     source: Indicator
     segment: Segment
-    terms: tuple[Term, ...]
+    terms: Terms
     groups: tuple[PooledGroup, ...]
     slots: NDArray[np.intp]
     """The slot of each term's feature."""
     weights: NDArray[np.float64]
     """The weight of each term."""
+    pooled_at: NDArray[np.intp]
+    """The place of each term's value among those that `CompiledWatchlist.pooled` makes for the segment."""
     card_warning: str
 
 
@@ -95,6 +88,8 @@ class CompiledWords:
     card_warning: str
 
 
+_Pooled: TypeAlias = tuple[Pooling, int]
+"""A pooling, and the slot of the feature that it is of."""
 Compiled: TypeAlias = CompiledIndicator | CompiledCombination | CompiledObfuscation | CompiledWords
 
 
@@ -113,6 +108,8 @@ class CompiledWatchlist:
     """The slot of each feature by what makes its numbers; the first of those that have it by several names."""
     twins: tuple[tuple[int, int], ...]
     """The other slots of such features, each with that first slot."""
+    pooled: Mapping[Segment, tuple[PooledGroup, ...]]
+    """What is pooled on each segment: each feature once by each pooling, whichever indicators want it."""
     _slots: WeakKeyDictionary[FeatureTable, NDArray[np.intp] | None] = field(
         default_factory=WeakKeyDictionary, compare=False, repr=False
     )
@@ -153,6 +150,7 @@ def compile_watchlist(
     slots = {feature: slot for slot, feature in enumerate(by_name)}
     names = {one.name: Label(one.label, "watchlist" if one.label else "") for one in watchlist.indicators}
     known, warnings = labels or {}, card_warnings or {}
+    wanted: dict[Segment, dict[_Pooled, int]] = {}
 
     def compiled(indicator: Indicator) -> Compiled:
         warning = warnings.get(indicator.name, "")
@@ -161,7 +159,7 @@ def compile_watchlist(
         if indicator.kind == "words":
             return CompiledWords(indicator, indicator.read_segment, watchlist.words[indicator.name], warning)
         if indicator.kind != "combination":
-            return _compile(indicator, slots, known, warning)
+            return _compile(indicator, slots, known, warning, wanted.setdefault(indicator.read_segment, {}))
         parts = tuple(
             CombinedPart(
                 term,
@@ -183,6 +181,7 @@ def compile_watchlist(
         made_by=made_by,
         digest=hashlib.sha256(decides.encode()).digest(),
         indicators=tuple(map(compiled, watchlist.indicators)),
+        pooled={segment: _grouped(list(pooled)) for segment, pooled in wanted.items()},
         features=by_name,
         slot_of=slot_of,
         twins=tuple((slot, slot_of[one]) for slot, one in enumerate(own_ids) if slot_of[one] != slot),
@@ -190,28 +189,38 @@ def compile_watchlist(
 
 
 def _compile(
-    indicator: Indicator, slots: Mapping[FeatureKey, int], labels: Mapping[FeatureKey, Label], card_warning: str
+    indicator: Indicator,
+    slots: Mapping[FeatureKey, int],
+    labels: Mapping[FeatureKey, Label],
+    card_warning: str,
+    wanted: dict[_Pooled, int],
 ) -> CompiledIndicator:
+    """An indicator; what it wants to have pooled is added to what others want, each with its place."""
     poolings = [feature.pooling or indicator.pooling for feature in indicator.features]
-    slot = np.array([slots[feature.key] for feature in indicator.features])
+    slot = [slots[feature.key] for feature in indicator.features]
+    pooled = list(zip(poolings, slot, strict=True))
     return CompiledIndicator(
         source=indicator,
         segment=indicator.read_segment,
-        terms=tuple(
-            Term(feature.key, _label(feature, labels), str(pooling))
-            for feature, pooling in zip(indicator.features, poolings, strict=True)
+        terms=Terms(
+            tuple(
+                Term(feature.key, _label(feature, labels), str(pooling))
+                for feature, pooling in zip(indicator.features, poolings, strict=True)
+            )
         ),
-        groups=_grouped(poolings, slot),
-        slots=slot,
+        groups=_grouped(pooled),
+        slots=np.array(slot),
         weights=np.array([feature.weight for feature in indicator.features], np.float64),
+        pooled_at=np.array([wanted.setdefault(one, len(wanted)) for one in pooled]),
         card_warning=card_warning,
     )
 
 
-def _grouped(poolings: Sequence[Pooling], slots: NDArray[np.intp]) -> tuple[PooledGroup, ...]:
+def _grouped(pooled: Sequence[_Pooled]) -> tuple[PooledGroup, ...]:
     by_pooling: dict[Pooling, list[int]] = {}
-    for place, pooling in enumerate(poolings):
+    for place, (pooling, _) in enumerate(pooled):
         by_pooling.setdefault(pooling, []).append(place)
+    slots = np.array([slot for _, slot in pooled])
     return tuple(PooledGroup(pooling, np.array(terms), slots[terms]) for pooling, terms in by_pooling.items())
 
 

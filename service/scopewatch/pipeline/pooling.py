@@ -31,10 +31,11 @@ def pool(pooling: Pooling, dense: Dense, sentences: SegmentSentences) -> NDArray
         case "sum":
             pooled = dense.sum(axis=0)
         case "fraction_active":
-            pooled = (dense > 0).mean(axis=0)
+            pooled = np.count_nonzero(dense > 0, axis=0) / n_tokens
         case "rolling_mean_max":
             window = min(pooling.window or 1, n_tokens)
-            totals = np.cumsum(np.vstack([np.zeros_like(dense[:1]), dense]), axis=0)
+            totals = np.zeros((n_tokens + 1, dense.shape[1]), order="F")
+            np.cumsum(dense, axis=0, out=totals[1:])
             # A difference of running totals can leave -1e-17 where all is 0.
             pooled = np.maximum((totals[window:] - totals[:-window]).max(axis=0) / window, 0.0)
         case "k_of_n":
@@ -57,6 +58,8 @@ def tokens_read(pooling: Pooling, sentences: SegmentSentences) -> Indices:
 def _kth_largest_in_a_window(dense: Dense, k: int, n: int) -> NDArray[np.float64]:
     if k > n:
         return np.zeros(dense.shape[1])
+    if n == len(dense):
+        return np.asarray(np.partition(dense.T, n - k)[:, n - k], np.float64)
     windows = np.lib.stride_tricks.sliding_window_view(dense, n, axis=0)
     kth = np.partition(windows, n - k, axis=-1)[..., n - k]
     return np.asarray(kth.max(axis=0), np.float64)

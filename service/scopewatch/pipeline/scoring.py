@@ -16,12 +16,12 @@ from scopewatch.pipeline.compiled import (
     CompiledWords,
 )
 from scopewatch.pipeline.incomplete import incomplete
-from scopewatch.pipeline.pooling import pool, tokens_read
+from scopewatch.pipeline.pooling import tokens_read
 from scopewatch.pipeline.segment_view import SegmentView, view_of
 from scopewatch.pipeline.signals import SignalValue, signal_of
 from scopewatch.pipeline.word_counts import WordsRead, count_words, words_read
 from scopewatch.types import CoveredActivations, Segment, TokenisedPair
-from scopewatch.verdicts import Evidence, FeatureScore, IndicatorScore, Judgement, Verdict
+from scopewatch.verdicts import Evidence, FeatureScore, FeatureScores, IndicatorScore, Judgement, Verdict
 
 
 # What overflows is found in the result.
@@ -114,9 +114,7 @@ def _score(indicator: CompiledIndicator, view: SegmentView, max_evidence: int) -
         return _skipped(indicator, "empty_segment")
     if not view.damaged.isdisjoint(indicator.slots.tolist()):
         raise _not_finite(indicator)
-    pooled = np.empty(len(indicator.terms))
-    for group in indicator.groups:
-        pooled[group.terms] = pool(group.pooling, view.dense[:, group.slots], view.sentences)
+    pooled = view.pooled[indicator.pooled_at]
     contributions = indicator.weights * pooled
     return _scored(
         indicator,
@@ -173,7 +171,7 @@ def _scored(
     score: float,
     view: SegmentView,
     *,
-    features: tuple[FeatureScore, ...] = (),
+    features: Sequence[FeatureScore] = (),
     evidence: tuple[Evidence, ...] = (),
 ) -> IndicatorScore:
     source = indicator.source
@@ -219,17 +217,13 @@ def _skipped(indicator: Compiled, reason: str) -> IndicatorScore:
 
 def _features(
     indicator: CompiledIndicator, pooled: NDArray[np.float64], contributions: NDArray[np.float64]
-) -> tuple[FeatureScore, ...]:
+) -> FeatureScores:
     """What each feature that contributed added, largest first."""
     order = np.argsort(-np.abs(contributions), kind="stable")
     order = order[contributions[order] != 0]
     # Lists, since numbers come out of arrays one by one several times slower.
-    rows = zip(order.tolist(), pooled[order].tolist(), contributions[order].tolist(), strict=True)
-    return tuple(
-        FeatureScore(term.feature, term.label.text, term.pooling, value, contribution, term.label.source)
-        for index, value, contribution in rows
-        for term in (indicator.terms[index],)
-    )
+    rows = list(zip(order.tolist(), pooled[order].tolist(), contributions[order].tolist(), strict=True))
+    return FeatureScores(indicator.terms, rows)
 
 
 def _sigmoid(x: float) -> float:

@@ -11,7 +11,11 @@ _TRUST_S = 5.0
 _STEP = 4
 """How many times larger than those lately a batch may become at once, if somebody in it has a deadline."""
 _WORTHWHILE = 0.9
-"""The share of the best rate at which a batch has to be read for others to wait for it."""
+"""The share of the best rate at which a batch has to be read for others to wait for it, or to be half of what could be
+one.
+"""
+_PART_S = 0.005
+"""The shortest time of a batch that is half of what could be one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +41,11 @@ class Timetable:
         self._clock = clock
         self._runs: list[Run] = []
         self._free_since_s = -inf
+
+    @property
+    def running(self) -> int:
+        """The number of batches that the engine has."""
+        return len(self._runs)
 
     @property
     def tries(self) -> bool:
@@ -85,6 +94,17 @@ class Timetable:
         if deadline_s == inf:
             return True
         return tokens <= _STEP * self._pace.largest_tokens and self.ends_s(tokens) <= deadline_s
+
+    def worth_parting(self, tokens: int) -> bool:
+        """Whether to read all that waits in two batches rather than one, so that one is read while one is answered.
+
+        Args:
+            tokens: The number of tokens that wait.
+        """
+        most, half = self._max_batch_tokens, tokens // 2
+        if tokens > most or self._pace.seconds_for(half) < _PART_S:
+            return False
+        return half >= self._pace.tokens_at(_WORTHWHILE, most)
 
     def wait_s(self, tokens: int) -> float:
         """The seconds that the engine takes for so many tokens in full batches."""

@@ -11,10 +11,20 @@ from google.rpc import status_pb2
 from scopewatch.doors.grpc.mirrored import CALIBRATIONS, SEGMENTS, SEVERITIES, mirror
 from scopewatch.doors.role_file import Account
 from scopewatch.doors.rounding import rounded
-from scopewatch.identity import FeatureKey, Relation
+from scopewatch.identity import Relation
 from scopewatch.types import ScoreJob
 from scopewatch.v1 import monitor_pb2 as pb
-from scopewatch.verdicts import LABEL_NOTE, Evidence, IndicatorScore, Judgement, ScoredPair, Timings, Verdict
+from scopewatch.verdicts import (
+    LABEL_NOTE,
+    Evidence,
+    FeatureScores,
+    IndicatorScore,
+    Judgement,
+    ScoredPair,
+    Terms,
+    Timings,
+    Verdict,
+)
 
 _VERDICTS = {
     Verdict.PASS: pb.VERDICT_PASS,
@@ -38,8 +48,6 @@ _POOLED = pb.FeatureScore.POOLED_FIELD_NUMBER << 3 | 1
 _CONTRIBUTION = pb.FeatureScore.CONTRIBUTION_FIELD_NUMBER << 3 | 1
 _NUMBERS = struct.Struct("<BdBd")
 """Both numbers of a feature."""
-_KEPT_FEATURES = 1 << 16
-"""What is made once for a feature is kept for so many of them, since watchlists come and go."""
 
 
 class Replies:
@@ -53,7 +61,7 @@ class Replies:
         self._version = version
         self._bodies: WeakKeyDictionary[Judgement, dict[float, bytes]] = WeakKeyDictionary()
         """The part of each judgement, by what its scores are rounded to."""
-        self._about = lru_cache(_KEPT_FEATURES)(_about)
+        self._around: WeakKeyDictionary[Terms, list[tuple[bytes, bytes]]] = WeakKeyDictionary()
 
     def score(self, job: ScoreJob, pair: ScoredPair, account: Account) -> bytes:
         """A serialised `ScoreResponse`. Messages merge by concatenation, so a judgement's part is put in as it is.
@@ -94,13 +102,26 @@ class Replies:
 
     def _indicator(self, score: IndicatorScore) -> bytes:
         parts = [_before_features(score).SerializeToString()]
-        for part in score.features:
+        if isinstance(score.features, FeatureScores):
+            around = self._around_numbers(score.features.of)
+            for place, pooled, contribution in score.features.rows:
+                before, after = around[place]
+                parts += (before, _NUMBERS.pack(_POOLED, pooled, _CONTRIBUTION, contribution), after)
+        else:
             # Words of callers' texts are not kept.
-            about = _about if isinstance(part.feature, str) else self._about
-            before, after = about(part.feature, part.label, part.pooling, part.label_source)
-            parts += (before, _NUMBERS.pack(_POOLED, part.pooled, _CONTRIBUTION, part.contribution), after)
+            for part in score.features:
+                before, after = _about(str(part.feature), part.label, part.pooling, part.label_source)
+                parts += (before, _NUMBERS.pack(_POOLED, part.pooled, _CONTRIBUTION, part.contribution), after)
         parts.append(_after_features(score).SerializeToString())
         return b"".join(parts)
+
+    def _around_numbers(self, terms: Terms) -> list[tuple[bytes, bytes]]:
+        """What stands around the numbers of each term, which is most of a reply; made once for all replies."""
+        if terms not in self._around:
+            self._around[terms] = [
+                _about(str(term.feature), term.label.text, term.pooling, term.label.source) for term in terms
+            ]
+        return self._around[terms]
 
 
 def _whole(body: bytes, job: ScoreJob, pair: ScoredPair, account: Account) -> bytes:
@@ -129,9 +150,9 @@ def _version(watchlists: int) -> bytes:
     return pb.Provenance(watchlists_version=watchlists).SerializeToString()
 
 
-def _about(feature: FeatureKey | str, label: str, pooling: str, source: str) -> tuple[bytes, bytes]:
-    """What stands before and after a feature's numbers: the same in every reply, and most of a reply's cost."""
-    before = pb.FeatureScore(feature=str(feature), label=label, pooling=pooling).SerializeToString()
+def _about(feature: str, label: str, pooling: str, source: str) -> tuple[bytes, bytes]:
+    """What stands before and after a feature's numbers."""
+    before = pb.FeatureScore(feature=feature, label=label, pooling=pooling).SerializeToString()
     after = pb.FeatureScore(label_source=source).SerializeToString()
     return _field(_FEATURES, len(before) + _NUMBERS.size + len(after)) + before, after
 
@@ -187,7 +208,16 @@ def _field(number: int, size: int) -> bytes:
 
 
 def _shows_an_index_label(indicators: Sequence[IndicatorScore]) -> bool:
-    return any(part.label_source.startswith("neuronpedia") for score in indicators for part in score.features)
+    sources = (source for score in indicators for source in _label_sources(score))
+    return any(source.startswith("neuronpedia") for source in sources)
+
+
+def _label_sources(score: IndicatorScore) -> Iterable[str]:
+    features = score.features
+    if isinstance(features, FeatureScores):
+        terms = features.of.terms
+        return (terms[place].label.source for place, _, _ in features.rows)
+    return (part.label_source for part in features)
 
 
 def _before_features(score: IndicatorScore) -> pb.IndicatorScore:

@@ -70,6 +70,8 @@ def _changed(spelt: EditedText, text: str) -> Bools:
 
 def odd_chars(text: str) -> OddChars:
     """How many characters of the text hide or imitate letters."""
+    if _ORDINARY.fullmatch(text):
+        return OddChars(0, 0)
     traced = _spelt(EditedText.untouched(text))
     return OddChars(traced.invisible_chars, traced.lookalike_chars)
 

@@ -55,7 +55,8 @@ def windows(head: Tokens, answer: Tokens, says: Coverage, *, max_tokens: int, ma
         read += len(fresh)
     tokens = Tokens.joined(parts)
     count = _counts(tokens)
-    dropped = _counts(head) + _counts(answer) - count
+    whole = before is head and len(answer) <= room
+    dropped = np.zeros_like(count) if whole else _counts(head) + _counts(answer) - count
     unheard = {segment.name.lower() for segment in Segment if not count[segment] and not dropped[segment]}
     coverage = replace(
         says,
