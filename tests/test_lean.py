@@ -76,3 +76,17 @@ def test_what_is_imported_later_is_the_real_thing() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert done.stdout == "True [2.0, 2.0]\n"
+
+
+def test_a_program_that_embeds_scopewatch_has_transformers_whole() -> None:
+    """What the program does with transformers besides works as without scopewatch."""
+    script = (
+        "import scopewatch\n"
+        "scopewatch.score('What is it?', 'It may be a cold.')\n"
+        "import torch\n"
+        "from transformers import AutoModelForCausalLM, Trainer\n"
+        "print(torch.distributed.is_available())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "True\n"

@@ -40,7 +40,7 @@ class Loaded:
 
 
 def load(
-    config: Config, watchlists: Sequence[Watchlist] = (), *, rounding: "Rounding" = "none", lean: bool = False
+    config: Config, watchlists: Sequence[Watchlist] = (), *, rounding: "Rounding" = "none", whole: bool = False
 ) -> Loaded:
     """Reads watchlists, reader, SAEs and labels.
 
@@ -50,8 +50,7 @@ def load(
         config: Settings.
         watchlists: Watchlists to load in place of the files that the settings name; then no shadow is loaded.
         rounding: The format that the reader's weights are rounded to, for offline work.
-        lean: Whether the process is scopewatch's own, so that transformers may be imported without much of what nobody
-            here uses.
+        whole: Whether transformers is imported with all that is in it, since the process is somebody else's program.
 
     Raises:
         SetupError: Something of it is wrong.
@@ -64,7 +63,7 @@ def load(
     with open_labels(Path(config.labels)) if config.labels else nullcontext() as index:
         reader, saes = choices(together)
         check_places(reader, saes, config)
-        with _imported_for_good(lean):
+        with _imported_for_good(whole):
             from scopewatch.engine.build import build_engine
         laps.end("imports")
         head = any(watchlist.reads_head for watchlist in together)
@@ -111,7 +110,7 @@ def check_watchlists(watchlists: Sequence[Watchlist], identity: EngineIdentity, 
 
 
 @contextmanager
-def _imported_for_good(lean: bool) -> Iterator[None]:
+def _imported_for_good(whole: bool) -> Iterator[None]:
     """Keeps the garbage collector away from 660,000 objects that stay: from making them on, and ever after.
 
     Searching them takes a tenth of the imports, a third of what is built next, and 0.3 s now and then while serving.
@@ -122,13 +121,13 @@ def _imported_for_good(lean: bool) -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        if lean:
+        if whole:
+            yield
+        else:
             from scopewatch.reader.lean import lean_imports
 
             with lean_imports():
                 yield
-        else:
-            yield
     finally:
         gc.freeze()
         if collecting:

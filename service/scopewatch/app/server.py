@@ -143,7 +143,7 @@ class Server:
             self._laps.end("ports")
             # A file that is not in order is told of before the reader is loaded.
             await asyncio.to_thread(recorded_canaries, self._config, ())
-            loaded = await self._unless_stopped(partial(load, lean=True))
+            loaded = await self._unless_stopped(load)
             if loaded is None:
                 return 0
             self._laps.take(loaded.parts_s)

@@ -33,8 +33,9 @@ async def warm_up(worker: Worker, engine: "Engine", pace: Pace) -> None:
         # Not as a batch: kernels take their time to compile.
         _check(await worker.run(partial(engine.runner, texts)), "warm-up")
         pace.warmed_up(sum(map(len, texts)), time.monotonic() - began_s)
-    most_tokens = max(engine.max_tokens, engine.max_batch_tokens)
-    await worker.run(partial(engine.runner.weigh_reuse, max_tokens=engine.max_tokens, most_tokens=most_tokens))
+    if not on_cpu:
+        most_tokens = max(engine.max_tokens, engine.max_batch_tokens)
+        await worker.run(partial(engine.runner.weigh_reuse, max_tokens=engine.max_tokens, most_tokens=most_tokens))
 
 
 async def probe(worker: Worker, engine: "Engine") -> None:

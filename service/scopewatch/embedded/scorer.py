@@ -71,7 +71,7 @@ class Scorer:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        loaded = load(config)
+        loaded = load(config, whole=True)
         # An event loop of its own: a notebook's runs already, and cannot wait for another part of itself.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="scopewatch", daemon=True)
