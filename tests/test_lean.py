@@ -82,9 +82,9 @@ def test_a_program_that_embeds_scopewatch_has_transformers_whole() -> None:
     """What the program does with transformers besides works as without scopewatch."""
     script = (
         "import scopewatch\n"
-        "scopewatch.score('What is it?', 'It may be a cold.')\n"
+        "scopewatch.score([{'prompt': 'What is it?', 'response': 'It may be a cold.'}])\n"
         "import torch\n"
-        "from transformers import AutoModelForCausalLM, Trainer\n"
+        "from transformers import AutoModelForCausalLM\n"
         "print(torch.distributed.is_available())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
