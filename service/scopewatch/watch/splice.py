@@ -1,4 +1,4 @@
-"""Writes indicators, or the references of their cards, into a watchlist file that may be there already, with its
+"""Writes indicators, or parts of their cards, into a watchlist file that may be there already, with its
 author's comments.
 
 Their lines are put into the text, of which nothing else changes. Where that cannot be, as in a list that is written
@@ -18,15 +18,16 @@ from pydantic import BaseModel
 from scopewatch.errors import DataError, WatchlistError
 from scopewatch.files import atomic_write, expanded, unwritable
 from scopewatch.sources import ReaderSource, SaeSource
+from scopewatch.watch.cards import AlsoMeasured, Card
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.reference import Reference
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 from scopewatch.watch.yaml_writing import (
     UNBROKEN,
+    card_entry,
     flow,
     indicator_entry,
     plain,
-    reference_entry,
     round_trip,
     text_of,
     yaml_text,
@@ -97,19 +98,50 @@ def write_references(
         WatchlistError: The file has changed since it was loaded.
         DataError: The file cannot be written.
     """
+    cards = {
+        one.name: one.card.model_copy(update={"reference": references[one.name]})
+        for one in watchlist.indicators
+        if one.card and one.name in references
+    }
+    return _write_cards(watchlist, cards, "reference", out, rehearse=rehearse)
+
+
+def write_also_measured(
+    watchlist: Watchlist, figures: Mapping[str, AlsoMeasured], out: Path, *, rehearse: bool = False
+) -> Watchlist:
+    """Writes a watchlist with figures of some cards in another dtype, in place of those that they had for it.
+
+    Args:
+        watchlist: The watchlist.
+        figures: The figures, by the name of the indicator; each has a card.
+        out: The file to write, as for `write_references`.
+        rehearse: Whether only to find out if the file could be written.
+
+    Returns:
+        The watchlist as it is written.
+
+    Raises:
+        WatchlistError: The file has changed since it was loaded.
+        DataError: The file cannot be written.
+    """
+    cards = {}
+    for indicator in watchlist.indicators:
+        if indicator.card and (new := figures.get(indicator.name)):
+            others = [one for one in indicator.card.also_measured if one.dtype != new.dtype]
+            cards[indicator.name] = indicator.card.model_copy(update={"also_measured": (*others, new)})
+    return _write_cards(watchlist, cards, "also_measured", out, rehearse=rehearse)
+
+
+def _write_cards(watchlist: Watchlist, cards: Mapping[str, Card], part: str, out: Path, *, rehearse: bool) -> Watchlist:
+    """Writes a watchlist in which one part of some cards, by the indicators' names, is another."""
     edited = anew = _text_of(watchlist.file)
-    wanted = tuple(_referring(indicator, references.get(indicator.name)) for indicator in watchlist.indicators)
+    wanted = tuple(
+        one.model_copy(update={"card": cards[one.name]}) if one.name in cards else one for one in watchlist.indicators
+    )
     for indicator in wanted:
-        if reference := references.get(indicator.name):
-            edited, anew = _with_reference(edited, indicator.name, reference), _dumped(anew, indicator, {})
+        if card := cards.get(indicator.name):
+            edited, anew = _with_part(edited, indicator.name, card, part), _dumped(anew, indicator, {})
     return _written(out, [edited, anew], wanted, watchlist, rehearse=rehearse)
-
-
-def _referring(indicator: Indicator, reference: Reference | None) -> Indicator:
-    """The indicator whose card has the reference, if there is one."""
-    if reference is None or indicator.card is None:
-        return indicator
-    return indicator.model_copy(update={"card": indicator.card.model_copy(update={"reference": reference})})
 
 
 def _text_of(file: Path) -> str:
@@ -184,21 +216,21 @@ def _spliced(raw: str, indicator: Indicator, saes: Mapping[str, SaeSource]) -> s
     return _edited(raw, edits + _sae_edits(raw, document.get("saes"), entries, saes))
 
 
-def _with_reference(raw: str, name: str, reference: Reference) -> str:
-    """The text with the reference's lines in the card of an indicator; useless where its layout is none that is
+def _with_part(raw: str, name: str, wanted: Card, part: str) -> str:
+    """The text with the lines of one part in the card of an indicator; useless where its layout is none that is
     provided for.
     """
     entry = _entry_of(_nodes(yaml.compose(raw, yaml.SafeLoader))["indicators"], name)
     card = _nodes(entry)["card"]
     if card.flow_style:
         return raw
-    lines = textwrap.indent(yaml_text({"reference": reference_entry(reference)}), " " * card.start_mark.column)
-    former = next((key for key, _ in card.value if key.value == "reference"), None)
+    lines = textwrap.indent(yaml_text({part: card_entry(wanted)[part]}), " " * card.start_mark.column)
+    former = next((key for key, _ in card.value if key.value == part), None)
     if former is None:
         start = end = _end(raw, card)
     else:
         start = former.start_mark.index - former.start_mark.column
-        end = _end(raw, _nodes(card)["reference"])
+        end = _end(raw, _nodes(card)[part])
     return _edited(raw, [(start, end, lines)])
 
 
