@@ -75,6 +75,7 @@ class _Heard:
 
     @property
     def all(self) -> list[Heard]:
+        """Both of them, as far as there are pairs."""
         return [heard for heard in (self.held_out, self.traffic) if heard]
 
 

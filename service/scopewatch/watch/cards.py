@@ -179,6 +179,11 @@ class Card(Strict):
         """The entry of `also_measured` that `measurements` are of; None where they are what the card was made with."""
         return self._measured_in
 
+    def with_figures(self, figures: AlsoMeasured) -> Self:
+        """The card with figures in another dtype, in place of those that it had for that one."""
+        others = [one for one in self.also_measured if one.dtype != figures.dtype]
+        return self.model_copy(update={"also_measured": (*others, figures)})
+
     def in_dtype(self, dtype: str) -> Self:
         """The card with the figures of what runs in a dtype; as it is where it knows no others for that dtype."""
         found = next((one for one in self.also_measured if one.dtype == dtype), None)

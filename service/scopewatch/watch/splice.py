@@ -5,7 +5,6 @@ Their lines are put into the text, of which nothing else changes. Where that can
 `[...]`, the file is written anew from what ruamel.yaml keeps of it: comments, quotes, anchors.
 """
 
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,10 +15,11 @@ import yaml
 from pydantic import BaseModel
 
 from scopewatch.errors import DataError, WatchlistError
-from scopewatch.files import atomic_write, expanded, unwritable
+from scopewatch.files import atomic_write, unwritable
 from scopewatch.sources import ReaderSource, SaeSource
 from scopewatch.watch.cards import AlsoMeasured, Card
 from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.portable_paths import counted_from, plain_path
 from scopewatch.watch.reference import Reference
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 from scopewatch.watch.yaml_writing import (
@@ -65,9 +65,9 @@ def write_indicator(
             indicator does not fit into it.
         DataError: The file cannot be written.
     """
-    folder = _plain(file.absolute().parent)
-    reader = _from(folder, reader)
-    saes = {sae: _from(folder, source) for sae, source in saes.items()}
+    folder = plain_path(file.absolute().parent)
+    reader = counted_from(folder, reader)
+    saes = {sae: counted_from(folder, source) for sae, source in saes.items()}
     there = load_watchlist(file) if file.exists() else None
     if there:
         _assert_same(there, reader, saes)
@@ -109,26 +109,14 @@ def write_references(
 def write_also_measured(
     watchlist: Watchlist, figures: Mapping[str, AlsoMeasured], out: Path, *, rehearse: bool = False
 ) -> Watchlist:
-    """Writes a watchlist with figures of some cards in another dtype, in place of those that they had for it.
-
-    Args:
-        watchlist: The watchlist.
-        figures: The figures, by the name of the indicator; each has a card.
-        out: The file to write, as for `write_references`.
-        rehearse: Whether only to find out if the file could be written.
-
-    Returns:
-        The watchlist as it is written.
-
-    Raises:
-        WatchlistError: The file has changed since it was loaded.
-        DataError: The file cannot be written.
+    """Writes a watchlist with figures of some cards in another dtype, in place of those that they had for it; as
+    `write_references`.
     """
-    cards = {}
-    for indicator in watchlist.indicators:
-        if indicator.card and (new := figures.get(indicator.name)):
-            others = [one for one in indicator.card.also_measured if one.dtype != new.dtype]
-            cards[indicator.name] = indicator.card.model_copy(update={"also_measured": (*others, new)})
+    cards = {
+        one.name: one.card.with_figures(figures[one.name])
+        for one in watchlist.indicators
+        if one.card and one.name in figures
+    }
     return _write_cards(watchlist, cards, "also_measured", out, rehearse=rehearse)
 
 
@@ -311,21 +299,3 @@ def _assert_same(there: Watchlist, reader: ReaderSource, saes: Mapping[str, SaeS
     for sae in there.saes.keys() & saes.keys():
         if absolute(there.saes[sae]) != absolute(saes[sae]):
             raise WatchlistError(f"{there.where('saes', sae)}: a different SAE has this name; give another --sae-name")
-
-
-def _from(folder: Path, source: Any) -> Any:
-    """The source with its path counted from `folder`, if it lies in there, else absolute: so a folder can be moved with
-    what is in it, to another system too.
-    """
-    if not source.path:
-        return source
-    # Links are not followed: in a hub cache they lead to files without a name.
-    path = _plain(expanded(source.path).absolute())
-    inside = path.is_relative_to(folder)
-    return source.model_copy(update={"path": path.relative_to(folder).as_posix() if inside else str(path)})
-
-
-def _plain(path: Path) -> Path:
-    """A path without `..`, if it leads to the same place: behind a link it may not."""
-    plain = Path(os.path.normpath(path))
-    return plain if plain.exists() and plain.samefile(path) else path

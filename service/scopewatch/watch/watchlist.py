@@ -145,9 +145,7 @@ class Watchlist:
     def card_problems(self, running: EngineIdentity, *, as_made: bool = False) -> dict[str, str]:
         """Why cards do not speak for what runs, by the indicator's name; those that do, or have none, are left out.
 
-        Args:
-            running: The reader and the SAEs that run.
-            as_made: Whether only the dtype counts that a card was made in, and none that was measured beside.
+        With `as_made` only the dtype counts that a card was made in, and none that was measured beside.
         """
 
         def problem(indicator: Indicator, card: Card) -> str:
