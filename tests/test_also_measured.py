@@ -467,8 +467,8 @@ def check_figures(watchlist: Path, train: Path, found: dict[str, Card]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "change", "message"),
     [
-        (("OTHER",), None, "other.jsonl: is not a file that one of these cards was measured on; leave it out"),
-        (("NAMESAKE",), None, "is not a file that one of these cards was measured on"),
+        (("OTHER",), None, "other.jsonl: is not a file that a card of the watchlist was measured on; leave it out"),
+        (("NAMESAKE",), None, "is not a file that a card of the watchlist was measured on"),
         (
             ("TRAIN", "--dtype", "float32"),
             None,

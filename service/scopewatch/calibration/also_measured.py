@@ -103,7 +103,7 @@ def measure_also(
     indicators = _wanted(watchlist, names, skipped)
     first = _first_dtype(watchlist, indicators)
     _refuse_others(watchlist, indicators, running, first)
-    known = files_by_digest(files, [one.card for one in indicators if one.card])
+    known = files_by_digest(files, [one.card for one in watchlist.indicators if one.card])
     pairs = {one.name: card_pairs(one, known, choice) for one in indicators}
     now = asyncio.run(_hear(indicators, pairs, there, config, choice))
     as_made = config.model_copy(update={"dtype": first})

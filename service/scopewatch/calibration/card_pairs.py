@@ -32,7 +32,7 @@ def files_by_digest(files: Sequence[Path], cards: Sequence[Card]) -> dict[str, P
 
     Args:
         files: The files.
-        cards: The cards that are to be measured again.
+        cards: The cards of the watchlist.
 
     Raises:
         DataError: None of the cards was measured on one of them.
@@ -41,7 +41,7 @@ def files_by_digest(files: Sequence[Path], cards: Sequence[Card]) -> dict[str, P
     known = {file.sha256 for card in cards for file in (*card.data, *card.traffic)}
     for digest, file in by_digest.items():
         if digest not in known:
-            raise DataError(f"{file}: is not a file that one of these cards was measured on; leave it out")
+            raise DataError(f"{file}: is not a file that a card of the watchlist was measured on; leave it out")
     return by_digest
 
 
