@@ -19,7 +19,6 @@ from scopewatch.config import Config
 from scopewatch.errors import DataError, WatchlistError
 from scopewatch.identity import EngineIdentity
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.scored import score_pairs
 from scopewatch.sources import today
 from scopewatch.watch.cards import AlsoMeasured, Card
@@ -32,12 +31,10 @@ _UNMADE = "0" * 64
 
 @dataclass(frozen=True, slots=True)
 class MeasuredAlso:
-    """Figures in another dtype, and what was read for them."""
+    """Figures in another dtype."""
 
     figures: Mapping[str, AlsoMeasured]
     """By the name of the indicator."""
-    tallies: Mapping[str, Tally]
-    """By the name of the indicator, the rows of its files and what was left out of them."""
     skipped: Mapping[str, str]
     """Why indicators that were not asked for by name were left as they are, by their names."""
     cards: Mapping[str, Card]
@@ -110,7 +107,6 @@ def measure_also(
     before = asyncio.run(_hear(indicators, pairs, load(as_made, [watchlist]), as_made, choice))
     return MeasuredAlso(
         {one.name: _figures(watchlist, one, before[one.name], now[one.name], running) for one in indicators},
-        {name: one.tally for name, one in pairs.items()},
         {} if names else skipped,
         {one.name: one.card for one in indicators if one.card},
     )

@@ -9,7 +9,6 @@ from scopewatch.errors import DataError
 from scopewatch.pairs.copies import join_copies
 from scopewatch.pairs.data_files import read_pairs, read_texts
 from scopewatch.pairs.labelled import LabelledPair
-from scopewatch.pairs.left_out import Tally
 from scopewatch.pairs.rows import digest_of
 from scopewatch.watch.cards import Card, DataFile
 from scopewatch.watch.indicators import Indicator
@@ -23,8 +22,6 @@ class CardPairs:
     """Labelled pairs that the indicator was not fitted on; empty where benign traffic alone set its threshold."""
     traffic: list[LabelledPair]
     """Benign traffic that set the threshold; empty where the held-out pairs did."""
-    tally: Tally
-    """The rows of the files, and what was left out of them."""
 
 
 def files_by_digest(files: Sequence[Path], cards: Sequence[Card]) -> dict[str, Path]:
@@ -62,19 +59,16 @@ def card_pairs(indicator: Indicator, files: Mapping[str, Path], choice: Choice) 
     traffic = card.traffic if labelled else card.data
     if not (labelled or traffic):
         raise DataError(f"{indicator.name}: its card names no files that it was measured on; calibrate again")
-    held_out, tally = [], Tally()
+    held_out, seen = [], []
     if labelled:
         read = join_copies(read_pairs(*_found(indicator, labelled, files), reading=choice.reading), indicator.segment)
         held_out = [
             replace(pair, label=int(pair.label != choice.benign)) for pair in held_out_pairs(read, card, choice)
         ]
-        tally += read.tally
-    seen: list[LabelledPair] = []
     if traffic:
         read = join_copies(read_texts(*_found(indicator, traffic, files), reading=choice.reading), indicator.segment)
         seen = read.pairs
-        tally += read.tally
-    return CardPairs(held_out, seen, tally)
+    return CardPairs(held_out, seen)
 
 
 def _found(indicator: Indicator, wanted: Sequence[DataFile], files: Mapping[str, Path]) -> Iterator[Path]:
