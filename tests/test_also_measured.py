@@ -301,7 +301,7 @@ def test_figures_that_were_edited_or_are_of_another_indicator_are_refused(
     file.write_text(text.replace("What pages", "Something else").replace("severity: high", "severity: low"))
 
     assert f"{file}:{line}: indicators[0].card.also_measured[0]: not what was measured: " in str(refused.value)
-    assert "measure again (scopewatch watchlist measure), or leave it out" in str(refused.value)
+    assert "leave this entry out, and measure again (scopewatch watchlist measure)" in str(refused.value)
     assert "low" == load_watchlist(file).indicators[0].severity
 
 

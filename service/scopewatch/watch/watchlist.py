@@ -184,8 +184,8 @@ class Watchlist:
         """
         told = [
             f"{self.where('indicators', i, 'card', 'also_measured', j)}: not what was measured: the threshold, the "
-            "terms, the card or these figures have changed since; measure again (scopewatch watchlist measure), or "
-            "leave it out"
+            "terms, the card or these figures have changed since; leave this entry out, and measure again (scopewatch "
+            "watchlist measure)"
             for i, indicator in enumerate(self.indicators)
             for j, figures in enumerate(indicator.card.also_measured if indicator.card else ())
             if figures.digest != figures_digest(figures, indicator)
