@@ -94,7 +94,9 @@ def measure_also(
         DataError: The files are not the card's.
         ConfigError: The dtype cannot be had here.
     """
-    there = load(config.model_copy(update={"strict_cards": False}), [watchlist])
+    # That a card does not speak for what runs is why this is asked for, or is refused below.
+    config = config.model_copy(update={"strict_cards": False})
+    there = load(config, [watchlist])
     running = there.engine.identity
     skipped = _skipped(watchlist, running)
     indicators = _wanted(watchlist, names, skipped)
