@@ -19,7 +19,10 @@ from plain_words import WORDS
 from scopewatch.app.load import load
 from scopewatch.app.spine import offline
 from scopewatch.app.watchlists import watchlist_set
+from scopewatch.calibration.card_making import benign_card
+from scopewatch.calibration.reference import reference_of
 from scopewatch.calibration.split import split
+from scopewatch.calibration.wanted import Wanted
 from scopewatch.cli import main
 from scopewatch.client import AsyncClient, pb
 from scopewatch.config import Config
@@ -32,13 +35,16 @@ from scopewatch.lifecycle.compare import evidence_line
 from scopewatch.metrics import Metrics
 from scopewatch.pairs.copies import join_copies
 from scopewatch.pairs.data_files import read_pairs
+from scopewatch.pairs.labelled import LabelledPair
+from scopewatch.pairs.left_out import Tally
 from scopewatch.pipeline.compiled import compile_watchlist
 from scopewatch.reader.linear import multiplies_bfloat16
 from scopewatch.report.card_tables import card_tables
 from scopewatch.report.tables import table_as_text
+from scopewatch.statistics.bounds import Threshold
 from scopewatch.types import Pair, ScoreJob
 from scopewatch.verdicts import IndicatorScore
-from scopewatch.watch.cards import AlsoMeasured, Card, MadeWith, Measurement
+from scopewatch.watch.cards import AlsoMeasured, Card, DataFile, MadeWith, Measurement
 from scopewatch.watch.figures_digest import figures_digest
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.splice import write_also_measured
@@ -195,6 +201,25 @@ def test_what_was_measured_beside_does_not_tell_judgements_apart() -> None:
     assert "also_measured" not in repr(CARD)
     assert compile_watchlist(bare, FLOAT32).digest == compile_watchlist(measured().as_run(FLOAT32), FLOAT32).digest
     assert compile_watchlist(bare, FLOAT32).digest != compile_watchlist(measured().as_run(BFLOAT16), FLOAT32).digest
+
+
+def test_another_threshold_ends_what_was_measured_at_the_former() -> None:
+    """Where benign traffic sets it anew, the card keeps what labelled pairs said of the ranking, and no other dtype."""
+    traffic = DataFile(name="traffic.jsonl", sha256="a" * 64, n=100, n_positive=0)
+    former = CARD.model_copy(update={"also_measured": (IN_BFLOAT16,), "beats_bag_of_words": True})
+    made = former.made_with
+    assert made is not None
+    reference = reference_of("traffic.jsonl", [LabelledPair(Pair("", "a"), None, 1)], np.zeros(1), {})
+    card = benign_card(
+        *(Threshold(0.5, 1, 100, 0.05, 0.95), Wanted(), (traffic,), made),
+        date="2026-11-30",
+        fpr=0.01,
+        tally=Tally(100),
+        reference=reference,
+        former=former,
+    )
+
+    assert (0.875, ()) == (card.measurements[1].auroc, card.also_measured)
 
 
 # The file.
