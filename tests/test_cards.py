@@ -283,6 +283,9 @@ async def test_strict_cards_start_only_where_every_card_fits(house: House, probe
     assert [
         f"{watchlist}:{lines[0]}: indicators[0].card: the card does not say with which reader and SAE it was made",
         f"{watchlist}:{lines[3]}: indicators[3].card: {WRONG}",
-        "calibrate again, or switch strict_cards off to have a warning in every reply instead",
+        (
+            "calibrate again, or switch strict_cards off to have a warning in every reply instead; where only the "
+            "dtype differs, scopewatch watchlist measure measures it"
+        ),
     ] == str(refused.value).splitlines()
     assert [True, True, True, False] == [one.calibration == pb.CALIBRATION_CALIBRATED for one in reply.indicators]

@@ -59,6 +59,7 @@ CASES = {
     ("watchlist diff", 0): "watchlist diff LIST LIST",
     ("watchlist diff", 1): "watchlist diff LIST OTHER",
     ("watchlist diff", 2): "watchlist diff LIST NOWHERE",
+    ("watchlist measure", 2): "watchlist measure NOWHERE DATA",
     ("watchlist reference", 2): "watchlist reference NOWHERE DATA",
     ("watchlist replay", 1): "watchlist replay LIST LIST BROKEN",
     ("watchlist replay", 2): "watchlist replay LIST LIST NOWHERE",
@@ -76,6 +77,7 @@ ELSEWHERE = {
     **dict.fromkeys((("watchlist reference", 0), ("watchlist reference", 3)), "test_reference.py"),
     **dict.fromkeys((("sae verify", 0), ("sae verify", 1)), "test_verify.py"),
     **dict.fromkeys((("canary check", 0), ("canary check", 1), ("canary record", 0)), "test_recorded_canaries.py"),
+    ("watchlist measure", 0): "test_also_measured.py",
     ("serve", 0): "test_draining.py",
     ("serve", 1): "test_stuck_engine.py",
     ("activations", 0): "test_cli.py",
@@ -86,7 +88,9 @@ ELSEWHERE = {
     ("score", 0): "test_cli.py",
     ("watch", 0): "test_watch_page.py",
 }
-READER_FAILS = {(name, 1) for name in ("activations", "bench", "canary record", "demo", "watchlist reference")}
+READER_FAILS = {
+    (name, 1) for name in ("activations", "bench", "canary record", "demo", "watchlist measure", "watchlist reference")
+}
 """Codes that a command has where the reader fails, as `serve` does; not shown for each."""
 
 

@@ -30,7 +30,7 @@ from scopewatch.verdicts import (
     Timings,
     Verdict,
 )
-from scopewatch.watch.cards import BeyondWords, Card, DataFile, Fragility, MadeWith, Measurement
+from scopewatch.watch.cards import AlsoMeasured, BeyondWords, Card, DataFile, Fragility, MadeWith, Measurement
 from spine import watchlist_set
 
 MADE_BY = Provenance("first", "a" * 64, Relation.READER_MODEL, "r", "main", "b" * 64)
@@ -278,6 +278,16 @@ CARD = Card(
     made_with=MADE_WITH,
     note="Short texts only.",
 )
+ALSO = AlsoMeasured(
+    dtype="bfloat16",
+    device="cuda",
+    date="2026-11-02",
+    scopewatch="0.9",
+    n=100,
+    flags_changed=7,
+    measurements=CARD.measurements,
+    digest="b" * 64,
+)
 LIMITS = Limits(1, 2, 3, 4, 5, 6, 7, 8, 9)
 
 
@@ -304,17 +314,18 @@ def test_a_card_is_told_whole() -> None:
 
     The quantiles of benign pairs are not: they are long, and `Explain` tells what follows from them.
     """
-    (info,) = indicator_infos({"features": [{"feature": "mid/3"}], "card": CARD})
+    card = CARD.model_copy(update={"also_measured": (ALSO,)}).in_dtype("bfloat16")
+    (info,) = indicator_infos({"features": [{"feature": "mid/3"}], "card": card})
+    lists = {"data", "traffic", "measurements", "made_with", "beyond_words", "fragility", "reference", "also_measured"}
     held = {
-        **CARD.model_dump(
-            exclude={"data", "traffic", "measurements", "made_with", "beyond_words", "fragility", "reference"}
-        ),
+        **CARD.model_dump(exclude=lists),
         **{f"beyond_words.{name}": value for name, value in BEYOND},
         **{f"fragility.{name}": value for name, value in CARD.fragility[0]},
         **{f"data.{name}": value for name, value in CARD.data[0]},
         **{f"traffic.{name}": value for name, value in CARD.traffic[0]},
         **{f"measurements.{name}": value for name, value in CARD.measurements[0]},
         **{f"made_with.{name}": value for name, value in MADE_WITH},
+        **{f"measured_in.{name}": value for name, value in ALSO if name not in ("measurements", "digest")},
     }
     told = dict(fields(info.card))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from corpus import HELD_OUT, Item, fraction
 from indicators import load_items
 from scopewatch.cli.data_files import SOME_LEFT_OUT
+from scopewatch.reader.linear import multiplies_bfloat16
 
 READER = "smollm2-135m-instruct"
 HOME = Path(__file__).parents[1] / "service" / "scopewatch" / "demo" / READER
@@ -117,6 +118,9 @@ def run(args: argparse.Namespace) -> None:
     (HOME / "watchlist.yaml").write_text("".join([*head[:2], *(part[2] for part in parts)]), encoding="utf-8")
     for file in made:
         file.unlink()
+    if multiplies_bfloat16():
+        files = [args.build / f"{name}.{each}.jsonl" for name in args.indicators for each in SETS[name]]
+        scopewatch("watchlist", "measure", HOME / "watchlist.yaml", *files, "--dtype", "bfloat16")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 from calibration_data import write_all
 from indicators import SETS
 from scopewatch.cli.data_files import SOME_LEFT_OUT
+from scopewatch.reader.linear import multiplies_bfloat16
 
 DEMO = Path(__file__).parents[1] / "service" / "scopewatch" / "demo"
 INDICATORS: dict[str, dict[str, Any]] = {
@@ -82,6 +83,9 @@ def run(args: argparse.Namespace) -> None:
         calibrate(name, SETS[name], args.build, out, sae)
     hedging = [args.build / f"speculation.{each}.jsonl" for each in SETS["speculation"]]
     scopewatch("watchlist", "reference", out, *hedging, "--indicator", "speculation")
+    if multiplies_bfloat16():
+        files = [args.build / f"{name}.{each}.jsonl" for name in INDICATORS for each in SETS[name]]
+        scopewatch("watchlist", "measure", out, *files, "--dtype", "bfloat16")
     kept = ("n", "n_positive", "auroc", "interval", "tpr", "fpr", "baselines", "baseline_intervals")
     found = {
         name: {test: left_out(name, test, args.build, sae) for test in made["left_out"]}

@@ -103,7 +103,10 @@ def check_watchlists(watchlists: Sequence[Watchlist], identity: EngineIdentity, 
             if indicator.name in problems:
                 told.append(f"{watchlist.where('indicators', i, 'card')}: {problems[indicator.name]}")
     if strict and told:
-        mend = "calibrate again, or switch strict_cards off to have a warning in every reply instead"
+        mend = (
+            "calibrate again, or switch strict_cards off to have a warning in every reply instead; where only the "
+            "dtype differs, scopewatch watchlist measure measures it"
+        )
         raise WatchlistError("\n".join([*told, mend]))
     for problem in told:
         log.warning("a card does not speak for what runs", extra={"problem": problem})

@@ -24,9 +24,11 @@ def watchlist_set(
     shadows: Sequence[Watchlist] = (),
     version: int,
 ) -> WatchlistSet:
-    """Binds watchlists and shadows to an engine that watches all their features."""
+    """Binds watchlists and shadows to an engine that watches all their features; cards then say what it was measured
+    to do in its dtype.
+    """
     live, beside = (
-        [compile_watchlist(one, engine, labels, one.card_problems(engine)) for one in some]
+        [compile_watchlist(one.as_run(engine), engine, labels, one.card_problems(engine)) for one in some]
         for some in (watchlists, shadows)
     )
     return WatchlistSet(version, engine, {one.source.name: one for one in live}, tuple(beside))

@@ -108,7 +108,7 @@ def _wanted(watchlist: Watchlist, names: Sequence[str]) -> list[Indicator]:
 
 def _refuse_others(watchlist: Watchlist, indicators: Sequence[Indicator], running: EngineIdentity) -> None:
     """Refuses cards that were made with something else than what runs, by which the pairs would score otherwise."""
-    problems = watchlist.card_problems(running)
+    problems = watchlist.card_problems(running, as_made=True)
     told = [
         f"{watchlist.where('indicators', place, 'card')}: {problems[indicator.name]}"
         for place, indicator in enumerate(watchlist.indicators)

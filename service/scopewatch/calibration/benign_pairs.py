@@ -63,7 +63,7 @@ def benign_pairs(indicator: Indicator, files: Sequence[Path], choice: Choice) ->
     if fitted & digests.keys():
         _refuse_some(indicator, card, digests)
         read = join_copies(read_pairs(*files, reading=choice.reading), indicator.segment)
-        pairs, told = _held_out(read, card, choice), f"{names}: the groups held out"
+        pairs, told = held_out_pairs(read, card, choice), f"{names}: the groups held out"
     else:
         read = read_texts(*files, labels=Labels.IF_THERE, reading=choice.reading)
         read = join_copies(read, indicator.segment)
@@ -97,8 +97,12 @@ def _refuse_some(indicator: Indicator, card: Card, given: dict[str, str]) -> Non
         )
 
 
-def _held_out(read: PairsRead, card: Card, choice: Choice) -> list[LabelledPair]:
-    """The pairs that a calibration held out, which split them by the same hash."""
+def held_out_pairs(read: PairsRead, card: Card, choice: Choice) -> list[LabelledPair]:
+    """The pairs that a calibration held out, which split them by the same hash.
+
+    Raises:
+        DataError: The card says that others were held out.
+    """
     pairs = read.pairs
     held = [pairs[row] for row in split(pairs, choice.held_out, np.ones(len(pairs), bool)).held_out]
     positive = sum(pair.label != choice.benign for pair in held)

@@ -21,6 +21,8 @@ from scopewatch.words.bag import Bag
 from scopewatch.words.lexicon import Lexicon
 
 _SET_BY = "; threshold by "
+OF_SOURCE = "of these, "
+"""How the row begins that is of the held-out pairs of one source, whose name follows."""
 _BENIGN_NOTE = "Only false positives were measured: nothing is known of what it finds or misses."
 
 
@@ -114,15 +116,15 @@ def _held_out(evidence: HeldOutEvidence, names: str) -> Measurement:
         data=f"{names}: the groups held out",
         n=len(evidence.labels),
         n_positive=int(evidence.labels.sum()),
-        auroc=_round(evidence.auroc.value),
-        auroc_low=_round(evidence.auroc.low),
-        auroc_high=_round(evidence.auroc.high),
-        tpr=_round(evidence.tpr),
-        fpr=_round(evidence.fpr),
-        fpr_groups=_round(evidence.threshold.fpr),
-        fpr_upper=_round(evidence.threshold.fpr_upper),
-        ece=_round(evidence.ece),
-        baselines={name: _round(detector.auroc.value) for name, detector in evidence.alternatives.items()},
+        auroc=rounded(evidence.auroc.value),
+        auroc_low=rounded(evidence.auroc.low),
+        auroc_high=rounded(evidence.auroc.high),
+        tpr=rounded(evidence.tpr),
+        fpr=rounded(evidence.fpr),
+        fpr_groups=rounded(evidence.threshold.fpr),
+        fpr_upper=rounded(evidence.threshold.fpr_upper),
+        ece=rounded(evidence.ece),
+        baselines={name: rounded(detector.auroc.value) for name, detector in evidence.alternatives.items()},
     )
 
 
@@ -134,15 +136,15 @@ def _by_source(evidence: HeldOutEvidence) -> Iterator[Measurement]:
         mine = sources == source
         labels = evidence.labels[mine]
         yield Measurement(
-            data=f"of these, {source}",
+            data=f"{OF_SOURCE}{source}",
             n=len(labels),
             n_positive=int(labels.sum()),
-            auroc=_round(found.value),
-            auroc_low=_round(found.low),
-            auroc_high=_round(found.high),
-            tpr=_round(float(flagged[mine][labels].mean())),
-            fpr=_round(float(flagged[mine][~labels].mean())),
-            baselines={name: _round(auroc(labels, each.scores[mine])) for name, each in evidence.alternatives.items()},
+            auroc=rounded(found.value),
+            auroc_low=rounded(found.low),
+            auroc_high=rounded(found.high),
+            tpr=rounded(float(flagged[mine][labels].mean())),
+            fpr=rounded(float(flagged[mine][~labels].mean())),
+            baselines={name: rounded(auroc(labels, each.scores[mine])) for name, each in evidence.alternatives.items()},
         )
 
 
@@ -179,9 +181,9 @@ def benign_card(
         data=f"{names}: benign traffic, not labelled",
         n=n,
         n_positive=0,
-        fpr=_round(fpr),
-        fpr_groups=_round(threshold.fpr),
-        fpr_upper=_round(threshold.fpr_upper),
+        fpr=rounded(fpr),
+        fpr_groups=rounded(threshold.fpr),
+        fpr_upper=rounded(threshold.fpr_upper),
     )
     if former and _is_of_labelled_pairs(former, made):
         rates = dict.fromkeys(("tpr", "fpr", "fpr_groups", "fpr_upper"))
@@ -197,6 +199,7 @@ def benign_card(
                 "measurements": (seen, *ranked),
                 "made_with": made,
                 "reference": reference,
+                "also_measured": (),
                 "note": " ".join([former.note, *(said for said in tally.sentences if said not in former.note)]).strip(),
             }
         )
@@ -221,5 +224,6 @@ def _is_of_labelled_pairs(card: Card, made: MadeWith) -> bool:
     return card.made_with == made.model_copy(update={"scopewatch": card.made_with.scopewatch})
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
+    """A figure as cards keep it: with four decimals."""
     return round(value, 4)

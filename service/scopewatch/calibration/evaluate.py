@@ -29,6 +29,7 @@ class MeasuredIndicator:
     """An evaluation and the scores that it was made of, which figures show."""
 
     indicator: Indicator
+    """As it runs: its card has the figures of the dtype that ran, where it knows them."""
     evaluation: Evaluation
     data: tuple[str, ...]
     """The names of the data files."""
@@ -103,7 +104,8 @@ def evaluate_indicator(
     train_read = PairsRead([], Tally())
     if train and baselines:
         train_read = without_copies(read_pairs(*train, reading=reading), read.pairs, indicator.segment)
-    scored, mistakes = asyncio.run(_score(read.pairs, watchlist, indicator, config, reading, texts=texts))
+    heard = asyncio.run(_score(read.pairs, indicator, config, reading, texts=texts))
+    indicator, scored = heard.indicator, heard.scored
     pairs, tally = scored.pairs, read.tally.without(scored.left_out).need(name)
     check_both_labels(pairs, f"{name}, of {tally.read} rows read", tally)
     rivals = measure_baselines(watchlist, indicator, pairs, train_read.pairs, config) if baselines else None
@@ -117,7 +119,7 @@ def evaluate_indicator(
         thresholds=own.thresholds,
         tally=tally,
         train_tally=train_read.tally,
-        mistakes=mistakes,
+        mistakes=heard.mistakes,
         shows_texts=texts,
     )
 
@@ -130,20 +132,27 @@ def _indicator(watchlist: Watchlist, name: str) -> Indicator:
     return indicator
 
 
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What the online scorer says of pairs."""
+
+    indicator: Indicator
+    """As it runs."""
+    scored: ScoredPairs
+    mistakes: Mistakes
+    """The pairs that it gets most wrong, with the words on which it fired if texts are shown."""
+
+
 async def _score(
-    pairs: Sequence[LabelledPair],
-    watchlist: Watchlist,
-    indicator: Indicator,
-    config: Config,
-    reading: Reading,
-    *,
-    texts: bool,
-) -> tuple[ScoredPairs, Mistakes]:
-    """What the online scorer says of the pairs, and those it gets most wrong, with the words on which it fired."""
+    pairs: Sequence[LabelledPair], indicator: Indicator, config: Config, reading: Reading, *, texts: bool
+) -> _Heard:
     name = indicator.name
     async with offline(config) as monitor:
+        watchlist = monitor.watchlists.sources[0]
         scored = await score_pairs(
             pairs, [name], watchlist.name, monitor.score, at_once=config.at_once, reading=reading
         )
         mistakes = mistakes_of(scored.pairs, scored.by_indicator[name]) if scored.pairs else Mistakes()
-        return scored, await with_spans(mistakes, indicator, watchlist.name, monitor.score) if texts else mistakes
+        if texts:
+            mistakes = await with_spans(mistakes, indicator, watchlist.name, monitor.score)
+        return _Heard(_indicator(watchlist, name), scored, mistakes)

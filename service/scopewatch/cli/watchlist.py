@@ -1,4 +1,4 @@
-"""`watchlist check | diff | replay | reference`: what comes between a watchlist's calibration and its promotion."""
+"""`watchlist check | diff | replay | reference | measure`: what comes after a watchlist's calibration."""
 
 import argparse
 import json
@@ -22,7 +22,8 @@ def add(command: AddCommand) -> None:
     group = command(
         "watchlist",
         _run,
-        "Check watchlists. Compare two of them, by what they say and on stored pairs. Keep where benign pairs lie.",
+        "Check watchlists. Compare two of them, by what they say and on stored pairs. Keep where benign pairs lie. "
+        "Measure cards in another dtype.",
     )
     actions = group.add_subparsers(dest="action", required=True, metavar="ACTION")
 
@@ -48,6 +49,12 @@ def add(command: AddCommand) -> None:
         "Keep on the cards of a watchlist where benign pairs lie, so that a pair can be told how unusual it is.",
     )
     _add_reference(reference)
+    measure = action(
+        "measure",
+        "Measure the cards of a watchlist, on their own pairs, in another --dtype than they were made in, so that they "
+        "speak for it too.",
+    )
+    _add_measure(measure)
 
 
 def _add_replay(replay: argparse.ArgumentParser) -> None:
@@ -59,22 +66,7 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
 
 
 def _add_reference(reference: argparse.ArgumentParser) -> None:
-    reference.add_argument("file", type=Path, metavar="watchlist", help="watchlist file")
-    reference.add_argument(
-        "data", nargs="+", help=f"{DATA_HELP}: what calibrate read, or benign pairs, with or without label and group"
-    )
-    reference.add_argument(
-        "--indicator",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="may be repeated; default: all that have a card",
-    )
-    reference.add_argument("--out", type=Path, help="file to write, beside the watchlist (default: the watchlist)")
-    reference.add_argument("--flip-labels", action="store_true", help="pairs of label 1 are the benign ones")
-    reference.add_argument(
-        "--held-out", type=share, default=0.5, help="as calibrate was given it, where the data are those it read"
-    )
+    _add_card_pairs(reference, "what calibrate read, or benign pairs, with or without label and group")
     reference.add_argument("--most", type=count, default=2000, help="most pairs that are scored, one of each group")
     reference.add_argument(
         "--logprob",
@@ -86,8 +78,33 @@ def _add_reference(reference: argparse.ArgumentParser) -> None:
     add_settings(reference, ENGINE_SETTINGS)
 
 
+def _add_measure(measure: argparse.ArgumentParser) -> None:
+    _add_card_pairs(measure, "the files that the cards name, which are known by their SHA-256")
+    add_reading(measure)
+    add_settings(measure, ENGINE_SETTINGS)
+
+
+def _add_card_pairs(parser: argparse.ArgumentParser, data: str) -> None:
+    """Adds what says whose cards get what is made of which pairs; `data` says what the files hold."""
+    parser.add_argument("file", type=Path, metavar="watchlist", help="watchlist file")
+    parser.add_argument("data", nargs="+", help=f"{DATA_HELP}: {data}")
+    parser.add_argument(
+        "--indicator",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="may be repeated; default: all that have a card",
+    )
+    parser.add_argument("--out", type=Path, help="file to write, beside the watchlist (default: the watchlist)")
+    parser.add_argument("--flip-labels", action="store_true", help="pairs of label 1 are the benign ones")
+    parser.add_argument(
+        "--held-out", type=share, default=0.5, help="as calibrate was given it, where the data are those it read"
+    )
+
+
 def _run(args: argparse.Namespace) -> int:
-    return {"check": _check, "diff": _diff, "replay": _replay, "reference": _reference}[args.action](args)
+    actions = {"check": _check, "diff": _diff, "replay": _replay, "reference": _reference, "measure": _measure}
+    return actions[args.action](args)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -177,6 +194,34 @@ def _reference(args: argparse.Namespace) -> int:
     else:
         print("\n".join([*made.lines(), f"{out}: written"]))
     return max(tell(tally, did="used", whose=f"{name}: ") for name, tally in made.tallies.items())
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from scopewatch.engine.choices import check_places, choices
+    from scopewatch.watch.watchlist import load_watchlist
+
+    config, reading = settings(args), reading_of(args)
+    logs.configure("error", "text")
+    watchlist = load_watchlist(args.file)
+    data = data_of(args.data, reading)
+    out = args.out or watchlist.file
+    _check_out(out, watchlist)
+    check_places(*choices([watchlist]), config)
+
+    from scopewatch.calibration.also_measured import measure_also
+    from scopewatch.calibration.benign_pairs import Choice
+    from scopewatch.watch.splice import write_also_measured
+
+    write_also_measured(watchlist, {}, out, rehearse=True)
+    choice = Choice(benign=int(args.flip_labels), held_out=args.held_out, reading=reading)
+    made = measure_also(watchlist, args.indicator, data, config, choice=choice)
+    written = write_also_measured(watchlist, made.figures, out)
+    if args.json:
+        figures = {name: one.model_dump(mode="json") for name, one in made.figures.items()}
+        print(json.dumps({"watchlist": str(out), "watchlist_digest": written.digest, "also_measured": figures}))
+    else:
+        print("\n".join([*made.lines(), f"{out}: written"]))
+    return 0  # What is left out of the files was no part of the cards either, or all would have been refused.
 
 
 def _check_out(out: Path, watchlist: "Watchlist") -> None:

@@ -27,7 +27,7 @@ def card_sentences(source: Indicator, score: IndicatorScore) -> tuple[str, ...]:
     warning = [f"This card does not speak for what runs here: {score.card_warning}."] if score.card_warning else []
     reference = card.reference
     compared = f"It is compared with {plural(reference.n, 'benign pair')} of {reference.data}." if reference else ""
-    told = [*warning, _made(card), *_rates(card), *_ranking(card), compared]
+    told = [*warning, _made(card), _measured_in(card), *_rates(card), *_ranking(card), compared]
     return tuple(filter(None, told))
 
 
@@ -44,6 +44,18 @@ def precision(row: Measurement) -> float | None:
 
 def _made(card: Card) -> str:
     return f"Calibrated on {card.date} with {plural(card.n, 'pair')}: {card.calibrated_on}."
+
+
+def _measured_in(card: Card) -> str:
+    """In which dtype its figures were measured, where that is another than it was made in; else nothing."""
+    also, made = card.measured_in, card.made_with
+    if also is None or made is None:
+        return ""
+    return (
+        f"Its threshold was set in {made.dtype}; the figures are of the same pairs in {also.dtype}, which runs here, "
+        f"measured on {also.date} on a device of kind {also.device}: of {plural(also.n, 'pair')} "
+        f"{also.flags_changed:,} {'is' if also.flags_changed == 1 else 'are'} flagged in only one of the two."
+    )
 
 
 def _rates(card: Card) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from scopewatch.app.load import load
 from scopewatch.config import Config
 from scopewatch.errors import SetupError
+from scopewatch.identity import EngineIdentity
 from scopewatch.lifecycle.compare import evidence_line
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
@@ -29,7 +30,9 @@ class CheckedIndicator:
     severity: str
     calibrated: bool
     evidence: str
-    """Its card in one line."""
+    """Its card in one line, with the figures of the dtype that was loaded, where it knows them."""
+    in_other_dtypes: tuple[str, ...]
+    """The same line with the figures of each dtype that the card was measured in beside."""
     card_problem: str
     """Why its card does not fit what was loaded; empty where it does, or where nothing was loaded."""
     binned: bool
@@ -67,7 +70,7 @@ class CheckedWatchlist:
         for one in self.indicators:
             kind = f"{one.kind} ({one.made_of})"
             lines.append(f"  {one.name}: {kind}, threshold {one.threshold_in_words}, severity {one.severity}")
-            lines.append(f"    {one.evidence}")
+            lines += [f"    {evidence}" for evidence in (one.evidence, *one.in_other_dtypes)]
             if one.card_problem:
                 lines.append(f"    card does not fit: {one.card_problem}")
             if one.calibrated and not one.binned:
@@ -88,7 +91,8 @@ def check_watchlist(file: Path, load_with: Config | None = None) -> CheckedWatch
     try:
         watchlist = load_watchlist(file)
         if load_with:
-            problems = _card_problems(watchlist, load_with)
+            running = _running(watchlist, load_with)
+            problems, watchlist = watchlist.card_problems(running), watchlist.as_run(running)
     except SetupError as error:
         return CheckedWatchlist(str(file), error=str(error))
     return CheckedWatchlist(
@@ -101,7 +105,8 @@ def check_watchlist(file: Path, load_with: Config | None = None) -> CheckedWatch
 
 
 def _checked(indicator: Indicator, card_problem: str) -> CheckedIndicator:
-    slope = indicator.threshold_by_length
+    slope, card = indicator.threshold_by_length, indicator.card
+    others = [one for one in card.also_measured if one != card.measured_in] if card else []
     return CheckedIndicator(
         name=indicator.name,
         kind=indicator.kind,
@@ -112,15 +117,15 @@ def _checked(indicator: Indicator, card_problem: str) -> CheckedIndicator:
         threshold_in_words=indicator.threshold_in_words,
         severity=indicator.severity,
         calibrated=indicator.calibrated,
-        evidence=evidence_line(indicator.card),
+        evidence=evidence_line(card),
+        in_other_dtypes=tuple(evidence_line(card.in_dtype(one.dtype)) for one in others if card),
         card_problem=card_problem,
-        binned=bool(indicator.card and indicator.card.binned),
+        binned=bool(card and card.binned),
     )
 
 
-def _card_problems(watchlist: Watchlist, config: Config) -> dict[str, str]:
-    """Why cards do not fit what the watchlist loads, by indicator."""
+def _running(watchlist: Watchlist, config: Config) -> EngineIdentity:
+    """The reader and the SAEs that the watchlist loads."""
     # Each watchlist is loaded alone, since two may want different readers; a card that does not fit is reported here,
     # not refused.
-    loaded = load(config.model_copy(update={"strict_cards": False}), [watchlist])
-    return watchlist.card_problems(loaded.engine.identity)
+    return load(config.model_copy(update={"strict_cards": False}), [watchlist]).engine.identity

@@ -44,19 +44,10 @@ def evidence_line(card: Card | None) -> str:
     """A card in one line, by its first measurement; the AUROC by the first that has one."""
     if card is None:
         return "uncalibrated"
-    first, *others = card.measurements
-    parts = [f"calibrated {card.date}", f"n {first.n}"]
-    ranked = next((one for one in card.measurements if one.auroc is not None), None)
-    if ranked:
-        ends = (ranked.auroc_low, ranked.auroc_high)
-        parts.append(f"AUROC {ranked.auroc:.3f}" + (" ({:.3f} to {:.3f})".format(*ends) if None not in ends else ""))
-    if first.tpr is not None:
-        parts.append(f"TPR {first.tpr:.3f}")
-    if first.fpr is not None:
-        parts.append(f"FPR {first.fpr:.3f}")
-    if first.fpr_upper is not None:
-        rate = "" if first.fpr_groups is None else f"{first.fpr_groups:.3f}, "
-        parts.append(f"FPR by groups {rate}at most {first.fpr_upper:.3f}")
+    parts = [f"calibrated {card.date}"]
+    if also := card.measured_in:
+        parts.append(f"in {also.dtype} on {also.device} ({also.flags_changed:,} of {also.n:,} flags differ)")
+    parts += _figures(card)
     if card.beside_bag_of_words == "undecided":
         parts.append("not decided whether it beats a bag of words")
     elif card.beats_bag_of_words is not None:
@@ -64,9 +55,27 @@ def evidence_line(card: Card | None) -> str:
     parts += [f"leak: {leak}" for leak in card.leaks]
     if card.stands_on:
         parts.append(f"stands on one word, {card.stands_on!r}")
+    others = len(card.measurements) - 1
     if others:
-        parts.append(f"and {len(others)} more measurement{'s' * (len(others) > 1)}")
+        parts.append(f"and {others} more measurement{'s' * (others > 1)}")
     return ", ".join(parts)
+
+
+def _figures(card: Card) -> Iterator[str]:
+    """The figures of a card's first measurement; the AUROC of the first that has one."""
+    first = card.measurements[0]
+    yield f"n {first.n}"
+    ranked = next((one for one in card.measurements if one.auroc is not None), None)
+    if ranked:
+        ends = (ranked.auroc_low, ranked.auroc_high)
+        yield f"AUROC {ranked.auroc:.3f}" + (" ({:.3f} to {:.3f})".format(*ends) if None not in ends else "")
+    if first.tpr is not None:
+        yield f"TPR {first.tpr:.3f}"
+    if first.fpr is not None:
+        yield f"FPR {first.fpr:.3f}"
+    if first.fpr_upper is not None:
+        rate = "" if first.fpr_groups is None else f"{first.fpr_groups:.3f}, "
+        yield f"FPR by groups {rate}at most {first.fpr_upper:.3f}"
 
 
 def _tree(watchlist: Watchlist) -> Tree:

@@ -39,6 +39,7 @@ def _said(card: Card) -> list[tuple[Cell, ...]]:
         "leaks": "; ".join(card.leaks) or None,
         "note": card.note or None,
         **_made_with(card.made_with),
+        "measured in": _measured_in(card),
     }
     return [(name, value) for name, value in said.items() if value is not None]
 
@@ -51,6 +52,15 @@ def _measured(card: Card) -> Table:
     ]
     note = "FPR of all pairs; then of one pair of each group, which is what the bound is of."
     return Table("What its card measured", columns, rows, note)
+
+
+def _measured_in(card: Card) -> str | None:
+    """What its measurements are of, where that is another dtype than it was made in."""
+    also = card.measured_in
+    if also is None:
+        return None
+    changed = f"{also.flags_changed:,} of {also.n:,} pairs are flagged in only one of the two"
+    return f"{also.dtype}, on {also.device}, {also.date}, at the same threshold: {changed}"
 
 
 def _beats_words(card: Card) -> str | None:

@@ -498,7 +498,7 @@ class Fragility(_message.Message):
     def __init__(self, change: _Optional[str] = ..., n: _Optional[int] = ..., auroc: _Optional[float] = ..., survival: _Optional[float] = ...) -> None: ...
 
 class Card(_message.Message):
-    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with", "beyond_words", "beside_bag_of_words", "fragility", "stands_on", "traffic")
+    __slots__ = ("date", "calibrated_on", "n", "measurements", "note", "data", "max_fpr", "confidence", "beats_bag_of_words", "leaks", "made_with", "beyond_words", "beside_bag_of_words", "fragility", "stands_on", "traffic", "measured_in")
     DATE_FIELD_NUMBER: _ClassVar[int]
     CALIBRATED_ON_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
@@ -515,6 +515,7 @@ class Card(_message.Message):
     FRAGILITY_FIELD_NUMBER: _ClassVar[int]
     STANDS_ON_FIELD_NUMBER: _ClassVar[int]
     TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_IN_FIELD_NUMBER: _ClassVar[int]
     date: str
     calibrated_on: str
     n: int
@@ -531,7 +532,24 @@ class Card(_message.Message):
     fragility: _containers.RepeatedCompositeFieldContainer[Fragility]
     stands_on: str
     traffic: _containers.RepeatedCompositeFieldContainer[DataFile]
-    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ..., beyond_words: _Optional[_Union[BeyondWords, _Mapping]] = ..., beside_bag_of_words: _Optional[str] = ..., fragility: _Optional[_Iterable[_Union[Fragility, _Mapping]]] = ..., stands_on: _Optional[str] = ..., traffic: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ...) -> None: ...
+    measured_in: MeasuredIn
+    def __init__(self, date: _Optional[str] = ..., calibrated_on: _Optional[str] = ..., n: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., note: _Optional[str] = ..., data: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., max_fpr: _Optional[float] = ..., confidence: _Optional[float] = ..., beats_bag_of_words: _Optional[bool] = ..., leaks: _Optional[_Iterable[str]] = ..., made_with: _Optional[_Union[MadeWith, _Mapping]] = ..., beyond_words: _Optional[_Union[BeyondWords, _Mapping]] = ..., beside_bag_of_words: _Optional[str] = ..., fragility: _Optional[_Iterable[_Union[Fragility, _Mapping]]] = ..., stands_on: _Optional[str] = ..., traffic: _Optional[_Iterable[_Union[DataFile, _Mapping]]] = ..., measured_in: _Optional[_Union[MeasuredIn, _Mapping]] = ...) -> None: ...
+
+class MeasuredIn(_message.Message):
+    __slots__ = ("dtype", "device", "date", "scopewatch", "n", "flags_changed")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    DATE_FIELD_NUMBER: _ClassVar[int]
+    SCOPEWATCH_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    dtype: str
+    device: str
+    date: str
+    scopewatch: str
+    n: int
+    flags_changed: int
+    def __init__(self, dtype: _Optional[str] = ..., device: _Optional[str] = ..., date: _Optional[str] = ..., scopewatch: _Optional[str] = ..., n: _Optional[int] = ..., flags_changed: _Optional[int] = ...) -> None: ...
 
 class ThresholdByLength(_message.Message):
     __slots__ = ("slope", "reference_tokens")

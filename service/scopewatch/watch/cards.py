@@ -1,9 +1,9 @@
 """Cards: the evidence for an indicator's threshold, as a watchlist holds it."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from scopewatch.identity import EngineIdentity
 from scopewatch.sources import Several, Strict
@@ -102,6 +102,25 @@ class Fragility(Strict):
     """The share of its features that correlate above 0.9 with what they were; None where nothing was read again."""
 
 
+class AlsoMeasured(Strict):
+    """What the pairs of a card showed at the same threshold where the reader computed in another dtype."""
+
+    dtype: str = Field(min_length=1)
+    device: str = Field(min_length=1)
+    """The kind of device that computed: cpu, cuda."""
+    date: str
+    scopewatch: str
+    """The version of this program."""
+    n: int = Field(ge=1)
+    """The number of pairs that were scored in both dtypes."""
+    flags_changed: int = Field(ge=0)
+    """The number of these that are flagged in one of both dtypes and not in the other."""
+    measurements: Several[Measurement] = Field(min_length=1)
+    """The rows of the card's own measurements, without other detectors, which are not measured again."""
+    digest: Sha256
+    """Of these figures and of all that they are of, as `watch.figures_digest` makes it."""
+
+
 class Card(Strict):
     """Evidence for a threshold: what it was calibrated on and with, and what was measured elsewhere."""
 
@@ -132,6 +151,47 @@ class Card(Strict):
     note: str = ""
     reference: Reference | None = None
     """Where the benign pairs lie; None where nobody asked for it."""
+    # Not in its repr, by which judgements are told apart: it decides none, and most cards have none.
+    also_measured: Several[AlsoMeasured] = Field((), repr=False)
+    """The same pairs in other dtypes than `made_with` says, one entry each."""
+    _measured_in: AlsoMeasured | None = PrivateAttr(None)
+
+    @field_validator("also_measured")
+    @classmethod
+    def _is_of_the_same_pairs(cls, value: tuple[AlsoMeasured, ...], info: ValidationInfo) -> tuple[AlsoMeasured, ...]:
+        made: MadeWith | None = info.data.get("made_with")
+        own = [(row.data, row.n, row.n_positive) for row in info.data.get("measurements", ())]
+        if value and made is None:
+            raise ValueError("a card that does not say what it was made with has no other dtypes beside")
+        dtypes = [made.dtype] if made else []
+        for one in value:
+            if one.dtype in dtypes:
+                raise ValueError(f"{one.dtype} stands twice: once is enough, and the card's own need not be repeated")
+            dtypes.append(one.dtype)
+            if [(row.data, row.n, row.n_positive) for row in one.measurements] != own:
+                raise ValueError(f"{one.dtype} was measured on other pairs than the card's measurements say")
+            if one.flags_changed > one.n:
+                raise ValueError(f"{one.dtype}: flags_changed is {one.flags_changed}, of {one.n} pairs")
+        return value
+
+    @property
+    def measured_in(self) -> AlsoMeasured | None:
+        """The entry of `also_measured` that `measurements` are of; None where they are what the card was made with."""
+        return self._measured_in
+
+    def with_figures(self, figures: AlsoMeasured) -> Self:
+        """The card with figures in another dtype, in place of those that it had for that one."""
+        others = [one for one in self.also_measured if one.dtype != figures.dtype]
+        return self.model_copy(update={"also_measured": (*others, figures)})
+
+    def in_dtype(self, dtype: str) -> Self:
+        """The card with the figures of what runs in a dtype; as it is where it knows no others for that dtype."""
+        found = next((one for one in self.also_measured if one.dtype == dtype), None)
+        if found is None:
+            return self
+        card = self.model_copy(update={"measurements": found.measurements})
+        card._measured_in = found  # noqa: SLF001 - of its own class
+        return card
 
     @property
     def binned(self) -> bool:
@@ -154,6 +214,7 @@ class Card(Strict):
         words: Mapping[str, str] | None = None,
         *,
         needs_weights: bool = True,
+        as_made: bool = False,
     ) -> str:
         """Why the card does not speak for what runs; empty when it does.
 
@@ -162,6 +223,7 @@ class Card(Strict):
             running: The reader and the SAEs that run.
             words: Digests of the lexicons and bags that the card's indicator counts by, by the indicator's name.
             needs_weights: Whether the indicator needs the reader's weights; words and characters are counted without.
+            as_made: Whether only the dtype counts that the card was made in, and none that was measured beside.
         """
         made, reader = self.made_with, running.reader
         if made is None:
@@ -170,8 +232,9 @@ class Card(Strict):
         found = []
         if needs_weights and made.reader_digest not in {reader.digest, *reader.layer_digests}:
             found.append(f"reader {made.reader} (other weights than the running {reader.name})")
-        if needs_weights and made.dtype != reader.dtype:
-            found.append(f"dtype {made.dtype} (running: {reader.dtype})")
+        dtypes = [made.dtype, *(one.dtype for one in self.also_measured if not as_made)]
+        if needs_weights and reader.dtype not in dtypes:
+            found.append(f"dtype {' or '.join(dtypes)} (running: {reader.dtype})")
         if made.template_digest != reader.template_digest:
             found.append("another chat template")
         elif made.rendering_digest != reader.rendering_digest:

@@ -1,11 +1,10 @@
-"""Writes indicators, or the references of their cards, into a watchlist file that may be there already, with its
+"""Writes indicators, or parts of their cards, into a watchlist file that may be there already, with its
 author's comments.
 
 Their lines are put into the text, of which nothing else changes. Where that cannot be, as in a list that is written
 `[...]`, the file is written anew from what ruamel.yaml keeps of it: comments, quotes, anchors.
 """
 
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,17 +15,19 @@ import yaml
 from pydantic import BaseModel
 
 from scopewatch.errors import DataError, WatchlistError
-from scopewatch.files import atomic_write, expanded, unwritable
+from scopewatch.files import atomic_write, unwritable
 from scopewatch.sources import ReaderSource, SaeSource
+from scopewatch.watch.cards import AlsoMeasured, Card
 from scopewatch.watch.indicators import Indicator
+from scopewatch.watch.portable_paths import counted_from, plain_path
 from scopewatch.watch.reference import Reference
 from scopewatch.watch.watchlist import Watchlist, load_watchlist
 from scopewatch.watch.yaml_writing import (
     UNBROKEN,
+    card_entry,
     flow,
     indicator_entry,
     plain,
-    reference_entry,
     round_trip,
     text_of,
     yaml_text,
@@ -64,9 +65,9 @@ def write_indicator(
             indicator does not fit into it.
         DataError: The file cannot be written.
     """
-    folder = _plain(file.absolute().parent)
-    reader = _from(folder, reader)
-    saes = {sae: _from(folder, source) for sae, source in saes.items()}
+    folder = plain_path(file.absolute().parent)
+    reader = counted_from(folder, reader)
+    saes = {sae: counted_from(folder, source) for sae, source in saes.items()}
     there = load_watchlist(file) if file.exists() else None
     if there:
         _assert_same(there, reader, saes)
@@ -97,19 +98,38 @@ def write_references(
         WatchlistError: The file has changed since it was loaded.
         DataError: The file cannot be written.
     """
+    cards = {
+        one.name: one.card.model_copy(update={"reference": references[one.name]})
+        for one in watchlist.indicators
+        if one.card and one.name in references
+    }
+    return _write_cards(watchlist, cards, "reference", out, rehearse=rehearse)
+
+
+def write_also_measured(
+    watchlist: Watchlist, figures: Mapping[str, AlsoMeasured], out: Path, *, rehearse: bool = False
+) -> Watchlist:
+    """Writes a watchlist with figures of some cards in another dtype, in place of those that they had for it; as
+    `write_references`.
+    """
+    cards = {
+        one.name: one.card.with_figures(figures[one.name])
+        for one in watchlist.indicators
+        if one.card and one.name in figures
+    }
+    return _write_cards(watchlist, cards, "also_measured", out, rehearse=rehearse)
+
+
+def _write_cards(watchlist: Watchlist, cards: Mapping[str, Card], part: str, out: Path, *, rehearse: bool) -> Watchlist:
+    """Writes a watchlist in which one part of some cards, by the indicators' names, is another."""
     edited = anew = _text_of(watchlist.file)
-    wanted = tuple(_referring(indicator, references.get(indicator.name)) for indicator in watchlist.indicators)
+    wanted = tuple(
+        one.model_copy(update={"card": cards[one.name]}) if one.name in cards else one for one in watchlist.indicators
+    )
     for indicator in wanted:
-        if reference := references.get(indicator.name):
-            edited, anew = _with_reference(edited, indicator.name, reference), _dumped(anew, indicator, {})
+        if card := cards.get(indicator.name):
+            edited, anew = _with_part(edited, indicator.name, card, part), _dumped(anew, indicator, {})
     return _written(out, [edited, anew], wanted, watchlist, rehearse=rehearse)
-
-
-def _referring(indicator: Indicator, reference: Reference | None) -> Indicator:
-    """The indicator whose card has the reference, if there is one."""
-    if reference is None or indicator.card is None:
-        return indicator
-    return indicator.model_copy(update={"card": indicator.card.model_copy(update={"reference": reference})})
 
 
 def _text_of(file: Path) -> str:
@@ -184,21 +204,21 @@ def _spliced(raw: str, indicator: Indicator, saes: Mapping[str, SaeSource]) -> s
     return _edited(raw, edits + _sae_edits(raw, document.get("saes"), entries, saes))
 
 
-def _with_reference(raw: str, name: str, reference: Reference) -> str:
-    """The text with the reference's lines in the card of an indicator; useless where its layout is none that is
+def _with_part(raw: str, name: str, wanted: Card, part: str) -> str:
+    """The text with the lines of one part in the card of an indicator; useless where its layout is none that is
     provided for.
     """
     entry = _entry_of(_nodes(yaml.compose(raw, yaml.SafeLoader))["indicators"], name)
     card = _nodes(entry)["card"]
     if card.flow_style:
         return raw
-    lines = textwrap.indent(yaml_text({"reference": reference_entry(reference)}), " " * card.start_mark.column)
-    former = next((key for key, _ in card.value if key.value == "reference"), None)
+    lines = textwrap.indent(yaml_text({part: card_entry(wanted)[part]}), " " * card.start_mark.column)
+    former = next((key for key, _ in card.value if key.value == part), None)
     if former is None:
         start = end = _end(raw, card)
     else:
         start = former.start_mark.index - former.start_mark.column
-        end = _end(raw, _nodes(card)["reference"])
+        end = _end(raw, _nodes(card)[part])
     return _edited(raw, [(start, end, lines)])
 
 
@@ -279,21 +299,3 @@ def _assert_same(there: Watchlist, reader: ReaderSource, saes: Mapping[str, SaeS
     for sae in there.saes.keys() & saes.keys():
         if absolute(there.saes[sae]) != absolute(saes[sae]):
             raise WatchlistError(f"{there.where('saes', sae)}: a different SAE has this name; give another --sae-name")
-
-
-def _from(folder: Path, source: Any) -> Any:
-    """The source with its path counted from `folder`, if it lies in there, else absolute: so a folder can be moved with
-    what is in it, to another system too.
-    """
-    if not source.path:
-        return source
-    # Links are not followed: in a hub cache they lead to files without a name.
-    path = _plain(expanded(source.path).absolute())
-    inside = path.is_relative_to(folder)
-    return source.model_copy(update={"path": path.relative_to(folder).as_posix() if inside else str(path)})
-
-
-def _plain(path: Path) -> Path:
-    """A path without `..`, if it leads to the same place: behind a link it may not."""
-    plain = Path(os.path.normpath(path))
-    return plain if plain.exists() and plain.samefile(path) else path

@@ -60,6 +60,7 @@ from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Several, Strict
 from scopewatch.types import Cleaning
 from scopewatch.watch.cards import Card
+from scopewatch.watch.figures_digest import figures_digest
 from scopewatch.watch.indicators import PROBE, Indicator
 from scopewatch.watch.mistakes import is_at_or_in, mistakes_of, repeated_names, unknown_parts
 from scopewatch.watch.terms import ASSERTION_LEXICON
@@ -141,19 +142,56 @@ class Watchlist:
                         f"and indicator {indicator.name} is of kind {indicator.kind}"
                     )
 
-    def card_problems(self, running: EngineIdentity) -> dict[str, str]:
-        """Why cards do not speak for what runs, by the indicator's name; those that do, or have none, are left out."""
-        by_name = {indicator.name: indicator for indicator in self.indicators}
+    def card_problems(self, running: EngineIdentity, *, as_made: bool = False) -> dict[str, str]:
+        """Why cards do not speak for what runs, by the indicator's name; those that do, or have none, are left out.
+
+        With `as_made` only the dtype counts that a card was made in, and none that was measured beside.
+        """
 
         def problem(indicator: Indicator, card: Card) -> str:
-            parts = [indicator, *(by_name[term.indicator] for term in indicator.combines if term.indicator)]
+            parts = [indicator, *self.parts_of(indicator)]
             saes = {term.key.sae for part in parts for term in part.features}
             words = {part.name: self.words[part.name].digest for part in parts if part.name in self.words}
-            needs_weights = bool(saes) or any(term.signal for term in indicator.combines)
-            return card.problem(sorted(saes), running, words, needs_weights=needs_weights)
+            needs_weights = self.needs_weights(indicator)
+            return card.problem(sorted(saes), running, words, needs_weights=needs_weights, as_made=as_made)
 
         told = {one.name: problem(one, one.card) for one in self.indicators if one.card}
         return {name: problem for name, problem in told.items() if problem}
+
+    def parts_of(self, indicator: Indicator) -> list[Indicator]:
+        """The indicators that an indicator combines."""
+        by_name = {one.name: one for one in self.indicators}
+        return [by_name[term.indicator] for term in indicator.combines if term.indicator]
+
+    def needs_weights(self, indicator: Indicator) -> bool:
+        """Whether an indicator needs the reader's weights; words and characters are counted without."""
+        read = any(part.features for part in (indicator, *self.parts_of(indicator)))
+        return read or any(term.signal for term in indicator.combines)
+
+    def as_run(self, running: EngineIdentity) -> "Watchlist":
+        """The watchlist whose cards have the figures of the dtype that runs, where they know them."""
+        dtype = running.reader.dtype
+        told = [
+            one.model_copy(update={"card": one.card.in_dtype(dtype)}) if one.card else one for one in self.indicators
+        ]
+        return replace(self, indicators=tuple(told))
+
+    def check_figures(self) -> None:
+        """Finds out whether the figures in other dtypes are of the indicators and the cards that they stand on.
+
+        Raises:
+            WatchlistError: With one line for each that is not.
+        """
+        told = [
+            f"{self.where('indicators', i, 'card', 'also_measured', j)}: not what was measured: the threshold, the "
+            "terms, the card or these figures have changed since; leave this entry out, and measure again (scopewatch "
+            "watchlist measure)"
+            for i, indicator in enumerate(self.indicators)
+            for j, figures in enumerate(indicator.card.also_measured if indicator.card else ())
+            if figures.digest != figures_digest(figures, indicator)
+        ]
+        if told:
+            raise WatchlistError("\n".join(told))
 
     @property
     def has_relative_paths(self) -> bool:
@@ -196,6 +234,7 @@ def load_watchlist(file: Path) -> Watchlist:
         cleaned=document.cleaned,
         _lines=lines,
     )
+    watchlist.check_figures()
     return replace(watchlist, words=_words(watchlist))
 
 

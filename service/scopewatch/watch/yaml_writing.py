@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from scopewatch.errors import DataError
+from scopewatch.watch.cards import Card
 from scopewatch.watch.indicators import Indicator
 from scopewatch.watch.reference import Reference
 from scopewatch.watch.yaml_lines import is_plain_text
@@ -74,13 +75,21 @@ def indicator_entry(indicator: Indicator) -> CommentedMap:
     entry["combines"] = [flow(part) for part in entry.get("combines", [])]
     if "threshold_by_length" in entry:
         entry["threshold_by_length"] = flow(entry["threshold_by_length"])
-    card = entry.get("card")
-    if card:
-        card["measurements"] = [_flow_inside(row) for row in card["measurements"]]
-        card |= {name: [flow(row) for row in card[name]] for name in ("data", "traffic", "fragility") if name in card}
-        if indicator.card and indicator.card.reference:
-            card["reference"] = reference_entry(indicator.card.reference)
+    if indicator.card:
+        entry["card"] = card_entry(indicator.card)
     return CommentedMap({name: value for name, value in entry.items() if value != []})
+
+
+def card_entry(card: Card) -> dict[str, Any]:
+    """A card, with one line for each file, each change that it was tried under and each list of quantiles."""
+    entry = plain(card)
+    entry["measurements"] = [_flow_inside(row) for row in entry["measurements"]]
+    entry |= {name: [flow(row) for row in entry[name]] for name in ("data", "traffic", "fragility") if name in entry}
+    for also in entry.get("also_measured", []):
+        also["measurements"] = [_flow_inside(row) for row in also["measurements"]]
+    if card.reference:
+        entry["reference"] = reference_entry(card.reference)
+    return entry
 
 
 def reference_entry(reference: Reference) -> CommentedMap:

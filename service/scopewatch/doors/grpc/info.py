@@ -129,4 +129,5 @@ def _card(card: Card) -> pb.Card:
         stands_on=card.stands_on,
         made_with=mirror(pb.MadeWith, card.made_with) if card.made_with else None,
         beyond_words=mirror(pb.BeyondWords, card.beyond_words) if card.beyond_words else None,
+        measured_in=mirror(pb.MeasuredIn, card.measured_in) if card.measured_in else None,
     )
