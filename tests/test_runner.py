@@ -192,7 +192,8 @@ def test_the_length_of_rows_does_not_change_a_pair(house: House, row_tokens: int
 
     for ids, one in zip(batch, encoded.activations, strict=True):
         assert_same(*reference(ids), one)
-    assert sum(map(len, batch)) == sum(columns for _, columns in passes)
+    # The text of one token, where it is alone in its row, stands in a row of two.
+    assert sum(map(len, batch)) + (row_tokens <= 40) == sum(columns for _, columns in passes)
     assert {True} == {(rows, columns <= max(row_tokens, 150)) == (1, True) for rows, columns in passes}
 
 

@@ -204,6 +204,7 @@ def test_provenance_is_what_get_info_describes(reply: pb.ScoreResponse, info: pb
         version=__version__,
         rendering_digest=info.reader.rendering_digest,
         watchlists_version=info.watchlists_version,
+        batch_invariant=info.reader.batch_invariant,
     )
 
     assert expected == reply.provenance
