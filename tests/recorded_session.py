@@ -327,6 +327,7 @@ def _write_watchlists(stage: _Stage) -> None:
     _yaml(stage.folder / "next.yaml", following | {"name": "next", "indicators": [speculation, knowledge]})
     card = yaml.safe_load(bundled)["indicators"][0]["card"]
     card["made_with"] |= {"dtype": "bfloat16"}
+    del card["also_measured"]
     start = {"version": 1, "name": "clinic", "reader": {"path": "reader", "relation": "same_model"}}
     start |= {"saes": {"res": {"path": stage.sae, "hookpoint": _HOOKPOINT}}}
     _yaml(stage.folder / "clinic.yaml", start | {"indicators": _clinic_indicators(card)})

@@ -33,3 +33,18 @@ def figures_digest(figures: AlsoMeasured, indicator: Indicator) -> str:
         indicator.model_dump(mode="json", exclude_defaults=True, exclude=_FOR_PEOPLE),
     ]
     return hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
+
+
+def stale_figures(indicator: Indicator) -> list[int]:
+    """The places, in a card's figures of other dtypes, of those that are not of the indicator and the card any more."""
+    every = indicator.card.also_measured if indicator.card else ()
+    return [place for place, figures in enumerate(every) if figures.digest != figures_digest(figures, indicator)]
+
+
+def without_stale(indicator: Indicator) -> Indicator:
+    """The indicator, with a card that has only figures that are its own."""
+    stale = stale_figures(indicator)
+    if not stale or indicator.card is None:
+        return indicator
+    kept = tuple(one for place, one in enumerate(indicator.card.also_measured) if place not in stale)
+    return indicator.model_copy(update={"card": indicator.card.model_copy(update={"also_measured": kept})})

@@ -46,6 +46,7 @@ Relative paths count from the watchlist's own folder.
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,13 +61,20 @@ from scopewatch.identity import EngineIdentity, FeatureKey
 from scopewatch.sources import NAME, SOURCE, Name, ReaderSource, SaeSource, Several, Strict
 from scopewatch.types import Cleaning
 from scopewatch.watch.cards import Card
-from scopewatch.watch.figures_digest import figures_digest
+from scopewatch.watch.figures_digest import stale_figures, without_stale
 from scopewatch.watch.indicators import PROBE, Indicator
 from scopewatch.watch.mistakes import is_at_or_in, mistakes_of, repeated_names, unknown_parts
 from scopewatch.watch.terms import ASSERTION_LEXICON
 from scopewatch.watch.yaml_lines import Lines, Location, parse_yaml
 from scopewatch.words.bag import Bag, load_bag
 from scopewatch.words.lexicon import Lexicon, shipped
+
+log = logging.getLogger(__name__)
+
+_STALE = (
+    "figures of another dtype are left out: what they were measured of has changed since; measure again (scopewatch "
+    "watchlist measure)"
+)
 
 MAX_FILE_BYTES = 16 << 20
 _FREE = frozenset({("reader", "tools"), ("reader", "documents"), ("reader", "arguments")})
@@ -176,22 +184,15 @@ class Watchlist:
         ]
         return replace(self, indicators=tuple(told))
 
-    def check_figures(self) -> None:
-        """Finds out whether the figures in other dtypes are of the indicators and the cards that they stand on.
-
-        Raises:
-            WatchlistError: With one line for each that is not.
+    def without_stale_figures(self) -> "Watchlist":
+        """The watchlist without figures in other dtypes that are of other terms, thresholds or evidence than stand there
+        now; the log tells of each.
         """
-        told = [
-            f"{self.where('indicators', i, 'card', 'also_measured', j)}: not what was measured: the threshold, the "
-            "terms, the card or these figures have changed since; leave this entry out, and measure again (scopewatch "
-            "watchlist measure)"
-            for i, indicator in enumerate(self.indicators)
-            for j, figures in enumerate(indicator.card.also_measured if indicator.card else ())
-            if figures.digest != figures_digest(figures, indicator)
-        ]
-        if told:
-            raise WatchlistError("\n".join(told))
+        for i, indicator in enumerate(self.indicators):
+            for j in stale_figures(indicator):
+                place = self.where("indicators", i, "card", "also_measured", j)
+                log.warning(_STALE, extra={"place": place})
+        return replace(self, indicators=tuple(without_stale(indicator) for indicator in self.indicators))
 
     @property
     def has_relative_paths(self) -> bool:
@@ -234,8 +235,7 @@ def load_watchlist(file: Path) -> Watchlist:
         cleaned=document.cleaned,
         _lines=lines,
     )
-    watchlist.check_figures()
-    return replace(watchlist, words=_words(watchlist))
+    return replace(watchlist, words=_words(watchlist)).without_stale_figures()
 
 
 def _words(watchlist: Watchlist) -> dict[str, Lexicon | Bag]:
