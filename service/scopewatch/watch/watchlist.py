@@ -185,8 +185,8 @@ class Watchlist:
         return replace(self, indicators=tuple(told))
 
     def without_stale_figures(self) -> "Watchlist":
-        """The watchlist without figures in other dtypes that are of other terms, thresholds or evidence than stand there
-        now; the log tells of each.
+        """The watchlist without figures in other dtypes of which the terms, threshold or card have changed since; the
+        log tells of each.
         """
         for i, indicator in enumerate(self.indicators):
             for j in stale_figures(indicator):
