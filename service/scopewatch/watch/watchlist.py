@@ -72,7 +72,7 @@ from scopewatch.words.lexicon import Lexicon, shipped
 log = logging.getLogger(__name__)
 
 _STALE = (
-    "figures of another dtype are left out: what they were measured of has changed since; measure again (scopewatch "
+    "%s: figures of another dtype are left out: what they were measured of has changed since; measure again (scopewatch "
     "watchlist measure)"
 )
 
@@ -190,8 +190,7 @@ class Watchlist:
         """
         for i, indicator in enumerate(self.indicators):
             for j in stale_figures(indicator):
-                place = self.where("indicators", i, "card", "also_measured", j)
-                log.warning(_STALE, extra={"place": place})
+                log.warning(_STALE, self.where("indicators", i, "card", "also_measured", j))
         return replace(self, indicators=tuple(without_stale(indicator) for indicator in self.indicators))
 
     @property
