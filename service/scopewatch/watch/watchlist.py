@@ -72,8 +72,8 @@ from scopewatch.words.lexicon import Lexicon, shipped
 log = logging.getLogger(__name__)
 
 _STALE = (
-    "%s: figures of another dtype are left out: what they were measured of has changed since; measure again (scopewatch "
-    "watchlist measure)"
+    "%s: figures of another dtype are left out: what they were measured of has changed since; measure again "
+    "(scopewatch watchlist measure)"
 )
 
 MAX_FILE_BYTES = 16 << 20
