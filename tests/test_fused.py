@@ -250,6 +250,7 @@ def test_the_setting_decides(setting: Any, asked: bool, tmp_path: Path, monkeypa
     """What an operator sets is what a reader is loaded with."""
     told: list[bool] = []
     monkeypatch.setattr(build, "load_reader", lambda *_, fused, **__: told.append(fused))
+    monkeypatch.setattr(build, "confirmed", lambda reader: reader)
     build.load_found(tmp_path, ReaderSource(path=str(tmp_path)), Config(fused=setting), deepest_layer=0)
 
     assert [asked] == told
