@@ -26,8 +26,9 @@ from test_families import NAMED, ON_GEMMA
 from test_flex import BATCH
 from test_prefixes import PLENTY, a_runner, assert_equal
 
-TOLERANCE = 2e-6
-"""Of the largest number: joined products of float32 add up in another order."""
+TOLERANCE = 2e-5
+"""Of the largest number: joined products of float32 add up in another order, which four layers make of the order of 1e-6,
+and 1e-5 on CPUs without AVX-512."""
 INSIDE = ("self_attn.q_proj", "self_attn.k_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.act_fn", "self_attn.o_proj")
 PLACES = tuple(
     dict.fromkeys(

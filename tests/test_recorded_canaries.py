@@ -22,6 +22,7 @@ from scopewatch.config import BUNDLED_WATCHLIST, WATCHLISTS_BY_NAME
 from scopewatch.engine.runner import Runner
 from scopewatch.errors import DataError
 from scopewatch.lifecycle.canary_record import check
+from scopewatch.reader.linear import multiplies_bfloat16
 from scopewatch.reader.text.tokeniser import Tokeniser
 from scopewatch.types import Activations, Cleaning, ScoreJob, Segment, TokenisedPair
 from scopewatch.verdicts import ScoredPair
@@ -101,6 +102,10 @@ def test_what_computes_something_else_deviates(wrong: str, house: House, canarie
     assert any(expected in problem for problem in verdict.problems)
 
 
+in_bfloat16 = pytest.mark.skipif(not multiplies_bfloat16(), reason="this CPU does not multiply bfloat16")
+
+
+@in_bfloat16
 def test_another_dtype_deviates_unless_it_is_allowed(house: House, canaries: Path, tmp_path: Path) -> None:
     """A file for float32 alone passes no reader in bfloat16, however near its scores; one for both does."""
     near = changed(canaries, tmp_path / "near.json", tolerances={"float32": {"scores": 1.0, "activations": 1.0}})
@@ -227,7 +232,7 @@ def test_canaries_come_with_the_watchlists_of_the_package(watchlist: Path) -> No
     assert [pair.pair for pair in document.pairs] == list(PAIRS)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=in_bfloat16)])
 def test_the_bundled_reader_passes_its_canaries(dtype: str) -> None:
     """Here, too, and in both dtypes."""
     assert judged(BUNDLED_WATCHLIST.with_name("canaries.json"), BUNDLED_WATCHLIST, dtype=dtype).problems == ()
