@@ -498,7 +498,11 @@ class TestCalibrate:
         self, run: Run, train: Path, folder: Path, name: str, made: tuple[str, ...]
     ) -> None:
         """Quantiles equal numpy's of what the online scorer says of the held-out benign pairs, one of each group."""
-        out = folder / "made.yaml"
+        out = folder / f"made-{name}.yaml"
+        if name == "both":
+            assert (
+                run("calibrate", train, *CALIBRATE[2:], "--terms", "4", "--indicator", "hedging", "--out", out)[0] == 0
+            )
         asked = (*CALIBRATE[2:], *made, "--indicator", name, "--out", out)
         work = () if "words" in made or "--combine" in made else ("--work-dir", folder / "work")
         assert run("calibrate", train, *asked, *work)[0] == 0

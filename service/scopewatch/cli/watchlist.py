@@ -4,16 +4,17 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from scopewatch import logs
 from scopewatch.cli.argument_types import check_written, count, share
 from scopewatch.cli.data_files import DATA_HELP, add_reading, data_of, reading_of, tell
 from scopewatch.cli.settings import AddCommand, add_settings, settings
-from scopewatch.config import ENGINE_SETTINGS
+from scopewatch.config import ENGINE_SETTINGS, Config
 from scopewatch.errors import ConfigError
 
 if TYPE_CHECKING:
+    from scopewatch.pairs.data_files import Reading
     from scopewatch.watch.watchlist import Watchlist
 
 
@@ -169,16 +170,8 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _reference(args: argparse.Namespace) -> int:
-    from scopewatch.engine.choices import check_places, choices
-    from scopewatch.watch.watchlist import load_watchlist
-
-    config, reading = settings(args), reading_of(args)
     logs.configure("warning", "text")
-    watchlist = load_watchlist(args.file)
-    data = data_of(args.data, reading)
-    out = args.out or watchlist.file
-    _check_out(out, watchlist)
-    check_places(*choices([watchlist]), config)
+    watchlist, data, reading, config, out = _cards_and_pairs(args)
 
     from scopewatch.calibration.add_references import make_references
     from scopewatch.calibration.benign_pairs import Choice
@@ -197,16 +190,8 @@ def _reference(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from scopewatch.engine.choices import check_places, choices
-    from scopewatch.watch.watchlist import load_watchlist
-
-    config, reading = settings(args), reading_of(args)
     logs.configure("error", "text")
-    watchlist = load_watchlist(args.file)
-    data = data_of(args.data, reading)
-    out = args.out or watchlist.file
-    _check_out(out, watchlist)
-    check_places(*choices([watchlist]), config)
+    watchlist, data, reading, config, out = _cards_and_pairs(args)
 
     from scopewatch.calibration.also_measured import measure_also
     from scopewatch.calibration.benign_pairs import Choice
@@ -222,6 +207,30 @@ def _measure(args: argparse.Namespace) -> int:
     else:
         print("\n".join([*made.lines(), f"{out}: written"]))
     return 0  # What is left out of the files was no part of the cards either, or all would have been refused.
+
+
+class _CardsAndPairs(NamedTuple):
+    """What figures for cards are made of, and the file they are written to."""
+
+    watchlist: "Watchlist"
+    data: list[Path]
+    reading: "Reading"
+    config: Config
+    out: Path
+
+
+def _cards_and_pairs(args: argparse.Namespace) -> _CardsAndPairs:
+    """Reads a watchlist, and refuses what can be known to be wrong before torch is imported."""
+    from scopewatch.engine.choices import check_places, choices
+    from scopewatch.watch.watchlist import load_watchlist
+
+    config, reading = settings(args), reading_of(args)
+    watchlist = load_watchlist(args.file)
+    data = data_of(args.data, reading)
+    out = args.out or watchlist.file
+    _check_out(out, watchlist)
+    check_places(*choices([watchlist]), config)
+    return _CardsAndPairs(watchlist, data, reading, config, out)
 
 
 def _check_out(out: Path, watchlist: "Watchlist") -> None:
